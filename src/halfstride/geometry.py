@@ -15,10 +15,11 @@ every axis. The answer is an int where all arguments are ints, else a tuple.
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar, overload
+from typing import NamedTuple
 
 __all__ = [
     "ReceptiveField",
@@ -36,7 +37,6 @@ __all__ = [
 ]
 
 Ints = int | tuple[int, ...]
-T = TypeVar("T")
 
 
 def conv_size(input_size: Ints, kernel_size: Ints, stride: Ints = 1, padding: Ints = 0, dilation: Ints = 1) -> Ints:
@@ -132,9 +132,10 @@ def conv_input_sizes(output_size: int, kernel_size: int, stride: int = 1, paddin
     smallest = (o - 1) * s - 2 * p + d * (k - 1) + 1
     sizes = range(max(smallest, 1), max(smallest + s, 1))
     if not sizes:
+        dilated = f", dilation={d}" if d > 1 else ""
         raise ValueError(
-            f"`output_size` (={o}) is reached by no input with kernel_size={k}, stride={s}, padding={p}, dilation={d}: "
-            f"use a padding of at most {(smallest + 2 * p + s - 2) // 2}."
+            f"`output_size` (={o}) is reached by no input with kernel_size={k}, stride={s}, padding={p}{dilated}: "
+            f"use a padding of at most {p + (smallest + s - 2) // 2}."
         )
     return sizes
 
@@ -185,9 +186,9 @@ def phase_taps(kernel_size: int, stride: int, dilation: int = 1) -> tuple[tuple[
 
 
 def is_even(kernel_size: Ints, stride: Ints, dilation: Ints = 1) -> bool:
-    """Whether every phase has the same number of taps, so that the overlap itself makes no checkerboard.
+    """Whether every phase has the same number of taps along every axis, so that the overlap makes no checkerboard.
 
-    Without dilation: where the kernel is divisible by the stride. It is necessary for evenness, not sufficient: the
+    Without dilation: where the stride divides the kernel. It is necessary for an even output, not sufficient: the
     weights of the phases can still differ.
 
     Reference:
@@ -197,11 +198,7 @@ def is_even(kernel_size: Ints, stride: Ints, dilation: Ints = 1) -> bool:
         >>> is_even(kernel_size=3, stride=2), is_even(kernel_size=4, stride=2)
         (False, True)
     """
-
-    def one(kernel_size: int, stride: int, dilation: int) -> bool:
-        return len({len(taps) for taps in phase_taps(kernel_size, stride, dilation)}) == 1
-
-    answer = _per_axis(one, kernel_size=kernel_size, stride=stride, dilation=dilation)
+    answer = _per_axis(_is_even, kernel_size=kernel_size, stride=stride, dilation=dilation)
     return all(answer) if isinstance(answer, tuple) else bool(answer)
 
 
@@ -210,8 +207,9 @@ def coverage(
 ) -> tuple[int, ...]:
     """How many kernel taps reach each output position of a transposed convolution.
 
-    One axis; in several dimensions coverage is the outer product of the axes. The same numbers tell how often each
-    *input* position of the strided convolution of this geometry is read, and so how unevenly its gradient is spread.
+    One axis; in several dimensions coverage is the outer product of the axes. Of the strided convolution that this
+    operator transposes (the same kernel, stride, padding and dilation; `output_padding` less than the stride), the same
+    numbers tell how often each *input* position is read, and so how unevenly its gradient is spread.
 
     Reference:
         Odena, Dumoulin & Olah, "Deconvolution and Checkerboard Artifacts", Distill (2016), where it is called overlap.
@@ -240,58 +238,73 @@ def coverage(
 
 
 class Solution(NamedTuple):
-    """One way to get from a size to another, as `solve` lists them."""
+    """One layer that joins two sizes, as `solve` lists them; dilation 1."""
 
     kernel_size: int
     stride: int
     padding: int
     output_padding: int
+    """For a transposed convolution; 0 for a convolution."""
     even: bool
-    """Whether all phases have the same number of taps (of the gradient, for a convolution)."""
+    """Whether all phases have the same number of taps: of the output upwards, of the input's gradient downwards."""
 
 
-def solve(input_size: int, output_size: int, *, limit: int = 8) -> list[Solution]:
+_KERNELS_OF_A_KIND = 3
+
+
+def solve(input_size: int, output_size: int) -> list[Solution]:
     """The layers that take `input_size` to `output_size`: transposed convolutions upwards, convolutions downwards.
 
-    One axis, dilation 1. Kernels no smaller than the stride (a smaller one leaves gaps), padding less than the kernel's
-    half or equal to it. Even ones (no checkerboard from overlap) come first, then small kernels, then without
-    output padding, then with small padding.
+    One axis. The stride is the ratio of the two sizes, rounded down, and rounded up where its steps still stay inside
+    the larger size (1 where one of them is a single position: there is nothing to step over). Of the kernels that cover
+    every position, with no gap between two steps and none left out at the end, the three smallest even ones (no
+    checkerboard from overlap) and the three smallest others are listed for each stride, with the least output padding
+    that fits. Even ones come first, then small kernels, then without output padding, then with small padding.
 
     Args:
-        input_size: positions to start from, 1 or more.
-        output_size: positions to arrive at, 1 or more.
-        limit: how many to list at most, 1 or more.
+        input_size: positions to start from, 1 or more, of any magnitude.
+        output_size: positions to arrive at, 1 or more, of any magnitude.
 
     Returns:
-        At most `limit` solutions; never empty.
+        From 3 to 12 solutions, the first being the one to try first.
+
+    Raises:
+        ValueError: where a size is out of range.
 
     Example:
-        >>> for solution in solve(7, 14, limit=3): print(solution)
+        >>> for solution in solve(7, 14): print(solution)
         Solution(kernel_size=2, stride=2, padding=0, output_padding=0, even=True)
         Solution(kernel_size=4, stride=2, padding=1, output_padding=0, even=True)
         Solution(kernel_size=6, stride=2, padding=2, output_padding=0, even=True)
+        Solution(kernel_size=3, stride=2, padding=1, output_padding=1, even=False)
+        Solution(kernel_size=5, stride=2, padding=2, output_padding=1, even=False)
+        Solution(kernel_size=7, stride=2, padding=3, output_padding=1, even=False)
     """
-    n, m, limit = _checked(input_size=input_size, output_size=output_size, limit=limit)
+    n, m = _checked(input_size=input_size, output_size=output_size)
     small, large = min(n, m), max(n, m)
-    # A layer of stride s joins small and large where 0 <= large - s(small-1) - (k - 2p) = leftover < s: the leftover is
-    # the output padding of a transposed convolution, and what a convolution's floor drops.
-    found: list[Solution] = []
-    for s in _strides_between(small, large):
-        for k in range(s, s + limit * max(2, s) + large - s * small + 1):
-            for p in range(k // 2 + 1):
-                leftover = large - s * (small - 1) - (k - 2 * p)
-                if 0 <= leftover < s and large + 2 * p >= k:
-                    found.append(Solution(k, s, p, leftover if m >= n else 0, k % s == 0))
-    # Same size, kernel 1 is always found; so is (k, s, p) = (large, large, 0) where small is 1, and s = large // small.
-    found.sort(key=lambda way: (not way.even, way.kernel_size, way.output_padding, way.padding, -way.stride))
-    return found[:limit]
+    found = []
+    for s in (1,) if small == 1 else range(large // small, -(-large // small) + 1):
+        exact = large - s * (small - 1)  # The kernel that joins the sizes without any padding.
+        if exact < 1:
+            continue
+        narrowest = max(s, exact)
+        for k in _narrow_kernels(narrowest, s):
+            # Padding cuts two positions at a time, so one may be missing: the output padding of a transposed
+            # convolution, and what the floor in a convolution's size takes off.
+            missing = (k - exact) % 2
+            padding = (k - exact + missing) // 2
+            found.append(Solution(k, s, padding, missing if n < m else 0, _is_even(k, s, 1)))
+    found.sort(key=lambda way: (not way.even, way.kernel_size, way.output_padding, way.padding))
+    return found
 
 
-def _strides_between(small: int, large: int) -> Iterable[int]:
-    if small == 1:
-        return (large,)
-    nearest = large // small
-    return [s for s in (nearest, nearest + 1) if s * (small - 1) < large]
+def _narrow_kernels(narrowest: int, stride: int) -> list[int]:
+    """The smallest even kernels and the smallest others from `narrowest` on, without searching: sizes may be huge."""
+    first = -(-narrowest // stride) * stride
+    step = max(stride, 2)  # With stride 1 there is no output padding to make up for a position more or less.
+    even = range(first, first + _KERNELS_OF_A_KIND * step, step)
+    others = [k for k in range(narrowest, narrowest + 2 * _KERNELS_OF_A_KIND) if k % stride]
+    return [*even, *others[:_KERNELS_OF_A_KIND]]
 
 
 @dataclass(frozen=True)
@@ -343,9 +356,10 @@ def _conv_size(input_size: int, kernel_size: int, stride: int, padding: int, dil
     span = dilation * (kernel_size - 1) + 1
     padded = input_size + 2 * padding
     if padded < span:
+        spanning = f", spanning {span} with dilation {dilation}" if dilation > 1 else ""
         raise ValueError(
-            f"`kernel_size` (={kernel_size}, spanning {span} with dilation {dilation}) is larger than the padded input "
-            f"(={padded}): use a smaller kernel or a padding of at least {-((input_size - span) // 2)}."
+            f"`kernel_size` (={kernel_size}{spanning}) is larger than the padded input (={padded}): "
+            f"use a smaller kernel or a padding of at least {-((input_size - span) // 2)}."
         )
     return (padded - span) // stride + 1
 
@@ -355,13 +369,14 @@ def _conv_transpose_size(
 ) -> int:
     if output_padding >= max(stride, dilation):
         raise ValueError(
-            f"`output_padding` (={output_padding}) must be smaller than stride (={stride}) or dilation (={dilation})."
+            f"`output_padding` (={output_padding}) must be less than the stride (={stride}) or the dilation "
+            f"(={dilation}): use at most {max(stride, dilation) - 1}."
         )
     full = (input_size - 1) * stride + dilation * (kernel_size - 1) + 1
     size = full - 2 * padding + output_padding
     if size < 1:
         raise ValueError(
-            f"`padding` (={padding}) leaves nothing of the full output of {full}: "
+            f"`padding` (={padding}) leaves nothing of the full output (={full}): "
             f"use at most {(full + output_padding - 1) // 2}."
         )
     return size
@@ -371,11 +386,16 @@ def _output_padding_for(
     input_size: int, output_size: int, kernel_size: int, stride: int, padding: int, dilation: int
 ) -> int:
     smallest = (input_size - 1) * stride - 2 * padding + dilation * (kernel_size - 1) + 1
-    reachable = [size for size in range(smallest, smallest + max(stride, dilation)) if size >= 1]
-    if output_size not in reachable:
-        ways = f"{reachable[0]} to {reachable[-1]}" if len(reachable) > 2 else " or ".join(map(str, reachable))
-        dilated = f", dilation={dilation}" if dilation != 1 else ""
-        way_out = f"choose {ways}" if reachable else "use less padding"
+    largest = smallest + max(stride, dilation) - 1
+    if not smallest <= output_size <= largest:
+        first = max(smallest, 1)
+        if largest < 1:
+            way_out = f"use a padding of at most {padding + (largest - 1) // 2}"
+        elif largest == first:
+            way_out = f"choose {first}"
+        else:
+            way_out = f"choose {first} {'or' if largest == first + 1 else 'to'} {largest}"
+        dilated = f", dilation={dilation}" if dilation > 1 else ""
         raise ValueError(
             f"`output_size` (={output_size}) cannot be reached from input size {input_size} with "
             f"kernel_size={kernel_size}, stride={stride}, padding={padding}{dilated}: {way_out}."
@@ -383,18 +403,24 @@ def _output_padding_for(
     return output_size - smallest
 
 
+def _is_even(kernel_size: int, stride: int, dilation: int) -> bool:
+    # Tap t belongs to phase d·t mod s. Where d and s share a divisor some phases get no tap at all; where they do not,
+    # the taps go round all s phases, again and again.
+    return math.gcd(dilation, stride) == 1 and kernel_size % stride == 0
+
+
 # Arguments ------------------------------------------------------------------------------------------------------------
 
 _MAY_BE_ZERO = {"padding", "output_padding"}
 
 
-def _checked(**arguments: int) -> tuple[int, ...]:
+def _checked(**arguments: object) -> tuple[int, ...]:
     """The arguments as plain ints, in order, each within its range."""
     checked = []
     for name, value in arguments.items():
         least = 0 if name in _MAY_BE_ZERO else 1
         try:
-            number = operator.index(value)
+            number = operator.index(value)  # type: ignore[arg-type]
         except TypeError:
             raise ValueError(f"`{name}` (={value!r}) must be an int of at least {least}.") from None
         if number < least:
@@ -403,21 +429,20 @@ def _checked(**arguments: int) -> tuple[int, ...]:
     return tuple(checked)
 
 
-@overload
-def _per_axis(formula: Callable[..., bool], **arguments: Ints) -> bool | tuple[bool, ...]: ...
-@overload
-def _per_axis(formula: Callable[..., int], **arguments: Ints) -> Ints: ...
 def _per_axis(formula: Callable[..., int], **arguments: Ints) -> Ints:
     """Apply a one-axis formula to ints, or axis by axis to tuples with ints repeated."""
-    lengths = {name: len(value) for name, value in arguments.items() if isinstance(value, tuple | list)}
-    if not lengths:
-        _checked(**arguments)  # type: ignore[arg-type]
-        return formula(**arguments)
-    axes = max(lengths.values())
-    for name, length in lengths.items():
-        if length != axes:
-            raise ValueError(f"`{name}` (={arguments[name]}) has {length} axes where another argument has {axes}.")
-    columns = {
-        name: tuple(value) if isinstance(value, tuple | list) else (value,) * axes for name, value in arguments.items()
-    }
-    return tuple(_per_axis(formula, **{name: column[axis] for name, column in columns.items()}) for axis in range(axes))  # type: ignore[misc]
+    tuples = {name: value for name, value in arguments.items() if isinstance(value, tuple | list)}
+    if not tuples:
+        return formula(*_checked(**arguments))
+    first, *_ = tuples
+    axes = len(tuples[first])
+    for name, value in tuples.items():
+        if len(value) != axes:
+            raise ValueError(
+                f"`{name}` (={value}) has {len(value)} axes where `{first}` (={tuples[first]}) has {axes}: "
+                f"give one int for all axes, or one for each."
+            )
+    columns = [tuples.get(name, (value,) * axes) for name, value in arguments.items()]
+    return tuple(
+        formula(*_checked(**dict(zip(arguments, values, strict=True)))) for values in zip(*columns, strict=True)
+    )
