@@ -18,14 +18,15 @@ import gzip
 import re
 import zipfile
 from collections.abc import Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
-from halfstride.autoencoder.images.collection import Collection
-from halfstride.autoencoder.images.decoding import Header, as_uint8, printable
+from halfstride.autoencoder.images.collection import Collection, Rows
+from halfstride.autoencoder.images.decoding import Header, as_uint8, one_line, printable
 from halfstride.autoencoder.images.splits import Skipped
 
 _QUICK = 2**28
@@ -82,10 +83,12 @@ def read_array_file(path: Path, memory_limit: int) -> Collection:
     source = printable(str(path))
     if path.suffix.lower() == ".npy":
         try:
-            rows = np.lib.format.open_memmap(path, mode="r")
+            array = np.lib.format.open_memmap(path, mode="r")
         except Exception as error:  # a hostile header can make NumPy raise anything at all
             raise _unreadable(source, error) from None
-        return read_array(rows, source)
+        collection = read_array(array, source)
+        collection.pictures = Rows(_channels_last(array, source), partial(_reopened, path))
+        return collection
     try:
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
@@ -104,6 +107,10 @@ def read_array_file(path: Path, memory_limit: int) -> Collection:
     return collection
 
 
+def _reopened(path: Path) -> np.ndarray:
+    return _channels_last(np.lib.format.open_memmap(path, mode="r"), str(path))
+
+
 def _read_members(
     archive: zipfile.ZipFile, members: Sequence[zipfile.ZipInfo]
 ) -> tuple[dict[str, np.ndarray], list[Skipped]]:
@@ -114,7 +121,7 @@ def _read_members(
             try:
                 arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
             except ValueError as error:
-                skipped.append(Skipped(printable(name), f"cannot be read: {printable(str(error), 100)}"))
+                skipped.append(Skipped(printable(name), f"cannot be read: {one_line(error, 100)}"))
     return arrays, skipped
 
 
@@ -192,7 +199,7 @@ def _collection(rows: np.ndarray, source: str, groups: Sequence[str | None]) -> 
     return Collection(
         name=source,
         source=source,
-        pictures=rows,
+        pictures=Rows(rows),
         names=[str(i) for i in range(count)],
         groups=groups,
         header=Header(height, width, channels < 3),
@@ -201,6 +208,5 @@ def _collection(rows: np.ndarray, source: str, groups: Sequence[str | None]) -> 
 
 def _unreadable(source: str, error: Exception) -> ValueError:
     return ValueError(
-        f"`source` (={source}) cannot be read: {printable(str(error) or type(error).__name__)}. "
-        f"Save plain numbers with np.save or np.savez."
+        f"`source` (={source}) cannot be read: {one_line(error)}. Save plain numbers with np.save or np.savez."
     )

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +16,8 @@ from torch import Tensor
 from halfstride.autoencoder.images.decoding import Fit, Header, ImageError, Picture, Shape, as_uint8, decode, inspect
 from halfstride.autoencoder.images.splits import Skipped
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done ("reading headers", "decoding"), how many are done, and how many there are."""
+Progress = Callable[[str, int, int | None], None]
+"""Called with what is being done ("reading", "reading headers" or "decoding"), how many are done, and of how many."""
 
 _CHUNK = 32
 
@@ -29,8 +30,8 @@ class Collection:
     """A short name for people."""
     source: str
     """The argument that led here, as error messages quote it."""
-    pictures: Sequence[Picture] | np.ndarray
-    """Files, bytes, or the rows of one array N×H×W×C."""
+    pictures: Sequence[Picture]
+    """Paths, bytes, arrays H×W×C; looked up one at a time, perhaps in another process."""
     names: Sequence[str]
     """One for each picture: its path from the folder, or its number."""
     groups: Sequence[str | None]
@@ -46,13 +47,7 @@ class Collection:
 
     def keep(self, wanted: Sequence[int]) -> None:
         """Forget all pictures but these."""
-        if len(wanted) == len(self.names):
-            return
-        self.pictures = (
-            self.pictures[np.array(wanted)]
-            if isinstance(self.pictures, np.ndarray)
-            else [self.pictures[i] for i in wanted]
-        )
+        self.pictures = [self.pictures[i] for i in wanted]
         self.names = [self.names[i] for i in wanted]
         self.groups = [self.groups[i] for i in wanted]
         self.tests = None if self.tests is None else [self.tests[i] for i in wanted]
@@ -66,6 +61,27 @@ class Collection:
         raise ValueError(
             f"`source` (={self.source}) holds no usable image: {listed(self.skipped)}. Way out: {WAY_OUT}."
         )
+
+
+class Rows(Sequence[np.ndarray]):
+    """The images of an array N×H×W×C; one on disk is mapped anew in every process that asks for it, never copied."""
+
+    def __init__(self, array: np.ndarray, reopen: Callable[[], np.ndarray] | None = None) -> None:
+        self.array = array
+        self.reopen = reopen
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self.array[i]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"array": None if self.reopen else self.array, "reopen": self.reopen}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.reopen = state["reopen"]
+        self.array = self.reopen() if self.reopen else state["array"]
 
 
 WAY_OUT = "give a folder with PNG, JPEG, WebP, BMP, TIFF, GIF or PPM files in it or in its subfolders"
@@ -96,10 +112,12 @@ def survey(collection: Collection, progress: Progress | None) -> list[Header]:
 
 def decode_all(collection: Collection, shape: Shape, fit: Fit, progress: Progress | None) -> Tensor:
     """All pictures as one uint8 tensor N×C×H×W; those that cannot be decoded are skipped."""
-    rows = collection.pictures
-    if isinstance(rows, np.ndarray) and rows.shape[1:] == (*shape[1:], shape[0]):
-        return torch.from_numpy(np.ascontiguousarray(np.moveaxis(as_uint8(rows), -1, 1)))
     images = torch.empty((len(collection.names), *shape), dtype=torch.uint8)
+    if isinstance(collection.pictures, Rows) and collection.pictures.array.shape[1:] == (*shape[1:], shape[0]):
+        for start in range(0, len(images), 1024):
+            block = slice(start, start + 1024)
+            images.numpy()[block] = np.moveaxis(as_uint8(collection.pictures.array[block]), -1, 1)
+        return images
     reasons: dict[int, str] = {}
 
     def decode_one(i: int) -> None:
@@ -111,7 +129,7 @@ def decode_all(collection: Collection, shape: Shape, fit: Fit, progress: Progres
     in_threads(decode_one, len(images), "decoding", progress)
     if reasons:
         images = images[[i for i in range(len(images)) if i not in reasons]]
-        _skip(collection, reasons)
+    _skip(collection, reasons)
     return images
 
 
@@ -152,5 +170,7 @@ def processors() -> int:
 
 
 def _skip(collection: Collection, reasons: dict[int, str]) -> None:
+    if not reasons:
+        return
     collection.skipped += [Skipped(collection.names[i], reasons[i]) for i in sorted(reasons)]
     collection.keep([i for i in range(len(collection.names)) if i not in reasons])

@@ -139,7 +139,7 @@ def as_uint8(values: np.ndarray) -> np.ndarray:
     if values.dtype == np.uint8:
         return values
     if values.dtype == np.bool_:
-        return values.astype(np.uint8) * np.uint8(255)
+        return values.astype(np.uint8) * 255
     if values.dtype.kind == "u" and values.dtype.itemsize == 2:
         eight_bits: np.ndarray = (values.astype(np.uint32) + 128) // 257
         return eight_bits.astype(np.uint8)
@@ -152,8 +152,13 @@ def as_uint8(values: np.ndarray) -> np.ndarray:
     return rounded.astype(np.uint8)
 
 
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """What an exception says, fit to stand within a sentence."""
+    return printable(" ".join(str(error).split()).rstrip(".") or type(error).__name__, limit)
+
+
 def printable(text: str, limit: int = 200) -> str:
-    """A file's name or a library's message on one line, without control characters, no longer than `limit`."""
+    """A file's name on one line, without control characters, no longer than `limit`."""
     text = text.encode("utf-8", "backslashreplace").decode()
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return text if len(text) <= limit else text[: limit - 1] + "…"
@@ -201,10 +206,9 @@ def _opened(picture: Picture) -> Iterator[Image.Image]:
     except OSError as error:
         if error.errno is not None:
             raise ImageError(f"cannot be opened: {error.strerror}", name) from None
-        raise ImageError(f"is truncated or broken: {printable(str(error), 100)}", name) from None
+        raise ImageError(f"is truncated or broken: {one_line(error, 100)}", name) from None
     except Exception as error:  # a hostile file can make a decoder raise anything at all
-        message = printable(f"{error}" or type(error).__name__, 100)
-        raise ImageError(f"is truncated or broken: {message}", name) from None
+        raise ImageError(f"is truncated or broken: {one_line(error, 100)}", name) from None
 
 
 def _check_size(image: Image.Image) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 from collections.abc import Sequence
@@ -16,7 +17,10 @@ from halfstride.autoencoder.images.arrays import read_array, read_array_file, re
 from halfstride.autoencoder.images.collection import Collection, Progress, choose_test, decode_all, listed, survey
 from halfstride.autoencoder.images.decoding import Fit, Header, Shape, printable
 from halfstride.autoencoder.images.folders import read_folder
+from halfstride.autoencoder.images.hub import Streams, is_data_set, open_data_set, read_data_set, split_streams
+from halfstride.autoencoder.images.iterable import IterableSplit
 from halfstride.autoencoder.images.splits import MemorySplit, Skipped, Split
+from halfstride.autoencoder.images.streams import ListedSplit
 
 Source = str | os.PathLike[str] | np.ndarray | Tensor | None
 
@@ -80,20 +84,40 @@ def load_images(
         raise ValueError(f"`test_fraction` (={test_fraction}) must lie between 0 and 1, such as 0.2.")
     if memory_limit < 0:
         raise ValueError(f"`memory_limit` (={memory_limit}) must be a number of bytes, 0 or more.")
-    collection = _collect(source, memory_limit)
+    found = _find(source, memory_limit, progress)
+    collection = found.sample if isinstance(found, Streams) else found
     headers = [collection.header] if collection.header else survey(collection, progress)
     collection.require()
     shape = _choose_shape(collection, headers, size, channels, fit)
-    images = decode_all(collection, shape, fit, progress)
-    collection.require()
-    return _in_memory(collection, images, shape, test_fraction, seed)
+    train: Split
+    test: Split
+    if isinstance(found, Streams):
+        classes = None
+        train, test = split_streams(found, shape, fit, test_fraction, seed)
+        collection.notes.append("Too large to keep: streamed from the hub, and decoded anew in every epoch.")
+    else:
+        images = None
+        if len(collection.names) * math.prod(shape) <= memory_limit:
+            images = decode_all(collection, shape, fit, progress)
+            collection.require()
+        else:
+            collection.notes.append(f"More than memory_limit ({memory_limit:,} bytes): decoded anew in every epoch.")
+        classes, train, test = _split(collection, images, shape, fit, test_fraction, seed)
+    return Images(collection.name, shape, classes, train, test, tuple(collection.notes), tuple(collection.skipped))
 
 
-def _collect(source: Source, memory_limit: int) -> Collection:
+def _find(source: Source, memory_limit: int, progress: Progress | None) -> Collection | Streams:
+    """What there is, not decoded yet."""
     if isinstance(source, np.ndarray | Tensor):
         return read_array(source)
+    if is_data_set(source):
+        return read_data_set(source, "data set", memory_limit, progress)
     if source is None or source == "digits":
         return read_digits()
+    if isinstance(source, str) and source.startswith("hub:"):
+        return read_data_set(open_data_set(source, memory_limit), printable(source), memory_limit, progress)
+    if not isinstance(source, str | os.PathLike):
+        raise ValueError(f"`source` (of type {type(source).__name__}) must be a path, a name, an array or a tensor.")
     path = Path(source)
     quoted = printable(str(path))
     if path.is_dir():
@@ -143,18 +167,24 @@ def _choose_shape(
     return channels, height, width
 
 
-def _in_memory(collection: Collection, images: Tensor, shape: Shape, test_fraction: float, seed: int) -> Images:
+def _split(
+    collection: Collection, images: Tensor | None, shape: Shape, fit: Fit, test_fraction: float, seed: int
+) -> tuple[tuple[str, ...] | None, Split, Split]:
+    """The classes, and the images to train and to test on: of those in memory, or else to be decoded when needed."""
     tests = _tests(collection, test_fraction, seed)
-    classes, labels = _labels(collection.groups)
-    if len(images) == 1:
-        split = MemorySplit(images, labels)
-        train, test = split, split
-    else:
-        chosen = torch.tensor(tests)
-        train, test = (
-            MemorySplit(images[wanted], None if labels is None else labels[wanted]) for wanted in (~chosen, chosen)
-        )
-    return Images(collection.name, shape, classes, train, test, tuple(collection.notes), tuple(collection.skipped))
+    classes = _ordered({group for group in collection.groups if group is not None})
+    numbers = torch.tensor([-1 if group is None else classes.index(group) for group in collection.groups])
+
+    def part(test: bool) -> Split:
+        wanted = torch.tensor([i for i, for_test in enumerate(tests) if for_test == test or len(tests) == 1])
+        labels = numbers[wanted] if len(classes) > 1 and numbers[wanted].min() >= 0 else None
+        if images is not None:
+            return MemorySplit(images[wanted], labels)
+        pictures, names = collection.pictures, collection.names
+        return ListedSplit(collection.source, pictures, names, wanted.tolist(), labels, shape, fit)
+
+    train, test = part(test=False), part(test=True)
+    return None if train.labels is None and test.labels is None else classes, train, test
 
 
 def _tests(collection: Collection, test_fraction: float, seed: int) -> list[bool]:
@@ -174,13 +204,9 @@ def _tests(collection: Collection, test_fraction: float, seed: int) -> list[bool
     return list(collection.tests)
 
 
-def _labels(groups: Sequence[str | None]) -> tuple[tuple[str, ...] | None, Tensor | None]:
-    names = {group for group in groups if group is not None}
-    if None in groups or len(names) < 2:
-        return None, None
-    ordered = sorted(names, key=lambda name: (int(name), "") if name.isdecimal() else (float("inf"), name))
-    index = {name: i for i, name in enumerate(ordered)}
-    return tuple(ordered), torch.tensor([index[group] for group in groups if group is not None])
+def _ordered(names: set[str]) -> tuple[str, ...]:
+    """The names of classes in order: numbers by their value, before all others."""
+    return tuple(sorted(names, key=lambda name: (0, int(name), "") if name.isdecimal() else (1, 0, name)))
 
 
 def _checked_size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
@@ -196,6 +222,6 @@ def _checked_size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
 
 
 def _count(split: Split) -> str:
-    if split.size is None:
-        return "a stream"
+    if isinstance(split, IterableSplit):
+        return f"about {split.about:,} images" if split.about else "an unknown number of images"
     return f"{split.size:,} image{'' if split.size == 1 else 's'}"

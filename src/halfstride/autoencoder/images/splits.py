@@ -85,9 +85,9 @@ class Split:
             raise ValueError(
                 f"`batch_size` (={batch_size}) cannot be shared evenly by {world_size} processes: use {nearest}."
             )
-        return self._batches(_Epoch(batch_size, seed, epoch, shuffle, rank, world_size, skip))
+        return self._batches(Epoch(batch_size, seed, epoch, shuffle, rank, world_size, skip))
 
-    def _batches(self, epoch: _Epoch) -> Iterator[Tensor]:
+    def _batches(self, epoch: Epoch) -> Iterator[Tensor]:
         raise NotImplementedError
 
 
@@ -102,12 +102,12 @@ class MemorySplit(Split):
         self.labels = labels
         self.size = len(images)
 
-    def _batches(self, epoch: _Epoch) -> Iterator[Tensor]:
+    def _batches(self, epoch: Epoch) -> Iterator[Tensor]:
         for share in epoch.shares(self.size):
             yield self.images[share]
 
 
-class _Epoch(NamedTuple):
+class Epoch(NamedTuple):
     """The checked arguments of `Split.batches`."""
 
     batch_size: int
