@@ -57,7 +57,7 @@ def train(
     test_fraction: Annotated[
         float, typer.Option(help="Share kept for testing, where no test folder is there.", rich_help_panel=_IMAGES)
     ] = 0.2,
-    latent: Annotated[
+    latent_dim: Annotated[
         int, typer.Option(help="Numbers in the latent vector, or channels of a spatial one.", rich_help_panel=_MODEL)
     ] = 32,
     spatial: Annotated[
@@ -66,7 +66,7 @@ def train(
     widths: Annotated[
         str | None, typer.Option(help="Channels of each level, as 32,64,128.", rich_help_panel=_MODEL)
     ] = None,
-    hidden: Annotated[
+    hidden_dim: Annotated[
         int | None,
         typer.Option(help="Width of a dense layer around the latent; helps small ones.", rich_help_panel=_MODEL),
     ] = None,
@@ -110,8 +110,8 @@ def train(
 
     Examples:
       halfstride train
-      halfstride train photos/ --size 64 --latent 128
-      halfstride train photos/ --spatial --latent 8 --out runs/photos
+      halfstride train photos/ --size 64 --latent-dim 128
+      halfstride train photos/ --spatial --latent-dim 8 --out runs/photos
       halfstride train --out runs/photos --resume
       torchrun --nproc-per-node 2 -m halfstride train photos/ --out runs/two
     """
@@ -130,7 +130,7 @@ def train(
         options = TrainingOptions(**run.record["training"])
     else:
         recipe = {
-            "source": data,
+            "source": str(Path(data).resolve()) if Path(data).exists() else data,
             "size": _pair(size),
             "channels": channels,
             "fit": fit,
@@ -162,10 +162,10 @@ def train(
         model = ConvAutoencoder(
             images.shape[1:],
             images.shape[0],
-            latent,
+            latent_dim,
             spatial=spatial,
             widths=_numbers("--widths", widths),
-            hidden_dim=hidden,
+            hidden_dim=hidden_dim,
             downsampling=downsampling,
             upsampling=upsampling,
         )
@@ -200,16 +200,15 @@ def evaluate(
     console = make_console()
     opened = Run.open(run)
     model = opened.load_model()
-    recipe = opened.record.get("data")
+    recipe = opened.record.get("data") or {}
     if data is not None:
-        recipe = {"source": data, "size": list(model.image_size), "channels": model.channels}
-        recipe["fit"] = (opened.record.get("data") or {}).get("fit", "crop")
-    if recipe is None:
+        fit = recipe.get("fit", "crop")
+        recipe = {"source": data, "size": list(model.image_size), "channels": model.channels, "fit": fit}
+    if not recipe:
         raise ValueError(f"`run` (={run}) does not say where its images came from: name them as the second argument.")
     images = _load(recipe, make_console(quiet=as_json))
-    batches = images.test.batches(256)
-    if data is not None and images.train is not images.test:
-        batches = chain(images.train.batches(256), batches)
+    splits = (images.test,) if data is None else (images.train, images.test)
+    batches = chain.from_iterable(split.batches(256) for split in splits)
     scores = evaluate_model(model, batches)
     if as_json:
         typer.echo(json.dumps(scores._asdict()))
@@ -306,7 +305,7 @@ def _conclude(console: Console, out: Path, last: dict[str, Any], seconds: float,
     for command in (
         f"halfstride reconstruct {out} YOUR_PICTURES/ --out back/",
         f"halfstride evaluate {out} YOUR_PICTURES/",
-        "halfstride train YOUR_PICTURES/ --size 64 --latent 128",
+        "halfstride train YOUR_PICTURES/ --size 64 --latent-dim 128",
     ):
         console.print(f"  {command}", soft_wrap=True)
 
