@@ -26,7 +26,7 @@ def halfstride(capsys, monkeypatch, tmp_path):
     def run(*arguments):
         with pytest.raises(SystemExit) as stopped:
             cli.main(list(map(str, arguments)))
-        return stopped.value.code, *capsys.readouterr()
+        return stopped.value.code or 0, *capsys.readouterr()
 
     return run
 

@@ -126,7 +126,7 @@ def _pictures(sources: Sequence[Path]) -> dict[str, Path]:
     for source in sources:
         if source.is_dir():
             collection = read_folder(source)
-            found += zip(collection.names, map(Path, collection.pictures), strict=True)
+            found += [(name, source / name) for name in collection.names]
         else:
             found.append((source.name, source))
     pictures: dict[str, Path] = {}

@@ -117,7 +117,7 @@ def train(
     """
     import torch
 
-    from halfstride.autoencoder import ConvAutoencoder, Run, TrainingOptions, draw
+    from halfstride.autoencoder import ConvAutoencoder, Interrupted, Run, TrainingOptions, draw
     from halfstride.autoencoder import train as train_model
     from halfstride.autoencoder.runs import next_free, require_free
 
@@ -171,7 +171,12 @@ def train(
         )
     _introduce(console, images, model)
     started = time.monotonic()
-    metrics = train_model(model, images, out, options, resume=resume, data=recipe)
+    try:
+        metrics = train_model(model, images, out, options, resume=resume, data=recipe)
+    except Interrupted as stop:
+        if is_main:
+            typer.echo(str(stop), err=True)
+        raise typer.Exit(130) from None
     if is_main:
         pictures = draw(Run.open(out), model, images)
         _conclude(console, out, metrics[-1], time.monotonic() - started, pictures)
@@ -267,7 +272,7 @@ def _load(recipe: dict[str, Any], console: Console) -> Images:
 
 
 @contextlib.contextmanager
-def _bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+def _bar(console: Console) -> Iterator[Callable[[str, int, int | None], None]]:
     """A progress bar that vanishes when its work is done, and the function that moves it."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -275,7 +280,7 @@ def _bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
     with Progress(*columns, console=console, transient=True) as progress:
         tasks: dict[str, TaskID] = {}
 
-        def report(what: str, done: int, total: int) -> None:
+        def report(what: str, done: int, total: int | None) -> None:
             if what not in tasks:
                 tasks[what] = progress.add_task(what, total=total)
             progress.update(tasks[what], completed=done, total=total)
