@@ -224,11 +224,13 @@ def test_a_run_with_damaged_files_is_refused(halfstride, photos, tmp_path):
     torch.save({}, run / "pytorch_model.bin")
     assert "is a pickle, which can run code: only model.safetensors is read" in error("evaluate", "run")
     (run / "model.safetensors").write_bytes(whole)
+    record = (run / "run.json").read_text()
+    (run / "run.json").write_text("[]")
+    assert "run.json` is damaged" in error("evaluate", "run")
+    (run / "run.json").write_text(record)
     (run / "config.json").write_text("{")
     assert "config.json` is damaged" in error("reconstruct", "run", photos)
     assert not (tmp_path / "reconstructions").exists()
-    (run / "run.json").write_text("[]")
-    assert "run.json` is damaged" in error("evaluate", "run")
 
 
 def test_reconstruct_refuses_what_it_cannot_do(halfstride, photos, tmp_path):
