@@ -1,8 +1,4 @@
-"""The pictures that every front shows, drawn from plain arrays.
-
-Each function returns a matplotlib `Figure` of its own, made without pyplot, so that no state is shared and no window
-opens.
-"""
+"""Pictures of an autoencoder: what it reconstructs, how it learned, what its latent space looks like."""
 
 from __future__ import annotations
 
@@ -12,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from halfstride.figures.canvas import blank
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["decoded_plane", "latent_space", "losses", "principal_plane", "reconstructions"]
-
-_DPI = 150
 
 
 def reconstructions(
@@ -33,7 +29,7 @@ def reconstructions(
     originals, reconstructed = list(originals), list(reconstructed)
     count = len(originals)
     tallest = max(image.shape[-2] / image.shape[-1] for image in originals)
-    figure = _figure(count + 0.4, 2 * min(tallest, 4) + 0.2)
+    figure = blank(count + 0.4, 2 * min(tallest, 4) + 0.2)
     axes = figure.subplots(2, count, squeeze=False, gridspec_kw={"wspace": 0.06, "hspace": 0.06})
     for row, (images, label) in enumerate(((originals, "original"), (reconstructed, "reconstructed"))):
         for column in range(count):
@@ -50,7 +46,7 @@ def losses(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     """
     from matplotlib.ticker import MaxNLocator
 
-    figure = _figure(6, 3.6)
+    figure = blank(6, 3.6)
     axes = figure.subplots()
     epochs = [entry["epoch"] for entry in metrics]
     for key, label, color in (("train_mse", "train", "#7a7a7a"), ("test_mse", "test", "#c2410c")):
@@ -74,7 +70,7 @@ def latent_space(
         classes: the names of the classes.
     """
     points, shares = principal_plane(codes)
-    figure = _figure(6.4, 5.2)
+    figure = blank(6.4, 5.2)
     axes = figure.subplots()
     if labels is None:
         axes.scatter(points[:, 0], points[:, 1], s=6, alpha=0.6, linewidths=0, color="#0f766e")
@@ -135,18 +131,12 @@ def decoded_plane(images: Float[np.ndarray, "rows columns c h w"], extent: tuple
     """
     rows, columns, channels, height, width = images.shape
     mosaic = images[::-1].transpose(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels)
-    figure = _figure(6, 6 * (rows * height) / (columns * width))
+    figure = blank(6, 6 * (rows * height) / (columns * width))
     axes = figure.subplots()
     _show(axes, mosaic.transpose(2, 0, 1), extent=extent, aspect="auto")
     axes.set(xlabel="latent 1", ylabel="latent 2")
     axes.tick_params(left=True, bottom=True, labelleft=True, labelbottom=True)
     return figure
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
 
 
 def _show(axes: Axes, image: Float[np.ndarray, "c h w"], **options: Any) -> None:
