@@ -1,6 +1,61 @@
-"""Halfstride: convolutional autoencoders, and the upsampling layers that every decoder stands on."""
+"""Halfstride: convolutional autoencoders, and the upsampling layers that every decoder stands on.
+
+The public names, and nothing else. Each is imported when it is first used, so that the command line answers at once
+and nobody waits for a part that they don't use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from halfstride import geometry
 
-__all__ = ["geometry"]
+if TYPE_CHECKING:
+    from halfstride import functional
+    from halfstride.autoencoder import ConvAutoencoder, TrainingOptions, evaluate, load_images, mirror, to_float, train
+    from halfstride.layers import (
+        ConvTranspose1d,
+        ConvTranspose2d,
+        ConvTranspose3d,
+        ResizeConv1d,
+        ResizeConv2d,
+        ResizeConv3d,
+        SubpixelConv1d,
+        SubpixelConv2d,
+        SubpixelConv3d,
+    )
+
+__all__ = [
+    "ConvAutoencoder",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
+    "ResizeConv1d",
+    "ResizeConv2d",
+    "ResizeConv3d",
+    "SubpixelConv1d",
+    "SubpixelConv2d",
+    "SubpixelConv3d",
+    "TrainingOptions",
+    "evaluate",
+    "functional",
+    "geometry",
+    "load_images",
+    "mirror",
+    "to_float",
+    "train",
+]
 __version__ = "0.1.0"
+
+_LAYERS = {f"{kind}{dims}d" for kind in ("ConvTranspose", "ResizeConv", "SubpixelConv") for dims in (1, 2, 3)}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'halfstride' has no attribute {name!r}")
+    if name == "functional":
+        return import_module("halfstride.functional")
+    return getattr(import_module("halfstride.layers" if name in _LAYERS else "halfstride.autoencoder"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,29 @@
+"""Convolutional autoencoders for a person's own images: model, mirror, images in, training, evaluation."""
+
+from halfstride.autoencoder.evaluation import Scores, evaluate
+from halfstride.autoencoder.images import Images, decode, load_images, to_float
+from halfstride.autoencoder.mirroring import MirrorError, mirror
+from halfstride.autoencoder.model import ConvAutoencoder
+from halfstride.autoencoder.progress import Interrupted
+from halfstride.autoencoder.report import draw, reconstruct, reconstruct_files
+from halfstride.autoencoder.runs import Run
+from halfstride.autoencoder.training import TrainingOptions, train
+
+__all__ = [
+    "ConvAutoencoder",
+    "Images",
+    "Interrupted",
+    "MirrorError",
+    "Run",
+    "Scores",
+    "TrainingOptions",
+    "decode",
+    "draw",
+    "evaluate",
+    "load_images",
+    "mirror",
+    "reconstruct",
+    "reconstruct_files",
+    "to_float",
+    "train",
+]

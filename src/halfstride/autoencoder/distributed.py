@@ -1,0 +1,100 @@
+"""One process or many: what the training loop asks of Hugging Face accelerate, in the loop's own words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+__all__ = ["Processes"]
+
+T = TypeVar("T")
+
+
+class Processes:
+    """The processes that train together, started by `torchrun` or `accelerate launch`; without those just this one.
+
+    Args:
+        precision: `"auto"`, `"float32"` or `"bfloat16"`; auto is bfloat16 on a GPU that computes in it natively.
+        tensorboard: folder for TensorBoard's event files, or None for none.
+    """
+
+    def __init__(self, precision: str, tensorboard: Path | None) -> None:
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+
+        if tensorboard is not None:
+            _require_tensorboard()
+        if precision == "auto":
+            native = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+            precision = "bfloat16" if native else "float32"
+        # accelerate keeps the precision of the first Accelerator for the whole process; each training chooses its own.
+        AcceleratorState._reset_state()
+        self.accelerator = Accelerator(
+            mixed_precision="bf16" if precision == "bfloat16" else "no",
+            cpu=not torch.accelerator.is_available(),
+            log_with="tensorboard" if tensorboard is not None else None,
+            project_dir=tensorboard,
+        )
+        self.device: torch.device = self.accelerator.device
+        self.rank: int = self.accelerator.process_index
+        self.count: int = self.accelerator.num_processes
+        self.is_main: bool = self.accelerator.is_main_process
+        self._tracking = tensorboard is not None
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """The model on its device; with several processes a replica that averages its gradients with the others'."""
+        return self.accelerator.prepare_model(model)  # type: ignore[no-any-return]
+
+    def autocast(self) -> AbstractContextManager[None]:
+        return self.accelerator.autocast()  # type: ignore[no-any-return]
+
+    def sum(self, *numbers: float) -> list[float]:
+        """Numbers summed over all processes."""
+        if self.count == 1:
+            return list(numbers)
+        total = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(total)
+        return total.tolist()
+
+    def main_first(self, main: Callable[[], T], others: Callable[[], T]) -> T:
+        """Do something once, in the main process, before the others go on; where it fails, all fail alike."""
+        result, failure = None, None
+        if self.is_main:
+            try:
+                result = main()
+            except (ValueError, OSError) as error:
+                if self.count == 1:
+                    raise
+                failure = str(error)
+        if self.count > 1:
+            box: list[Any] = [failure]
+            torch.distributed.broadcast_object_list(box)
+            if box[0] is not None:
+                raise ValueError(box[0])
+        return result if self.is_main and result is not None else others()
+
+    def track(self, entry: dict[str, Any]) -> None:
+        """Hand an epoch's metrics to TensorBoard, where that was asked for."""
+        if not self._tracking:
+            return
+        if not self.accelerator.trackers:
+            self.accelerator.init_trackers("tensorboard")
+        numbers = {name: value for name, value in entry.items() if isinstance(value, float)}
+        self.accelerator.log(numbers, step=entry["epoch"])
+
+    def end(self) -> None:
+        self.accelerator.end_training()
+
+
+def _require_tensorboard() -> None:
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError:
+        raise ValueError(
+            "`tensorboard` (=True) needs a package that is not installed: pip install 'halfstride[tensorboard]'."
+        ) from None

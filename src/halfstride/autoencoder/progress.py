@@ -1,0 +1,102 @@
+"""What a person sees of a training while it runs, and how they stop it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+if TYPE_CHECKING:
+    from halfstride.autoencoder.training import Position
+
+__all__ = ["Interrupted", "Progress", "StopSignal"]
+
+
+class Interrupted(KeyboardInterrupt):
+    """A training was asked to stop and has saved itself; the text says how to go on."""
+
+
+class StopSignal:
+    """Turns the first Ctrl-C (or SIGTERM) into a flag, so that a step is never torn; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._former: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopSignal:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._former[number] = signal.signal(number, self._handle)
+            except ValueError:  # signals reach only the main thread; a training in another one goes without
+                break
+        return self
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+
+class Progress:
+    """A progress bar over all steps with loss, speed and time left, and a line for each epoch.
+
+    Args:
+        epochs: epochs of the whole training.
+        steps_per_epoch: steps of each.
+        shown: whether to show anything at all.
+    """
+
+    def __init__(self, epochs: int, steps_per_epoch: int, shown: bool) -> None:
+        self._epochs, self._steps = epochs, steps_per_epoch
+        console = Console(quiet=not shown, stderr=True)
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TextColumn("{task.fields[state]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
+            console=console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("training", total=epochs * steps_per_epoch, state="")
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def report(self, position: Position, images_per_second: float) -> None:
+        """Show where the training is."""
+        self._bar.update(
+            self._task,
+            completed=position.epoch * self._steps + position.step,
+            description=f"epoch {position.epoch + 1}/{self._epochs}",
+            state=f"MSE {position.error_sum / max(position.images, 1):.5f} · {images_per_second:,.0f} images/s ·",
+        )
+
+    def finish_epoch(self, entry: Mapping[str, Any]) -> None:
+        """Leave the epoch's line on the screen."""
+        ssim = "" if entry["test_ssim"] is None else f"   SSIM {entry['test_ssim']:.3f}"
+        self._bar.update(self._task, completed=entry["epoch"] * self._steps)
+        self._bar.console.print(
+            f"epoch {entry['epoch']:>{len(str(self._epochs))}}/{self._epochs}   MSE {entry['train_mse']:.5f} train "
+            f"{entry['test_mse']:.5f} test   PSNR {entry['test_psnr']:.2f} dB{ssim}",
+            highlight=False,
+            soft_wrap=True,
+        )

@@ -1,0 +1,253 @@
+"""The folder that a training writes, each file whole or not at all.
+
+    run.json                what was asked for: training options, and where the images came from
+    config.json             the model's arguments  ┐ what `ConvAutoencoder.from_pretrained` reads
+    model.safetensors       the model's weights    ┘
+    metrics.jsonl           one line per epoch
+    checkpoint.safetensors  weights, optimiser state and position, for `--resume`
+    *.png                   pictures
+
+Nothing in it is a pickle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from halfstride.autoencoder.model import ConvAutoencoder
+
+__all__ = ["Run", "next_free", "require_free", "writing", "writing_folder"]
+
+
+class Run:
+    """A run's folder, open for reading and writing."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def create(cls, path: str | Path, record: dict[str, Any]) -> Run:
+        """Start a new run in a folder that does not exist yet or is empty; `record` becomes `run.json`.
+
+        Raises:
+            ValueError: where the folder holds something already; nothing is ever overwritten.
+        """
+        run = cls(path)
+        require_free(run.path, "or go on with that run by --resume")
+        run.path.mkdir(parents=True, exist_ok=True)
+        run._write_text("run.json", json.dumps(record, indent=2) + "\n")
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Open the run that a training wrote.
+
+        Raises:
+            ValueError: where there is no such folder, or it holds no run.
+        """
+        run = cls(path)
+        if not run.path.is_dir():
+            raise ValueError(f"`run` (={run.path}) is not a folder: name one that `halfstride train` wrote.")
+        if not (run.path / "run.json").is_file():
+            raise ValueError(f"`run` (={run.path}) has no run.json: name a folder that `halfstride train` wrote.")
+        return run
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What the run was started with."""
+        return self._parsed("run.json", (self.path / "run.json").read_text(encoding="utf-8"))
+
+    def _parsed(self, name: str, text: str) -> dict[str, Any]:
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"`{self.path / name}` is damaged ({error}): restore it, or train again.") from error
+        if not isinstance(value, dict):
+            raise ValueError(f"`{self.path / name}` is damaged (no JSON object): restore it, or train again.")
+        return value
+
+    # The model, ready to use --------------------------------------------------------------------------------------
+
+    def save_model(self, model: ConvAutoencoder) -> None:
+        with _temporary_folder(self.path) as folder:
+            model.save_pretrained(folder)
+            _move_files(folder, self.path)
+
+    def load_model(self) -> ConvAutoencoder:
+        """The trained model, in evaluation mode."""
+        for pickle in ("pytorch_model.bin", "model.pt", "model.pth", "model.pkl"):
+            if (self.path / pickle).exists() and not (self.path / "model.safetensors").exists():
+                raise ValueError(
+                    f"`{self.path / pickle}` is a pickle, which can run code: only model.safetensors is read; "
+                    "convert it with safetensors where you trust it."
+                )
+        config = self.path / "config.json"
+        if config.is_file():
+            self._parsed("config.json", config.read_text(encoding="utf-8"))
+        return ConvAutoencoder.from_pretrained(self.path)
+
+    # Metrics ------------------------------------------------------------------------------------------------------
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """One entry per finished epoch; a last line that a crash cut off is left out."""
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        entries = []
+        for number, line in enumerate(lines):
+            try:
+                entries.append(json.loads(line))
+            except ValueError:
+                if number < len(lines) - 1:
+                    raise ValueError(f"`{path}` is damaged at line {number + 1}: restore it, or train again.") from None
+        return entries
+
+    def write_metrics(self, entries: list[dict[str, Any]]) -> None:
+        self._write_text("metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in entries))
+
+    # The checkpoint -----------------------------------------------------------------------------------------------
+
+    def save_checkpoint(self, model: nn.Module, optimizer: torch.optim.Optimizer, position: dict[str, Any]) -> None:
+        """Write all that a resumed training needs to a single file, so that it is always of one moment."""
+        from safetensors.torch import save_file
+
+        tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
+        # safetensors stores contiguous tensors only; channels_last weights come back into their places all the same.
+        plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        with writing(self.path / "checkpoint.safetensors") as temporary, _storage_errors():
+            save_file(plain, temporary, metadata={"position": json.dumps(position)})
+
+    def load_checkpoint(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """Put the checkpoint into model and optimiser, and return the position it was written at.
+
+        Raises:
+            ValueError: where there is none, or it is damaged or of another model.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = self.path / "checkpoint.safetensors"
+        if not path.is_file():
+            raise ValueError(f"`{path}` does not exist: this run cannot be resumed; start a new one.")
+        try:
+            with safe_open(path, framework="pt") as file:
+                position = json.loads((file.metadata() or {})["position"])
+                tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            model.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")})
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, value in tensors.items():
+                if name.startswith("optimizer."):
+                    _, index, key = name.split(".")
+                    state.setdefault(int(index), {})[key] = value
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+            # The fused optimiser walks a weight and its moments through memory alike, so their layouts must agree.
+            for parameter, moments in optimizer.state.items():
+                for key, value in moments.items():
+                    if value.shape == parameter.shape:
+                        moments[key] = torch.empty_like(parameter).copy_(value)
+        except (SafetensorError, RuntimeError, KeyError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"`{path}` cannot be read ({reason}): start a new run.") from error
+        assert isinstance(position, dict)
+        return position
+
+    # Pictures -----------------------------------------------------------------------------------------------------
+
+    def save_figure(self, name: str, figure: Any) -> Path:
+        path = self.path / name
+        with writing(path) as temporary:
+            figure.savefig(temporary, format="png")
+        return path
+
+    def _write_text(self, name: str, text: str) -> None:
+        with writing(self.path / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, which becomes `path` when the block ends well and vanishes when it does not."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())  # mkstemp's are for their owner alone
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def writing_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder whose files move into `path`, new or empty, when the block ends well.
+
+    Raises:
+        ValueError: where the folder holds something already.
+    """
+    require_free(path, "or empty it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _temporary_folder(path.parent) as temporary:
+        yield temporary
+        path.mkdir(exist_ok=True)
+        _move_files(temporary, path)
+
+
+def require_free(path: Path, way_out: str) -> None:
+    """Raise a `ValueError` where `path` is something other than a folder that is new or empty."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"`out` (={path}) exists already: choose another name, {way_out}.")
+
+
+@contextlib.contextmanager
+def _temporary_folder(beside: Path) -> Iterator[Path]:
+    temporary = Path(tempfile.mkdtemp(prefix=".writing.", dir=beside))
+    try:
+        with _storage_errors():
+            yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _move_files(source: Path, target: Path) -> None:
+    for file in source.iterdir():
+        file.chmod(0o666 & ~_umask())  # some writers make files that only their owner can read
+        file.replace(target / file.name)
+
+
+@contextlib.contextmanager
+def _storage_errors() -> Iterator[None]:
+    """safetensors reports a full disk as an error of its own; make it the OSError that it is."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(f"writing failed: {error}") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def next_free(path: Path) -> Path:
+    """`path`, or where that exists `path-2`, `path-3` and so on."""
+    candidate, number = path, 2
+    while candidate.exists():
+        candidate = path.with_name(f"{path.name}-{number}")
+        number += 1
+    return candidate

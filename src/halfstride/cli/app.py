@@ -1,0 +1,84 @@
+"""The command `halfstride`: thin, every answer comes from the rooms below.
+
+Nothing heavy is imported here. A command imports what it needs when it runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import halfstride
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer(
+    help="Convolutional autoencoders for your own images, and the upsampling layers that every decoder stands on.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 an error that the user can mend, 2 wrong usage, 130 Ctrl-C."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    debug = "--debug" in given
+    try:
+        code = app([argument for argument in given if argument != "--debug"], "halfstride", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has gone, `head` for one. Python would complain when it flushes once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except (ValueError, OSError, typer.TyperException) as error:
+        if debug:
+            raise
+        code = error.exit_code if isinstance(error, typer.TyperException) else 1
+        if text := _in_one_line(error):
+            print(f"error: {text}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _in_one_line(error: Exception) -> str:
+    if isinstance(error, typer.TyperException):
+        text = error.format_message()  # empty where typer has printed the help instead
+        context = getattr(error, "ctx", None)
+        if text and context:
+            text += f"{'' if text.endswith(('.', '?')) else '.'} Try '{context.command_path} --help'."
+        return text
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def make_console(quiet: bool = False) -> Console:
+    """Where commands print to: colours in a terminal, plain text in a pipe."""
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, emoji=False, quiet=quiet)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"halfstride {halfstride.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global_options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere in the line.")
+    ] = False,
+) -> None:
+    # `main` takes --debug out of the line, wherever it stands; it is declared here for the help.
+    pass

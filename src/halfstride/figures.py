@@ -1,0 +1,155 @@
+"""The pictures that every front shows, drawn from plain arrays.
+
+Each function returns a matplotlib `Figure` of its own, made without pyplot, so that no state is shared and no window
+opens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["decoded_plane", "latent_space", "losses", "principal_plane", "reconstructions"]
+
+_DPI = 150
+
+
+def reconstructions(
+    originals: Iterable[Float[np.ndarray, "c h w"]], reconstructed: Iterable[Float[np.ndarray, "c h w"]]
+) -> Figure:
+    """Originals above their reconstructions, side by side.
+
+    Args:
+        originals: images with values in [0, 1]; 1 channel is drawn grey, 3 as RGB, of others the first.
+        reconstructed: what came back, in the same order.
+    """
+    originals, reconstructed = list(originals), list(reconstructed)
+    count = len(originals)
+    tallest = max(image.shape[-2] / image.shape[-1] for image in originals)
+    figure = _figure(count + 0.4, 2 * min(tallest, 4) + 0.2)
+    axes = figure.subplots(2, count, squeeze=False, gridspec_kw={"wspace": 0.06, "hspace": 0.06})
+    for row, (images, label) in enumerate(((originals, "original"), (reconstructed, "reconstructed"))):
+        for column in range(count):
+            _show(axes[row, column], images[column])
+        axes[row, 0].set_ylabel(label, fontsize=8)
+    return figure
+
+
+def losses(metrics: Sequence[Mapping[str, Any]]) -> Figure:
+    """Train and test MSE over the epochs, on a logarithmic scale.
+
+    Args:
+        metrics: one entry per epoch with the keys `epoch`, `train_mse` and `test_mse`.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    figure = _figure(6, 3.6)
+    axes = figure.subplots()
+    epochs = [entry["epoch"] for entry in metrics]
+    for key, label, color in (("train_mse", "train", "#7a7a7a"), ("test_mse", "test", "#c2410c")):
+        values = [entry[key] for entry in metrics]
+        axes.plot(epochs, values, label=f"{label}: {values[-1]:.5f}", color=color, marker="o", markersize=3)
+    axes.set(xlabel="epoch", ylabel="mean squared error", yscale="log")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(visible=True, which="both", alpha=0.2)
+    axes.legend(frameon=False)
+    return figure
+
+
+def latent_space(
+    codes: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"] | None = None, classes: Sequence[str] | None = None
+) -> Figure:
+    """Latent codes as points, coloured by class.
+
+    Args:
+        codes: one row per image; drawn directly where there are two columns, else in their principal plane.
+        labels: the class of each image, counted from 0.
+        classes: the names of the classes.
+    """
+    points, shares = principal_plane(codes)
+    figure = _figure(6.4, 5.2)
+    axes = figure.subplots()
+    if labels is None:
+        axes.scatter(points[:, 0], points[:, 1], s=6, alpha=0.6, linewidths=0, color="#0f766e")
+    else:
+        from matplotlib import colormaps
+
+        present = np.unique(labels)
+        palette = colormaps["tab10" if len(present) <= 10 else "turbo"]
+        for place, label in enumerate(present):
+            own = labels == label
+            color = palette(place if len(present) <= 10 else place / (len(present) - 1))
+            name = classes[label] if classes is not None else str(label)
+            axes.scatter(points[own, 0], points[own, 1], s=6, alpha=0.7, linewidths=0, color=color, label=name)
+        if len(present) <= 20:
+            axes.legend(frameon=False, markerscale=2.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    if codes.shape[1] == 2:
+        axes.set(xlabel="latent 1", ylabel="latent 2")
+    else:
+        axes.set(
+            xlabel=f"principal component 1 ({shares[0]:.0%} of the variance)",
+            ylabel=f"principal component 2 ({shares[1]:.0%})",
+        )
+    axes.grid(visible=True, alpha=0.2)
+    return figure
+
+
+def principal_plane(codes: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, "n 2"], tuple[float, float]]:
+    """The two leading principal components of codes, and the share of the variance that each explains.
+
+    Codes of two dimensions are returned as they are, codes of one with a second component of zero.
+    """
+    if codes.shape[1] <= 2:
+        points = np.zeros((len(codes), 2))
+        points[:, : codes.shape[1]] = codes
+        variances = points.var(axis=0)
+    else:
+        centred = codes - codes.mean(axis=0)
+        _, singular, directions = np.linalg.svd(centred, full_matrices=False)
+        variances = np.zeros(max(2, len(singular)))
+        variances[: len(singular)] = singular**2
+        directions = directions[:2]
+        # A principal axis has no sign of its own: its largest entry shall be positive, so that the same codes are
+        # always drawn the same way round.
+        largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=1, keepdims=True), axis=1)
+        directions *= np.sign(largest)
+        points = np.zeros((len(codes), 2))
+        points[:, : len(directions)] = centred @ directions.T
+    total = variances.sum() or 1.0
+    return points, (float(variances[0] / total), float(variances[1] / total))
+
+
+def decoded_plane(images: Float[np.ndarray, "rows columns c h w"], extent: tuple[float, float, float, float]) -> Figure:
+    """Images decoded on a regular grid over a two-dimensional latent space.
+
+    Args:
+        images: the grid; row 0 is drawn at the bottom, where the second latent is smallest.
+        extent: the grid's range `(left, right, bottom, top)`: first latent, then second.
+    """
+    rows, columns, channels, height, width = images.shape
+    mosaic = images[::-1].transpose(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels)
+    figure = _figure(6, 6 * (rows * height) / (columns * width))
+    axes = figure.subplots()
+    _show(axes, mosaic.transpose(2, 0, 1), extent=extent, aspect="auto")
+    axes.set(xlabel="latent 1", ylabel="latent 2")
+    axes.tick_params(left=True, bottom=True, labelleft=True, labelbottom=True)
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+
+
+def _show(axes: Axes, image: Float[np.ndarray, "c h w"], **options: Any) -> None:
+    picture = np.moveaxis(image, 0, -1) if len(image) == 3 else image[0]
+    axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest", **options)
+    axes.tick_params(left=False, bottom=False, labelleft=False, labelbottom=False)

@@ -1,0 +1,216 @@
+"""Every mirror decoder gives back exactly the size that its encoder took, and aligned with it."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from halfstride import layers
+from halfstride.autoencoder.mirroring import MirrorError, mirror
+
+CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+MAX_POOL = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+AVG_POOL = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+KINDS = ("transposed", "resize", "subpixel")
+
+
+@st.composite
+def encoders(draw: st.DrawFn) -> tuple[nn.Sequential, tuple[int, ...]]:
+    dims = draw(st.integers(1, 3))
+    largest = (60, 23, 9)[dims - 1]
+    sizes = tuple(draw(st.integers(1, largest)) for _ in range(dims))
+    channels = draw(st.integers(1, 3))
+    input_size, stack = (channels, *sizes), []
+    for _ in range(draw(st.integers(1, 3))):
+        kernel = tuple(draw(st.integers(1, 5)) for _ in range(dims))
+        stride = tuple(draw(st.integers(1, 4)) for _ in range(dims))
+        dilation = tuple(draw(st.integers(1, 2)) for _ in range(dims))
+        kind = draw(st.sampled_from(("conv", "max", "avg", "same")))
+        if kind == "conv":
+            padding = tuple(draw(st.integers(0, 3)) for _ in range(dims))
+            out = draw(st.integers(1, 4))
+            stack.append(CONV[dims - 1](channels, out, kernel, stride, padding, dilation))
+            channels = out
+            stack += draw(
+                st.sampled_from(
+                    (
+                        [],
+                        [nn.ReLU()],
+                        [nn.BatchNorm3d(out), nn.SiLU(), nn.Dropout(0.5)]
+                        if dims == 3
+                        else [nn.GroupNorm(1, out), nn.GELU()],
+                    )
+                )
+            )
+        elif kind == "same":
+            stack.append(CONV[dims - 1](channels, channels, kernel, 1, "same", dilation, groups=channels))
+        else:
+            padding = tuple(draw(st.integers(0, k // 2)) for k in kernel)
+            ceil_mode = draw(st.booleans())
+            pool = (MAX_POOL if kind == "max" else AVG_POOL)[dims - 1]
+            stack.append(pool(kernel, stride, padding, ceil_mode=ceil_mode))
+    if draw(st.booleans()):
+        stack = [nn.Sequential(*stack[:1]), nn.Sequential(nn.Sequential(*stack[1:]))]
+    return nn.Sequential(*stack), input_size
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@settings(max_examples=150)
+@given(encoders(), st.sampled_from(KINDS))
+def test_every_geometry_comes_back_exactly(case, upsampling):
+    encoder, input_size = case
+    encoder.eval()
+    images = torch.rand(2, *input_size)
+    try:
+        codes = encoder(images)
+    except RuntimeError:
+        assume(False)  # the kernel is larger than what is left of the image
+    decoder = mirror(encoder, input_size, upsampling=upsampling).eval()
+    assert decoder(codes).shape == images.shape
+
+
+@pytest.mark.parametrize("upsampling", KINDS)
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 11, 13, 28, 29, 31, 64, 97])
+def test_every_layer_restores_what_its_twin_took(size, upsampling):
+    encoder = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True), nn.Conv2d(4, 6, 3, 2, 1)
+    )
+    sizes, output = [], torch.rand(1, 3, size, size + 1)
+    for layer in encoder:
+        sizes.append(output.shape)
+        output = layer(output)
+    decoder = mirror(encoder, (3, size, size + 1), upsampling=upsampling)
+    met = [output.shape]
+    for layer in decoder:
+        output = layer(output)
+        met.append(output.shape)
+    assert [shape for shape in sizes if shape not in met] == []
+    assert met[-1] == sizes[0]
+
+
+def test_flatten_linear_and_norms_are_mirrored_in_their_order():
+    encoder = nn.Sequential(
+        nn.Conv2d(1, 4, 3, stride=2, bias=False),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Conv2d(4, 6, 3),
+        nn.LeakyReLU(0.3),
+        nn.Flatten(),
+        nn.Linear(6 * 4 * 5, 7),
+    )
+    decoder = mirror(encoder, (1, 13, 15))
+    assert [type(layer) for layer in decoder] == [
+        nn.Linear,
+        nn.Unflatten,
+        nn.LeakyReLU,
+        layers.ConvTranspose2d,
+        nn.BatchNorm2d,
+        nn.ReLU,
+        layers.ConvTranspose2d,
+    ]
+    assert decoder[2].negative_slope == 0.3
+    assert decoder[-1].bias is None
+    assert decoder(encoder(torch.rand(2, 1, 13, 15))).shape == (2, 1, 13, 15)
+
+
+def test_the_transposed_twin_is_the_adjoint():
+    """With the same weights, <conv x, y> = <x, twin y>."""
+    encoder = nn.Sequential(
+        nn.Conv2d(2, 3, (3, 4), stride=(2, 3), padding=(1, 2), dilation=(2, 1), bias=False)
+    ).double()
+    decoder = mirror(encoder, (2, 17, 19)).double()
+    decoder[0].weight.data.copy_(encoder[0].weight)
+    decoder[0].bias = None
+    images = torch.rand(1, 2, 17, 19, dtype=torch.float64)
+    codes = torch.rand_like(encoder(images))
+    torch.testing.assert_close((encoder(images) * codes).sum(), (images * decoder(codes)).sum())
+
+
+@pytest.mark.parametrize("upsampling", KINDS)
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"), [(3, 2, 1), (4, 2, 1), (4, 4, 0), (3, 2, 0), (7, 4, 3), (5, 1, 0), (3, 3, 0)]
+)
+def test_twins_stay_where_the_encoder_looked(kernel, stride, padding, upsampling):
+    """A single code lights up its own part of the image: the middle of its receptive field, to half a block."""
+    size = 41
+    encoder = nn.Sequential(nn.Conv1d(1, 1, kernel, stride, padding))
+    decoder = mirror(encoder, (1, size), upsampling=upsampling)
+    for parameter in decoder.parameters():
+        nn.init.ones_(parameter) if parameter.ndim > 1 else nn.init.zeros_(parameter)
+    codes = torch.zeros_like(encoder(torch.zeros(1, 1, size)))
+    middle = codes.shape[-1] // 2
+    codes[..., middle] = 1
+    output = decoder(codes)[0, 0]
+    centre = (output * torch.arange(size)).sum() / output.sum()
+    assert abs(centre.item() - (middle * stride - padding + (kernel - 1) / 2)) <= max(0.5, (stride - 1) / 2)
+
+
+@pytest.mark.parametrize(
+    ("layer", "text"),
+    [
+        (
+            nn.Upsample(scale_factor=2),
+            r"mirror cannot undo layer '1\.0' \(Upsample, taking 4×8×8\): it knows convolutions",
+        ),
+        (nn.Softmax2d(), None),
+        (nn.GLU(dim=1), r"mirror cannot undo layer '1\.0' \(GLU, taking 4×8×8\): it changes the shape to 2×8×8\."),
+        (nn.MaxPool2d(2, return_indices=True), r"mirror cannot undo layer '1\.0' .* does not return one output"),
+        (nn.Flatten(0), r"mirror cannot undo layer '1\.0' \(Flatten, taking 4×8×8\)"),
+        (nn.ModuleList(), r"mirror cannot undo layer '1\.0' \(ModuleList"),
+    ],
+)
+def test_a_layer_that_cannot_be_mirrored_is_named(layer, text):
+    encoder = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Sequential(layer))
+    if text is None:
+        assert isinstance(mirror(encoder, (3, 8, 8)), nn.Sequential)
+        return
+    with pytest.raises(MirrorError, match=text):
+        mirror(encoder, (3, 8, 8))
+
+
+def test_other_mistakes_are_named():
+    conv = nn.Conv2d(3, 4, 3)
+    with pytest.raises(MirrorError, match="`encoder` is a Conv2d: only an nn.Sequential says"):
+        mirror(conv, (3, 8, 8))
+    with pytest.raises(MirrorError, match="there is nothing to mirror"):
+        mirror(nn.Sequential(nn.ReLU()), (3, 8, 8))
+    with pytest.raises(
+        ValueError, match=r"`input_size` \(=\(1, 8, 8\)\) does not fit the encoder at layer '0' \(Conv2d"
+    ):
+        mirror(nn.Sequential(conv), (1, 8, 8))
+    with pytest.raises(ValueError, match=r"`input_size` \(=\(3, 0, 8\)\) must be the shape of one input"):
+        mirror(nn.Sequential(conv), (3, 0, 8))
+    with pytest.raises(
+        ValueError, match=r'`upsampling` \(=\'bilinear\'\) must be one of "resize", "transposed", "subpixel"'
+    ):
+        mirror(nn.Sequential(conv), (3, 8, 8), upsampling="bilinear")
+
+
+def test_the_encoder_is_left_alone_and_shared_layers_are_met_each_time():
+    relu = nn.ReLU()
+    encoder = nn.Sequential(nn.Conv1d(1, 2, 3, 2), relu, nn.Conv1d(2, 3, 3, 2), relu, nn.Flatten(), nn.Linear(12, 2))
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    decoder = mirror(encoder, (1, 19), upsampling="resize")
+    assert decoder(encoder(torch.rand(4, 1, 19))).shape == (4, 1, 19)
+    assert sum(isinstance(layer, nn.ReLU) for layer in decoder) == 2
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+
+
+def test_a_mirror_learns():
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 6 * 7, 8))
+    model = nn.Sequential(encoder, mirror(encoder, (1, 11, 13), upsampling="resize"))
+    images = torch.rand(8, 1, 11, 13)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    losses = []
+    for _ in range(200):
+        loss = nn.functional.mse_loss(model(images), images)
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < 0.25 * losses[0]
+    assert math.isfinite(losses[-1])
