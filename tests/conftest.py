@@ -1,7 +1,25 @@
-"""What every test shares."""
+"""What all tests share: reproducible property tests, and how close is close."""
 
-import hypothesis
+import os
 
-# The same examples in every run, and no judgement by the clock: a test fails for a reason or not at all.
-hypothesis.settings.register_profile("halfstride", derandomize=True, deadline=None)
-hypothesis.settings.load_profile("halfstride")
+import torch
+from hypothesis import settings
+
+settings.register_profile("halfstride", derandomize=True, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "halfstride"))
+
+# Two results computed in different orders, of sums of a few hundred products of standard normal numbers: (rtol, atol).
+TOLERANCE = {
+    torch.float64: (1e-10, 1e-10),
+    torch.float32: (1e-4, 1e-4),
+    torch.bfloat16: (5e-2, 2e-1),
+    torch.float16: (5e-3, 3e-2),
+    torch.complex128: (1e-10, 1e-10),
+    torch.complex64: (1e-4, 1e-4),
+}
+
+
+def assert_close(actual, expected, dtype=None):
+    """Equal within the tolerance for `dtype`, by default the type of `actual`; shapes and types must be the same."""
+    rtol, atol = TOLERANCE[dtype or actual.dtype]
+    torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol)

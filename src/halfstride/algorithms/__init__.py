@@ -1,0 +1,13 @@
+"""A file for each way to compute an upsampling operator.
+
+Every algorithm is a module with the same two functions: `obstacle(case)`, which says why it cannot do a case (None
+where it can), and `compute(case, input, weight, bias)` on batched tensors.
+"""
+
+from types import ModuleType
+
+from halfstride.algorithms import native
+
+__all__ = ["ALGORITHMS"]
+
+ALGORITHMS: dict[str, ModuleType] = {"native": native}

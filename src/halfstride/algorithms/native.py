@@ -1,0 +1,105 @@
+"""The definitions: each form in the operators of `torch.nn.functional` that people write it in.
+
+    transposed    conv_transpose; what its symmetric padding cannot cut is cut from the result
+    resize        interpolate (nearest), pad, conv
+    subpixel      pad, conv, pixel_shuffle
+
+Every other algorithm is measured against this one, and exported models are made of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from halfstride.algorithms.borders import continued, shuffled, window
+from halfstride.algorithms.case import Case
+
+__all__ = ["compute", "conv", "obstacle"]
+
+_CONV: tuple[Callable[..., Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
+_CONV_TRANSPOSE: tuple[Callable[..., Tensor], ...] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+
+
+def obstacle(case: Case) -> str | None:
+    """Why this algorithm cannot do a case: it can do all."""
+    return None
+
+
+def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if case.form == "transposed":
+        return _transposed(case, input, weight, bias)
+    if case.form == "resize":
+        return _resize(case, input, weight, bias)
+    return _subpixel(case, input, weight, bias)
+
+
+def conv(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    padding: Sequence[tuple[int, int]],
+    dilation: Sequence[int],
+    groups: int,
+    padding_mode: str = "zeros",
+) -> Tensor:
+    """torch's convolution of stride 1, padded by (before, after) per axis; negative padding cuts."""
+    symmetric = [max(min(pair), 0) if padding_mode == "zeros" else 0 for pair in padding]
+    rest = [(before - p, after - p) for (before, after), p in zip(padding, symmetric, strict=True)]
+    input = continued(input, rest, padding_mode)
+    return _CONV[len(padding) - 1](input, weight, bias, padding=symmetric, dilation=dilation, groups=groups)
+
+
+def _transposed(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    start, strides = case.padding, case.stride
+    if case.padding_mode != "zeros":
+        reach = case.reach
+        input = continued(
+            input,
+            [(-first, last - n + 1) for (first, last), n in zip(reach, case.input_size, strict=True)],
+            case.padding_mode,
+        )
+        start = tuple(p - s * first for p, s, (first, _) in zip(start, strides, reach, strict=True))
+    full = [(n - 1) * s + span + 1 for n, s, span in zip(input.shape[2:], strides, case.span, strict=True)]
+    # What is to be cut at the end; where it is negative, positions are to be added.
+    end = [whole - p - o for whole, p, o in zip(full, start, case.output_size, strict=True)]
+    padding, output_padding = [], []
+    for p, e, s, d in zip(start, end, strides, case.dilation, strict=True):
+        if 0 <= p - e < max(s, d):  # the same padding at both ends, and output padding
+            padding.append(p)
+            output_padding.append(p - e)
+        else:
+            padding.append(min(p, max(e, 0)))
+            output_padding.append(max(-e, 0))
+    output = _CONV_TRANSPOSE[case.axes - 1](
+        input, weight, bias, strides, padding, output_padding, case.groups, case.dilation
+    )
+    return window(output, [p - cut for p, cut in zip(start, padding, strict=True)], case.output_size)
+
+
+def _resize(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    upsampled = _nearest(input, case.stride)
+    padding = [
+        (p, o + span - p - u)
+        for p, o, span, u in zip(case.padding, case.output_size, case.span, upsampled.shape[2:], strict=True)
+    ]
+    return conv(upsampled, weight, bias, padding, case.dilation, case.groups, case.padding_mode)
+
+
+def _subpixel(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    padding = [(-first, last - n + 1) for (first, last), n in zip(case.reach, case.input_size, strict=True)]
+    phases = conv(input, weight, bias, padding, case.dilation, case.groups, case.padding_mode)
+    return window(shuffled(phases, case.stride), (0,) * case.axes, case.output_size)
+
+
+def _nearest(input: Tensor, scale: Sequence[int]) -> Tensor:
+    if all(s == 1 for s in scale):
+        return input
+    if input.is_complex():
+        return torch.complex(_nearest(input.real, scale), _nearest(input.imag, scale))
+    # "nearest" finds its source positions in float32, where 41 * (1 / 41) is less than 1: it takes the wrong neighbour.
+    mode = "nearest" if max(scale) < 41 else "nearest-exact"
+    return F.interpolate(input, scale_factor=[float(s) for s in scale], mode=mode)
