@@ -5,6 +5,7 @@ import os
 import torch
 from hypothesis import settings
 
+# The same examples in every run, and no judgement by the clock: a test fails for a reason or not at all.
 settings.register_profile("halfstride", derandomize=True, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "halfstride"))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -126,7 +126,7 @@ def _pictures(sources: Sequence[Path]) -> dict[str, Path]:
     for source in sources:
         if source.is_dir():
             collection = read_folder(source)
-            found += zip(collection.names, map(Path, collection.pictures), strict=True)
+            found += zip(collection.names, cast(Sequence[Path], collection.pictures), strict=True)
         else:
             found.append((source.name, source))
     pictures: dict[str, Path] = {}

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Whoever read our output has gone, `head` for one. Python would complain when it flushes once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    except (ValueError, OSError, typer.TyperException) as error:
+    except (ValueError, OSError, FloatingPointError, typer.TyperException) as error:
         if debug:
             raise
         code = error.exit_code if isinstance(error, typer.TyperException) else 1

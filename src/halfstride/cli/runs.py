@@ -57,7 +57,7 @@ def train(
     test_fraction: Annotated[
         float, typer.Option(help="Share kept for testing, where no test folder is there.", rich_help_panel=_IMAGES)
     ] = 0.2,
-    latent: Annotated[
+    latent_dim: Annotated[
         int, typer.Option(help="Numbers in the latent vector, or channels of a spatial one.", rich_help_panel=_MODEL)
     ] = 32,
     spatial: Annotated[
@@ -66,7 +66,7 @@ def train(
     widths: Annotated[
         str | None, typer.Option(help="Channels of each level, as 32,64,128.", rich_help_panel=_MODEL)
     ] = None,
-    hidden: Annotated[
+    hidden_dim: Annotated[
         int | None,
         typer.Option(help="Width of a dense layer around the latent; helps small ones.", rich_help_panel=_MODEL),
     ] = None,
@@ -110,14 +110,14 @@ def train(
 
     Examples:
       halfstride train
-      halfstride train photos/ --size 64 --latent 128
-      halfstride train photos/ --spatial --latent 8 --out runs/photos
+      halfstride train photos/ --size 64 --latent-dim 128
+      halfstride train photos/ --spatial --latent-dim 8 --out runs/photos
       halfstride train --out runs/photos --resume
       torchrun --nproc-per-node 2 -m halfstride train photos/ --out runs/two
     """
     import torch
 
-    from halfstride.autoencoder import ConvAutoencoder, Run, TrainingOptions, draw
+    from halfstride.autoencoder import ConvAutoencoder, Interrupted, Run, TrainingOptions, draw
     from halfstride.autoencoder import train as train_model
     from halfstride.autoencoder.runs import next_free, require_free
 
@@ -130,7 +130,7 @@ def train(
         options = TrainingOptions(**run.record["training"])
     else:
         recipe = {
-            "source": data,
+            "source": str(Path(data).resolve()) if Path(data).exists() else data,
             "size": _pair(size),
             "channels": channels,
             "fit": fit,
@@ -162,16 +162,21 @@ def train(
         model = ConvAutoencoder(
             images.shape[1:],
             images.shape[0],
-            latent,
+            latent_dim,
             spatial=spatial,
             widths=_numbers("--widths", widths),
-            hidden_dim=hidden,
+            hidden_dim=hidden_dim,
             downsampling=downsampling,
             upsampling=upsampling,
         )
     _introduce(console, images, model)
     started = time.monotonic()
-    metrics = train_model(model, images, out, options, resume=resume, data=recipe)
+    try:
+        metrics = train_model(model, images, out, options, resume=resume, data=recipe)
+    except Interrupted as stop:
+        if is_main:
+            typer.echo(str(stop), err=True)
+        raise typer.Exit(130) from None
     if is_main:
         pictures = draw(Run.open(out), model, images)
         _conclude(console, out, metrics[-1], time.monotonic() - started, pictures)
@@ -200,16 +205,15 @@ def evaluate(
     console = make_console()
     opened = Run.open(run)
     model = opened.load_model()
-    recipe = opened.record.get("data")
+    recipe = opened.record.get("data") or {}
     if data is not None:
-        recipe = {"source": data, "size": list(model.image_size), "channels": model.channels}
-        recipe["fit"] = (opened.record.get("data") or {}).get("fit", "crop")
-    if recipe is None:
+        fit = recipe.get("fit", "crop")
+        recipe = {"source": data, "size": list(model.image_size), "channels": model.channels, "fit": fit}
+    if not recipe:
         raise ValueError(f"`run` (={run}) does not say where its images came from: name them as the second argument.")
     images = _load(recipe, make_console(quiet=as_json))
-    batches = images.test.batches(256)
-    if data is not None and images.train is not images.test:
-        batches = chain(images.train.batches(256), batches)
+    splits = (images.test,) if data is None else (images.train, images.test)
+    batches = chain.from_iterable(split.batches(256) for split in splits)
     scores = evaluate_model(model, batches)
     if as_json:
         typer.echo(json.dumps(scores._asdict()))
@@ -268,7 +272,7 @@ def _load(recipe: dict[str, Any], console: Console) -> Images:
 
 
 @contextlib.contextmanager
-def _bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+def _bar(console: Console) -> Iterator[Callable[[str, int, int | None], None]]:
     """A progress bar that vanishes when its work is done, and the function that moves it."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -276,7 +280,7 @@ def _bar(console: Console) -> Iterator[Callable[[str, int, int], None]]:
     with Progress(*columns, console=console, transient=True) as progress:
         tasks: dict[str, TaskID] = {}
 
-        def report(what: str, done: int, total: int) -> None:
+        def report(what: str, done: int, total: int | None) -> None:
             if what not in tasks:
                 tasks[what] = progress.add_task(what, total=total)
             progress.update(tasks[what], completed=done, total=total)
@@ -306,7 +310,7 @@ def _conclude(console: Console, out: Path, last: dict[str, Any], seconds: float,
     for command in (
         f"halfstride reconstruct {out} YOUR_PICTURES/ --out back/",
         f"halfstride evaluate {out} YOUR_PICTURES/",
-        "halfstride train YOUR_PICTURES/ --size 64 --latent 128",
+        "halfstride train YOUR_PICTURES/ --size 64 --latent-dim 128",
     ):
         console.print(f"  {command}", soft_wrap=True)
 
