@@ -154,7 +154,7 @@ def coverage(rows: Mapping[str, Sequence[int]]) -> Figure:
     from matplotlib.colors import LinearSegmentedColormap
 
     shades = LinearSegmentedColormap.from_list("coverage", ["#fff7ed", "#fdba74", "#c2410c"])
-    most = max(max(row) for row in rows.values())
+    most = max(1, *(max(row) for row in rows.values()))
     figure = _figure(3.2 * len(rows), 4.4)
     axes = figure.subplots(
         2, len(rows), squeeze=False, sharex="col", height_ratios=[1, 4], gridspec_kw={"wspace": 0.08}
