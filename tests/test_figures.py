@@ -1,0 +1,25 @@
+"""Figures: what is drawn, read back from the axes."""
+
+import numpy as np
+import pytest
+
+from halfstride import figures, geometry
+
+
+def test_coverage_shows_every_count_and_its_product():
+    rows = {"uneven": geometry.coverage(4, 3, 2), "even": geometry.coverage(3, 2, 2)}
+    figure = figures.coverage(rows)
+    bars, heats = np.reshape(figure.axes, (2, 2))
+    for bar, heat, (title, row) in zip(bars, heats, rows.items(), strict=True):
+        assert bar.get_title() == title
+        assert [patch.get_height() for patch in bar.patches] == list(row)
+        shown = np.array([int(text.get_text()) for text in heat.texts]).reshape(len(row), len(row))
+        assert (shown == np.outer(row, row)).all()
+        assert (heat.images[0].get_array() == shown).all()
+        assert heat.images[0].get_clim() == (0, 4)  # one scale for all maps
+
+
+@pytest.mark.parametrize("row", [(1,), (0, 0, 0), (3, 0, 3)])
+def test_coverage_of_few_or_no_taps_can_be_drawn(row, tmp_path):
+    figures.coverage({"": row}).savefig(tmp_path / "coverage.png")
+    assert (tmp_path / "coverage.png").stat().st_size > 0
