@@ -2,11 +2,18 @@
 
 import os
 
+import pytest
 import torch
 from hypothesis import settings
 
 settings.register_profile("halfstride", derandomize=True, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "halfstride"))
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
 
 # Two results computed in different orders, of sums of a few hundred products of standard normal numbers: (rtol, atol).
 TOLERANCE = {
