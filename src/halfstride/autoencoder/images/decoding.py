@@ -114,8 +114,10 @@ def inspect(picture: Picture) -> Header:
     with _opened(picture) as image:
         _check_size(image)
         height, width = image.height, image.width
-        # Pillow would decode a whole PNG to look for an orientation after the pixels; nobody writes it there.
-        if (image.format != "PNG" or "exif" in image.info) and _orientation(image) >= 5:
+        # Pillow would decode a whole PNG to look for an orientation after its pixels, where hardly anybody writes it,
+        # and has turned the size of a TIFF already.
+        told = "exif" in image.info if image.format == "PNG" else image.format != "TIFF"
+        if told and _orientation(image) >= 5:
             height, width = width, height
         return Header(height, width, _is_grey(image))
 
