@@ -281,9 +281,12 @@ def test_paths_bytes_files_and_arrays_are_the_same(tmp_path):
     assert expected.dtype == torch.uint8
     assert expected.is_contiguous()
     opened = io.BytesIO(data)
-    for source in (path, str(path), opened, COLOUR):
+    for source in (path, str(path), opened, COLOUR, Image.open(path), Image.fromarray(COLOUR)):
         assert torch.equal(decode(source, (3, 6, 9)), expected)
     assert not opened.closed
+    lazy = Image.open(io.BytesIO(file_of(np.zeros((400, 400), np.uint8), "JPEG")))
+    assert decode(lazy, (1, 2, 2)).tolist() == [[[0, 0], [0, 0]]]
+    assert lazy.size == (400, 400)  # and not the draft that would have been enough here
 
 
 @given(st.integers(0, 65_535))
