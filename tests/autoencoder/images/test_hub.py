@@ -153,6 +153,20 @@ def test_data_set_objects():
     check_parquet(load_images(streams))
 
 
+def test_a_test_split_may_have_no_classes():
+    parts = {"train": data_set(range(10)), "test": data_set(range(5)).remove_columns("label")}
+    streams = datasets.IterableDatasetDict({name: part.to_iterable_dataset() for name, part in parts.items()})
+    for source in (datasets.DatasetDict(parts), streams):
+        images = load_images(source)
+        assert images.classes == ("even", "odd")
+        assert images.train.labels.tolist() == [0, 1] * 5
+        assert images.test.labels is None
+    parts["test"] = parts["test"].rename_column("image", "photo")
+    assert error_of(datasets.DatasetDict(parts)) == (
+        "`source` (=data set) must have its images in a column image in test too."
+    )
+
+
 def test_without_a_split_one_is_drawn():
     images = load_images(data_set(range(50)))
     assert images.name == "data set"

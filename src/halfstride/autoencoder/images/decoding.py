@@ -316,6 +316,8 @@ def _resized(image: Image.Image, height: int, width: int, fit: Fit) -> np.ndarra
         scale = min(width / image.width, height / image.height)
         size = (min(max(round(image.width * scale), 1), width), min(max(round(image.height * scale), 1), height))
     pixels = np.array(image.resize(size, Resampling.LANCZOS, box=box, reducing_gap=3.0))
+    if size == (width, height):
+        return pixels
     above, before = (height - size[1]) // 2, (width - size[0]) // 2
     margins = ((above, height - size[1] - above), (before, width - size[0] - before), (0, 0))
     return np.pad(pixels, margins[: pixels.ndim], mode="edge")

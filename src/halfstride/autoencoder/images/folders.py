@@ -76,7 +76,7 @@ def _walk(folder: Path) -> Iterator[tuple[tuple[str, ...], str]]:
         try:
             status = path.stat()
             identity = status.st_dev, status.st_ino
-            if identity in seen:
+            if identity in seen and status.st_ino:  # 0 where the file system has no such numbers
                 continue
             seen.add(identity)
             with os.scandir(path) as entries:

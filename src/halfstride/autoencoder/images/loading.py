@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,13 +23,14 @@ from halfstride.autoencoder.images.iterable import IterableSplit
 from halfstride.autoencoder.images.splits import MemorySplit, Skipped, Split
 from halfstride.autoencoder.images.streams import ListedSplit
 
-Source = str | os.PathLike[str] | np.ndarray | Tensor | None
+Source = str | os.PathLike[str] | np.ndarray | Tensor | Any | None
+"""`Any` is a data set object of the library `datasets`, which has no types and need not be imported."""
 
 _LARGEST_SIDE = 128
 """Without a `size`, files are brought to at most this many pixels per side: what trains in minutes on a CPU."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Images:
     """Images of one size, to train on and to test on."""
 
@@ -75,7 +77,8 @@ def load_images(
 
     Args:
         source: where the images are:
-            None or "digits": 5,000 handwritten digits from MNIST, always the same 4,000 to train and 1,000 to test on;
+            None or "digits": 5,000 handwritten digits from MNIST, always the same 4,000 to train and 1,000 to test on
+            (a folder of that name is "./digits");
             a folder: all images in it and below it (see `folders` for classes, and for `train` and `test` folders);
             an .npy or .npz file, an array or a tensor (see `arrays` for the order of axes and for the values);
             "hub:NAME" or "hub:NAME:CONFIG": a data set of the Hugging Face hub, or a data set object (see `hub`).
