@@ -118,7 +118,7 @@ class _Decoder(Dataset[tuple[Tensor, int, dict[str, str]]]):
             try:
                 images[good] = decode(self.find(key), self.shape, self.fit)
                 good += 1
-            except ImageError as error:  # noqa: PERF203  # one bad picture must not cost the others
+            except ImageError as error:  # one bad picture must not cost the others
                 failures[name] = error.reason
         return images[:good], len(items), failures
 

@@ -1,8 +1,4 @@
-"""The pictures that every front shows, drawn from plain arrays.
-
-Each function returns a matplotlib `Figure` of its own, made without pyplot, so that no state is shared and no window
-opens.
-"""
+"""Pictures of an autoencoder: what it reconstructs, how it learned, what its latent space looks like."""
 
 from __future__ import annotations
 
@@ -12,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from halfstride.figures.canvas import blank
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["coverage", "decoded_plane", "latent_space", "losses", "principal_plane", "reconstructions"]
-
-_DPI = 150
+__all__ = ["decoded_plane", "latent_space", "losses", "principal_plane", "reconstructions"]
 
 
 def reconstructions(
@@ -33,7 +29,7 @@ def reconstructions(
     originals, reconstructed = list(originals), list(reconstructed)
     count = len(originals)
     tallest = max(image.shape[-2] / image.shape[-1] for image in originals)
-    figure = _figure(count + 0.4, 2 * min(tallest, 4) + 0.2)
+    figure = blank(count + 0.4, 2 * min(tallest, 4) + 0.2)
     axes = figure.subplots(2, count, squeeze=False, gridspec_kw={"wspace": 0.06, "hspace": 0.06})
     for row, (images, label) in enumerate(((originals, "original"), (reconstructed, "reconstructed"))):
         for column in range(count):
@@ -50,7 +46,7 @@ def losses(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     """
     from matplotlib.ticker import MaxNLocator
 
-    figure = _figure(6, 3.6)
+    figure = blank(6, 3.6)
     axes = figure.subplots()
     epochs = [entry["epoch"] for entry in metrics]
     for key, label, color in (("train_mse", "train", "#7a7a7a"), ("test_mse", "test", "#c2410c")):
@@ -74,7 +70,7 @@ def latent_space(
         classes: the names of the classes.
     """
     points, shares = principal_plane(codes)
-    figure = _figure(6.4, 5.2)
+    figure = blank(6.4, 5.2)
     axes = figure.subplots()
     if labels is None:
         axes.scatter(points[:, 0], points[:, 1], s=6, alpha=0.6, linewidths=0, color="#0f766e")
@@ -135,56 +131,12 @@ def decoded_plane(images: Float[np.ndarray, "rows columns c h w"], extent: tuple
     """
     rows, columns, channels, height, width = images.shape
     mosaic = images[::-1].transpose(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels)
-    figure = _figure(6, 6 * (rows * height) / (columns * width))
+    figure = blank(6, 6 * (rows * height) / (columns * width))
     axes = figure.subplots()
     _show(axes, mosaic.transpose(2, 0, 1), extent=extent, aspect="auto")
     axes.set(xlabel="latent 1", ylabel="latent 2")
     axes.tick_params(left=True, bottom=True, labelleft=True, labelbottom=True)
     return figure
-
-
-def coverage(rows: Mapping[str, Sequence[int]]) -> Figure:
-    """How many kernel taps reach each output position of square layers, side by side.
-
-    Above each map stand the counts along one axis, as bars; the map is their outer product.
-
-    Args:
-        rows: for each layer, by its title, the coverage of one axis as `geometry.coverage` gives it.
-    """
-    from matplotlib.colors import LinearSegmentedColormap
-
-    shades = LinearSegmentedColormap.from_list("coverage", ["#fff7ed", "#fdba74", "#c2410c"])
-    most = max(1, *(max(row) for row in rows.values()))
-    figure = _figure(3.2 * len(rows), 4.4)
-    axes = figure.subplots(
-        2, len(rows), squeeze=False, sharex="col", height_ratios=[1, 4], gridspec_kw={"wspace": 0.08}
-    )
-    for (title, row), bars, heat in zip(rows.items(), axes[0], axes[1], strict=True):
-        counts = np.array(row)
-        positions = np.arange(len(counts))
-        bars.bar(positions, counts, width=0.86, color=shades(counts**2 / most**2), edgecolor="#9a3412", linewidth=0.6)
-        bars.set_ylim(0, most * 1.1)
-        bars.set_title(title, fontsize=10, fontweight="bold", pad=10)
-        bars.set_axis_off()
-        products = np.outer(counts, counts)
-        heat.imshow(products, cmap=shades, vmin=0, vmax=most**2)
-        for (vertical, horizontal), product in np.ndenumerate(products):
-            color = "white" if product > 0.6 * most**2 else "#431407"
-            heat.text(horizontal, vertical, str(product), ha="center", va="center", fontsize=8, color=color)
-        heat.set_xticks(positions[:-1] + 0.5, minor=True)
-        heat.set_yticks(positions[:-1] + 0.5, minor=True)
-        heat.grid(which="minor", color="white", linewidth=1)
-        heat.tick_params(which="both", bottom=False, left=False, labelbottom=False, labelleft=False)
-        for spine in heat.spines.values():
-            spine.set_visible(False)
-    figure.supxlabel("kernel taps that reach each position of the output, and (bars) along one axis of it", fontsize=9)
-    return figure
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
 
 
 def _show(axes: Axes, image: Float[np.ndarray, "c h w"], **options: Any) -> None:
