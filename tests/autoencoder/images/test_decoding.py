@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from halfstride.autoencoder.images import MAX_PIXELS, ImageError, decode, to_float
-from halfstride.autoencoder.images.decoding import as_uint8, inspect, printable
+from halfstride.autoencoder.images.decoding import _quiet, as_uint8, inspect, printable
 
 rng = np.random.default_rng(0)
 COLOUR = rng.integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -215,6 +215,15 @@ def test_a_large_jpeg_is_decoded_small_and_still_right(orientation, fit):
     assert np.abs(found.astype(int) - expected).max() <= 6
 
 
+def test_a_long_jpeg_that_lies_on_its_side_keeps_its_detail():
+    stripes = ((np.arange(1600) + 4) // 8 % 2 * 200).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored as 1600 × 100, seen as 100 × 1600
+    data = file_of(np.broadcast_to(stripes, (100, 1600)).copy(), "JPEG", quality=95, exif=exif)
+    found = decoded(data, 1, (400, 30), "pad")[:, 15, 0].astype(int)
+    assert found.max() - found.min() > 150  # 0 where it was decoded too small
+
+
 def test_exif_that_cannot_be_read_costs_no_picture():
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -364,6 +373,11 @@ def test_what_is_no_picture(data):
     assert reason_of(data) == "is not a picture that can be read (PNG, JPEG, WebP, BMP, TIFF, GIF, PPM)"
 
 
+@pytest.mark.parametrize("format", ["PCX", "TGA", "ICO", "JPEG2000", "PDF", "EPS"])
+def test_what_pillow_could_read_but_nobody_needs_to(format):
+    assert reason_of(file_of(COLOUR, format)).startswith("is not a picture that can be read")
+
+
 def png(width, height, rows=b""):
     """A PNG whose header says whatever it likes."""
 
@@ -428,6 +442,17 @@ def test_a_damaged_file_is_decoded_or_refused_and_nothing_else(data):
             assert len(str(found)) < 200
         else:
             assert found.shape == (3, 4, 5) if isinstance(found, torch.Tensor) else found.height > 0
+
+
+def test_warnings_are_silent_until_the_last_one_is_out():
+    before = list(warnings.filters)
+    first, second = _quiet(), _quiet()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    warnings.warn("not heard", stacklevel=1)
+    second.__exit__(None, None, None)
+    assert list(warnings.filters) == before
 
 
 def test_warnings_of_others_come_through_again():

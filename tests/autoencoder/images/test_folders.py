@@ -229,8 +229,9 @@ def test_one_image_is_both_trained_and_tested_on(tmp_path):
     assert value_of(images.train) == value_of(images.test) == [7]
     assert "With one image, it is both trained and tested on." in images.describe()
     put(tmp_path, "b.png")
-    images = load_images(tmp_path)
-    assert (len(images.train), len(images.test)) == (1, 1)
+    for fraction in (0.01, 0.99):
+        images = load_images(tmp_path, test_fraction=fraction)
+        assert (len(images.train), len(images.test)) == (1, 1)
 
 
 def test_images_come_in_the_order_of_their_names(tmp_path):

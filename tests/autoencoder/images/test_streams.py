@@ -134,6 +134,14 @@ def test_a_folder_that_goes_in_the_middle_is_an_error_after_a_while(folder, monk
         next(batches)
 
 
+def test_single_gaps_are_forgiven_for_ever(folder, monkeypatch):
+    monkeypatch.setattr("halfstride.autoencoder.images.streams._PATIENCE", 3)
+    images = streamed(folder)
+    for i in images.train.wanted[1::2]:
+        (folder / images.train.names[i]).unlink()
+    assert len(list(images.train.batches(1))) == 16
+
+
 def test_a_process_without_an_image_in_the_last_step_still_takes_it(folder):
     images = streamed(folder)
     for rank in range(4):

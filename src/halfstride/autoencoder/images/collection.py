@@ -13,7 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from halfstride.autoencoder.images.decoding import Fit, Header, ImageError, Picture, Shape, as_uint8, decode, inspect
+from halfstride.autoencoder.images.decoding import (
+    Fit,
+    Header,
+    ImageError,
+    Picture,
+    Shape,
+    as_uint8,
+    decode,
+    inspect,
+    printable,
+)
 from halfstride.autoencoder.images.splits import Skipped
 
 Progress = Callable[[str, int, int | None], None]
@@ -186,5 +196,5 @@ def processors() -> int:
 def _skip(collection: Collection, reasons: dict[int, str]) -> None:
     if not reasons:
         return
-    collection.skipped += [Skipped(collection.names[i], reasons[i]) for i in sorted(reasons)]
+    collection.skipped += [Skipped(printable(collection.names[i]), reasons[i]) for i in sorted(reasons)]
     collection.keep([i for i in range(len(collection.names)) if i not in reasons])
