@@ -130,6 +130,18 @@ def test_npy(tmp_path):
         assert images.classes is None
 
 
+def test_values_beyond_the_part_that_is_looked_through_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("halfstride.autoencoder.images.arrays._QUICK", 1000)
+    array = np.zeros((5000, 4, 4), np.float32)
+    array[4000] = 255
+    np.save(tmp_path / "a.npy", array)
+    assert error_of(tmp_path / "a.npy") == (
+        f"`source` (={tmp_path / 'a.npy'}) has values from 0 to 255, where floats from 0 to 1 are taken."
+    )
+    images = load_images(tmp_path / "a.npy", size=2)
+    assert images.skipped == (("image 4000", "has values from 255 to 255, where floats from 0 to 1 are taken"),)
+
+
 def test_npz(tmp_path):
     labels = np.arange(10) % 3 + 5
     np.savez_compressed(tmp_path / "a.npz", images=GREY, labels=labels, values=np.zeros((10, 2)))

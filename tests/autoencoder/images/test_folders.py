@@ -205,8 +205,10 @@ def test_errors(tmp_path):
     (tmp_path / "half" / "test" / "b.png").write_bytes(b"")
     assert error_of(tmp_path / "half") == (
         f"`source` (={tmp_path / 'half'}) holds no usable image to test on: "
-        f"put some into its test folder, or remove that folder to have the others split."
+        f"add some to its split for that, or remove it to have the other one split."
     )
+    assert error_of("").startswith("`source` (=.) does not exist: ")
+    assert error_of("x" * 5000).endswith("…) cannot be opened: File name too long.")
     assert error_of(3) == "`source` (of type int) must be a path, a name, an array or a tensor."
 
 

@@ -140,7 +140,10 @@ def decode_all(collection: Collection, shape: Shape, fit: Fit, progress: Progres
     if isinstance(collection.pictures, Rows) and collection.pictures.array.shape[1:] == (*shape[1:], shape[0]):
         for start in range(0, len(images), 1024):
             block = slice(start, start + 1024)
-            images.numpy()[block] = np.moveaxis(as_uint8(collection.pictures.array[block]), -1, 1)
+            try:
+                images.numpy()[block] = np.moveaxis(as_uint8(collection.pictures.array[block]), -1, 1)
+            except ValueError as error:
+                raise ValueError(f"`source` (={collection.source}) has {error}.") from None
         return images
     reasons: dict[int, str] = {}
 

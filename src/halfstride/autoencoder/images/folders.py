@@ -40,7 +40,7 @@ def read_folder(folder: Path) -> Collection:
     skipped: list[Skipped] = []
     for parts, reason in sorted(_walk(folder)):
         if reason:
-            skipped.append(Skipped(printable("/".join(parts)), reason))
+            skipped.append(Skipped(printable("/".join(parts) or "."), reason))
         else:
             files.append(parts)
     inner = _without_lone_folders(files)
