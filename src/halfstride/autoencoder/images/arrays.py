@@ -203,7 +203,7 @@ def _collection(rows: np.ndarray, source: str, groups: Sequence[str | None]) -> 
         name=source,
         source=source,
         pictures=Rows(rows),
-        names=[str(i) for i in range(count)],
+        names=[f"image {i}" for i in range(count)],
         groups=groups,
         header=Header(height, width, channels < 3),
     )

@@ -5,8 +5,8 @@
 
 - Images are the first column of images (the one called "image" or "img" where there are several), classes the first
   column of class labels, or else whole numbers called "label", "labels" or "cls".
-- The splits `train` and `test` (or else `validation`) are the split, others are left out; without these two, all splits
-  but the first are left out and that one is split.
+- The splits `train` and `test` (or else `validation`) are the split; without these two, `train` or else the first one
+  is split. Others are left out.
 - What takes at most `memory_limit` bytes to download is downloaded once, into the library's own cache. The rest, and
   whatever does not tell its size, is streamed: if its files add up to more than `memory_limit` bytes (known beforehand
   or found out while reading), every epoch reads it anew.
@@ -100,7 +100,7 @@ def read_data_set(data: Any, source: str, memory_limit: int, progress: Progress 
         name=source,
         source=source,
         pictures=pictures,
-        names=[str(i) for i in range(len(labels))],
+        names=[f"image {i}" for i in range(len(labels))],
         groups=[_class_name(value, class_names) for value in labels],
         tests=[part is not pictures.parts[0] for part in pictures.parts for _ in range(len(part))]
         if len(parts) == 2
