@@ -9,7 +9,7 @@ sum of all taps, and every jump between two taps with the sum of the taps beyond
     y[2i+1] = S·x[i] + w[2]·δ[i+1]
 
 Each of the `k - 1` gaps between taps meets a jump in `dilation` neighbouring outputs, always on the same side of their
-anchors, and asks for one product. So an input position costs `k` products along an axis, where the phases cost
+anchors, and asks for one product. So an input position costs `k` products along an axis, where the phases cost up to
 `k + s - 1` and the definition `k·s`. In several dimensions it is the tensor product of the axes: for each subset of
 them the input is differenced along those and multiplied by its `(k-1)^|subset|` kernels in one matrix product, and
 every output is the sum of a few of the results.
@@ -27,7 +27,7 @@ whose intermediate results stay in the processor's cache.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -383,11 +383,11 @@ def _jumps(values: Tensor, axis: int, positions: range) -> Tensor:
 def _add_jumps_adjoint(target: Tensor, axis: int, jumps: Tensor, positions: range) -> None:
     """Each jump `i` is added to position `i` and taken from position `i - 1`."""
     n = target.shape[axis]
-    for shift, add in ((0, target.add_), (1, target.sub_)):
+    for shift, sign in ((0, 1), (1, -1)):
         first, last = max(positions.start - shift, 0), min(positions.stop - shift, n)
         if first < last:
             source = jumps.narrow(axis, first + shift - positions.start, last - first)
-            getattr(target.narrow(axis, first, last - first), add.__name__)(source)
+            target.narrow(axis, first, last - first).add_(source, alpha=sign)
 
 
 # Products: from features to outputs -----------------------------------------------------------------------------------
@@ -494,11 +494,12 @@ def _channels_at_the_end(tensor: Tensor) -> Tensor:
     return widened(tensor).movedim(1, -1).contiguous()
 
 
-def _blocks(plan: Plan, images: int, in_channels: int, out_channels: int) -> Iterator[slice]:
+def _blocks(plan: Plan, images: int, in_channels: int, out_channels: int) -> list[slice]:
     """Slices of as many images as keep their intermediate results within `_BLOCK` numbers, but make enough `_ROWS`."""
-    features = sum(math.prod(plan.positions(subset)) for subset in plan.subsets)
-    products = 2 * features * math.prod(len(axis.gaps) for axis in plan.axes[1:]) // 2 ** (len(plan.axes) - 1)
-    fitting = _BLOCK // max(features * in_channels + products * out_channels, 1)
-    step = max(fitting, -(-_ROWS // math.prod(plan.positions((False,) * len(plan.axes)))))
-    for start in range(0, images, step):
-        yield slice(start, min(start + step, images))
+    if torch.compiler.is_compiling():
+        return [slice(None)]  # a compiler orders the work itself, and may not know the sizes yet
+    positions = [math.prod(plan.positions(subset)) for subset in plan.subsets]
+    products = 2 * max(positions) * math.prod([len(axis.gaps) for axis in plan.axes[1:]])
+    fitting = _BLOCK // max(sum(positions) * in_channels + products * out_channels, 1)
+    step = max(fitting, -(-_ROWS // positions[0]))
+    return [slice(start, start + step) for start in range(0, images, step)]
