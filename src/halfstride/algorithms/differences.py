@@ -9,7 +9,7 @@ sum of all taps, and every jump between two taps with the sum of the taps beyond
     y[2i+1] = S·x[i] + w[2]·δ[i+1]
 
 Each of the `k - 1` gaps between taps meets a jump in `dilation` neighbouring outputs, always on the same side of their
-anchors, and asks for one product. So an input position costs `k` products along an axis, where the phases cost
+anchors, and asks for one product. So an input position costs `k` products along an axis, where the phases cost up to
 `k + s - 1` and the definition `k·s`. In several dimensions it is the tensor product of the axes: for each subset of
 them the input is differenced along those and multiplied by its `(k-1)^|subset|` kernels in one matrix product, and
 every output is the sum of a few of the results.
