@@ -408,8 +408,9 @@ def _upsample(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None, al
     device = input.device.type
     if torch.is_autocast_enabled(device) and input.dtype in (torch.float32, torch.float16, torch.bfloat16):
         # The input takes autocast's type, and with it the output; kernels are formed from the weight as it is.
+        dtype = torch.get_autocast_dtype(device)
         with torch.autocast(device, enabled=False):
-            output = compute(case, input.to(torch.get_autocast_dtype(device)), weight, bias)
+            output = compute(case, input.to(dtype), weight, None if bias is None else bias.to(dtype))
     elif input.dtype != weight.dtype or (bias is not None and input.dtype != bias.dtype):
         types = ", ".join(str(t.dtype) for t in (input, weight, bias) if t is not None)
         raise ValueError(

@@ -27,6 +27,7 @@ from halfstride.algorithms.common import (
     margins,
     obstacle_to_phases,
     settled,
+    typed,
     window,
 )
 from halfstride.kernels import swap_channels, widened
@@ -88,7 +89,7 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     convolved: dict[tuple[Phase, ...], Tensor] = {}
     for phase in product(*plan):
         if phase not in convolved:
-            convolved[phase] = _convolve(case, phase, x, first, _folded(kernel, phase).to(input.dtype), bias)
+            convolved[phase] = _convolve(case, phase, x, first, typed(_folded(kernel, phase), input.dtype), bias)
     return as_channels_last(_interleaved([convolved[phase] for phase in product(*plan)], case), like=input)
 
 
@@ -107,7 +108,7 @@ def _convolve(
     size = [-(-o // s) for o, s in zip(case.output_size, case.stride, strict=True)]
     if kernel.numel() == 0:  # no input position reaches this phase
         output = x.new_zeros(x.shape[0], case.out_channels, *size)
-        return output if bias is None else output + bias.to(x.dtype).reshape(-1, *(1,) * case.axes)
+        return output if bias is None else output + bias.reshape(-1, *(1,) * case.axes)
     starts = [along.start - at for along, at in zip(phase, first, strict=True)]
     ends = [
         start + q + along.step * (len(along.sums) - 1) - n

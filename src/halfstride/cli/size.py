@@ -132,6 +132,8 @@ def resize(
 ) -> None:
     """The output size of a resize-convolution: nearest-neighbour upsampling, then a convolution of stride 1.
 
+    With --explain it also lists the algorithms that can compute the layer, their products and the bytes they move.
+
     Example:
       halfstride size resize --input 14 --kernel 3 --scale 2 --explain
     """
