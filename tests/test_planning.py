@@ -11,12 +11,21 @@ from halfstride.algorithms.case import resize_case, subpixel_case, transposed_ca
 
 
 def test_the_rule():
-    assert planning.choose(transposed_case(2, (1, 4, 8, 8), (4, 4, 3, 3), 2)) == "native"
+    assert planning.choose(transposed_case(2, (1, 8, 8, 8), (8, 8, 3, 3), 2)) == "native"
+    assert planning.choose(transposed_case(2, (1, 8, 8, 8), (8, 3, 3, 3), 2)) == "scatter"
+    assert planning.choose(transposed_case(2, (1, 8, 8, 8), (8, 3, 3, 3), 1)) == "native"
+    assert planning.choose(transposed_case(2, (1, 8, 8, 8), (8, 1, 3, 3), 2, groups=2)) == "native"
     assert planning.choose(subpixel_case(2, (1, 4, 8, 8), (16, 4, 3, 3), 2)) == "native"
-    assert planning.choose(resize_case(2, (1, 4, 8, 8), (4, 4, 3, 3), 2)) == "phases"
-    assert planning.choose(resize_case(2, (1, 4, 8, 8), (4, 4, 3, 3), 1)) == "native"
-    assert planning.choose(resize_case(2, (1, 4, 8, 8), (4, 4, 3, 3), 2, padding_mode="reflect")) == "phases"
-    assert planning.choose(resize_case(2, (1, 4, 8, 8), (4, 4, 5, 5), 2, padding_mode="reflect")) == "native"
+    assert planning.choose(resize_case(2, (8, 64, 32, 32), (3, 64, 3, 3), 2)) == "scatter"
+    assert planning.choose(resize_case(2, (8, 64, 32, 32), (32, 64, 3, 3), 2)) == "differences"
+    assert planning.choose(resize_case(2, (8, 64, 32, 32), (32, 64, 3, 3), 1)) == "native"
+    assert planning.choose(resize_case(2, (8, 64, 4, 4), (32, 64, 3, 3), 2)) == "native"
+    assert planning.choose(resize_case(2, (1, 512, 8, 8), (512, 512, 3, 3), 2)) == "native"
+    assert planning.choose(resize_case(2, (32, 64, 32, 32), (8, 64, 3, 3), 2)) == "phases"
+    assert planning.choose(resize_case(2, (32, 64, 32, 32), (64, 32, 3, 3), 2, groups=2)) == "phases"
+    assert planning.choose(resize_case(2, (8, 64, 32, 32), (32, 64, 3, 3), 2), device="cuda") == "phases"
+    assert planning.choose(resize_case(2, (8, 64, 32, 32), (32, 64, 3, 3), 2, padding_mode="reflect")) == "differences"
+    assert planning.choose(resize_case(2, (8, 64, 32, 32), (32, 64, 5, 5), 2, padding_mode="reflect")) == "native"
 
 
 def test_the_choice_can_be_made_by_hand():
@@ -73,7 +82,7 @@ def test_products_counted_by_hand():
 
 
 def test_explain_gives_bytes_reasons_and_obstacles():
-    arguments = ("resize", (1, 8, 16, 16), (4, 8, 3, 3))
+    arguments = ("resize", (64, 64, 16, 16), (8, 64, 3, 3))
     plan = planning.explain(*arguments)
     assert (plan.algorithm, plan.reason) == (
         "phases",
