@@ -187,13 +187,11 @@ BAD = {
     "resume elsewhere": (["train", "--resume", "--out", "photos"], r"`run` \(=photos\) has no run\.json"),
     "evaluate nothing": (["evaluate", "nowhere"], r"`run` \(=nowhere\) is not a folder"),
     "evaluate photos": (["evaluate", "photos"], r"`run` \(=photos\) has no run\.json: name a folder that"),
-    "unknown hub": (["train", "hub:nobody/nothing"], r"hub:nobody/nothing"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_gets_one_line_and_leaves_nothing_behind(halfstride, photos, tmp_path, case, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_bad_input_gets_one_line_and_leaves_nothing_behind(halfstride, photos, tmp_path, case):
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "x.png").write_bytes(b"no picture")

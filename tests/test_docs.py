@@ -65,8 +65,9 @@ def test_every_size_command_prints_the_text_below_it(page):
             for command in re.split(r"^\$ ", content, flags=re.MULTILINE)[1:]:
                 line, _, output = command.partition("\n")
                 if line.startswith("halfstride size"):
-                    with contextlib.suppress(SystemExit):
-                        shown = printed(lambda line=line: cli.main(line.split()[1:]))
+                    with pytest.raises(SystemExit), contextlib.redirect_stdout(io.StringIO()) as stdout:
+                        cli.main(line.split()[1:])
+                    shown = stdout.getvalue()
                     assert not output or shown.strip() == output.strip()
 
 

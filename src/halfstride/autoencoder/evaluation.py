@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,10 +11,13 @@ from torch import Tensor, nn
 
 from halfstride.autoencoder.images import to_float
 
-__all__ = ["Scores", "evaluate"]
+__all__ = ["Scores", "evaluate", "evaluation_batch_size"]
 
 # The Gaussian window of SSIM's original definition is 11 pixels wide; a smaller image has no window in it.
 _SSIM_WINDOW = 11
+
+
+_PIXELS_PER_BATCH = 2**20
 
 
 class Scores(NamedTuple):
@@ -27,6 +31,12 @@ class Scores(NamedTuple):
     """Structural similarity, 1 is perfect; `None` for images smaller than its window of 11×11."""
     images: int
     """How many images were compared."""
+
+
+def evaluation_batch_size(shape: Sequence[int], processes: int = 1) -> int:
+    """How many images C×H×W to evaluate at once: enough to be quick, few enough for large images to fit."""
+    per_process = min(max(_PIXELS_PER_BATCH // math.prod(shape[-2:]), 1), 256)
+    return max(per_process // processes, 1) * processes
 
 
 @torch.inference_mode()

@@ -26,7 +26,7 @@ __all__ = ["draw", "reconstruct", "reconstruct_files"]
 _SHOWN = 10  # images in the picture of reconstructions
 _CODES = 5_000  # points in the picture of the latent space
 _GRID = 16  # images along each side of the picture of a latent plane
-_BATCH = 256
+_BATCH = 64
 
 
 @torch.inference_mode()

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from halfstride.autoencoder.distributed import Processes
-from halfstride.autoencoder.evaluation import evaluate
+from halfstride.autoencoder.evaluation import evaluate, evaluation_batch_size
 from halfstride.autoencoder.images import Images, to_float
 from halfstride.autoencoder.model import ConvAutoencoder, _one_of, _positive
 from halfstride.autoencoder.progress import Interrupted, Progress, StopSignal
@@ -183,7 +183,11 @@ def train(
             seconds = time.monotonic() - started
             scores = evaluate(
                 replica,
-                images.test.batches(options.batch_size, rank=processes.rank, world_size=processes.count),
+                images.test.batches(
+                    evaluation_batch_size(images.shape, processes.count),
+                    rank=processes.rank,
+                    world_size=processes.count,
+                ),
                 processes.device,
             )
             metrics.append(

@@ -201,6 +201,7 @@ def evaluate(
 
     from halfstride.autoencoder import Run
     from halfstride.autoencoder import evaluate as evaluate_model
+    from halfstride.autoencoder.evaluation import evaluation_batch_size
 
     console = make_console()
     opened = Run.open(run)
@@ -213,7 +214,7 @@ def evaluate(
         raise ValueError(f"`run` (={run}) does not say where its images came from: name them as the second argument.")
     images = _load(recipe, make_console(quiet=as_json))
     splits = (images.test,) if data is None else (images.train, images.test)
-    batches = chain.from_iterable(split.batches(256) for split in splits)
+    batches = chain.from_iterable(split.batches(evaluation_batch_size(images.shape)) for split in splits)
     scores = evaluate_model(model, batches)
     if as_json:
         typer.echo(json.dumps(scores._asdict()))

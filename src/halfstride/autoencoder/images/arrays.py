@@ -40,7 +40,8 @@ def read_array(array: np.ndarray | Tensor, source: str = "array") -> Collection:
         ValueError: where its axes or values are not those of images.
     """
     if isinstance(array, Tensor):
-        rows = array.detach().cpu().numpy()
+        array = array.detach().cpu()
+        rows = (array.float() if array.is_floating_point() else array).numpy()  # NumPy has no bfloat16
         if rows.ndim == 4:
             rows = np.moveaxis(rows, 1, -1)
         elif rows.ndim == 3:

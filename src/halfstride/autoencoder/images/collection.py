@@ -47,7 +47,7 @@ class Collection:
 
     def keep(self, wanted: Sequence[int]) -> None:
         """Forget all pictures but these."""
-        self.pictures = [self.pictures[i] for i in wanted]
+        self.pictures = _Chosen(self.pictures, wanted)
         self.names = [self.names[i] for i in wanted]
         self.groups = [self.groups[i] for i in wanted]
         self.tests = None if self.tests is None else [self.tests[i] for i in wanted]
@@ -82,6 +82,20 @@ class Rows(Sequence[np.ndarray]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.reopen = state["reopen"]
         self.array = self.reopen() if self.reopen else state["array"]
+
+
+class _Chosen(Sequence[Picture]):
+    """Some of the pictures of a list, looked up when they are needed."""
+
+    def __init__(self, pictures: Sequence[Picture], wanted: Sequence[int]) -> None:
+        self.pictures = pictures
+        self.wanted = wanted
+
+    def __len__(self) -> int:
+        return len(self.wanted)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self.pictures[self.wanted[i]]
 
 
 WAY_OUT = "give a folder with PNG, JPEG, WebP, BMP, TIFF, GIF or PPM files in it or in its subfolders"

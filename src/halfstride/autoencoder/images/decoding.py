@@ -21,7 +21,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Fit = Literal["crop", "pad", "stretch"]
-Picture = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray
+Picture: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | np.ndarray | Image.Image"
 Shape = tuple[int, int, int]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
@@ -70,8 +70,8 @@ def decode(picture: Picture, shape: Shape, fit: Fit = "crop") -> UInt8[Tensor, "
     """One picture as a uint8 tensor of the given shape.
 
     Args:
-        picture: a path, the bytes of a file, a binary file open for reading, or an array H×W or H×W×C (C = 1 to 4:
-            grey, grey and alpha, RGB, RGB and alpha) of bool, uint8, uint16 or floats from 0 to 1.
+        picture: a path, the bytes of a file, a binary file open for reading, a Pillow image, or an array H×W or H×W×C
+            (C = 1 to 4: grey, grey and alpha, RGB, RGB and alpha) of bool, uint8, uint16 or floats from 0 to 1.
         shape: channels (1 or 3), height and width, in pixels, each 1 or more.
         fit: how a picture of another size is brought to this one, always antialiased (Lanczos):
             "crop" scales it to cover the size and cuts both ends of the longer side;
@@ -87,7 +87,7 @@ def decode(picture: Picture, shape: Shape, fit: Fit = "crop") -> UInt8[Tensor, "
 
     Example:
         >>> decode(np.array([[0.0, 1.0]]), shape=(1, 1, 4), fit="pad").tolist()
-        [[[0, 57, 198, 255]]]
+        [[[0, 0, 255, 255]]]
     """
     channels, height, width = _checked_shape(shape)
     if fit not in ("crop", "pad", "stretch"):
@@ -114,8 +114,10 @@ def inspect(picture: Picture) -> Header:
     with _opened(picture) as image:
         _check_size(image)
         height, width = image.height, image.width
-        # Pillow would decode a whole PNG to look for an orientation after the pixels; nobody writes it there.
-        if (image.format != "PNG" or "exif" in image.info) and _orientation(image) >= 5:
+        # Pillow would decode a whole PNG to look for an orientation after its pixels, where hardly anybody writes it,
+        # and has turned the size of a TIFF already.
+        told = "exif" in image.info if image.format == "PNG" else image.format != "TIFF"
+        if told and _orientation(image) >= 5:
             height, width = width, height
         return Header(height, width, _is_grey(image))
 
@@ -187,6 +189,9 @@ def _opened(picture: Picture) -> Iterator[Image.Image]:
         with _quiet():
             if isinstance(picture, np.ndarray):
                 yield Image.fromarray(_hwc(picture))
+                return
+            if isinstance(picture, Image.Image):
+                yield picture.copy()  # what is done to it here is no business of its owner
                 return
             if isinstance(picture, bytes):
                 picture = io.BytesIO(picture)

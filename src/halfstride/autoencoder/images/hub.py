@@ -24,7 +24,7 @@ from typing import Any
 
 from halfstride.autoencoder.images.collection import Collection, Progress
 from halfstride.autoencoder.images.decoding import Fit, ImageError, Picture, Shape, one_line, printable
-from halfstride.autoencoder.images.iterable import IterableSplit, Side, guarded, picture
+from halfstride.autoencoder.images.iterable import IterableSplit, Side, content, guarded, picture
 
 _SAMPLE = 1_000
 """Images of a stream that decide on size and channels."""
@@ -221,7 +221,7 @@ def _read_examples(
             examples = guarded(part, source)
             while block := list(itertools.islice(examples, 4 * _CONNECTIONS)):
                 kept[-1] += pool.map(fetched, block)
-                size += sum(len((example[column] or {}).get("bytes") or b"") for example in kept[-1][-len(block) :])
+                size += sum(len(content(example[column])) for example in kept[-1][-len(block) :])
                 done += len(block)
                 if size > memory_limit or (enough and done >= enough):
                     return kept, False

@@ -68,12 +68,37 @@ def load_images(
     memory_limit: int = 2 * 2**30,
     progress: Progress | None = None,
 ) -> Images:
-    """Images to train on and to test on, all of one size.
+    """Images to train on and to test on, all of one size, as bytes.
+
+    What fits into `memory_limit` is decoded once and kept; anything larger is decoded by worker processes while the
+    model trains. Files that cannot be used are skipped and listed, never fatal while one usable image is left.
+
+    Args:
+        source: where the images are:
+            None or "digits": 5,000 handwritten digits from MNIST, always the same 4,000 to train and 1,000 to test on;
+            a folder: all images in it and below it (see `folders` for classes, and for `train` and `test` folders);
+            an .npy or .npz file, an array or a tensor (see `arrays` for the order of axes and for the values);
+            "hub:NAME" or "hub:NAME:CONFIG": a data set of the Hugging Face hub, or a data set object (see `hub`).
+        size: pixels, (height, width) or one number for both. None takes an array's own size, or of files the size that
+            all have, else the median of their heights and the median of their widths, scaled to at most 128 a side.
+        channels: 1 for grey, 3 for RGB. None takes grey where all images are grey, and RGB else.
+        fit: how images of other sizes are brought to this one: "crop", "pad" or "stretch" (see `decode`).
+        test_fraction: the share to test on, above 0 and below 1, where the source itself has no split. It is drawn by
+            a hash of each image's name, so a new image changes the place of at most one other.
+        seed: of this draw.
+        memory_limit: bytes of decoded images that may be kept; while they are decoded and split, twice as much is
+            needed. Each process keeps its own.
+        progress: called now and then with what is being done, how many images are done, and of how many (or None).
+
+    Raises:
+        ValueError: where an argument is out of range, or the source cannot be read or holds no usable image.
 
     Example:
         >>> images = load_images("digits")
         >>> images.shape, len(images.train), len(images.test)
         ((1, 28, 28), 4000, 1000)
+        >>> next(images.train.batches(32, seed=0, epoch=0, shuffle=True)).shape
+        torch.Size([32, 1, 28, 28])
     """
     size = _checked_size(size)
     if channels not in (None, 1, 3):

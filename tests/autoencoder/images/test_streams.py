@@ -1,0 +1,168 @@
+"""Images that do not fit into memory: the same batches as in memory, and files that vanish while they are read."""
+
+import multiprocessing
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from halfstride.autoencoder.images import load_images
+from halfstride.autoencoder.images.collection import Rows
+from halfstride.autoencoder.images.streams import ListedSplit
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twenty grey images 6×6, ten in each of two classes; image i is filled with i."""
+    for i in range(20):
+        path = tmp_path / "photos" / "ab"[i % 2] / f"{i:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (6, 6), i).save(path)
+    return tmp_path / "photos"
+
+
+def streamed(source, workers=0, **options):
+    images = load_images(source, memory_limit=0, **options)
+    for split in (images.train, images.test):
+        assert isinstance(split, ListedSplit)
+        assert split.images is None
+        split.workers = workers
+    return images
+
+
+def test_a_stream_gives_the_batches_that_memory_gives(folder):
+    kept, stream = load_images(folder), streamed(folder)
+    assert stream.classes == kept.classes == ("a", "b")
+    assert "More than memory_limit (0 bytes): decoded anew in every epoch." in stream.describe()
+    for split, other in ((kept.train, stream.train), (kept.test, stream.test)):
+        assert len(split) == len(other)
+        assert torch.equal(split.labels, other.labels)
+        for options in ({}, {"shuffle": True, "seed": 3, "epoch": 4}, {"shuffle": True, "skip": 2}):
+            for rank in (0, 1):
+                share = {"rank": rank, "world_size": 2}
+                batches = list(split.batches(6, **options, **share))
+                for batch, found in zip(batches, other.batches(6, **options, **share), strict=True):
+                    assert torch.equal(batch, found)
+                    assert found.is_contiguous()
+
+
+def test_worker_processes_change_neither_order_nor_random_numbers(folder):
+    images = streamed(folder)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    alone = list(images.train.batches(5, shuffle=True))
+    assert torch.equal(torch.get_rng_state(), before)
+    images.train.workers = 2
+    found = list(images.train.batches(5, shuffle=True))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(batch, other) for batch, other in zip(alone, found, strict=True))
+    assert multiprocessing.active_children() == []
+
+
+def test_processes_on_one_machine_share_its_processors(folder, monkeypatch):
+    monkeypatch.setattr("halfstride.autoencoder.images.streams.processors", lambda: 8)
+    assert load_images(folder, memory_limit=0).train.workers == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert load_images(folder, memory_limit=0).train.workers == 2
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
+    assert load_images(folder, memory_limit=0).train.workers == 1
+
+
+def test_a_folder_that_changes_harms_nothing(folder):
+    images = streamed(folder)
+    whole = list(images.train.batches(4, shuffle=True))
+    names = [images.train.names[i] for i in images.train.wanted]
+    (folder / names[0]).unlink()
+    (folder / names[1]).write_bytes(b"")
+    (folder / names[2]).write_bytes((folder / names[2]).read_bytes()[:-30])
+    Image.new("RGB", (9, 7), (200, 200, 200)).save(folder / names[3])
+    Image.new("L", (6, 6), 250).save(folder / "a" / "new.png")
+    found = list(images.train.batches(4, shuffle=True))
+    assert [batch.shape for batch in found] == [batch.shape for batch in whole]
+    values = set(torch.cat(found)[:, 0, 0, 0].tolist())
+    assert values == {*(int(name[2:4]) for name in names[4:]), 200}
+    reasons = dict(images.skipped)
+    assert set(reasons) == set(names[:3])
+    assert reasons[names[0]] == "cannot be opened: No such file or directory"
+    assert reasons[names[1]] == "is empty"
+    assert reasons[names[2]].startswith("is truncated or broken: ")
+    list(images.train.batches(4, shuffle=True))
+    assert len(images.skipped) == 3
+    assert "3 skipped (" in images.describe()
+
+
+def test_images_in_memory_do_not_care_what_becomes_of_their_folder(folder):
+    images = load_images(folder)
+    before = list(images.train.batches(4))
+    for path in folder.rglob("*.png"):
+        path.unlink()
+    assert all(torch.equal(a, b) for a, b in zip(before, images.train.batches(4), strict=True))
+
+
+def test_batches_keep_their_sizes_where_the_first_ones_cannot_be_read(folder):
+    images = streamed(folder)
+    for i in images.train.wanted[:9]:
+        (folder / images.train.names[i]).unlink()
+    found = list(images.train.batches(4))
+    assert [len(batch) for batch in found] == [4, 4, 4, 4]
+    assert all(len(set(batch[:, 0, 0, 0].tolist())) == size for batch, size in zip(found, (3, 3, 3, 4), strict=True))
+
+
+def test_a_folder_that_is_gone_is_an_error(folder):
+    images = streamed(folder)
+    for path in folder.rglob("*.png"):
+        path.unlink()
+    with pytest.raises(ValueError, match=r"can no longer be read: 4 steps in a row found no image, the last time beca"):
+        list(images.train.batches(4))
+    shares = list(images.test.batches(4, rank=3, world_size=4, skip=1))  # nothing to do is no error
+    assert shares == []
+
+
+def test_a_folder_that_goes_in_the_middle_is_an_error_after_a_while(folder, monkeypatch):
+    monkeypatch.setattr("halfstride.autoencoder.images.streams._PATIENCE", 3)
+    images = streamed(folder)
+    batches = images.train.batches(1)
+    assert next(batches).shape == (1, 1, 6, 6)
+    for path in folder.rglob("*.png"):
+        path.unlink()
+    assert [len(next(batches)) for _ in range(3)] == [1, 1, 1]
+    with pytest.raises(
+        ValueError, match=r"4 steps in a row found no image, the last time because a/\d\d.png cannot be"
+    ):
+        next(batches)
+
+
+def test_a_process_without_an_image_in_the_last_step_still_takes_it(folder):
+    images = streamed(folder)
+    for rank in range(4):
+        shares = list(images.train.batches(5 * 3, rank=0, world_size=1))
+        assert [len(share) for share in shares] == [15, 1]
+        shares = list(images.train.batches(3 * 5, rank=rank % 3, world_size=3))
+        assert [len(share) for share in shares] == [5, 1 if rank % 3 == 0 else 0]
+        assert shares[1].shape[1:] == (1, 6, 6)
+
+
+def test_an_array_on_disk_is_read_in_place(tmp_path):
+    array = np.random.default_rng(0).integers(0, 256, (20, 3, 6, 7), dtype=np.uint8)
+    np.save(tmp_path / "a.npy", array)
+    kept, stream = load_images(tmp_path / "a.npy"), streamed(tmp_path / "a.npy")
+    for workers in (0, 2):
+        stream.train.workers = workers
+        pairs = zip(kept.train.batches(6, shuffle=True), stream.train.batches(6, shuffle=True), strict=True)
+        assert all(torch.equal(batch, found) for batch, found in pairs)
+    rows = stream.train.decoder.find.__self__
+    assert isinstance(rows, Rows)
+    packed = pickle.dumps(rows)
+    assert len(packed) < 1000
+    np.testing.assert_array_equal(pickle.loads(packed)[3], array[3].transpose(1, 2, 0))
+
+
+def test_an_array_in_memory_can_be_decoded_when_it_is_needed(tmp_path):
+    array = np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8)
+    kept, stream = load_images(array, size=4), streamed(array, size=4)
+    pairs = zip(kept.train.batches(6, shuffle=True), stream.train.batches(6, shuffle=True), strict=True)
+    assert all(torch.equal(batch, found) for batch, found in pairs)
+    rows = pickle.loads(pickle.dumps(Rows(array)))
+    np.testing.assert_array_equal(rows[2], array[2])
