@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -35,3 +35,62 @@ def studio(
     if runs is None and Path("runs").is_dir():
         runs = Path("runs")
     serve(runs, host, port, open_browser=not no_open)
+
+
+@app.command()
+def animate(
+    form: Annotated[Literal["conv", "transposed", "resize", "subpixel"], typer.Argument(help="The kind of layer.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="A .gif or .svg file, or a folder for numbered PNG files.")
+    ] = Path("layer.gif"),
+    input_size: Annotated[int, typer.Option("--input", "-n", help="Positions of the input along each axis.")] = 3,
+    kernel_size: Annotated[int, typer.Option("--kernel", "-k", help="Taps of the kernel along each axis.")] = 3,
+    stride: Annotated[int, typer.Option("--stride", "-s", help="The stride, or the scale factor.")] = 2,
+    padding: Annotated[int, typer.Option("--padding", "-p", help="The padding at both ends.")] = 0,
+    dilation: Annotated[int, typer.Option("--dilation", "-d", help="Positions from one tap to the next.")] = 1,
+    output_padding: Annotated[int, typer.Option("--output-padding", help="Of a transposed convolution.")] = 0,
+    dims: Annotated[int, typer.Option(min=1, max=2, help="The number of axes.")] = 2,
+    input_values: Annotated[str | None, typer.Option(help="Row by row, as 1,2,3. By default 1, 2, 3, ...")] = None,
+    kernel_values: Annotated[str | None, typer.Option(help="The same for the kernel.")] = None,
+    view: Annotated[
+        Literal["scatter", "sliding"], typer.Option(help="Step through the inputs, or slide along the outputs.")
+    ] = "scatter",
+    theme: Annotated[Literal["light", "dark"], typer.Option(help="Light or dark.")] = "light",
+    seconds: Annotated[float | None, typer.Option(min=0.02, max=60, help="How long a frame is shown.")] = None,
+) -> None:
+    """A small layer at work, as an animation for a slide: GIF, SVG or PNG files.
+
+    Examples:
+      halfstride animate transposed --kernel 3 --stride 2
+      halfstride animate resize --padding 1 --view sliding --theme dark --out resize.svg
+      halfstride animate conv --dims 1 --input 8 --padding 1 --out frames/
+    """
+    from halfstride.autoencoder.runs import writing, writing_folder
+    from halfstride.studio.animation import animate as make_frames
+    from halfstride.studio.animation import encode, numbered
+    from halfstride.studio.layer import read_layer
+
+    layer = read_layer(
+        form=form,
+        dims=dims,
+        input_size=input_size,
+        kernel_size=kernel_size,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        output_padding=output_padding,
+        input=input_values,
+        kernel=kernel_values,
+    )
+    frames = make_frames(layer, view, theme)
+    kind = out.suffix.lower().removeprefix(".")
+    if kind in ("gif", "svg"):
+        with writing(out) as temporary:
+            temporary.write_bytes(encode(frames, "gif" if kind == "gif" else "svg", seconds))
+    elif kind:
+        raise ValueError(f"`--out` (={out}) must end in .gif or .svg, or name a folder.")
+    else:
+        with writing_folder(out) as folder:
+            for name, content in numbered(frames):
+                (folder / name).write_bytes(content)
+    typer.echo(f"{len(frames)} frames in {out}")

@@ -19,12 +19,14 @@ from fastapi import Body, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
-from starlette.exceptions import HTTPException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.exceptions import HTTPException
 
 import halfstride
+from halfstride.figures.upsampling import Theme, View
+from halfstride.studio.animation import Format, animate, encode
 from halfstride.studio.guard import LARGEST_PICTURE, Guard
-from halfstride.studio.layer import Explanation, Layer, explain
+from halfstride.studio.layer import Explanation, Layer, explain, read_layer
 from halfstride.studio.pictures import PictureError, read_picture
 from halfstride.studio.runs import (
     DamagedRunError,
@@ -84,6 +86,8 @@ _FAILURES: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 
+_MEDIA: dict[str, str] = {"gif": "image/gif", "svg": "image/svg+xml", "png": "application/zip"}
+
 _Text = Annotated[str | None, Query(max_length=60_000, pattern=r"^[-+0-9.eE, ]*$")]
 
 
@@ -100,27 +104,18 @@ def _layer(
     kernel: _Text = None,
 ) -> Layer:
     """A layer, as the page's address writes it: numbers of input and kernel row by row, with commas between."""
-    return Layer(
+    return read_layer(
         form=form,
-        dims=1 if dims == "1" else 2,
+        dims=int(dims),
         input_size=input_size,
         kernel_size=kernel_size,
         stride=stride,
         padding=padding,
         dilation=dilation,
         output_padding=output_padding,
-        input=_numbers("input", input),
-        kernel=_numbers("kernel", kernel),
+        input=input,
+        kernel=kernel,
     )
-
-
-def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
-    if not text:
-        return None
-    try:
-        return tuple(float(number) for number in text.split(","))
-    except ValueError:
-        raise ValueError(f"`{name}` must be numbers with commas between them, such as 1,2.5,-3.") from None
 
 
 _Layer = Annotated[Layer, Depends(_layer)]
@@ -154,6 +149,29 @@ def create_app(runs: Path | None = None, host: str = "127.0.0.1") -> FastAPI:
     async def read_layer(layer: _Layer) -> Response:
         """A layer taken apart: every product, where it lands, what it adds up to."""
         return _json(await work(lambda: explain(layer).model_dump_json()))
+
+    @app.get(
+        "/api/layer/animation",
+        response_class=Response,
+        responses={
+            200: {
+                "description": "A GIF, an SVG, or a zip archive of PNG files.",
+                "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in _MEDIA.values()},
+            }
+        },
+    )
+    async def read_animation(
+        layer: _Layer,
+        format: Annotated[Format, Query()] = "gif",
+        view: Annotated[View, Query()] = "scatter",
+        theme: Annotated[Theme, Query()] = "light",
+    ) -> Response:
+        """The layer at work, step by step, for a slide."""
+        content = await work(lambda: encode(animate(layer, view, theme), format))
+        name = f"{layer.form}-{view}.{'zip' if format == 'png' else format}"
+        return Response(
+            content, media_type=_MEDIA[format], headers={"content-disposition": f'attachment; filename="{name}"'}
+        )
 
     # Runs -------------------------------------------------------------------------------------------------------------
 

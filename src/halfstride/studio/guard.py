@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["Guard", "LARGEST_PICTURE", "LARGEST_REQUEST"]
+__all__ = ["LARGEST_PICTURE", "LARGEST_REQUEST", "Guard"]
 
 LARGEST_PICTURE = 25 * 2**20
 """Bytes of an uploaded picture."""

@@ -15,13 +15,13 @@ from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from halfstride import functional, geometry
+from halfstride import functional, geometry, planning
 from halfstride.studio.text import Code, Formula, code, formula
 
-__all__ = ["Explanation", "Form", "Layer", "explain"]
+__all__ = ["Explanation", "Form", "Layer", "explain", "read_layer"]
 
 Form = Literal["conv", "transposed", "resize", "subpixel"]
 
@@ -68,17 +68,20 @@ class Layer(BaseModel):
             ValueError: where the arguments do not go together.
         """
         n, k, s, p, d = self.input_size, self.kernel_size, self.stride, self.padding, self.dilation
-        if self.form == "transposed":
-            return geometry.conv_transpose_size(n, k, s, p, self.output_padding, d)
-        if self.output_padding:
+        if self.output_padding and self.form != "transposed":
             raise ValueError(
                 f"`output_padding` (={self.output_padding}) belongs to transposed convolutions: set it to 0."
             )
-        if self.form == "conv":
-            return geometry.conv_size(n, k, s, p, d)
-        if self.form == "resize":
-            return geometry.conv_size(n * s, k, 1, p, d)
-        return s * geometry.conv_size(n, k, 1, p, d)
+        if self.form == "transposed":
+            size = geometry.conv_transpose_size(n, k, s, p, self.output_padding, d)
+        elif self.form == "conv":
+            size = geometry.conv_size(n, k, s, p, d)
+        elif self.form == "resize":
+            size = geometry.conv_size(n * s, k, 1, p, d)
+        else:
+            size = geometry.conv_size(n, k, 1, p, d)
+        assert isinstance(size, int)
+        return s * size if self.form == "subpixel" else size
 
     def __call__(self, inputs: Tensor, kernels: Tensor) -> Tensor:
         """Apply the layer to N inputs with C kernels (or C groups of phases' kernels) at once.
@@ -109,6 +112,33 @@ class Layer(BaseModel):
         return operator(  # type: ignore[no-any-return]
             inputs, kernels, scale_factor=self.stride, padding=self.padding, dilation=self.dilation
         )
+
+
+def read_layer(*, input: str | None = None, kernel: str | None = None, **arguments: Any) -> Layer:
+    """A layer from a person's words: numbers of input and kernel as text, row by row, with commas between.
+
+    Raises:
+        ValueError: where an argument is out of range, in one sentence.
+    """
+    try:
+        return Layer(**arguments, input=_read_numbers("input", input), kernel=_read_numbers("kernel", kernel))
+    except ValidationError as error:
+        raise ValueError("; ".join(_sentence(each) for each in error.errors()[:3])) from None
+
+
+def _read_numbers(name: str, text: str | None) -> tuple[float, ...] | None:
+    if not text:
+        return None
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise ValueError(f"`{name}` must be numbers with commas between them, such as 1,2.5,-3.") from None
+
+
+def _sentence(error: Any) -> str:
+    name = error["loc"][0] if error["loc"] else "layer"
+    reason = error["msg"][0].lower() + error["msg"][1:].removesuffix(".")
+    return f"`{name}` (={str(error['input'])[:40]}): {reason}."
 
 
 # What a front is told ---------------------------------------------------------------------------------------------
@@ -170,6 +200,14 @@ class Coverage(BaseModel):
     verdict: str
 
 
+class Cost(BaseModel):
+    """What one way to compute the layer needs for this input."""
+
+    algorithm: str
+    products: int | None = Field(description="Multiplications; null where the algorithm cannot do it.")
+    obstacle: str | None = Field(description="Why it cannot.")
+
+
 class Explanation(BaseModel):
     """Everything that the views of one layer show; positions are counted row by row."""
 
@@ -185,6 +223,7 @@ class Explanation(BaseModel):
     phases: Phases
     matrix: list[Entry]
     coverage: Coverage
+    costs: list[Cost] = Field(description="Empty for a convolution, which torch alone computes.")
     formula: Formula
     code: Code
 
@@ -234,6 +273,7 @@ def explain(layer: Layer) -> Explanation:
         phases=(phases := _phases(layer, output_size, kernels)),
         matrix=[Entry(j=j, i=i, value=entries[i, j].item()) for j, i in reached.T.nonzero().tolist()],
         coverage=_coverage(layer, phases, reached),
+        costs=_costs(layer),
         formula=formula(layer, output_size),
         code=code(layer, x.tolist(), w.tolist()),
     )
@@ -314,8 +354,8 @@ def _emulated_axis(layer: Layer, output_size: int) -> tuple[list[int], list[list
         return source, [[(j + d * (k - 1 - t), t) for t in range(k)] for j in range(output_size)]
     repeated = s if layer.form == "resize" else 1
     source = [cell // repeated if 0 <= cell < n * repeated else -2 for cell in range(-p, n * repeated + p)]
-    starts = {"conv": lambda j: s * j, "resize": lambda j: j, "subpixel": lambda j: j // s}[layer.form]
-    return source, [[(starts(j) + d * t, t) for t in range(k)] for j in range(output_size)]
+    step, shared = {"conv": (s, 1), "resize": (1, 1), "subpixel": (1, s)}[layer.form]
+    return source, [[(step * (j // shared) + d * t, t) for t in range(k)] for j in range(output_size)]
 
 
 def _block(layer: Layer, position: Sequence[int]) -> int:
@@ -380,6 +420,23 @@ def _coverage(layer: Layer, phases: Phases, reached: Tensor) -> Coverage:
         checkerboard=checkerboard,
         verdict=_verdict(layer, taps, gains, even, checkerboard),
     )
+
+
+def _costs(layer: Layer) -> list[Cost]:
+    if layer.form == "conv":
+        return []
+    sizes: dict[str, Any] = {"padding": layer.padding, "dilation": layer.dilation}
+    if layer.form == "transposed":
+        sizes |= {"stride": layer.stride, "output_padding": layer.output_padding}
+    else:
+        sizes |= {"scale_factor": layer.stride}
+    plan = planning.explain(
+        layer.form,
+        (1, 1, *_axes(layer, layer.input_size)),
+        (layer.kernels, 1, *_axes(layer, layer.kernel_size)),
+        **sizes,
+    )
+    return [Cost(algorithm=one.algorithm, products=one.products, obstacle=one.obstacle) for one in plan.candidates]
 
 
 def _verdict(layer: Layer, taps: list[int], gains: list[float], even: bool, checkerboard: bool) -> str:

@@ -55,7 +55,7 @@ class RunSummary(BaseModel):
     epochs_done: int
     epochs_asked: int | None
     test_mse: float | None
-    error: str | None = Field(None, description="Why it cannot be opened.")
+    error: str | None = Field(description="Why it cannot be opened.")
 
 
 class RunDetails(BaseModel):
@@ -149,6 +149,7 @@ class RunsFolder:
                         epochs_done=len(metrics),
                         epochs_asked=_epochs_asked(run),
                         test_mse=metrics[-1].test_mse if metrics else None,
+                        error=None,
                     )
                 )
             except DamagedRunError as error:

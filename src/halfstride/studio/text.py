@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, Field
 
+from halfstride import geometry
+
 if TYPE_CHECKING:
     from halfstride.studio.layer import Layer
 
-__all__ = ["Code", "Formula", "Token", "code", "formula", "number"]
+__all__ = ["Code", "Formula", "Token", "code", "formula"]
 
 
 class Token(BaseModel):
@@ -43,13 +45,6 @@ NAMES = {
 }
 
 
-def number(value: float) -> str:
-    """A number as a person would write it: no trailing zeros, at most four significant digits after rounding."""
-    if value == int(value) and abs(value) < 1e15:
-        return str(int(value))
-    return f"{value:.4g}"
-
-
 # The formula ----------------------------------------------------------------------------------------------------------
 
 
@@ -61,6 +56,7 @@ def formula(layer: Layer, output_size: int) -> Formula:
     s, p, d, op = layer.stride, layer.padding, layer.dilation, layer.output_padding
     size, span = layer.input_size, d * (layer.kernel_size - 1) + 1
     dilated = d > 1
+    lines: list[list[Token | str]]
     taken: list[Token | str] = ["d(", k, " − 1) − 1"] if dilated else [k]
     taken_: list[Token | str] = [f"{d}·(", k_, " − 1) − 1"] if dilated else [k_]
     if layer.form == "transposed":
@@ -72,23 +68,19 @@ def formula(layer: Layer, output_size: int) -> Formula:
             [f"= {s}·(", n_, " − 1) + ", *adds_, f" − 2·{p}{end_}"],
             [f"= {s * (size - 1)} + {span} − {2 * p}{end_}"],
         ]
-        smallest = output_size - op
-        sizes = f"{smallest}" if s == 1 else f"{smallest} to {smallest + s - 1}"
-        note = f"The convolution of this geometry takes inputs of {sizes} to {size}."
-        if op >= s:
-            note = ""
+        note = f"It undoes the sizes of the convolution of this geometry, which takes {_inputs(layer)} to {size}."
     elif layer.form == "conv":
         lines = [
             [o, " = ⌊(", n, " + 2p − ", *taken, ") / s⌋ + 1"],
             ["= ⌊(", n_, f" + 2·{p} − ", *taken_, f") / {s}⌋ + 1"],
             [f"= ⌊{size + 2 * p - span} / {s}⌋ + 1"],
         ]
-        left = (size + 2 * p - span) % s
+        left = geometry.output_padding_for(output_size, size, layer.kernel_size, s, p, d)
         way = "" if not left else f" with output_padding={left}"
         note = f"The transposed convolution of this geometry takes {output_size} back to {size}{way}."
     elif layer.form == "resize":
         lines = [
-            [o, " = s", n, " + 2p − ", *taken, " + 1"],
+            [o, " = s·", n, " + 2p − ", *taken, " + 1"],
             [f"= {s}·", n_, f" + 2·{p} − ", *taken_, " + 1"],
             [f"= {s * size} + {2 * p} − {span} + 1"],
         ]
@@ -102,14 +94,23 @@ def formula(layer: Layer, output_size: int) -> Formula:
         note = f"It is the transposed convolution with a kernel of {layer.kernel_size * s}" + (
             ", dilated." if dilated else ", one small kernel for each phase."
         )
+    lines.append(["= ", o_])
     return Formula(
         name=NAMES[layer.form],
-        lines=[
-            [piece if isinstance(piece, Token) else Token(text=piece) for piece in line]
-            for line in [*lines, ["= ", o_]]
-        ],
+        lines=[[Token(text=piece) if isinstance(piece, str) else piece for piece in line] for line in lines],
         note=note,
     )
+
+
+def _inputs(layer: Layer) -> str:
+    """The input sizes that the convolution of a transposed convolution's geometry takes to one output."""
+    try:
+        sizes = geometry.conv_input_sizes(
+            layer.input_size, layer.kernel_size, layer.stride, layer.padding, layer.dilation
+        )
+    except ValueError:
+        return "no input"
+    return str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} {'or' if len(sizes) == 2 else 'to'} {sizes[-1]}"
 
 
 # The code -------------------------------------------------------------------------------------------------------------

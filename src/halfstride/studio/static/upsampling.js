@@ -124,6 +124,18 @@ async function refresh() {
   writeAddress();
 }
 
+function showExport() {
+  const shade = find("#shade input:checked").value;
+  for (const link of document.querySelectorAll("#export a")) {
+    const query = wholeQuery();
+    query.set("format", link.dataset.format);
+    query.set("view", state.by === "inputs" ? "scatter" : "sliding");
+    query.set("theme", shade);
+    link.href = `/api/layer/animation?${query}`;
+  }
+  find("#export-by").textContent = state.by === "inputs" ? "by input" : "by output";
+}
+
 function setStale(stale) {
   find("#views").classList.toggle("stale", stale);
   find("#aside").classList.toggle("stale", stale);
@@ -174,6 +186,7 @@ function draw() {
   find("#formula-note").textContent = told.formula.note;
   find("#emulated").dataset.size = size;
   showMatrixWords();
+  showCosts();
   showCode();
   find("#step").max = steps();
   paint();
@@ -189,6 +202,18 @@ function showMatrixWords() {
           state.form === "conv" ? "transposed convolution" : "strided convolution"
         } with the same kernel.`
       : `The same layer as one matrix of ${rows} × ${columns}; ${share} % of it is not empty.`;
+}
+
+function showCosts() {
+  find("#costs").hidden = told.costs.length === 0;
+  find("#costs tbody").replaceChildren(
+    ...told.costs.map(({ algorithm, products, obstacle }) =>
+      html("tr", { title: obstacle },
+        html("th", { scope: "row", text: algorithm }),
+        html("td", { text: products === null ? "cannot do it" : products.toLocaleString("en") }),
+      ),
+    ),
+  );
 }
 
 function verdict({ verdict: text, even, checkerboard }) {
@@ -348,6 +373,7 @@ for (const { name, text, of, least } of SLIDERS) {
 }
 
 function showControls() {
+  showExport();
   setForm(state.form);
   setDims(state.dims);
   setBy(state.by);
@@ -381,6 +407,7 @@ const setBy = choice(find("#by"), (by) => {
   stop();
   state.by = by;
   state.step = null;
+  showExport();
   if (!told) return;
   find("#step").max = steps();
   paint();
@@ -397,6 +424,7 @@ const setLanguage = choice(find("#language"), (language) => {
   writeAddress();
 });
 
+choice(find("#shade"), showExport);
 find("#reset").addEventListener("click", () => change({ input: null, kernel: null }));
 find("#share").addEventListener("click", (event) => copy(location.href, event.currentTarget));
 find("#copy").addEventListener("click", (event) => copy(find("#code").textContent, event.currentTarget));
