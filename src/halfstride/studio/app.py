@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException
 import halfstride
 from halfstride.figures.upsampling import Theme, View
 from halfstride.studio.animation import Format, animate, encode
-from halfstride.studio.guard import LARGEST_PICTURE, Guard
+from halfstride.studio.guard import Guard, TooLargeError
 from halfstride.studio.layer import Explanation, Layer, explain, read_layer
 from halfstride.studio.pictures import PictureError, read_picture
 from halfstride.studio.runs import (
@@ -252,18 +252,12 @@ def create_app(runs: Path | None = None, host: str = "127.0.0.1") -> FastAPI:
     async def reconstruct(name: str, request: Request) -> Response:
         """Send a picture of one's own, the bytes of an image file, through the model."""
         async with uploads:
-            content = bytearray()
             with anyio.fail_after(_UPLOAD_SECONDS):
-                async for chunk in request.stream():
-                    content += chunk
-                    if len(content) > LARGEST_PICTURE:
-                        raise PictureError(
-                            413, f"The picture has too many bytes: at most {LARGEST_PICTURE:,} are taken."
-                        )
+                content = await request.body()  # of bounded size: see guard.py
 
             def compute() -> str:
                 run = folder.open(name)
-                return run.reconstruct(read_picture(bytes(content), run.model)).model_dump_json()
+                return run.reconstruct(read_picture(content, run.model)).model_dump_json()
 
             return _json(await work(compute))
 
@@ -295,6 +289,7 @@ def create_app(runs: Path | None = None, host: str = "127.0.0.1") -> FastAPI:
     app.add_exception_handler(HTTPException, refused)
     app.add_exception_handler(UnknownRunError, answer(404))
     app.add_exception_handler(DamagedRunError, answer(409))
+    app.add_exception_handler(TooLargeError, answer(413))
     app.add_exception_handler(ValueError, answer(422))
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(ValidationError, invalid)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["LARGEST_PICTURE", "LARGEST_REQUEST", "Guard"]
+__all__ = ["LARGEST_PICTURE", "LARGEST_REQUEST", "Guard", "TooLargeError"]
 
 LARGEST_PICTURE = 25 * 2**20
 """Bytes of an uploaded picture."""
@@ -34,6 +34,10 @@ _HEADERS = {
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
     "cache-control": "no-cache",
 }
+
+
+class TooLargeError(Exception):
+    """A request turned out to be too large while it was read."""
 
 
 class Guard:
@@ -81,7 +85,7 @@ class Guard:
             message = await receive()
             received += len(message.get("body", b""))
             if received > limit:  # whoever sends in chunks names no length beforehand
-                return {"type": "http.disconnect"}
+                raise TooLargeError(f"The request has more than {limit:,} bytes, and no more are taken.")
             return message
 
         await self.app(scope, receive_at_most, send_with_headers)

@@ -57,6 +57,7 @@ def _listen(host: str, port: int) -> socket.socket:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((host, candidate))
+            listener.listen()
         except OSError as error:
             listener.close()
             taken = error
