@@ -137,7 +137,7 @@ def test_reconstructions_and_their_errors_are_the_models_own(client, runs, digit
         assert (pixels(one["original"]) == grey(original)).all()
         assert (pixels(one["reconstruction"]) == grey(output)).all()
         assert one["mse"] == pytest.approx((to_float(original[None]) - to_float(output[None])).square().mean().item())
-        lightness = pixels(one["error"]).astype(int).sum(-1).ravel()
+        lightness = pixels(one["difference"]).astype(int).sum(-1).ravel()
         difference = (original.int() - output.int()).abs().ravel().numpy()
         assert lightness[difference.argmax()] == lightness.max()
         assert lightness[difference.argmin()] == lightness.min()
@@ -361,6 +361,17 @@ def test_a_slow_upload_is_given_up(runs, monkeypatch):
     }
     anyio.run(app, scope, receive, send)
     assert sent[0]["status"] == 408
+
+
+def test_more_pictures_at_once_than_can_wait_are_sent_away(runs, monkeypatch):
+    monkeypatch.setattr(app_module, "_UPLOADS_WAITING", 1)
+    picture = png(np.zeros((900, 900), np.uint8))
+    with TestClient(create_app(runs), base_url="http://localhost") as client, ThreadPoolExecutor(16) as pool:
+        asked = pool.map(lambda _: client.post("/api/runs/plane/reconstruct", content=picture), range(48))
+        answers = [(answer.status_code, answer.json().get("error")) for answer in asked]
+    assert set(answers) <= {(200, None), (429, "Too many pictures at once: try again in a moment.")}
+    assert (200, None) in answers
+    assert len(set(answers)) == 2
 
 
 def test_a_picture_with_too_many_channels_for_the_model_is_refused():

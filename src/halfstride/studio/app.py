@@ -6,7 +6,6 @@ that is used stays that of a few.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import os
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 import halfstride
 from halfstride.figures.upsampling import Theme, View
@@ -44,6 +44,7 @@ __all__ = ["create_app"]
 
 STATIC = Path(__file__).parent / "static"
 _UPLOAD_SECONDS = 30
+_UPLOADS_WAITING = 32
 
 T = TypeVar("T")
 
@@ -138,7 +139,7 @@ def create_app(runs: Path | None = None, host: str = "127.0.0.1") -> FastAPI:
     )
     folder = RunsFolder(runs)
     workers = anyio.CapacityLimiter(max(2, min(4, os.cpu_count() or 2)))
-    uploads = asyncio.Semaphore(4)
+    uploads = anyio.Semaphore(4)
 
     async def work(compute: Callable[..., T], *arguments: Any) -> T:
         return await anyio.to_thread.run_sync(compute, *arguments, limiter=workers)
@@ -241,6 +242,7 @@ def create_app(runs: Path | None = None, host: str = "127.0.0.1") -> FastAPI:
         responses={
             408: {"model": Failure, "description": "The picture did not arrive in time."},
             415: {"model": Failure, "description": "Not a picture that can be read."},
+            429: {"model": Failure, "description": "Too many pictures at once."},
         },
         openapi_extra={
             "requestBody": {
@@ -251,6 +253,8 @@ def create_app(runs: Path | None = None, host: str = "127.0.0.1") -> FastAPI:
     )
     async def reconstruct(name: str, request: Request) -> Response:
         """Send a picture of one's own, the bytes of an image file, through the model."""
+        if uploads.statistics().tasks_waiting >= _UPLOADS_WAITING:
+            raise PictureError(429, "Too many pictures at once: try again in a moment.")
         async with uploads:
             with anyio.fail_after(_UPLOAD_SECONDS):
                 content = await request.body()  # of bounded size: see guard.py
@@ -289,6 +293,7 @@ def create_app(runs: Path | None = None, host: str = "127.0.0.1") -> FastAPI:
     app.add_exception_handler(HTTPException, refused)
     app.add_exception_handler(UnknownRunError, answer(404))
     app.add_exception_handler(DamagedRunError, answer(409))
+    app.add_exception_handler(ClientDisconnect, lambda *_: Response(status_code=400))  # nobody reads it any more
     app.add_exception_handler(TooLargeError, answer(413))
     app.add_exception_handler(ValueError, answer(422))
     app.add_exception_handler(RequestValidationError, invalid)

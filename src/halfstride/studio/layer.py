@@ -179,7 +179,7 @@ class Emulated(BaseModel):
 class PhaseKernel(BaseModel):
     """What one phase is: a small convolution of its own."""
 
-    remainder: list[int] = Field(description="Position modulo the stride, per axis, that its outputs share.")
+    remainder: list[int] = Field(description="Position modulo the stride, per axis, counted before padding cuts any.")
     positions: list[int] = Field(description="Its outputs (of a convolution: its inputs).")
     size: list[int] = Field(description="Height and width of its kernel; one axis: 1 and the width.")
     taps: list[int] = Field(description="How many taps of the layer's kernel each of its own sums.")

@@ -76,7 +76,7 @@ class Reconstruction(BaseModel):
     label: str | None = None
     original: Picture
     reconstruction: Picture
-    error: Picture = Field(description="Absolute difference: black is none.")
+    difference: Picture = Field(description="Absolute difference: black is none.")
     mse: float = Field(description="Mean squared error of values in [0, 1].")
 
 
@@ -365,7 +365,7 @@ def _compared(original: Tensor, output: Tensor, index: int | None = None, label:
         label=label,
         original=picture(original),
         reconstruction=picture(output),
-        error=error_map(original, output),
+        difference=error_map(original, output),
         mse=error,
     )
 

@@ -278,7 +278,7 @@ async function walk() {
 
 function triple(one, controls = null) {
   return html("figure", { class: "triple" },
-    picture(one.original, "original"), picture(one.reconstruction, "reconstruction"), picture(one.error, "error"),
+    picture(one.original, "original"), picture(one.reconstruction, "reconstruction"), picture(one.difference, "error"),
     html("figcaption", {}, html("span", { text: `${one.label === null ? "" : `${one.label} · `}MSE ${one.mse.toFixed(4)}` }), controls),
   );
 }

@@ -47,6 +47,9 @@ export function grid(x, y, columns, values, kind, first = 0, extra = {}) {
 
 export const label = (x, y, text, kind = "") => svg("text", { class: `tag ${kind}`, x, y, text });
 
+/** How much larger than usual everything is, on a very large screen. */
+export const zoom = () => parseFloat(getComputedStyle(document.documentElement).fontSize) / 16;
+
 /** A drawing of so many units, its cells no larger than is pleasant. */
 export function drawing(width, height, name, nodes, largest = 46) {
   const node = svg("svg", {
@@ -55,7 +58,7 @@ export function drawing(width, height, name, nodes, largest = 46) {
     role: "group",
     "aria-label": name,
   });
-  node.style.maxWidth = `${width * largest}px`;
+  node.style.maxWidth = `${width * largest * zoom()}px`;
   node.append(...nodes);
   return node;
 }

@@ -217,9 +217,9 @@ function showCosts() {
 }
 
 function verdict({ verdict: text, even, checkerboard }) {
-  const [first, ...rest] = text.split(":");
+  const end = text.search(/[:,]/);
   const mark = even && !checkerboard ? "✓ " : "⚠ ";
-  return [html("strong", { text: mark + first }), rest.length ? `:${rest.join(":")}` : ""];
+  return [html("strong", { text: mark + text.slice(0, end) }), text.slice(end)];
 }
 
 const showCode = () => (find("#code").textContent = told.code[state.language]);
