@@ -1,0 +1,82 @@
+"""A layer at work, as a file: GIF, SVG, or a PNG for every frame."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from halfstride.figures.frames import Frame, animated_svg, gif, png
+from halfstride.figures.upsampling import Theme, UpsamplingSteps, View, upsampling_frames
+from halfstride.studio.layer import Layer, explain
+
+__all__ = ["Format", "animate", "encode", "numbered"]
+
+Format = Literal["gif", "svg", "png"]
+
+SECONDS = 0.8
+"""How long a frame is shown, unless there are many."""
+
+_LONGEST = 45
+"""Seconds that no animation is longer than by default."""
+
+
+def animate(layer: Layer, view: View = "scatter", theme: Theme = "light") -> list[Frame]:
+    """The frames of a layer at work.
+
+    Raises:
+        ValueError: where its arguments do not go together, or it is too large to be shown.
+    """
+    told = explain(layer)
+    n, k, o, padded = (
+        (size,) * layer.dims for size in (layer.input_size, layer.kernel_size, told.output_size, told.emulated.size)
+    )
+    steps = UpsamplingSteps(
+        title=told.formula.name,
+        caption=_caption(layer, told.output_size),
+        input=np.reshape(told.input, n),
+        kernels=np.reshape(told.kernel, (told.kernels, *k)),
+        output=np.reshape(told.output, o),
+        terms=np.array([(term.i, term.t, term.j) for term in told.terms], dtype=int).reshape(-1, 3),
+        products=np.array([term.product for term in told.terms]),
+        partial=np.reshape(told.partial, (-1, *o)),
+        source=np.reshape(told.emulated.source, padded),
+        windows=[np.array([(tap.cell, tap.t) for tap in window], dtype=int) for window in told.emulated.windows],
+    )
+    return upsampling_frames(steps, view, theme)
+
+
+def encode(frames: Sequence[Frame], format: Format, seconds: float | None = None) -> bytes:
+    """Frames as one file; those of "png" as a zip archive of numbered ones."""
+    if seconds is None:
+        seconds = min(SECONDS, _LONGEST / len(frames))
+    if format == "gif":
+        return gif(frames, seconds)
+    if format == "svg":
+        return animated_svg(frames, seconds)
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content in numbered(frames):
+            # A fixed date, so that the same frames give the same bytes.
+            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
+    return stream.getvalue()
+
+
+def numbered(frames: Sequence[Frame]) -> list[tuple[str, bytes]]:
+    """Each frame's file name and its PNG."""
+    digits = len(str(len(frames)))
+    return [(f"{place:0{digits}}.png", png(frame)) for place, frame in enumerate(frames, 1)]
+
+
+def _caption(layer: Layer, output_size: int) -> str:
+    stride = "scale factor" if layer.form in ("resize", "subpixel") else "stride"
+    arguments = [f"kernel {layer.kernel_size}", f"{stride} {layer.stride}", f"padding {layer.padding}"]
+    if layer.dilation > 1:
+        arguments.append(f"dilation {layer.dilation}")
+    if layer.output_padding:
+        arguments.append(f"output padding {layer.output_padding}")
+    sizes = " → ".join(" × ".join([str(size)] * layer.dims) for size in (layer.input_size, output_size))
+    return f"{', '.join(arguments)}:  {sizes}"

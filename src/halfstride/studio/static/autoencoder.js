@@ -1,0 +1,383 @@
+// The autoencoder page: one run, its losses, its latent space, what it gives back.
+
+import { ask, find, html, newestOnly, svg, written } from "./dom.js";
+
+const PAGE = 12;
+const POLL = 2000;
+const SIZE = { width: 640, height: 480, margin: 26 };
+
+let run = null; // its name
+let latent = null;
+let code = null;
+let point = null;
+let ends = { A: 0, B: 1 };
+let first = 0;
+let count = 0;
+let stamp = "";
+
+const of = (rest = "") => `/api/runs/${encodeURIComponent(run)}${rest}`;
+
+function fail(error) {
+  find("#error").textContent = error.message;
+  find("#error").hidden = false;
+}
+
+/** Draw a picture that the server sent on a canvas, pixel by pixel. */
+function paint(canvas, { width, height, rgb }) {
+  const bytes = Uint8Array.from(atob(rgb), (letter) => letter.charCodeAt(0));
+  const image = new ImageData(width, height);
+  for (let pixel = 0; pixel < width * height; pixel++) {
+    image.data.set(bytes.subarray(3 * pixel, 3 * pixel + 3), 4 * pixel);
+    image.data[4 * pixel + 3] = 255;
+  }
+  canvas.width = width;
+  canvas.height = height;
+  canvas.getContext("2d").putImageData(image, 0, 0);
+}
+
+function picture(image, name) {
+  const canvas = html("canvas", { role: "img", "aria-label": name });
+  paint(canvas, image);
+  return canvas;
+}
+
+// Runs and losses --------------------------------------------------------------------------------------------------
+
+async function listRuns() {
+  const runs = await ask("/api/runs");
+  find("#runs").replaceChildren(
+    ...runs.map(({ name, epochs_done: done, epochs_asked: asked, test_mse: mse, error }) =>
+      html("li", {},
+        html("a", { href: `?run=${encodeURIComponent(name)}`, "aria-current": name === run ? "page" : null, title: error },
+          html("span", { class: "name", text: name }),
+          html("span", { class: "numbers", text: error ? "damaged" : `${done}${asked ? `/${asked}` : ""}` }),
+          html("span", { class: "numbers", text: mse === null ? "" : `test MSE ${mse.toFixed(4)}` }),
+        ),
+      ),
+    ),
+  );
+  return runs;
+}
+
+async function follow() {
+  try {
+    if (!document.hidden) {
+      const metrics = await ask(of("/metrics"));
+      const now = JSON.stringify(metrics);
+      if (now !== stamp) {
+        const newer = stamp !== "";
+        stamp = now;
+        showLoss(metrics);
+        await listRuns();
+        if (newer) await showModelAnew();
+      }
+    }
+  } catch (error) {
+    fail(error);
+  }
+  setTimeout(follow, POLL);
+}
+
+function showLoss(metrics) {
+  find("#live").textContent = metrics.length ? `epoch ${metrics.at(-1).epoch}` : "no epoch yet";
+  const values = metrics.flatMap((one) => [one.train_mse, one.test_mse]).filter((value) => value > 0);
+  if (!values.length) return find("#loss").replaceChildren();
+  const [width, height, left, right, top, bottom] = [300, 190, 44, 8, 10, 24];
+  const low = Math.log10(Math.min(...values)) - 0.04;
+  const high = Math.log10(Math.max(...values)) + 0.04;
+  const last = Math.max(2, metrics.at(-1).epoch);
+  const x = (epoch) => left + ((epoch - 1) / (last - 1)) * (width - left - right);
+  const y = (value) => top + ((high - Math.log10(value)) / (high - low)) * (height - top - bottom);
+  const chart = svg("svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, role: "img",
+    "aria-label": `Mean squared error over ${metrics.length} epochs: test ${written(metrics.at(-1).test_mse ?? NaN)} at the end` });
+  for (let tick = 0; tick < 4; tick++) {
+    const value = 10 ** (low + ((high - low) * (tick + 0.5)) / 4);
+    chart.append(
+      svg("line", { class: "gridline", x1: left, x2: width - right, y1: y(value), y2: y(value) }),
+      svg("text", { x: left - 5, y: y(value) + 4, "text-anchor": "end", text: Number(value.toPrecision(2)) }),
+    );
+  }
+  for (const epoch of last > 1 ? [1, last] : [1]) {
+    chart.append(svg("text", { x: x(epoch), y: height - 6, "text-anchor": epoch === 1 ? "start" : "end", text: epoch === 1 ? "epoch 1" : epoch }));
+  }
+  for (const which of ["train", "test"]) {
+    const points = metrics.filter((one) => one[`${which}_mse`] > 0).map((one) => [x(one.epoch), y(one[`${which}_mse`])]);
+    if (!points.length) continue;
+    chart.append(svg("path", { class: which, d: `M${points.map((at) => at.join(" ")).join("L")}` }));
+    if (which === "test") for (const [cx, cy] of points.length < 40 ? points : points.slice(-1)) chart.append(svg("circle", { class: which, cx, cy, r: 2.6 }));
+  }
+  const end = metrics.at(-1);
+  find("#loss").replaceChildren(chart, html("dl", { class: "facts" },
+    html("dt", { text: "test MSE" }), html("dd", { class: "output-ink", text: end.test_mse?.toFixed(5) ?? "–" }),
+    html("dt", { text: "train MSE (dashed)" }), html("dd", { text: end.train_mse?.toFixed(5) ?? "–" }),
+    html("dt", { text: "PSNR" }), html("dd", { text: end.test_psnr === null ? "–" : `${end.test_psnr.toFixed(2)} dB` }),
+    html("dt", { text: "SSIM" }), html("dd", { text: end.test_ssim === null ? "–" : end.test_ssim.toFixed(3) }),
+  ));
+}
+
+function showFacts(details) {
+  const facts = {
+    image: details.image_shape.join(" × "),
+    latent: details.latent_shape.join(" × "),
+    weights: details.parameters.toLocaleString("en"),
+    upsampling: details.upsampling,
+    images: details.source ?? "unknown",
+  };
+  find("#facts").replaceChildren(
+    ...Object.entries(facts).flatMap(([name, value]) => [html("dt", { text: name }), html("dd", { text: value })]),
+  );
+}
+
+// The latent space -------------------------------------------------------------------------------------------------
+
+const scale = () => {
+  const [left, right, bottom, top] = latent.extent;
+  const pad = (low, high) => (high > low ? (high - low) * 0.04 : 1);
+  const [x0, x1] = [left - pad(left, right), right + pad(left, right)];
+  const [y0, y1] = [bottom - pad(bottom, top), top + pad(bottom, top)];
+  const { width, height, margin } = SIZE;
+  return {
+    x: (value) => margin + ((value - x0) / (x1 - x0)) * (width - margin - 8),
+    y: (value) => 8 + ((y1 - value) / (y1 - y0)) * (height - margin - 8),
+    back: (px, py) => [
+      x0 + ((px - margin) / (width - margin - 8)) * (x1 - x0),
+      y1 - ((py - 8) / (height - margin - 8)) * (y1 - y0),
+    ],
+    step: [(x1 - x0) / 50, (y1 - y0) / 50],
+  };
+};
+
+function showPlane() {
+  const { x, y, back, step } = scale();
+  const names = latent.classes ?? [];
+  const letters = names.length > 0 && names.every((name) => name.length <= 2);
+  const plane = svg("svg", { class: "plane", viewBox: `0 0 ${SIZE.width} ${SIZE.height}`, tabindex: 0, role: "application",
+    "aria-label": "The latent plane. Arrow keys move the point that is decoded." });
+  latent.points.forEach(([a, b], index) => {
+    const label = latent.labels?.[index];
+    const color = label === undefined ? "p0" : `p${label % 10}`;
+    plane.append(
+      letters && label !== undefined
+        ? svg("text", { class: color, x: x(a), y: y(b), text: names[label] })
+        : svg("circle", { class: color, cx: x(a), cy: y(b), r: 3 }),
+    );
+  });
+  plane.append(
+    svg("text", { class: "axis", x: SIZE.width / 2, y: SIZE.height - 9, text: latent.axes[0] }),
+    svg("text", { class: "axis", x: 11, y: SIZE.height / 2, transform: `rotate(-90 11 ${SIZE.height / 2})`, text: latent.axes[1] }),
+    svg("g", { id: "path" }),
+    svg("circle", { class: "halo", id: "halo", r: 9 }),
+    svg("circle", { class: "handle", id: "handle", r: 9 }),
+  );
+  const at = (event) => {
+    const box = plane.getBoundingClientRect();
+    return back(((event.clientX - box.left) / box.width) * SIZE.width, ((event.clientY - box.top) / box.height) * SIZE.height);
+  };
+  plane.addEventListener("pointerdown", (event) => {
+    plane.setPointerCapture(event.pointerId);
+    moveTo(at(event));
+  });
+  plane.addEventListener("pointermove", (event) => {
+    if (plane.hasPointerCapture(event.pointerId)) moveTo(at(event));
+  });
+  plane.addEventListener("keydown", (event) => {
+    const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+    if (!(event.key in moves)) return;
+    event.preventDefault();
+    moveTo(moves[event.key].map((move, axis) => point[axis] + move * step[axis]));
+  });
+  find("#plane").replaceChildren(plane);
+  find("#legend").replaceChildren(
+    ...(letters ? [] : names.slice(0, 20).map((name, index) =>
+      html("span", {}, svg("svg", { viewBox: "0 0 8 8", "aria-hidden": "true" }, svg("circle", { class: `p${index % 10}`, cx: 4, cy: 4, r: 4 })), ` ${name}`),
+    )),
+  );
+}
+
+function showHandle() {
+  const { x, y } = scale();
+  for (const id of ["#halo", "#handle"]) {
+    find(id).setAttribute("cx", x(point[0]));
+    find(id).setAttribute("cy", y(point[1]));
+  }
+}
+
+const decode = newestOnly(async (wanted) => {
+  try {
+    take(await ask(of("/decode"), { body: wanted }), !("code" in wanted));
+  } catch (error) {
+    fail(error);
+  }
+});
+
+function moveTo(where) {
+  point = where;
+  showHandle();
+  decode({ point });
+}
+
+/** Show a decoded code in the picture, the plane and the sliders. */
+function take(decoded, andSliders = true) {
+  code = decoded.code;
+  if (!("point" in decoded)) return;
+  point = decoded.point;
+  paint(find("#decoded"), decoded.image);
+  const canvas = find("#decoded");
+  canvas.dataset.frames = Number(canvas.dataset.frames ?? 0) + 1;
+  find("#where").textContent = `decoded at ${point.map((value) => written(Number(value.toFixed(2)))).join(", ")}`;
+  showHandle();
+  if (andSliders) {
+    for (const input of document.querySelectorAll("#sliders input")) {
+      input.value = code[input.dataset.index];
+      input.parentElement.querySelector("output").textContent = written(Number(code[input.dataset.index].toFixed(2)));
+    }
+  }
+}
+
+function showSliders() {
+  find("#sliders").replaceChildren(
+    ...latent.sliders.map(({ index, low, high }) => {
+      const output = html("output", { text: "" });
+      const input = html("input", { type: "range", min: low, max: high, step: (high - low) / 200 || 1, "data-index": index });
+      input.addEventListener("input", () => {
+        output.textContent = written(Number(Number(input.value).toFixed(2)));
+        code = [...code];
+        code[index] = Number(input.value);
+        decode({ code });
+      });
+      return html("label", { class: "slider of-input" }, html("span", {}, `latent ${index + 1}`, output), input);
+    }),
+  );
+}
+
+// Walk and reconstructions -----------------------------------------------------------------------------------------
+
+async function walk() {
+  const steps = await ask(of("/walk"), { body: { start: ends.A, end: ends.B, steps: 11 } });
+  find("#walk").replaceChildren(
+    ...steps.map((step, place) => {
+      const button = html("button", { type: "button", "aria-label": `Step ${place + 1} of ${steps.length}` }, picture(step.image, ""));
+      button.firstElementChild.removeAttribute("aria-label");
+      button.firstElementChild.setAttribute("role", "presentation");
+      button.addEventListener("click", () => {
+        take(step);
+        for (const other of find("#walk").children) other.removeAttribute("aria-current");
+        button.setAttribute("aria-current", "true");
+      });
+      return button;
+    }),
+  );
+  const { x, y } = scale();
+  const path = steps.map(({ point: [a, b] }) => `${x(a)} ${y(b)}`).join("L");
+  const ended = Object.entries({ A: steps[0], B: steps.at(-1) }).flatMap(([name, { point: [a, b] }]) => [
+    svg("circle", { class: "end", cx: x(a), cy: y(b), r: 8 }),
+    svg("text", { class: "end-name", x: x(a), y: y(b) + 0.5, text: name }),
+  ]);
+  find("#path").replaceChildren(svg("path", { class: "path", d: `M${path}` }), ...ended);
+}
+
+function triple(one, controls = null) {
+  return html("figure", { class: "triple" },
+    picture(one.original, "original"), picture(one.reconstruction, "reconstruction"), picture(one.difference, "error"),
+    html("figcaption", {}, html("span", { text: `${one.label === null ? "" : `${one.label} · `}MSE ${one.mse.toFixed(4)}` }), controls),
+  );
+}
+
+async function showPictures() {
+  const found = await ask(of(`/images?start=${first}&count=${PAGE}`));
+  find("#pictures").replaceChildren(
+    ...found.map((one) => {
+      const buttons = ["A", "B"].map((end) => {
+        const button = html("button", { type: "button", text: end, "data-end": end, "data-index": one.index, "aria-label": `Walk ${end === "A" ? "from" : "to"} image ${one.index}` });
+        button.addEventListener("click", () => {
+          ends[end] = one.index;
+          showEnds();
+          walk().catch(fail);
+          decode({ index: one.index });
+        });
+        return button;
+      });
+      return triple(one, html("span", { class: "ends" }, ...buttons));
+    }),
+  );
+  find("#range").textContent = `${first + 1}–${first + found.length} of ${count}`;
+  find("#before").disabled = first === 0;
+  find("#after").disabled = first + PAGE >= count;
+  showEnds();
+}
+
+function showEnds() {
+  for (const button of document.querySelectorAll(".ends button")) {
+    button.setAttribute("aria-pressed", String(ends[button.dataset.end] === Number(button.dataset.index)));
+  }
+}
+
+for (const [id, by] of [["#before", -PAGE], ["#after", PAGE]]) {
+  find(id).addEventListener("click", () => {
+    first = Math.max(0, first + by);
+    showPictures().catch(fail);
+  });
+}
+
+// A picture of one's own -------------------------------------------------------------------------------------------
+
+async function send(file) {
+  try {
+    const answer = await ask(of("/reconstruct"), { body: file });
+    find("#own").replaceChildren(triple({ ...answer, label: file.name ?? "yours" }));
+  } catch (error) {
+    find("#own").replaceChildren(html("p", { class: "alarm", text: error.message }));
+  }
+}
+
+find("#file").addEventListener("change", (event) => event.target.files[0] && send(event.target.files[0]));
+for (const kind of ["dragover", "dragleave", "drop"]) {
+  document.addEventListener(kind, (event) => {
+    event.preventDefault();
+    find("#drop").classList.toggle("over", kind === "dragover");
+    const file = kind === "drop" && event.dataTransfer.files[0];
+    if (file) send(file);
+  });
+}
+
+// Beginning --------------------------------------------------------------------------------------------------------
+
+/** All that depends on the weights. */
+async function showModelAnew() {
+  latent = await ask(of("/latent"));
+  count = latent.points.length;
+  ends.B = Math.min(ends.B, count - 1);
+  showPlane();
+  showSliders();
+  if (code === null) point = latent.extent.length ? [0, 0] : null;
+  await Promise.all([decode(code === null ? { code: latent.code } : { code }), showPictures(), walk()]);
+  take({ code });
+  if (code) for (const input of document.querySelectorAll("#sliders input")) {
+    input.value = code[input.dataset.index];
+    input.parentElement.querySelector("output").textContent = written(Number(code[input.dataset.index].toFixed(2)));
+  }
+}
+
+async function begin() {
+  const wanted = new URLSearchParams(location.search).get("run");
+  const runs = await listRuns();
+  if (!runs.length) {
+    find("#empty").hidden = false;
+    return;
+  }
+  run = wanted ?? runs.find((one) => !one.error)?.name ?? runs[0].name;
+  await listRuns();
+  find("#lab").hidden = false;
+  document.title = `${run} · halfstride studio`;
+  showFacts(await ask(of()));
+  const metrics = await ask(of("/metrics"));
+  stamp = JSON.stringify(metrics);
+  showLoss(metrics);
+  setTimeout(follow, POLL);
+  await showModelAnew();
+}
+
+begin().catch((error) => {
+  find("#lab").hidden = false;
+  fail(error);
+});

@@ -1,0 +1,89 @@
+// Making elements, and asking the server.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function fill(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes ?? {})) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (name === "text") node.textContent = value;
+    else node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+/** An HTML element: attributes, `on…` listeners, `text`, then children. */
+export const html = (tag, attributes, ...children) => fill(document.createElement(tag), attributes, children);
+
+/** The same in SVG. */
+export const svg = (tag, attributes, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
+
+export const find = (selector, from = document) => from.querySelector(selector);
+
+/** A number as a person would write it: at most four significant digits. */
+export function written(value) {
+  if (Number.isInteger(value)) return String(value).replace("-", "−");
+  return String(Number(value.toPrecision(4))).replace("-", "−");
+}
+
+/** What the server answers; an Error with its own words where it refuses. */
+export async function ask(address, { body, signal } = {}) {
+  const options = { signal };
+  if (body !== undefined) {
+    options.method = "POST";
+    options.body = body instanceof Blob ? body : JSON.stringify(body);
+    options.headers = { "content-type": body instanceof Blob ? "application/octet-stream" : "application/json" };
+  }
+  let response;
+  try {
+    response = await fetch(address, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error("The server does not answer: is halfstride studio still running?");
+  }
+  const answer = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Error(answer.error ?? `The server answers ${response.status}.`);
+  return answer;
+}
+
+/** Runs `work` for the newest value given, never two at a time: what a drag needs. */
+export function newestOnly(work) {
+  let waiting = null;
+  let busy = false;
+  return async function give(value) {
+    waiting = { value };
+    if (busy) return;
+    busy = true;
+    while (waiting) {
+      const next = waiting.value;
+      waiting = null;
+      await work(next);
+    }
+    busy = false;
+  };
+}
+
+/** Radio buttons that look like one control; calls `changed` with the value chosen. */
+export function choice(container, changed) {
+  container.addEventListener("change", (event) => changed(event.target.value));
+  return (value) => {
+    for (const radio of container.querySelectorAll("input")) radio.checked = radio.value === value;
+  };
+}
+
+// Light, dark, or as the machine is set: the same button on every page, remembered.
+const themes = ["auto", "light", "dark"];
+const button = find(".theme");
+function show(theme) {
+  if (theme === "auto") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = theme;
+  if (button) button.textContent = `Theme: ${theme}`;
+}
+let theme = themes.includes(localStorage.getItem("theme")) ? localStorage.getItem("theme") : "auto";
+show(theme);
+button?.addEventListener("click", () => {
+  theme = themes[(themes.indexOf(theme) + 1) % themes.length];
+  localStorage.setItem("theme", theme);
+  show(theme);
+});

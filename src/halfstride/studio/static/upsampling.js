@@ -1,0 +1,572 @@
+// The upsampling page: a layer, its views, and a step that all of them follow.
+
+import { Lights, place } from "./cells.js";
+import { ask, choice, find, html, written } from "./dom.js";
+import * as views from "./views.js";
+
+const SLIDERS = [
+  { name: "input_size", text: "input size", of: "input", least: 1, most: { 1: 12, 2: 7 } },
+  { name: "kernel_size", text: "kernel size", of: "kernel", least: 1, most: { 1: 7, 2: 5 } },
+  { name: "stride", text: "stride", scale: "scale factor", least: 1, most: { 1: 4, 2: 4 } },
+  { name: "padding", text: "padding", least: 0, most: { 1: 6, 2: 6 } },
+  { name: "dilation", text: "dilation", least: 1, most: { 1: 3, 2: 3 } },
+  { name: "output_padding", text: "output padding", least: 0, most: { 1: 3, 2: 3 }, only: "transposed" },
+];
+const START = {
+  conv: { input_size: 7, kernel_size: 3, stride: 2, padding: 1 },
+  transposed: { input_size: 3, kernel_size: 3, stride: 2, padding: 0 },
+  resize: { input_size: 3, kernel_size: 3, stride: 2, padding: 1 },
+  subpixel: { input_size: 3, kernel_size: 3, stride: 2, padding: 1 },
+};
+const WORDS = {
+  emulated: {
+    conv: "The kernel slides over the padded input by the stride.",
+    transposed: "A convolution of stride 1 does the same, over the input with zeros put between and around it, by the kernel turned round.",
+    resize: "Every input value is repeated by the scale, then the kernel slides over it.",
+    subpixel: "The kernels slide over the input; the results of all of them are shuffled into one output.",
+  },
+  phases: {
+    conv: "Inputs with the same remainder modulo the stride are read by the same few taps.",
+    transposed: "Outputs with the same remainder modulo the stride only ever see the same few taps: several small convolutions, interleaved.",
+    resize: "Neighbouring taps that meet the same input value are added once and for all: several small convolutions, interleaved.",
+    subpixel: "Each phase has a kernel of its own: that is what a sub-pixel convolution is.",
+  },
+  coverage: {
+    output: "How many products reach each position of the output.",
+    input: "How often each position of the input is read.",
+  },
+};
+const PLAY = "M4 2v12l10-6z";
+const PAUSE = "M3 2h4v12H3zM9 2h4v12H9z";
+
+const state = readAddress();
+let told = null;
+let drawn = [];
+let lights = new Lights();
+let related = null;
+let hovered = null;
+let pinned = null;
+let timer = null;
+let asking = null;
+const narrow = matchMedia("(max-width: 560px)");
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
+
+// The address ------------------------------------------------------------------------------------------------------
+
+function defaults(form) {
+  return { form, dims: "2", ...START[form], dilation: 1, output_padding: 0, input: null, kernel: null };
+}
+
+function readAddress() {
+  const given = new URLSearchParams(location.search);
+  const form = given.get("form") in START ? given.get("form") : "transposed";
+  const found = { ...defaults(form), by: "inputs", step: null, turned: "no", language: "pytorch" };
+  for (const { name } of SLIDERS) {
+    if (/^\d{1,3}$/.test(given.get(name) ?? "")) found[name] = Number(given.get(name));
+  }
+  if (given.get("dims") === "1") found.dims = "1";
+  for (const name of ["input", "kernel"]) if (given.get(name)) found[name] = given.get(name);
+  if (given.get("by") === "outputs") found.by = "outputs";
+  if (given.get("matrix") === "turned") found.turned = "yes";
+  if (/^\d{1,4}$/.test(given.get("step") ?? "")) found.step = Number(given.get("step"));
+  if (given.get("code") === "halfstride") found.language = "halfstride";
+  return found;
+}
+
+function layerQuery() {
+  const query = new URLSearchParams();
+  const usual = defaults(state.form);
+  if (state.form !== "transposed") query.set("form", state.form);
+  for (const name of ["dims", ...SLIDERS.map((one) => one.name), "input", "kernel"]) {
+    if (state[name] !== usual[name] && state[name] !== null) query.set(name, state[name]);
+  }
+  return query;
+}
+
+/** All of the layer, defaults of this page included, for the server. */
+function wholeQuery() {
+  const query = new URLSearchParams({ form: state.form, dims: state.dims });
+  for (const { name } of SLIDERS) query.set(name, state[name]);
+  for (const name of ["input", "kernel"]) if (state[name]) query.set(name, state[name]);
+  return query;
+}
+
+function writeAddress() {
+  const query = layerQuery();
+  if (state.by !== "inputs") query.set("by", state.by);
+  if (state.step !== null && timer === null) query.set("step", state.step);
+  if (state.turned === "yes") query.set("matrix", "turned");
+  if (state.language !== "pytorch") query.set("code", state.language);
+  const text = query.toString().replaceAll("%2C", ",");
+  history.replaceState(null, "", text ? `?${text}` : location.pathname);
+}
+
+// Asking and drawing -----------------------------------------------------------------------------------------------
+
+async function refresh() {
+  asking?.abort();
+  asking = new AbortController();
+  showControls();
+  try {
+    const answer = await ask(`/api/layer?${wholeQuery()}`, { signal: asking.signal });
+    told = answer;
+    relate();
+    draw();
+    find("#error").hidden = true;
+    setStale(false);
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    stop();
+    find("#error").textContent = error.message;
+    find("#error").hidden = false;
+    setStale(true);
+  }
+  writeAddress();
+}
+
+function showExport() {
+  const shade = find("#shade input:checked").value;
+  for (const link of document.querySelectorAll("#export a")) {
+    const query = wholeQuery();
+    query.set("format", link.dataset.format);
+    query.set("view", state.by === "inputs" ? "scatter" : "sliding");
+    query.set("theme", shade);
+    link.href = `/api/layer/animation?${query}`;
+  }
+  find("#export-by").textContent = state.by === "inputs" ? "by input" : "by output";
+}
+
+function setStale(stale) {
+  find("#views").classList.toggle("stale", stale);
+  find("#aside").classList.toggle("stale", stale);
+}
+
+/** Which products touch which cell, looked up once for every answer. */
+function relate() {
+  related = { input: new Map(), kernel: new Map(), output: new Map() };
+  for (const term of told.terms) {
+    for (const [kind, index] of [["input", term.i], ["kernel", term.t], ["output", term.j]]) {
+      if (!related[kind].has(index)) related[kind].set(index, []);
+      related[kind].get(index).push(term);
+    }
+  }
+  if (state.step !== null && state.step >= steps()) state.step = null;
+  hovered = pinned = null;
+}
+
+const steps = () => (state.by === "inputs" ? told.input.length : told.output.length);
+
+function draw() {
+  lights = new Lights();
+  drawn = [];
+  for (const name of ["scatter", "emulated", "phases", "matrix"]) {
+    const view = views[name](told, lights, narrow.matches, state.turned === "yes");
+    find(`#${name} .drawing`).replaceChildren(view.node);
+    drawn.push(view);
+  }
+  for (const node of document.querySelectorAll("#scatter .editable")) {
+    const { kind, index } = node.dataset;
+    const value = written(told[kind][index]);
+    node.setAttribute("role", "button");
+    node.setAttribute("tabindex", index === "0" ? "0" : "-1");
+    node.setAttribute("aria-label", `${kind} ${spot(kind, Number(index))}: ${value}. Change it.`);
+  }
+  const size = told.emulated.size;
+  find("#emulated-words").textContent = WORDS.emulated[state.form];
+  find("#phases-words").textContent = WORDS.phases[state.form];
+  find("#coverage-words").textContent = WORDS.coverage[told.coverage.side];
+  find("#coverage .drawing").replaceChildren(views.coverage(told));
+  find("#verdict").replaceChildren(...verdict(told.coverage));
+  find("#formula").replaceChildren(
+    ...told.formula.lines.map((line) =>
+      html("div", {}, ...line.map(({ text, role }) => html("span", { class: role, text }))),
+    ),
+  );
+  find("#formula-title").textContent = told.formula.name;
+  find("#formula-note").textContent = told.formula.note;
+  find("#emulated").dataset.size = size;
+  showMatrixWords();
+  showCosts();
+  showCode();
+  find("#step").max = steps();
+  paint();
+}
+
+function showMatrixWords() {
+  const rows = told.output.length;
+  const columns = told.input.length;
+  const share = Math.round((100 * told.matrix.length) / (rows * columns));
+  find("#matrix-words").textContent =
+    state.turned === "yes"
+      ? `The transposed matrix, ${columns} × ${rows}, takes the output's side back to the input's: a ${
+          state.form === "conv" ? "transposed convolution" : "strided convolution"
+        } with the same kernel.`
+      : `The same layer as one matrix of ${rows} × ${columns}; ${share} % of it is not empty.`;
+}
+
+function showCosts() {
+  find("#costs").hidden = told.costs.length === 0;
+  find("#costs tbody").replaceChildren(
+    ...told.costs.map(({ algorithm, products, obstacle }) =>
+      html("tr", { title: obstacle },
+        html("th", { scope: "row", text: algorithm }),
+        html("td", { text: products === null ? "cannot do it" : products.toLocaleString("en") }),
+      ),
+    ),
+  );
+}
+
+function verdict({ verdict: text, even, checkerboard }) {
+  const end = text.search(/[:,]/);
+  const mark = even && !checkerboard ? "✓ " : "⚠ ";
+  return [html("strong", { text: mark + text.slice(0, end) }), text.slice(end)];
+}
+
+const showCode = () => (find("#code").textContent = told.code[state.language]);
+
+// The step, and what lights up -------------------------------------------------------------------------------------
+
+function spot(kind, index) {
+  const { dims, kernel_size: k, input_size: n } = told.layer;
+  const size = kind === "input" ? n : kind === "output" ? told.output_size : k;
+  if (kind === "kernel" && told.kernels > 1) {
+    const taps = k ** dims;
+    return `[${Math.floor(index / taps)}: ${place(index % taps, k, dims)}]`;
+  }
+  return `[${place(index, size, dims)}]`;
+}
+
+function paint() {
+  const done = state.step === null;
+  const cursor = done ? steps() - 1 : state.step;
+  const stepped = done ? null : { kind: state.by === "inputs" ? "input" : "output", index: cursor };
+  const focus = hovered ?? pinned ?? stepped;
+  const reached = done ? null : reachedBy(cursor);
+  const touched = new Set(focus?.kind === "input" ? (related.input.get(focus.index) ?? []).map((term) => term.j) : []);
+  for (const view of drawn) view.paint({ by: state.by, done, cursor, focus, reached, touched });
+  lights.show(focus ? lit(focus) : []);
+  find("#step").value = done ? steps() : cursor;
+  find("#step").setAttribute("aria-valuetext", done ? "all steps" : `step ${cursor + 1} of ${steps()}`);
+  find("#said").replaceChildren(...say(focus, done));
+}
+
+/** Outputs that have something in them after so many steps. */
+function reachedBy(cursor) {
+  const found = new Set();
+  if (state.by === "outputs") for (let j = 0; j <= cursor; j++) found.add(j);
+  else for (let i = 0; i <= cursor; i++) for (const term of related.input.get(i) ?? []) found.add(term.j);
+  return found;
+}
+
+function lit(focus) {
+  if (focus.kind === "phase") {
+    return told.phases.kernels[focus.index].positions.map((position) => [told.phases.side, position]);
+  }
+  if (focus.kind === "entry") {
+    const [j, i] = focus.index.split(",").map(Number);
+    const taps = (related.output.get(j) ?? []).filter((term) => term.i === i);
+    return [["entry", focus.index], ["input", i], ["output", j], ...taps.map((term) => ["kernel", term.t])];
+  }
+  const wanted = [[focus.kind, focus.index]];
+  for (const term of related[focus.kind].get(focus.index) ?? []) {
+    wanted.push(["term", `${term.i},${term.t}`], ["entry", `${term.j},${term.i}`]);
+    if (focus.kind === "input") wanted.push(["kernel", term.t]);
+    else if (focus.kind === "output") wanted.push(["input", term.i], ["kernel", term.t]);
+    else wanted.push(["output", term.j], ["input", term.i]);
+  }
+  return unique(wanted);
+}
+
+const unique = (pairs) => [...new Map(pairs.map((pair) => [pair.join(" "), pair])).values()];
+
+const ink = (kind, text) => html("span", { class: `${kind}-ink`, text });
+
+/** One line on what is lit. */
+function say(focus, done) {
+  if (!focus) {
+    return [
+      ink("input", `${told.input.length} inputs`), ", ", ink("kernel", `${told.kernel.length} taps`), ", ",
+      ink("output", `${told.output.length} outputs`), `: ${told.terms.length} products. `,
+      done ? "Play, or step with the arrow keys." : "",
+    ];
+  }
+  if (focus.kind === "output") {
+    const terms = related.output.get(focus.index) ?? [];
+    const sum = terms.flatMap((term, place) => [
+      place ? " + " : "",
+      ink("input", bracketed(told.input[term.i])), " · ", ink("kernel", bracketed(told.kernel[term.t])),
+    ]);
+    const total = ink("output", written(told.output[focus.index]));
+    return [ink("output", `output ${spot("output", focus.index)}`), " = ", ...(terms.length ? [...sum, " = "] : []), total];
+  }
+  if (focus.kind === "input") {
+    const terms = related.input.get(focus.index) ?? [];
+    const value = ink("input", `input ${spot("input", focus.index)} = ${written(told.input[focus.index])}`);
+    return [value, " times ", ink("kernel", "the kernel"), ` lands on ${count(terms.length, "output")}: `,
+      terms.map((term) => written(term.product)).join(", ")];
+  }
+  if (focus.kind === "kernel") {
+    const terms = related.kernel.get(focus.index) ?? [];
+    return [ink("kernel", `kernel ${spot("kernel", focus.index)} = ${written(told.kernel[focus.index])}`),
+      ` is part of ${count(terms.length, "product")}.`];
+  }
+  if (focus.kind === "phase") {
+    const phase = told.phases.kernels[focus.index];
+    return [`Phase ${phase.remainder.join(", ")} answers a constant input of 1 with ${written(phase.gain)}.`];
+  }
+  const [j, i] = focus.index.split(",").map(Number);
+  const entry = told.matrix.find((one) => one.j === j && one.i === i);
+  return [`One unit of `, ink("input", `input ${spot("input", i)}`), ` adds ${written(entry.value)} to `,
+    ink("output", `output ${spot("output", j)}`), "."];
+}
+
+const bracketed = (value) => (value < 0 ? `(${written(value)})` : written(value));
+const count = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;
+
+function go(step) {
+  pinned = null;
+  state.step = step >= steps() ? null : Math.max(0, step);
+  paint();
+  writeAddress();
+}
+
+const position = () => (state.step === null ? steps() : state.step);
+
+function play() {
+  if (timer !== null) return stop();
+  if (!told) return;
+  if (state.step === null) go(0);
+  timer = setInterval(
+    () => {
+      go(position() + 1);
+      if (state.step === null) stop();
+    },
+    Math.max(calm.matches ? 700 : 90, Math.min(900, 14000 / steps())),
+  );
+  showPlaying(true);
+}
+
+function stop() {
+  if (timer === null) return;
+  clearInterval(timer);
+  timer = null;
+  showPlaying(false);
+  writeAddress();
+}
+
+function showPlaying(playing) {
+  find("#play").setAttribute("aria-label", playing ? "Pause" : "Play");
+  find("#play path").setAttribute("d", playing ? PAUSE : PLAY);
+}
+
+// Changing things --------------------------------------------------------------------------------------------------
+
+const sliders = new Map();
+for (const { name, text, of, least } of SLIDERS) {
+  const input = html("input", { type: "range", min: least, name, id: name });
+  const output = html("output", { for: name });
+  const title = html("b", { class: of ? `${of}-ink` : "" , text });
+  const row = html("label", { class: `slider ${of ? `of-${of}` : ""}` }, html("span", {}, title, output), input);
+  input.addEventListener("input", () => change({ [name]: Number(input.value) }));
+  sliders.set(name, { row, input, output, title });
+  find("#sliders").append(row);
+}
+
+function showControls() {
+  showExport();
+  setForm(state.form);
+  setDims(state.dims);
+  setBy(state.by);
+  setTurned(state.turned);
+  setLanguage(state.language);
+  for (const { name, text, scale, most, only } of SLIDERS) {
+    const { row, input, output, title } = sliders.get(name);
+    input.max = Math.max(most[state.dims], state[name]);
+    input.value = state[name];
+    output.textContent = state[name];
+    title.textContent = scale && ["resize", "subpixel"].includes(state.form) ? scale : text;
+    row.classList.toggle("off", Boolean(only) && only !== state.form);
+  }
+}
+
+/** Numbers edited by hand stay as long as they fit. */
+function change(changes) {
+  stop();
+  const sizes = Object.keys(changes);
+  if (sizes.some((name) => ["dims", "form", "input_size"].includes(name))) state.input = null;
+  if (sizes.some((name) => ["dims", "form", "kernel_size"].includes(name))) state.kernel = null;
+  if (state.form === "subpixel" && sizes.includes("stride")) state.kernel = null;
+  Object.assign(state, changes);
+  state.step = null;
+  refresh();
+}
+
+const setForm = choice(find("#form"), (form) => change({ ...defaults(form), dims: state.dims }));
+const setDims = choice(find("#dims"), (dims) => change({ dims }));
+const setBy = choice(find("#by"), (by) => {
+  stop();
+  state.by = by;
+  state.step = null;
+  showExport();
+  if (!told) return;
+  find("#step").max = steps();
+  paint();
+  writeAddress();
+});
+const setTurned = choice(find("#turned"), (turned) => {
+  state.turned = turned;
+  if (told) draw();
+  writeAddress();
+});
+const setLanguage = choice(find("#language"), (language) => {
+  state.language = language;
+  if (told) showCode();
+  writeAddress();
+});
+
+choice(find("#shade"), showExport);
+find("#reset").addEventListener("click", () => change({ input: null, kernel: null }));
+find("#share").addEventListener("click", (event) => copy(location.href, event.currentTarget));
+find("#copy").addEventListener("click", (event) => copy(find("#code").textContent, event.currentTarget));
+find("#play").addEventListener("click", play);
+find("#back").addEventListener("click", () => (stop(), told && go(position() - 1)));
+find("#forward").addEventListener("click", () => (stop(), told && go(state.step === null ? 0 : state.step + 1)));
+find("#step").addEventListener("input", (event) => (stop(), told && go(Number(event.target.value))));
+
+async function copy(text, button) {
+  const before = button.textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "Copied";
+  } catch {
+    button.textContent = "Not allowed";
+  }
+  setTimeout(() => (button.textContent = before), 1400);
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, .cell, pre, a, [tabindex='0']")) return;
+  if (event.key === " " && !event.target.closest("button")) play();
+  else if (event.key === "ArrowRight") find("#forward").click();
+  else if (event.key === "ArrowLeft") find("#back").click();
+  else return;
+  event.preventDefault();
+});
+
+// Whoever uses the mouse has the keyboard free: Space then plays, whatever was clicked last.
+document.addEventListener("click", (event) => {
+  if (event.detail === 0) return;
+  setTimeout(() => document.activeElement?.matches(".keys button, .choice input") && document.activeElement.blur());
+});
+
+// Pointing at cells ------------------------------------------------------------------------------------------------
+
+function pointedAt(event) {
+  const node = event.target.closest?.("[data-kind]");
+  if (!node) return null;
+  const { kind, index } = node.dataset;
+  return { kind, index: kind === "entry" ? index : Number(index) };
+}
+
+find("#views").addEventListener("pointerover", (event) => {
+  if (event.pointerType === "touch" || timer !== null || !told) return;
+  const before = hovered;
+  hovered = pointedAt(event);
+  if (hovered || before) paint();
+});
+find("#views").addEventListener("pointerleave", () => {
+  if (hovered && told) {
+    hovered = null;
+    paint();
+  }
+});
+find("#views").addEventListener("click", (event) => {
+  if (!told) return;
+  const editable = event.target.closest(".editable");
+  if (editable) return edit(editable);
+  if (event.target.closest(".transport")) return;
+  stop();
+  const focus = pointedAt(event); // a tap stays lit, since a finger cannot hover
+  pinned = focus && JSON.stringify(focus) === JSON.stringify(pinned) ? null : focus;
+  paint();
+});
+find("#views").addEventListener("focusin", (event) => {
+  const node = event.target.closest(".editable");
+  if (!node || !told) return;
+  pinned = pointedAt({ target: node });
+  paint();
+});
+
+find("#scatter").addEventListener("keydown", (event) => {
+  const node = event.target.closest?.(".editable");
+  if (!node || event.target.matches("input")) return;
+  const { kind, index } = node.dataset;
+  const width = told.layer.dims === 1 ? (kind === "input" ? 1 : Infinity) : kind === "input" ? told.layer.input_size : told.layer.kernel_size;
+  const moves = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: width, ArrowUp: -width };
+  if (event.key in moves && Number.isFinite(moves[event.key])) {
+    const next = find(`#scatter .editable[data-kind="${kind}"][data-index="${Number(index) + moves[event.key]}"]`);
+    if (next) moveTo(node, next);
+  } else if (event.key === "Enter" || event.key === " ") edit(node);
+  else if (/^[-0-9.]$/.test(event.key)) edit(node, event.key);
+  else return;
+  event.preventDefault();
+});
+
+function moveTo(from, to) {
+  from.setAttribute("tabindex", "-1");
+  to.setAttribute("tabindex", "0");
+  to.focus();
+}
+
+/** A field over the cell; Enter or leaving it takes the number, Escape does not. */
+function edit(node, first = null) {
+  stop();
+  const { kind, index } = node.dataset;
+  const panel = find("#scatter");
+  panel.style.position = "relative";
+  const box = node.getBoundingClientRect();
+  const outer = panel.getBoundingClientRect();
+  const field = html("input", {
+    class: "editor", type: "text", inputmode: "decimal", "aria-label": `New value of ${kind} ${spot(kind, Number(index))}`,
+  });
+  field.value = first ?? String(told[kind][index]);
+  field.style.left = `${box.left - outer.left + box.width / 2 - Math.max(box.width, 52) / 2}px`;
+  field.style.top = `${box.top - outer.top + box.height / 2 - Math.max(box.height, 32) / 2}px`;
+  field.style.width = `${Math.max(box.width, 52)}px`;
+  field.style.height = `${Math.max(box.height, 32)}px`;
+  panel.append(field);
+  field.focus();
+  if (first === null) field.select();
+  let open = true;
+  const close = async (take) => {
+    if (!open) return;
+    open = false;
+    const text = field.value.trim().replace(",", ".").replace("−", "-");
+    field.remove();
+    if (!take || text === String(told[kind][index])) return node.focus();
+    const values = [...told[kind]];
+    values[index] = text === "" || Number.isNaN(Number(text)) ? text || "?" : Number(text);
+    if (typeof values[index] === "string") {
+      find("#error").textContent = `“${text}” is not a number: type one such as 3 or −0.5.`;
+      find("#error").hidden = false;
+      return node.focus();
+    }
+    state[kind] = values.join(",");
+    await refresh();
+    const again = find(`#scatter .editable[data-kind="${kind}"][data-index="${index}"]`);
+    if (again) moveTo(find(`#scatter .editable[data-kind="${kind}"][tabindex="0"]`) ?? again, again);
+  };
+  field.addEventListener("keydown", (event) => {
+    event.stopPropagation();
+    if (event.key === "Enter") close(true);
+    if (event.key === "Escape") close(false);
+  });
+  field.addEventListener("blur", () => close(true));
+}
+
+narrow.addEventListener("change", () => told && draw());
+addEventListener("popstate", () => {
+  Object.assign(state, readAddress());
+  refresh();
+});
+refresh();

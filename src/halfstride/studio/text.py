@@ -1,0 +1,189 @@
+"""A layer in words: the size formula with the numbers put in, and the code that computes exactly what is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, Field
+
+from halfstride import geometry
+
+if TYPE_CHECKING:
+    from halfstride.studio.layer import Layer
+
+__all__ = ["Code", "Formula", "Token", "code", "formula"]
+
+
+class Token(BaseModel):
+    """A piece of a formula, and what it speaks of."""
+
+    text: str
+    role: Literal["plain", "input", "kernel", "output"] = "plain"
+
+
+class Formula(BaseModel):
+    """The output size, step by step: symbols, numbers put in, products worked out, the answer."""
+
+    name: str
+    lines: list[list[Token]]
+    note: str = Field(description="What leads back.")
+
+
+class Code(BaseModel):
+    """Lines of Python that make this layer with these weights and apply it to this input."""
+
+    pytorch: str
+    halfstride: str
+
+
+NAMES = {
+    "conv": "Convolution",
+    "transposed": "Transposed convolution",
+    "resize": "Resize-convolution",
+    "subpixel": "Sub-pixel convolution",
+}
+
+
+# The formula ----------------------------------------------------------------------------------------------------------
+
+
+def formula(layer: Layer, output_size: int) -> Formula:
+    """How the output size comes about, along one axis."""
+    n, k, o = Token(text="n", role="input"), Token(text="k", role="kernel"), Token(text="o", role="output")
+    n_, k_ = Token(text=str(layer.input_size), role="input"), Token(text=str(layer.kernel_size), role="kernel")
+    o_ = Token(text=str(output_size), role="output")
+    s, p, d, op = layer.stride, layer.padding, layer.dilation, layer.output_padding
+    size, span = layer.input_size, d * (layer.kernel_size - 1) + 1
+    dilated = d > 1
+    lines: list[list[Token | str]]
+    taken: list[Token | str] = ["d(", k, " − 1) − 1"] if dilated else [k]
+    taken_: list[Token | str] = [f"{d}·(", k_, " − 1) − 1"] if dilated else [k_]
+    if layer.form == "transposed":
+        adds: list[Token | str] = ["d(", k, " − 1) + 1"] if dilated else [k]
+        adds_: list[Token | str] = [f"{d}·(", k_, " − 1) + 1"] if dilated else [k_]
+        end, end_ = (" + op", f" + {op}") if op else ("", "")
+        lines = [
+            [o, " = s(", n, " − 1) + ", *adds, " − 2p" + end],
+            [f"= {s}·(", n_, " − 1) + ", *adds_, f" − 2·{p}{end_}"],
+            [f"= {s * (size - 1)} + {span} − {2 * p}{end_}"],
+        ]
+        note = f"It undoes the sizes of the convolution of this geometry, which takes {_inputs(layer)} to {size}."
+    elif layer.form == "conv":
+        lines = [
+            [o, " = ⌊(", n, " + 2p − ", *taken, ") / s⌋ + 1"],
+            ["= ⌊(", n_, f" + 2·{p} − ", *taken_, f") / {s}⌋ + 1"],
+            [f"= ⌊{size + 2 * p - span} / {s}⌋ + 1"],
+        ]
+        left = geometry.output_padding_for(output_size, size, layer.kernel_size, s, p, d)
+        way = "" if not left else f" with output_padding={left}"
+        note = f"The transposed convolution of this geometry takes {output_size} back to {size}{way}."
+    elif layer.form == "resize":
+        lines = [
+            [o, " = s·", n, " + 2p − ", *taken, " + 1"],
+            [f"= {s}·", n_, f" + 2·{p} − ", *taken_, " + 1"],
+            [f"= {s * size} + {2 * p} − {span} + 1"],
+        ]
+        note = f"It is the transposed convolution with a kernel of {span - 1 + s}, whose taps are sums of these."
+    else:
+        lines = [
+            [o, " = s(", n, " + 2p − ", *taken, " + 1)"],
+            [f"= {s}·(", n_, f" + 2·{p} − ", *taken_, " + 1)"],
+            [f"= {s}·{size + 2 * p - span + 1}"],
+        ]
+        note = f"It is the transposed convolution with a kernel of {layer.kernel_size * s}" + (
+            ", dilated." if dilated else ", one small kernel for each phase."
+        )
+    lines.append(["= ", o_])
+    return Formula(
+        name=NAMES[layer.form],
+        lines=[[Token(text=piece) if isinstance(piece, str) else piece for piece in line] for line in lines],
+        note=note,
+    )
+
+
+def _inputs(layer: Layer) -> str:
+    """The input sizes that the convolution of a transposed convolution's geometry takes to one output."""
+    try:
+        sizes = geometry.conv_input_sizes(
+            layer.input_size, layer.kernel_size, layer.stride, layer.padding, layer.dilation
+        )
+    except ValueError:
+        return "no input"
+    return str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} {'or' if len(sizes) == 2 else 'to'} {sizes[-1]}"
+
+
+# The code -------------------------------------------------------------------------------------------------------------
+
+
+def code(layer: Layer, input: Sequence[float], kernel: Sequence[float]) -> Code:
+    """The layer in PyTorch and in halfstride, with its weights and its input; both end in a tensor `y`."""
+    shape = (1, 1, *(layer.input_size,) * layer.dims)
+    weight = (layer.kernels, 1, *(layer.kernel_size,) * layer.dims)
+    x = f"x = torch.tensor({_nested(input, shape)})"
+    w = f"w = torch.tensor({_nested(kernel, weight)})"
+    return Code(
+        pytorch="\n".join(["import torch", "from torch import nn", "", x, w, *_torch(layer)]),
+        halfstride="\n".join(["import torch", "import halfstride", "", x, w, *_halfstride(layer)]),
+    )
+
+
+def _torch(layer: Layer) -> list[str]:
+    dims, s = layer.dims, layer.stride
+    if layer.form in ("conv", "transposed"):
+        name = f"nn.Conv{'Transpose' if layer.form == 'transposed' else ''}{dims}d"
+        return [f"layer = {name}({_arguments(layer, 'stride')})", *_with_weight("layer"), "y = layer(x)"]
+    if layer.form == "resize":
+        return [
+            f"conv = nn.Conv{dims}d({_arguments(layer)})",
+            *_with_weight("conv"),
+            f"layer = nn.Sequential(nn.Upsample(scale_factor={s}), conv)",
+            "y = layer(x)",
+        ]
+    convolution = [f"conv = nn.Conv{dims}d({_arguments(layer, outputs=layer.kernels)})", *_with_weight("conv")]
+    if dims == 1:  # torch has no pixel shuffle for signals
+        return [*convolution, "y = conv(x).transpose(1, 2).reshape(1, 1, -1)"]
+    return [*convolution, f"layer = nn.Sequential(conv, nn.PixelShuffle({s}))", "y = layer(x)"]
+
+
+def _halfstride(layer: Layer) -> list[str]:
+    dims = layer.dims
+    if layer.form == "conv":
+        # Downwards there is nothing to improve on; what halfstride adds is the way back.
+        return [
+            f"layer = torch.nn.Conv{dims}d({_arguments(layer, 'stride')})",
+            *_with_weight("layer"),
+            "y = layer(x)",
+            f"back = halfstride.functional.conv_transpose{dims}d(",
+            f"    y, w, stride={layer.stride}, padding={layer.padding}, dilation={layer.dilation}, "
+            f"output_size={layer.input_size}",
+            ")  # the adjoint: as large as x again",
+        ]
+    name = {"transposed": "ConvTranspose", "resize": "ResizeConv", "subpixel": "SubpixelConv"}[layer.form]
+    stride = "stride" if layer.form == "transposed" else "scale_factor"
+    return [f"layer = halfstride.{name}{dims}d({_arguments(layer, stride)})", *_with_weight("layer"), "y = layer(x)"]
+
+
+def _arguments(layer: Layer, stride: str | None = None, outputs: int = 1) -> str:
+    arguments = ["1", str(outputs), f"kernel_size={layer.kernel_size}"]
+    if stride is not None and (layer.stride != 1 or stride == "scale_factor"):
+        arguments.append(f"{stride}={layer.stride}")
+    if layer.padding or stride == "scale_factor":
+        arguments.append(f"padding={layer.padding}")
+    if layer.output_padding:
+        arguments.append(f"output_padding={layer.output_padding}")
+    if layer.dilation != 1:
+        arguments.append(f"dilation={layer.dilation}")
+    return ", ".join([*arguments, "bias=False"])
+
+
+def _with_weight(layer: str) -> list[str]:
+    return [f"{layer}.weight = torch.nn.Parameter(w)"]
+
+
+def _nested(values: Sequence[float], shape: Sequence[int]) -> str:
+    """A list of lists, as `torch.tensor` takes it, with a decimal point so that it becomes floating point."""
+    if len(shape) == 1:
+        return f"[{', '.join(repr(float(value)).removesuffix('0') for value in values)}]"
+    step = len(values) // shape[0]
+    return f"[{', '.join(_nested(values[i * step : (i + 1) * step], shape[1:]) for i in range(shape[0]))}]"

@@ -1,0 +1,133 @@
+"""Animations of a layer: the right numbers at the right step, and the same bytes every time."""
+
+import io
+import re
+import xml.etree.ElementTree as ElementTree
+import zipfile
+
+import pytest
+from PIL import Image
+
+from halfstride import cli
+from halfstride.figures.upsampling import number
+from halfstride.studio.animation import animate, encode
+from halfstride.studio.layer import Layer, explain
+
+LAYERS = [
+    Layer(),
+    Layer(dims=1, input_size=4, kernel_size=3, input=(1, -2, 3.5, 4)),
+    Layer(form="conv", input_size=5, padding=1),
+    Layer(form="resize", padding=1),
+    Layer(form="subpixel", dims=1, padding=1),
+]
+
+
+def texts(frame):
+    return ["".join(text for text, _ in words.pieces) for words in frame.words]
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("view", ["scatter", "sliding"])
+def test_there_is_a_frame_for_every_step_and_the_last_has_every_output(layer, view):
+    told = explain(layer)
+    frames = animate(layer, view)
+    assert len(frames) == (len(told.input) if view == "scatter" else len(told.output)) + 1
+    shown = texts(frames[-1])
+    for value in told.output:
+        assert number(value) in shown
+    orange = {rectangle for rectangle in frames[-1].rectangles if rectangle.fill == "#fbe6d8"}
+    assert len(orange) == len(told.output)
+
+
+def test_a_step_says_its_sum():
+    told = explain(LAYERS[1])
+    frames = animate(LAYERS[1], "sliding")
+    for j, frame in enumerate(frames[:-1]):
+        terms = [term for term in told.terms if term.j == j]
+        sums = " + ".join(f"{number(told.input[term.i])}·{number(told.kernel[term.t])}" for term in terms)
+        assert texts(frame)[-1] == f"{sums} = {number(told.output[j])}"
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("view", ["scatter", "sliding"])
+def test_nothing_lies_outside_the_frame(layer, view):
+    for frame in animate(layer, view):
+        for shape in frame.rectangles:
+            assert shape.x >= 0 <= shape.y
+            assert shape.x + shape.width <= frame.width
+            assert shape.y + shape.height <= frame.height
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_same_layer_gives_the_same_bytes(theme):
+    for kind in ("gif", "svg", "png"):
+        assert encode(animate(Layer(), theme=theme), kind) == encode(animate(Layer(), theme=theme), kind)
+
+
+def test_a_gif_has_every_frame_and_repeats():
+    with Image.open(io.BytesIO(encode(animate(Layer()), "gif", 0.5))) as image:
+        assert image.size == (1280, 720)
+        assert image.n_frames == 10
+        assert image.info["loop"] == 0
+        assert image.info["duration"] == 500
+        image.seek(9)
+        assert image.info["duration"] == 1500
+
+
+def test_an_svg_is_one_valid_file_that_shows_its_last_frame_where_it_cannot_play():
+    frames = animate(Layer())
+    root = ElementTree.fromstring(encode(frames, "svg"))
+    space = "{http://www.w3.org/2000/svg}"
+    still = [
+        "".join(node.itertext()).strip() for node in root.iter(f"{space}text") if node.get("visibility") != "hidden"
+    ]
+    assert sorted(still) == sorted(texts(frames[-1]))
+    for node in root.iter(f"{space}animate"):
+        times = [float(time) for time in node.get("keyTimes").split(";")]
+        assert times[0] == 0
+        assert times == sorted(times)
+        assert len(times) == len(node.get("values").split(";"))
+
+
+def test_png_frames_are_numbered():
+    with zipfile.ZipFile(io.BytesIO(encode(animate(Layer()), "png"))) as archive:
+        assert archive.namelist() == [f"{place:02}.png" for place in range(1, 11)]
+        with Image.open(archive.open("05.png")) as image:
+            assert image.size == (1280, 720)
+
+
+@pytest.fixture
+def halfstride(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(list(arguments))
+        return stopped.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+def test_animate_writes_a_gif_an_svg_or_a_folder(halfstride, tmp_path):
+    assert halfstride("animate", "transposed") == (0, "10 frames in layer.gif\n", "")
+    assert (tmp_path / "layer.gif").read_bytes() == encode(animate(Layer()), "gif")
+    arguments = ["resize", "--padding", "1", "--dims", "1", "--view", "sliding", "--theme", "dark"]
+    assert halfstride("animate", *arguments, "--out", "b.svg")[0] == 0
+    layer = Layer(form="resize", padding=1, dims=1)
+    assert (tmp_path / "b.svg").read_bytes() == encode(animate(layer, "sliding", "dark"), "svg")
+    assert halfstride("animate", "conv", "--input", "3", "--out", "frames")[0] == 0
+    assert len(list((tmp_path / "frames").glob("*.png"))) == 10
+
+
+def test_animate_says_what_is_wrong(halfstride, tmp_path):
+    code, _, err = halfstride("animate", "transposed", "--padding", "9")
+    assert (code, err) == (1, "error: `padding` (=9) leaves nothing of the full output (=7): use at most 3.\n")
+    code, _, err = halfstride("animate", "transposed", "--out", "a.mp4")
+    assert (code, err) == (1, "error: `--out` (=a.mp4) must end in .gif or .svg, or name a folder.\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_studio_says_that_a_folder_is_missing(halfstride):
+    code, _, err = halfstride("studio", "nowhere", "--no-open")
+    assert code == 1
+    assert re.match(r"error: `runs` \(=nowhere\) is not a folder", err)

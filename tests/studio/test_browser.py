@@ -1,0 +1,482 @@
+"""The studio in a real browser: every number that it shows is compared with the package's own functions."""
+
+import base64
+import io
+import json
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from halfstride import ConvAutoencoder, load_images, to_float
+from halfstride.autoencoder import decode, reconstruct
+from halfstride.studio import server
+from halfstride.studio.animation import animate, encode
+from halfstride.studio.app import create_app
+from halfstride.studio.layer import Layer, explain
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+if CHROMIUM is None:
+    pytest.skip("no Chromium on this machine: the browser tests need one", allow_module_level=True)
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+OPTIONS = [
+    "--no-sandbox",
+    "--headless",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def address(runs):
+    """The studio, served to this machine while the tests of this file run."""
+    import uvicorn
+
+    listener = server._listen("127.0.0.1", 8770)
+    running = uvicorn.Server(uvicorn.Config(create_app(runs), log_level="error"))
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    running.should_exit = True
+    thread.join()
+    listener.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield browser
+        browser.close()
+
+
+def until(page, script, argument=None):
+    """Wait until a script on the page says yes; Playwright's own waiting needs what the page's policy forbids."""
+    deadline = time.monotonic() + 20
+    while not page.evaluate(script, argument):
+        assert time.monotonic() < deadline, f"never came true: {script} with {argument}"
+        page.wait_for_timeout(20)
+
+
+@pytest.fixture
+def visit(browser, address):
+    """Open a page; afterwards it must have had no error and asked nobody but its own server."""
+    contexts, troubles = [], []
+
+    def visit(path="/", width=1400, height=1000, **options):
+        context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce", **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("console", lambda message: troubles.append(message.text) if "Security" in message.text else None)
+        page.on("request", lambda request: troubles.append(request.url) if not ours(request.url) else None)
+        page.goto(address + path)
+        until(
+            page,
+            "!!document.querySelector('#scatter svg') || !!document.querySelector('.walk canvas') "
+            "|| !!document.querySelector('.alarm:not([hidden])') || !!document.querySelector('#empty:not([hidden])')",
+        )
+        return page
+
+    def ours(url):
+        return url.startswith((address, "data:", "blob:"))
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert troubles == []
+
+
+def numbers(page, selector):
+    """The numbers in cells, as the page writes them; None where a cell is empty."""
+    found = page.eval_on_selector_all(
+        selector, "nodes => nodes.map(node => node.querySelector('.number').textContent.replace('−', '-'))"
+    )
+    return [float(text) if text else None for text in found]
+
+
+def lit(page, view, kind):
+    cells = f"#{view} .cell.lit[data-kind='{kind}']"
+    return sorted(page.eval_on_selector_all(cells, "nodes => nodes.map(node => Number(node.dataset.index))"))
+
+
+def outputs(page, view="scatter"):
+    return numbers(page, f"#{view} .cell[data-kind='output']")
+
+
+def slide(page, name, value):
+    page.locator(f"#{name}").fill(str(value))
+
+
+def drawn(page, telling):
+    """Wait until the page shows the output of this layer."""
+    shown = [f"{value:.4g}".replace("-", "−") for value in telling.output]
+    until(
+        page,
+        "shown => JSON.stringify([...document.querySelectorAll('#scatter .cell[data-kind=\"output\"] .number')]"
+        ".map(node => node.textContent)) === JSON.stringify(shown)",
+        shown,
+    )
+
+
+# Upsampling -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_kind_of_layer_shows_its_own_numbers_in_every_view(visit):
+    page = visit()
+    for form, geometry in (
+        ("conv", {"input_size": 7, "padding": 1}),
+        ("resize", {"padding": 1}),
+        ("subpixel", {"padding": 1}),
+        ("transposed", {}),
+    ):
+        page.locator(f"#form input[value='{form}']").check(force=True)
+        for dims in ("1", "2"):
+            page.locator(f"#dims input[value='{dims}']").check(force=True)
+            told = explain(Layer(form=form, dims=int(dims), **geometry))
+            drawn(page, told)
+            assert outputs(page) == told.output
+            assert outputs(page, "emulated") == told.output
+            assert outputs(page, "matrix") == told.output
+            assert numbers(page, "#scatter .cell[data-kind='input']") == told.input
+            assert numbers(page, "#scatter .cell[data-kind='kernel']") == told.kernel
+            assert numbers(page, "#matrix .cell[data-kind='entry']") == [entry.value for entry in told.matrix]
+            kernels = [v for phase in told.phases.kernels for v, t in zip(phase.kernel, phase.taps, strict=True) if t]
+            assert numbers(page, "#phases .cell.kernel") == kernels
+            assert numbers(page, "#coverage .cell") == told.coverage.counts
+            assert page.locator("#verdict").inner_text()[2:] == told.coverage.verdict
+            formula = page.locator("#formula").inner_text().split("\n")
+            assert formula == ["".join(token.text for token in line) for line in told.formula.lines]
+            products = page.locator("#costs td").all_inner_texts()
+            assert [p.replace(",", "") for p in products] == [
+                "cannot do it" if cost.products is None else str(cost.products) for cost in told.costs
+            ]
+            window = page.locator("#emulated .cell.input, #emulated .cell.between, #emulated .cell.padding").count()
+            assert window == len(told.emulated.source)
+
+
+def test_stepping_and_playing_move_all_views_together(visit):
+    told = explain(Layer())
+    page = visit()
+    drawn(page, told)
+    page.keyboard.press("ArrowRight")
+    for step in range(3):
+        reached = {term.j for term in told.terms if term.i <= step}
+        expected = [value if j in reached else None for j, value in enumerate(told.partial[step])]
+        for view in ("scatter", "emulated", "matrix"):
+            assert outputs(page, view) == expected
+            assert lit(page, view, "input") == [step] if view != "emulated" else [step]
+        assert sorted(numbers(page, "#matrix .cell.lit[data-kind='entry']")) == sorted(
+            entry.value for entry in told.matrix if entry.i == step
+        )
+        page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowLeft")
+    assert "step=2" in page.url
+    page.locator("#by input[value='outputs']").check(force=True)
+    page.locator("#forward").click()
+    page.locator("#forward").click()
+    assert outputs(page) == [told.output[0], told.output[1], *[None] * 47]
+    windows = {tap.cell for tap in told.emulated.windows[1]}
+    assert page.locator("#emulated .cell.window").count() == len(windows)
+    page.locator("body").press("Space")
+    assert page.locator("#play").get_attribute("aria-label") == "Pause"
+    until(page, "document.querySelector('#step').value > 3")
+    page.locator("body").press("Space")
+    assert page.locator("#play").get_attribute("aria-label") == "Play"
+    page.locator("#step").fill("49")
+    assert outputs(page) == told.output
+
+
+@pytest.mark.parametrize("query", ["", "?form=conv&input_size=5&dims=1", "?form=subpixel&dims=1", "?form=resize"])
+def test_pointing_at_a_cell_lights_up_what_it_depends_on(visit, query):
+    page = visit(f"/{query}")
+    form = "transposed" if not query else query.split("form=")[1].split("&")[0]
+    dims = 1 if "dims=1" in query else 2
+    size = 5 if "input_size=5" in query else 3
+    told = explain(Layer(form=form, dims=dims, input_size=size, padding=0 if form == "transposed" else 1))
+    drawn(page, told)
+    j = len(told.output) // 2
+    page.locator(f"#scatter .cell[data-kind='output'][data-index='{j}']").hover()
+    terms = [term for term in told.terms if term.j == j]
+    assert lit(page, "scatter", "input") == sorted({term.i for term in terms})
+    assert lit(page, "scatter", "kernel") == sorted({term.t for term in terms})
+    assert lit(page, "matrix", "output") == [j]
+    assert page.locator("#matrix .cell.lit[data-kind='entry']").count() == len({term.i for term in terms})
+    sums = " + ".join(f"{told.input[term.i]:g} · {told.kernel[term.t]:g}" for term in terms)
+    assert page.locator("#said").inner_text().endswith(f" = {sums} = {told.output[j]:g}")
+    page.locator("#scatter .cell[data-kind='kernel'][data-index='1']").hover()
+    assert lit(page, "scatter", "output") == sorted({term.j for term in told.terms if term.t == 1})
+    page.locator("h1").hover()
+    assert page.locator(".cell.lit").count() == 0
+
+
+def test_a_number_is_edited_with_the_mouse_and_with_the_keyboard(visit):
+    page = visit("/?dims=1")
+    drawn(page, explain(Layer(dims=1)))
+    page.locator("#scatter .cell[data-kind='kernel'][data-index='1']").click()
+    page.locator(".editor").fill("-0.5")
+    page.locator(".editor").press("Enter")
+    told = explain(Layer(dims=1, kernel=(1, -0.5, 3)))
+    drawn(page, told)
+    assert outputs(page) == told.output
+    page.locator("#scatter .cell[data-kind='input'][data-index='0']").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("7")
+    page.keyboard.press("Enter")
+    told = explain(Layer(dims=1, input=(1, 7, 3), kernel=(1, -0.5, 3)))
+    drawn(page, told)
+    assert page.evaluate("document.activeElement.dataset.index") == "1"
+    assert "input=1,7,3" in page.url
+    assert "kernel=1,-0.5,3" in page.url
+    again = visit(page.url.partition("8770")[2] or page.url[page.url.index("/?") :])
+    drawn(again, told)
+    page.keyboard.press("Enter")
+    page.locator(".editor").fill("seven")
+    page.locator(".editor").press("Enter")
+    assert page.locator("#error").inner_text() == "“seven” is not a number: type one such as 3 or −0.5."
+    page.locator("#reset").click()
+    drawn(page, explain(Layer(dims=1)))
+    assert page.locator("#error").is_hidden()
+
+
+def test_an_illegal_layer_says_why_and_leaves_the_last_one_standing(visit):
+    page = visit()
+    drawn(page, explain(Layer()))
+    before = page.locator("#scatter").bounding_box()["width"]
+    slide(page, "padding", 5)
+    page.wait_for_selector("#error:not([hidden])")
+    assert (
+        page.locator("#error").inner_text() == "`padding` (=5) leaves nothing of the full output (=7): use at most 3."
+    )
+    assert outputs(page) == explain(Layer()).output
+    assert page.locator("#views").get_attribute("class") == "views stale"
+    assert page.locator("#scatter").bounding_box()["width"] == before
+    slide(page, "padding", 1)
+    drawn(page, explain(Layer(padding=1)))
+    assert page.locator("#error").is_hidden()
+
+
+def test_a_shared_address_brings_back_layer_numbers_and_step(visit):
+    page = visit(
+        "/?dims=1&input_size=2&kernel_size=4&padding=1&input=3,-2&by=outputs&step=2&matrix=turned&code=halfstride"
+    )
+    told = explain(Layer(dims=1, input_size=2, kernel_size=4, padding=1, input=(3, -2)))
+    assert outputs(page) == [*told.output[:3], *[None] * (told.output_size - 3)]
+    assert page.locator("#code").inner_text() == told.code.halfstride
+    assert page.locator("#turned input[value='yes']").is_checked()
+    assert page.locator("#by input[value='outputs']").is_checked()
+    for query in ("?form=nonsense&stride=-4&step=99999", "?input=1,2", "?kernel=<b>", "?dims=7&padding=20"):
+        visit(f"/{query}")
+
+
+def test_the_code_is_copied_and_computes_what_is_shown(visit):
+    page = visit("/?form=resize&dims=1", permissions=["clipboard-read", "clipboard-write"])
+    told = explain(Layer(form="resize", dims=1, padding=1))
+    drawn(page, told)
+    for language, code in (("pytorch", told.code.pytorch), ("halfstride", told.code.halfstride)):
+        page.locator(f"#language input[value='{language}']").check(force=True)
+        page.locator("#copy").click()
+        until(page, "document.querySelector('#copy').textContent === 'Copied'")
+        copied = page.evaluate("navigator.clipboard.readText()")
+        assert copied == code
+        names = {}
+        exec(copied, names)
+        assert names["y"].flatten().tolist() == outputs(page)
+        until(page, "document.querySelector('#copy').textContent === 'Copy code'")
+
+
+def test_the_animation_of_these_very_numbers_is_saved(visit):
+    page = visit("/?dims=1&input=3,-2,1&by=outputs")
+    page.locator("#shade input[value='dark']").check(force=True)
+    layer = Layer(dims=1, input=(3, -2, 1))
+    for kind, name in (("gif", "transposed-sliding.gif"), ("svg", "transposed-sliding.svg")):
+        with page.expect_download() as saving:
+            page.locator(f"#export a[data-format='{kind}']").click()
+        assert saving.value.suggested_filename == name
+        assert Path(saving.value.path()).read_bytes() == encode(animate(layer, "sliding", "dark"), kind)
+
+
+def test_a_tap_keeps_a_cell_lit(visit):
+    page = visit(width=390, height=800, has_touch=True, is_mobile=True)
+    told = explain(Layer())
+    drawn(page, told)
+    page.locator("#emulated .cell[data-kind='output'][data-index='24']").tap()
+    assert lit(page, "scatter", "input") == sorted({term.i for term in told.terms if term.j == 24})
+
+
+# The autoencoder ------------------------------------------------------------------------------------------------------
+
+
+def canvas(page, selector):
+    """What a canvas shows, as an array H×W×3."""
+    script = """node => [node.width, node.height,
+        btoa(String.fromCharCode(...node.getContext('2d').getImageData(0, 0, node.width, node.height).data))]"""
+    width, height, data = page.locator(selector).evaluate(script)
+    return np.frombuffer(base64.b64decode(data), dtype=np.uint8).reshape(height, width, 4)[..., :3]
+
+
+def as_shown(image):
+    """A uint8 image 1×H×W as it stands on a canvas."""
+    return np.repeat(np.moveaxis(np.asarray(image), 0, -1), 3, axis=-1)
+
+
+def decoded(model, code):
+    with torch.inference_mode():
+        latents = torch.tensor([code]).float().reshape(1, *model.latent_shape)
+        return model.decode(latents).mul(255).round().to(torch.uint8)[0]
+
+
+def frames(page):
+    return int(page.locator("#decoded").get_attribute("data-frames"))
+
+
+def settle(page, before):
+    until(page, "before => Number(document.querySelector('#decoded').dataset.frames) > before", before)
+    page.wait_for_timeout(150)
+
+
+def test_dragging_in_the_latent_plane_decodes_what_is_under_the_finger(visit, runs):
+    page = visit("/autoencoder?run=plane")
+    model = ConvAutoencoder.from_pretrained(runs / "plane")
+    box = page.locator(".plane").bounding_box()
+    before = frames(page)
+    page.mouse.move(box["x"] + 200, box["y"] + 150)
+    page.mouse.down()
+    for step in range(8):
+        page.mouse.move(box["x"] + 200 + 10 * step, box["y"] + 150 + 5 * step)
+    page.mouse.up()
+    settle(page, before)
+    first = page.evaluate("[...document.querySelectorAll('#sliders input')].map(input => Number(input.value))")
+    shown = canvas(page, "#decoded").astype(int)
+    # Sliders have steps, so that the code is known to half a step: the picture then is to a grey value or two.
+    assert np.abs(shown - as_shown(decoded(model, first)).astype(int)).max() <= 12
+    page.locator(".plane").focus()
+    before = frames(page)
+    page.keyboard.press("ArrowRight")
+    settle(page, before)
+    assert (canvas(page, "#decoded").astype(int) != shown).any()
+
+
+def test_a_single_number_of_the_code_is_moved(visit, runs):
+    page = visit("/autoencoder?run=deep")
+    model = ConvAutoencoder.from_pretrained(runs / "deep")
+    with page.expect_response("**/decode") as answering:
+        page.locator("#sliders input").nth(3).evaluate(
+            "input => { input.value = input.max; input.dispatchEvent(new Event('input')); }"
+        )
+    sent = json.loads(answering.value.request.post_data)["code"]
+    assert len(sent) == 12
+    assert sent[3] == pytest.approx(float(page.locator("#sliders input").nth(3).get_attribute("max")), rel=0.02)
+    page.wait_for_timeout(200)
+    assert (canvas(page, "#decoded") == as_shown(decoded(model, sent))).all()
+
+
+def test_reconstructions_walk_and_pages_show_the_test_images(visit, runs):
+    page = visit("/autoencoder?run=plane")
+    page.wait_for_selector(".triple:nth-child(12)")
+    model = ConvAutoencoder.from_pretrained(runs / "plane")
+    images = load_images("digits").test.images
+    third = ".triple:nth-child(3) canvas:nth-child({})"
+    assert (canvas(page, third.format(1)) == as_shown(images[2])).all()
+    assert (canvas(page, third.format(2)) == as_shown(reconstruct(model, images[2:3])[0])).all()
+    page.locator("#after").click()
+    until(page, "document.querySelector('#range').textContent.startsWith('13')")
+    assert (canvas(page, ".triple:nth-child(1) canvas:nth-child(1)") == as_shown(images[12])).all()
+    with page.expect_response("**/walk"):
+        page.locator(".triple:nth-child(1) button[data-end='A']").click()
+    page.wait_for_timeout(200)
+    with torch.inference_mode():
+        codes = model.encode(to_float(images[[12, 1]])).numpy()
+    for place, code in ((1, codes[0]), (11, codes[1])):
+        shown = canvas(page, f".walk button:nth-child({place}) canvas").astype(int)
+        assert np.abs(shown - as_shown(decoded(model, code.tolist())).astype(int)).max() <= 1
+    assert page.locator(".triple:nth-child(1) button[data-end='A']").get_attribute("aria-pressed") == "true"
+
+
+def test_a_picture_is_dropped_and_comes_back(visit, runs):
+    picture = np.random.default_rng(1).integers(0, 256, (30, 50, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, format="png")
+    page = visit("/autoencoder?run=plane")
+    page.evaluate(
+        """text => {
+            const bytes = Uint8Array.from(atob(text), letter => letter.charCodeAt(0));
+            const data = new DataTransfer();
+            data.items.add(new File([bytes], 'mine.png', {type: 'image/png'}));
+            for (const kind of ['dragover', 'drop']) {
+                document.querySelector('#drop').dispatchEvent(new DragEvent(kind, {dataTransfer: data, bubbles: true}));
+            }
+        }""",
+        base64.b64encode(stream.getvalue()).decode(),
+    )
+    page.wait_for_selector("#own .triple")
+    model = ConvAutoencoder.from_pretrained(runs / "plane")
+    original = decode(stream.getvalue(), (1, 28, 28))
+    assert (canvas(page, "#own canvas:nth-child(1)") == as_shown(original)).all()
+    assert (canvas(page, "#own canvas:nth-child(2)") == as_shown(reconstruct(model, original[None])[0])).all()
+    page.locator("#file").set_input_files({"name": "no.png", "mimeType": "image/png", "buffer": b"no picture"})
+    page.wait_for_selector("#own .alarm")
+    assert "not a picture that can be read" in page.locator("#own").inner_text()
+
+
+def test_the_losses_follow_a_training(visit, runs):
+    page = visit("/autoencoder?run=plane")
+    assert page.locator("#live").inner_text() == "epoch 3"
+    path = runs / "plane" / "metrics.jsonl"
+    before = path.read_text(encoding="utf-8")
+    try:
+        line = {"epoch": 4, "train_mse": 0.02, "test_mse": 0.0123, "test_psnr": 20.0, "test_ssim": 0.9}
+        path.write_text(before + json.dumps(line) + "\n", encoding="utf-8")
+        until(page, "document.querySelector('#live').textContent === 'epoch 4'")
+        assert "0.01230" in page.locator("#loss").inner_text()
+    finally:
+        path.write_text(before, encoding="utf-8")
+
+
+def test_a_damaged_run_says_so_and_the_others_can_be_chosen(visit):
+    page = visit("/autoencoder?run=damaged")
+    assert "does not hold the weights of this model" in page.locator("#error").inner_text()
+    page.locator("#runs a", has_text="deep").first.click()
+    page.wait_for_selector(".walk canvas")
+
+
+# For everybody --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/?dims=1&step=1", "/?padding=9", "/autoencoder?run=deep"])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1600), ("dark", 360)])
+def test_axe_finds_nothing_serious(visit, path, scheme, width):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = visit(path, width=width, color_scheme=scheme)
+    found = Axe().run(page).response["violations"]
+    serious = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
+    assert serious == []
+
+
+@pytest.mark.parametrize("path", ["/", "/?form=subpixel&stride=3", "/?dims=1&input_size=12", "/autoencoder?run=deep"])
+def test_nothing_sticks_out_at_any_width(visit, path):
+    page = visit(path)
+    for width in (360, 800, 1280, 3840):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_theme_is_chosen_and_kept(visit):
+    page = visit()
+    page.locator(".theme").click()
+    page.locator(".theme").click()
+    assert page.evaluate("getComputedStyle(document.body).colorScheme") == "dark"
+    page.reload()
+    assert page.locator(".theme").inner_text() == "Theme: dark"

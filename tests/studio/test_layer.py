@@ -1,0 +1,239 @@
+"""A layer taken apart is the layer: checked against torch, and against running the code that is shown."""
+
+import itertools
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from halfstride import geometry
+from halfstride.studio.layer import Layer, explain, read_layer
+
+
+@st.composite
+def layers(draw):
+    form = draw(st.sampled_from(["conv", "transposed", "resize", "subpixel"]))
+    dims = draw(st.integers(1, 2))
+    n, k, s = draw(st.integers(1, 5)), draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    p, d = draw(st.integers(0, 3)), draw(st.integers(1, 2))
+    op = draw(st.integers(0, 2)) if form == "transposed" else 0
+    numbers = st.integers(-9, 9).map(float)
+    kernels = s**dims if form == "subpixel" else 1
+    layer = Layer(
+        form=form,
+        dims=dims,
+        input_size=n,
+        kernel_size=k,
+        stride=s,
+        padding=p,
+        dilation=d,
+        output_padding=op,
+        input=draw(st.lists(numbers, min_size=n**dims, max_size=n**dims)),
+        kernel=draw(st.lists(numbers, min_size=kernels * k**dims, max_size=kernels * k**dims)),
+    )
+    try:
+        explain(layer)
+    except ValueError:
+        assume(False)
+    return layer
+
+
+def torch_output(layer):
+    """The layer by torch's own operators alone."""
+    n, k = (layer.input_size,) * layer.dims, (layer.kernel_size,) * layer.dims
+    x = torch.tensor(layer.input, dtype=torch.float64).reshape(1, 1, *n)
+    w = torch.tensor(layer.kernel, dtype=torch.float64).reshape(-1, 1, *k)
+    conv = F.conv1d if layer.dims == 1 else F.conv2d
+    p, s, d = layer.padding, layer.stride, layer.dilation
+    if layer.form == "conv":
+        return conv(x, w, stride=s, padding=p, dilation=d)
+    if layer.form == "transposed":
+        transposed = F.conv_transpose1d if layer.dims == 1 else F.conv_transpose2d
+        return transposed(x, w, stride=s, padding=p, output_padding=layer.output_padding, dilation=d)
+    if layer.form == "resize":
+        return conv(F.interpolate(x, scale_factor=s, mode="nearest"), w, padding=p, dilation=d)
+    phases = conv(x, w, padding=p, dilation=d)
+    if layer.dims == 2:
+        return F.pixel_shuffle(phases, s)
+    return phases.transpose(1, 2).reshape(1, 1, -1)
+
+
+@settings(max_examples=40)
+@given(layers())
+def test_the_output_is_what_torch_computes(layer):
+    assert explain(layer).output == torch_output(layer).flatten().tolist()
+
+
+@settings(max_examples=40)
+@given(layers())
+def test_the_products_the_matrix_and_the_windows_all_add_up_to_the_output(layer):
+    told = explain(layer)
+    x, w = told.input, told.kernel
+    by_term, by_matrix, by_window = ([0.0] * len(told.output) for _ in range(3))
+    for term in told.terms:
+        assert term.product == x[term.i] * w[term.t]
+        by_term[term.j] += term.product
+    for entry in told.matrix:
+        by_matrix[entry.j] += entry.value * x[entry.i]
+    for j, window in enumerate(told.emulated.windows):
+        assert len(window) == layer.kernel_size**layer.dims
+        for tap in window:
+            source = told.emulated.source[tap.cell]
+            by_window[j] += w[tap.t] * (x[source] if source >= 0 else 0)
+    assert by_term == by_matrix == by_window == told.output
+
+
+@settings(max_examples=40)
+@given(layers())
+def test_the_partial_sums_are_those_of_the_first_inputs(layer):
+    told = explain(layer)
+    sums = [0.0] * len(told.output)
+    for i, shown in enumerate(told.partial):
+        for term in told.terms:
+            if term.i == i:
+                sums[term.j] += term.product
+        assert shown == sums
+
+
+@settings(max_examples=40)
+@given(layers())
+def test_every_position_has_one_phase_and_the_phases_hold_the_whole_kernel(layer):
+    told = explain(layer)
+    wide = told.input if told.phases.side == "input" else told.output
+    assert sorted(at for phase in told.phases.kernels for at in phase.positions) == list(range(len(wide)))
+    repeated = layer.stride**layer.dims if layer.form == "resize" else 1
+    assert sum(sum(phase.taps) for phase in told.phases.kernels) == len(told.kernel) * repeated
+    assert sum(phase.gain for phase in told.phases.kernels) == pytest.approx(sum(told.kernel) * repeated)
+
+
+@pytest.mark.parametrize(("form", "n", "p"), [("transposed", 9, 0), ("resize", 9, 1), ("subpixel", 9, 1)])
+def test_a_phase_answers_a_constant_input_with_its_gain(form, n, p):
+    """Away from the borders: that is what the phases' kernels are for."""
+    told = explain(Layer(form=form, dims=1, input_size=n, kernel_size=3, stride=2, padding=p, input=(1,) * n))
+    middle = range(6, len(told.output) - 6)
+    for phase in told.phases.kernels:
+        assert {told.output[at] for at in phase.positions if at in middle} == {phase.gain}
+
+
+@settings(max_examples=40)
+@given(layers())
+def test_coverage_and_its_verdict_are_those_of_geometry(layer):
+    told = explain(layer)
+    n, k, s, p, d = layer.input_size, layer.kernel_size, layer.stride, layer.padding, layer.dilation
+    if layer.form == "transposed":
+        row = geometry.coverage(n, k, s, p, layer.output_padding, d)
+        counts = row if layer.dims == 1 else [a * b for a, b in itertools.product(row, row)]
+        assert told.coverage.counts == list(counts)
+    if layer.form in ("conv", "transposed"):
+        assert told.coverage.even == geometry.is_even(k, s, d)
+    else:
+        assert told.coverage.even
+
+
+@pytest.mark.parametrize(
+    ("layer", "verdict"),
+    [
+        (
+            Layer(),
+            "Checkered: stride 2 does not divide kernel 3, so each output is reached by 1, 2 or 4 taps, "
+            "in a regular pattern.",
+        ),
+        (
+            Layer(form="conv", input_size=7, padding=1),
+            "Checkered in the gradient: stride 2 does not divide kernel 3, so each input is read by 1, 2 or 4 taps, "
+            "in a regular pattern.",
+        ),
+        (
+            Layer(dims=1, kernel_size=4, dilation=2),
+            "Checkered: stride 2 and dilation 2 have a common divisor, so each output is reached by 0 or 4 taps, "
+            "in a regular pattern.",
+        ),
+        (
+            Layer(dims=1, kernel_size=4, kernel=(1, 2, 3, 4)),
+            "Even coverage, 2 taps for every phase; but these weights answer a constant input of 1 with 4 to 6, "
+            "so there is a checkerboard all the same.",
+        ),
+        (
+            Layer(dims=1, kernel_size=4, kernel=(1, 3, 3, 1)),
+            "Even: every phase has 2 taps, and these weights give all phases the same gain.",
+        ),
+        (
+            Layer(form="resize", padding=1),
+            "Even: every phase sums all taps of the kernel, whatever its weights. No checkerboard is possible.",
+        ),
+        (Layer(stride=1), "Stride 1: there is a single phase, and nothing to be uneven."),
+    ],
+)
+def test_the_verdict_in_words(layer, verdict):
+    assert explain(layer).coverage.verdict == verdict
+
+
+@settings(max_examples=40)
+@given(layers())
+def test_the_code_to_copy_computes_what_is_shown(layer):
+    told = explain(layer)
+    for code in (told.code.pytorch, told.code.halfstride):
+        names = {}
+        exec(code, names)
+        assert names["y"].dtype == torch.float32
+        assert names["y"].flatten().tolist() == told.output
+    if layer.form == "conv":
+        assert names["back"].shape == names["x"].shape
+
+
+@settings(max_examples=40)
+@given(layers())
+def test_the_formula_ends_in_the_output_size(layer):
+    told = explain(layer)
+    lines = ["".join(token.text for token in line) for line in told.formula.lines]
+    assert lines[-1] == f"= {told.output_size}"
+    assert told.output_size**layer.dims == len(told.output)
+    worked_out = lines[-2].removeprefix("= ").replace("−", "-").replace("·", "*")
+    if "⌊" in worked_out:
+        worked_out = worked_out.replace("⌊", "(").replace("⌋", ")").replace("/", "//")
+    assert eval(worked_out) == told.output_size
+
+
+def test_the_formula_of_the_lecture():
+    told = explain(Layer(input_size=2))
+    lines = ["".join(token.text for token in line) for line in told.formula.lines]
+    assert lines == ["o = s(n − 1) + k − 2p", "= 2·(2 − 1) + 3 − 2·0", "= 2 + 3 − 0", "= 5"]
+    assert told.formula.note == "It undoes the sizes of the convolution of this geometry, which takes 5 or 6 to 2."
+
+
+def test_products_are_those_of_the_plan():
+    costs = {cost.algorithm: cost.products for cost in explain(Layer(form="resize", input_size=4, padding=1)).costs}
+    assert costs["phases"] == 256
+    assert costs["native"] == 576
+    assert explain(Layer(form="conv")).costs == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"padding": 9}, "`padding` (=9) leaves nothing of the full output (=7): use at most 3."),
+        (
+            {"form": "resize", "output_padding": 1},
+            "`output_padding` (=1) belongs to transposed convolutions: set it to 0.",
+        ),
+        ({"kernel_size": 0}, "`kernel_size` (=0): input should be greater than or equal to 1."),
+        ({"input": "1,2"}, "`input` (of 2 numbers) must have 9, row by row."),
+        ({"kernel": "1,two"}, "`kernel` must be numbers with commas between them, such as 1,2.5,-3."),
+        ({"input": "nan"}, "`input` (=nan): input should be a finite number."),
+        (
+            {"input_size": 12, "stride": 4},
+            "The output would have 47 positions along an axis; up to 18 can be shown with 2 axes: choose a smaller "
+            "input, kernel, stride or dilation.",
+        ),
+        (
+            {"form": "conv", "input_size": 18, "kernel_size": 9, "stride": 1, "padding": 4},
+            "The layer makes 26,244 products; up to 12,000 can be shown: choose a smaller input or kernel.",
+        ),
+    ],
+)
+def test_what_cannot_be_shown_says_why(arguments, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        explain(read_layer(**arguments))

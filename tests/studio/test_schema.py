@@ -1,0 +1,51 @@
+"""Whatever the OpenAPI description allows, and what it does not, the server answers without falling over."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from halfstride.studio.app import create_app
+
+schemathesis = pytest.importorskip("schemathesis", reason="schemathesis needs Python 3.11")
+OPERATIONS = [
+    ("GET", "/api/layer"),
+    ("GET", "/api/runs"),
+    ("GET", "/api/runs/{name}"),
+    ("GET", "/api/runs/{name}/metrics"),
+    ("GET", "/api/runs/{name}/images"),
+    ("GET", "/api/runs/{name}/latent"),
+    ("POST", "/api/runs/{name}/decode"),
+    ("POST", "/api/runs/{name}/walk"),
+    ("POST", "/api/runs/{name}/reconstruct"),
+]
+
+
+@pytest.fixture(scope="module")
+def api(runs):
+    return schemathesis.openapi.from_asgi("/api/openapi.json", create_app(runs), headers={"host": "localhost"})
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "known"),
+    [(*operation, known) for operation in OPERATIONS for known in (True, False)[: 1 + ("{name}" in operation[1])]],
+)
+def test_no_request_makes_the_server_fall_over(api, method, path, known):
+    from schemathesis.checks import not_a_server_error
+    from schemathesis.specs.openapi.checks import status_code_conformance
+
+    statuses = set()
+    requests = [
+        api[path][method].as_strategy(generation_mode=mode)
+        for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
+    ]
+
+    @settings(max_examples=25, suppress_health_check=list(HealthCheck))
+    @given(requests[0] | requests[1])
+    def ask(case):
+        if known and "{name}" in path:
+            case.path_parameters["name"] = "plane"
+        answer = case.call(headers={"host": "localhost"})
+        statuses.add(answer.status_code)
+        case.validate_response(answer, checks=[not_a_server_error, status_code_conformance])
+
+    ask()
+    assert not known or 200 in statuses or method == "POST"
