@@ -30,8 +30,8 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from halfstride import algorithms, planning
-from halfstride.algorithms.arguments import Padding, Sizes
 from halfstride.algorithms.case import Case, resize_case, subpixel_case, transposed_case
+from halfstride.arguments import Padding, Sizes
 
 __all__ = [
     "conv_transpose1d",

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from halfstride import functional, planning
-from halfstride.algorithms.arguments import (
+from halfstride.arguments import (
     Padding,
     Sizes,
     read_groups,

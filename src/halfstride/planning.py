@@ -12,7 +12,12 @@ __all__ = ["choose", "read_algorithm"]
 
 def choose(case: Case, algorithm: str = "auto") -> str:
     """The name of the algorithm for a case: the one asked for, or with "auto" the native one."""
-    return "native" if read_algorithm(algorithm) == "auto" else algorithm
+    if read_algorithm(algorithm) == "auto":
+        return "native"
+    obstacle = ALGORITHMS[algorithm].obstacle(case)
+    if obstacle is not None:
+        raise ValueError(f"`algorithm` (={algorithm!r}) cannot compute this case: {obstacle}.")
+    return algorithm
 
 
 def read_algorithm(algorithm: Any) -> str:

@@ -6,8 +6,8 @@ where it can), and `compute(case, input, weight, bias)` on batched tensors.
 
 from types import ModuleType
 
-from halfstride.algorithms import native
+from halfstride.algorithms import emulated, native, phases, scatter
 
 __all__ = ["ALGORITHMS"]
 
-ALGORITHMS: dict[str, ModuleType] = {"native": native}
+ALGORITHMS: dict[str, ModuleType] = {"native": native, "scatter": scatter, "emulated": emulated, "phases": phases}

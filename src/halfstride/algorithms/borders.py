@@ -10,54 +10,129 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["as_channels_last", "continued", "is_channels_last", "shuffled", "window"]
+from halfstride import kernels
+from halfstride.algorithms.case import Case
+
+__all__ = [
+    "as_channels_last",
+    "as_transposed",
+    "continued",
+    "even_cut",
+    "low_resolution_mode",
+    "obstacle_to_phases",
+    "settled",
+    "window",
+]
 
 
-def continued(input: Tensor, padding: Sequence[tuple[int, int]], mode: str) -> Tensor:
+def continued(input: Tensor, padding: Sequence[tuple[int, int]], mode: str = "zeros") -> Tensor:
     """`input` continued by (before, after) positions per axis in a padding mode; negative numbers cut."""
+    flat = [max(side, 0) for pair in reversed(padding) for side in pair]
+    if any(flat):
+        input = F.pad(input, flat, mode="constant" if mode == "zeros" else mode)
+    # Cut last: what is mirrored at one end may come from what is cut at the other.
     for axis, (before, after) in enumerate(padding, start=2):
         if before < 0 or after < 0:
             start, end = max(-before, 0), max(-after, 0)
             input = input.narrow(axis, start, input.shape[axis] - start - end)
-    flat = [max(side, 0) for pair in reversed(padding) for side in pair]
-    if not any(flat):
-        return input
-    return F.pad(input, flat, mode="constant" if mode == "zeros" else mode)
+    return input
 
 
 def window(output: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
     """`size` positions of `output` from `start` on, per axis; zeros where it has none."""
     length = output.shape[2:]
-    return continued(output, [(-b, b + o - n) for b, o, n in zip(start, size, length, strict=True)], "zeros")
+    return continued(output, [(-b, b + o - n) for b, o, n in zip(start, size, length, strict=True)])
+
+
+def even_cut(full: int, start: int, size: int, limit: int) -> tuple[int, int]:
+    """The (padding, output_padding) of an operator that knows no other, for `size` positions of `full` from `start` on.
+
+    Its output may have too much at one end, which is for `window` to cut: `start - padding` positions come first.
+    `output_padding` must stay under `limit`.
+    """
+    end = full - start - size  # positions to cut at the end, or to add where negative
+    if 0 <= start - end < limit:
+        return start, start - end
+    return min(start, max(end, 0)), min(max(-end, 0), limit - 1)
 
 
 def is_channels_last(input: Tensor) -> bool:
     """Whether the channels of an image or a volume lie next to each other in memory.
 
-    From the strides alone: `is_contiguous(memory_format=...)` is not to be had under `torch.func.vmap`.
+    Judged by strides: `is_contiguous(memory_format=...)` is not to be had under `torch.func.vmap`.
     """
     return input.dim() > 3 and input.shape[1] > 1 and input.stride(1) == 1
 
 
 def as_channels_last(output: Tensor, like: Tensor) -> Tensor:
-    """`output` in channels-last order where `like` is, else contiguous."""
+    """`output` with its channels next to each other in memory where those of `like` are, else contiguous."""
     if is_channels_last(like):
         return output.movedim(1, -1).contiguous().movedim(-1, 1)
     return output.contiguous()
 
 
-def shuffled(phases: Tensor, scale: Sequence[int]) -> Tensor:
-    """Phases, channel `c * prod(scale) + r` of each, brought to their positions.
+def low_resolution_mode(case: Case) -> str | None:
+    """How the *input* of a resize-convolution goes on so that its upsampled input does as `padding_mode` says.
 
-    `torch.nn.PixelShuffle` in 1, 2 or 3 dimensions, with a scale of its own for each axis.
+    Repetition and wrapping round are the same before and after upsampling. A reflection is not, except that its first
+    `s - 1` positions are all copies of the border. None where there is no such way.
     """
-    axes = len(scale)
-    if axes == 2 and scale[0] == scale[1]:
-        return F.pixel_shuffle(phases, scale[0])
-    channels_last = is_channels_last(phases)
-    phases = phases.reshape(phases.shape[0], -1, *scale, *phases.shape[2:])
-    positions = [axis for pair in zip(range(2 + axes, 2 + 2 * axes), range(2, 2 + axes), strict=True) for axis in pair]
-    size = [n * s for n, s in zip(phases.shape[2 + axes :], scale, strict=True)]
-    if channels_last:
-        return phases.permute(0, *positions, 1).reshape(phases.shape[0], *size, phases.shape[1]).movedim(-1, 1)
-    return phases.permute(0, 1, *positions).reshape(*phases.shape[:2], *size)
+    if case.form != "resize" or case.padding_mode != "reflect":
+        return case.padding_mode
+    furthest = [
+        max(p, o + span - p - n * s)
+        for n, o, s, p, span in zip(
+            case.input_size, case.output_size, case.stride, case.padding, case.span, strict=True
+        )
+    ]
+    if all(beyond < s or beyond <= 0 for beyond, s in zip(furthest, case.stride, strict=True)):
+        return "replicate"
+    if all(s == 1 for s in case.stride):
+        return "reflect"
+    return None
+
+
+def obstacle_to_phases(case: Case) -> str | None:
+    """Why a case cannot be computed at low resolution."""
+    if case.form == "subpixel":
+        return "a sub-pixel convolution is made of its phases already, which 'native' computes once each"
+    if low_resolution_mode(case) is None:
+        return (
+            f"padding_mode='reflect' by {case.stride} positions or more (one scale factor) mirrors what upsampling "
+            f"made, and has no counterpart before it"
+        )
+    return None
+
+
+def settled(case: Case, input: Tensor, *, even_zeros: bool = False) -> tuple[Tensor, tuple[int, ...]]:
+    """The input as far as the output sees it, beyond which there are only zeros, and the position that it begins with.
+
+    Zeros are left out of it, because every operator knows them, unless `even_zeros`.
+    """
+    mode = low_resolution_mode(case)
+    assert mode is not None, "see obstacle_to_phases"
+    if mode == "zeros" and not even_zeros:
+        return input, (0,) * case.axes
+    padding = [
+        (max(-first, 0), max(last - n + 1, 0)) for (first, last), n in zip(case.reach, case.input_size, strict=True)
+    ]
+    return continued(input, padding, mode), tuple(-before for before, _ in padding)
+
+
+def as_transposed(case: Case, input: Tensor, weight: Tensor) -> tuple[Case, Tensor, Tensor]:
+    """A transposed or resize-convolution as a transposed convolution padded with zeros: its case, input and kernel."""
+    start = case.padding
+    if case.form == "resize":
+        weight = kernels.transposed_from_resize(weight, case.stride, case.dilation, case.groups)
+        start = tuple(span - p for span, p in zip(case.span, start, strict=True))
+    input, first = settled(case, input, even_zeros=min(start) < 0)
+    start = tuple(p - s * at for p, s, at in zip(start, case.stride, first, strict=True))
+    transposed = case._replace(
+        form="transposed",
+        input_size=tuple(input.shape[2:]),
+        kernel_size=tuple(weight.shape[2:]),
+        dilation=case.dilation if case.form == "transposed" else (1,) * case.axes,
+        padding=start,
+        padding_mode="zeros",
+    )
+    return transposed, input, weight

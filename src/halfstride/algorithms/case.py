@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from halfstride.algorithms.arguments import (
+from halfstride.arguments import (
     Padding,
     Pairs,
     Sizes,
@@ -61,6 +61,11 @@ class Case(NamedTuple):
     def span(self) -> tuple[int, ...]:
         """Positions from the first tap to the last, `d(k-1)`."""
         return tuple(d * (k - 1) for k, d in zip(self.kernel_size, self.dilation, strict=True))
+
+    @property
+    def full_size(self) -> tuple[int, ...]:
+        """The output of a transposed convolution before padding cuts it, `s(n-1) + d(k-1) + 1`."""
+        return tuple(s * (n - 1) + span + 1 for n, s, span in zip(self.input_size, self.stride, self.span, strict=True))
 
     @property
     def reach(self) -> Pairs:

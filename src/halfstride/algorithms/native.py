@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from halfstride.algorithms.borders import continued, shuffled, window
+from halfstride.algorithms.borders import as_channels_last, as_transposed, continued, even_cut, window
 from halfstride.algorithms.case import Case
+from halfstride.kernels import shuffle
 
 __all__ = ["compute", "conv", "obstacle"]
 
@@ -54,30 +55,19 @@ def conv(
 
 
 def _transposed(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    start, strides = case.padding, case.stride
     if case.padding_mode != "zeros":
-        reach = case.reach
-        input = continued(
-            input,
-            [(-first, last - n + 1) for (first, last), n in zip(reach, case.input_size, strict=True)],
-            case.padding_mode,
+        case, input, weight = as_transposed(case, input, weight)
+    cuts = [
+        even_cut(full, p, o, max(s, d))
+        for full, p, o, s, d in zip(
+            case.full_size, case.padding, case.output_size, case.stride, case.dilation, strict=True
         )
-        start = tuple(p - s * first for p, s, (first, _) in zip(start, strides, reach, strict=True))
-    full = [(n - 1) * s + span + 1 for n, s, span in zip(input.shape[2:], strides, case.span, strict=True)]
-    # What is to be cut at the end; where it is negative, positions are to be added.
-    end = [whole - p - o for whole, p, o in zip(full, start, case.output_size, strict=True)]
-    padding, output_padding = [], []
-    for p, e, s, d in zip(start, end, strides, case.dilation, strict=True):
-        if 0 <= p - e < max(s, d):  # the same padding at both ends, and output padding
-            padding.append(p)
-            output_padding.append(p - e)
-        else:
-            padding.append(min(p, max(e, 0)))
-            output_padding.append(max(-e, 0))
+    ]
+    padding, output_padding = zip(*cuts, strict=True)
     output = _CONV_TRANSPOSE[case.axes - 1](
-        input, weight, bias, strides, padding, output_padding, case.groups, case.dilation
+        input, weight, bias, case.stride, padding, output_padding, case.groups, case.dilation
     )
-    return window(output, [p - cut for p, cut in zip(start, padding, strict=True)], case.output_size)
+    return window(output, [p - cut for p, cut in zip(case.padding, padding, strict=True)], case.output_size)
 
 
 def _resize(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -92,7 +82,8 @@ def _resize(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
 def _subpixel(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     padding = [(-first, last - n + 1) for (first, last), n in zip(case.reach, case.input_size, strict=True)]
     phases = conv(input, weight, bias, padding, case.dilation, case.groups, case.padding_mode)
-    return window(shuffled(phases, case.stride), (0,) * case.axes, case.output_size)
+    output = as_channels_last(shuffle(phases, case.stride), like=phases)
+    return window(output, (0,) * case.axes, case.output_size)
 
 
 def _nearest(input: Tensor, scale: Sequence[int]) -> Tensor:
