@@ -102,20 +102,22 @@ def main() -> None:
             sweep[rate] = evaluate(model, images.test.batches(250)).mse
             print(f"{variant:<22} rate {rate:.0e}  seed 0  test MSE {sweep[rate]:.5f}", flush=True)
         rate = min(sweep, key=lambda rate: sweep[rate])
-        fresh, before, cured = [], [], []
+        fresh, before, cured, taught = [], [], [], []
         for seed in range(arguments.seeds):
             fresh.append(judged(build(seed, **VARIANTS[variant]), images))
             model = trained(variant, rate, seed, arguments.epochs, images, arguments.runs)
             before.append(judged(model, images))
             if model.upsampling != "resize":
-                cured.append(judged(cure(model, to_float(images.train.images[:256]))[0], images))
+                for rows, steps in ((cured, 0), (taught, 300)):
+                    rows.append(judged(cure(model, to_float(images.train.images), steps=steps)[0], images))
         parameters = sum(parameter.numel() for parameter in model.parameters())
         entry = {"parameters": parameters, "rate": rate, "sweep": sweep, "fresh": fresh, "trained": before}
-        result["variants"][variant] = {**entry, "cured": cured}
+        result["variants"][variant] = {**entry, "cured": cured, "taught": taught}
         told = averaged(before)
         print(f"{variant:<22} {parameters:,} parameters, " + ", ".join(f"{k} {v:.5f}" for k, v in told.items()))
-        if cured:
-            print(f"{'  cured':<22} " + ", ".join(f"{k} {v:.5f}" for k, v in averaged(cured).items()), flush=True)
+        for name, rows in (("cured", cured), ("cured and taught", taught)):
+            if rows:
+                print(f"  {name:<20} " + ", ".join(f"{k} {v:.5f}" for k, v in averaged(rows).items()), flush=True)
     result["torch"] = torch.__version__
     result["processor"] = platform.processor() or platform.machine()
     RESULTS.parent.mkdir(exist_ok=True)
@@ -127,16 +129,20 @@ def main() -> None:
 def table(result: dict[str, Any]) -> str:
     """The table of the docs."""
     lines = [
-        "| upsampling | parameters | test MSE | gain spread | made by the worst layer | in the output | MSE once cured |",
-        "|---|---|---|---|---|---|---|",
+        "| upsampling | parameters | test MSE | gain spread | last layer makes | in the output | cured | and taught |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for variant, entry in result["variants"].items():
         errors = [row["test_mse"] for row in entry["trained"]]
         told = averaged(entry["trained"])
-        healed = f"{averaged(entry['cured'])['test_mse']:.5f}" if entry["cured"] else "-"
+        last = statistics.mean(row["made"][-1] for row in entry["trained"])
+        healed = [
+            f"{averaged(rows)['test_mse'] / statistics.mean(errors) - 1:+.1%}" if rows else "-"
+            for rows in (entry["cured"], entry["taught"])
+        ]
         lines.append(
             f"| {variant} | {entry['parameters']:,} | {statistics.mean(errors):.5f} ± {statistics.stdev(errors):.5f} | "
-            f"{told['gain_spread']:.2f} | {told['made']:.1%} | {told['output_strength']:.2%} | {healed} |"
+            f"{told['gain_spread']:.2f} | {last:.1%} | {told['output_strength']:.2%} | {' | '.join(healed)} |"
         )
     return "\n".join(lines)
 

@@ -8,6 +8,7 @@ cure        `cure` a model
 """
 
 from halfstride.checkerboard.coverage import UnevenKernelWarning, phase_counts, stack_coverage, warn_if_uneven
+from halfstride.checkerboard.cure import CureReport, cure
 from halfstride.checkerboard.diagnosis import (
     Diagnosis,
     ImageDiagnosis,
@@ -22,6 +23,7 @@ from halfstride.checkerboard.pattern import EVIDENCE, STRENGTH, Pattern, TooSmal
 __all__ = [
     "EVIDENCE",
     "STRENGTH",
+    "CureReport",
     "Diagnosis",
     "ImageDiagnosis",
     "LayerReport",
@@ -29,6 +31,7 @@ __all__ = [
     "Pattern",
     "TooSmallError",
     "UnevenKernelWarning",
+    "cure",
     "diagnose",
     "diagnose_image",
     "gain_spread",

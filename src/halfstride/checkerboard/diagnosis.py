@@ -81,9 +81,13 @@ class LayerReport:
 class OutputPattern:
     """A pattern in the model's output, and the layers that make patterns of this period."""
 
-    pattern: Pattern | None
+    period: tuple[int, ...]
     layers: tuple[str, ...]
+    direct: bool
+    """Whether these layers upsample last: nothing after them changes the period of their patterns."""
+    pattern: Pattern | None
     refusal: str = ""
+    """Why nothing was measured."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +106,21 @@ class Diagnosis:
 
     @property
     def found(self) -> bool:
-        """Whether a layer makes a checkerboard, or one was measured in the model's output."""
-        measured = any(part.pattern is not None and part.pattern.found for part in self.output)
-        return measured or any(layer.verdict == "checkerboard" for layer in self.layers)
+        """Whether there is a checkerboard in the model's output, or right before it in a layer that upsamples last.
+
+        Patterns that stay inside do not count: trained models use the differences between phases to paint detail, and
+        later layers undo what is no detail.
+        """
+        return bool(self.blamed) or any(part.pattern is not None and part.pattern.found for part in self.output)
+
+    @property
+    def blamed(self) -> tuple[str, ...]:
+        """The layers that make the checkerboard found in, or right before, the output."""
+        made = [layer.name for layer in self.layers if layer.verdict == "checkerboard"]
+        if not self.output:
+            return tuple(made)
+        seen = [part for part in self.output if part.direct or (part.pattern is not None and part.pattern.found)]
+        return tuple(name for name in made if any(name in part.layers for part in seen))
 
     @property
     def strength(self) -> float:
@@ -122,10 +138,16 @@ class Diagnosis:
             layers.append(row)
         return {
             "found": self.found,
+            "blamed": self.blamed,
             "strength_in_output": self.strength,
             "layers": layers,
             "output": [
-                {"layers": part.layers, "measured": _pattern_dict(part.pattern), "refusal": part.refusal}
+                {
+                    "period": part.period,
+                    "layers": part.layers,
+                    "measured": _pattern_dict(part.pattern),
+                    "refusal": part.refusal,
+                }
                 for part in self.output
             ],
             "unreached": self.unreached,
@@ -148,8 +170,7 @@ class Diagnosis:
         lines = [*_table(rows), "", "patterns in percent of the output's standard deviation"]
         for part in self.output:
             told = part.refusal if part.pattern is None else _measured(part.pattern)
-            period = "" if part.pattern is None else f"period {_sizes(part.pattern.period)}: "
-            lines.append(f"in the output, from {', '.join(part.layers)}: {period}{told}")
+            lines.append(f"in the model's output, period {_sizes(part.period)} ({', '.join(part.layers)}): {told}")
         advice: dict[str, list[str]] = {}
         for layer in self.layers:
             if layer.advice:
@@ -160,7 +181,10 @@ class Diagnosis:
         if self.uneven_gradients:
             names = ", ".join(self.uneven_gradients)
             lines.append(f"uneven on the way back (kernel not divisible by the stride, gradients checkered): {names}")
-        lines.append("Checkerboard found." if self.found else "No checkerboard found.")
+        if self.found:
+            lines.append(f"Checkerboard found; made by {', '.join(self.blamed) or 'none of these layers directly'}.")
+        else:
+            lines.append("No checkerboard found in the output.")
         return "\n".join(lines)
 
 
@@ -310,12 +334,12 @@ def _in_output(output: Tensor, layers: Sequence[LayerReport]) -> tuple[OutputPat
     found = []
     for (period, after), names in families.items():
         try:
-            found.append(OutputPattern(measure(output, period, without=[after]), tuple(names)))
+            pattern, refusal = measure(output, period, without=[after]), ""
         except TooSmallError:
-            refusal = f"fewer than four periods of {_sizes(period)} in {_sizes(tuple(output.shape[2:]))}: not judged"
-            found.append(OutputPattern(None, tuple(names), refusal))
+            pattern, refusal = None, f"not judged, fewer than four periods in {_sizes(tuple(output.shape[2:]))}"
         except ValueError as error:
             raise ValueError(f"the model's output: {error}") from error
+        found.append(OutputPattern(period, tuple(names), max(after) == 1, pattern, refusal))
     return tuple(found)
 
 

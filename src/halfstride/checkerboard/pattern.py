@@ -59,8 +59,8 @@ class Pattern:
     channel: int
     """The channel with the strongest evidence."""
     phases: Tensor
-    """Mean deviation of each phase in that channel, (*period), in the signal's own units; phases are counted from the
-    signal's first position."""
+    """Mean deviation of each phase, (channels, *period), in the signal's own units, whether it counts as found or not;
+    phases are counted from the signal's first position."""
 
     @property
     def found(self) -> bool:
@@ -69,8 +69,9 @@ class Pattern:
 
     @property
     def brightest(self) -> tuple[int, ...]:
-        """The phase that is raised most."""
-        return tuple(int(i) for i in torch.unravel_index(self.phases.argmax(), self.phases.shape))
+        """The phase that is raised most, in the channel with the strongest evidence."""
+        phases = self.phases[self.channel]
+        return tuple(int(i) for i in torch.unravel_index(phases.argmax(), phases.shape))
 
     def __str__(self) -> str:
         period = "×".join(map(str, self.period))
@@ -146,8 +147,8 @@ def measure(signals: Tensor, period: Sequence[int], *, without: Sequence[Sequenc
 
     power = ((amplitude.abs().square() - noise).clamp_min(0) / gain**2)[:, wanted].sum()
     variance = signals.detach().double().flatten(2).var((0, 2), correction=0).sum()
-    lines = torch.where(wanted, amplitude[channel] / gain, 0)
-    phases = torch.fft.ifftn(lines, norm="forward").real
+    lines = torch.where(wanted, amplitude / gain, 0)
+    phases = torch.fft.ifftn(lines, dim=tuple(range(1, 1 + axes)), norm="forward").real
     return Pattern(
         period,
         float((power / variance).sqrt()) if variance > 0 else 0.0,
