@@ -61,9 +61,7 @@ def trained(variant: str, rate: float, seed: int, epochs: int, images: Images, r
         model = build(seed, **VARIANTS[variant])
         train(model, images, folder, TrainingOptions(epochs=epochs, learning_rate=rate, seed=seed), progress=False)
         (folder / "done").touch()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnevenKernelWarning)
-        return Run.open(folder).load_model()
+    return Run.open(folder).load_model()
 
 
 def judged(model: nn.Module, images: Images) -> dict[str, Any]:

@@ -8,7 +8,7 @@ cure        `cure` a model
 """
 
 from halfstride.checkerboard.coverage import UnevenKernelWarning, phase_counts, stack_coverage, warn_if_uneven
-from halfstride.checkerboard.cure import CureReport, cure
+from halfstride.checkerboard.curing import CureReport, cure
 from halfstride.checkerboard.diagnosis import (
     Diagnosis,
     ImageDiagnosis,
