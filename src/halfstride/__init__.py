@@ -12,6 +12,7 @@ from halfstride import geometry
 if TYPE_CHECKING:
     from halfstride import functional
     from halfstride.autoencoder import ConvAutoencoder, TrainingOptions, evaluate, load_images, mirror, to_float, train
+    from halfstride.checkerboard import UnevenKernelWarning, cure, diagnose, diagnose_image
     from halfstride.layers import (
         ConvTranspose1d,
         ConvTranspose2d,
@@ -36,6 +37,10 @@ __all__ = [
     "SubpixelConv2d",
     "SubpixelConv3d",
     "TrainingOptions",
+    "UnevenKernelWarning",
+    "cure",
+    "diagnose",
+    "diagnose_image",
     "evaluate",
     "functional",
     "geometry",
@@ -47,6 +52,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _LAYERS = {f"{kind}{dims}d" for kind in ("ConvTranspose", "ResizeConv", "SubpixelConv") for dims in (1, 2, 3)}
+_DOCTOR = {"UnevenKernelWarning", "cure", "diagnose", "diagnose_image"}
 
 
 def __getattr__(name: str) -> Any:
@@ -54,7 +60,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'halfstride' has no attribute {name!r}")
     if name == "functional":
         return import_module("halfstride.functional")
-    return getattr(import_module("halfstride.layers" if name in _LAYERS else "halfstride.autoencoder"), name)
+    room = "layers" if name in _LAYERS else "checkerboard" if name in _DOCTOR else "autoencoder"
+    return getattr(import_module(f"halfstride.{room}"), name)
 
 
 def __dir__() -> list[str]:
