@@ -78,6 +78,7 @@ def conv(
     return rewriting.run(
         Site(
             key=key,
+            positions=upsampled[0][0].numel() // upsampled[0][0].shape[channels],
             was=f"nearest {times(upsampled[0][1][channels + 1 :])}{in_between}, {kind} k{shown(weight.shape[2:])}",
             became=f"{kind} before the upsampling" if commutes else "resize-convolution" + " of the parts" * joined,
             tensors=(*recipe.pieces, *_tensors(weight, bias)),
@@ -124,14 +125,12 @@ class _OfParts:
     def compute(self, algorithm: str) -> Tensor:
         self.recipe.used = True
         widths = [piece.shape[self.channels] for piece in self.recipe.pieces]
-        kernels = self.weight.split(widths, 1) if len(widths) > 1 else (self.weight,)
+        kernels = torch.split(self.weight, widths, 1) if len(widths) > 1 else (self.weight,)
         output = None
         for piece, scale, kernel in zip(self.recipe.pieces, self.recipe.scales, kernels, strict=True):
             part = self._part(piece, scale, kernel, self.bias if output is None else None, algorithm)
-            if output is None:
-                output = part
-            else:
-                output = output + part if part.requires_grad else output.add_(part)
+            # In place where no gradients are recorded: another tensor of this size costs more than the sum.
+            output = part if output is None else output + part if part.requires_grad else output.add_(part)
         assert output is not None, "a recipe has pieces"
         return output
 
@@ -192,6 +191,7 @@ def conv_transpose(
     return rewriting.run(
         Site(
             key=(weight.shape, geometry, weight.dtype, weight.device.type, formats),
+            positions=input.numel() // input.shape[-axes - 1],
             was=f"conv_transpose{axes}d {weight.shape[0]}→{weight.shape[1] * groups} {size}",
             became="transposed convolution",
             tensors=_tensors(input, weight, bias),

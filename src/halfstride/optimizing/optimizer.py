@@ -109,8 +109,8 @@ def _decide(model: nn.Module, run: _Run, explorer: Explorer, report: Report) -> 
         times = Times(**measuring.alternating(runs, run.device, _WHOLE_BUDGET))
         setattr(report, "training" if gradients else "inference", times)
         if times.after >= times.before:
-            plan.algorithms = {(key, g): None if g == gradients else name for (key, g), name in plan.algorithms.items()}
-    if any(plan.algorithms.values()):
+            plan.forget(gradients)
+    if any(name for tried in plan.algorithms.values() for name in tried.values()):
         _install(explorer.owners, plan)
         report.optimized, report.note = True, ""
     else:
@@ -252,12 +252,14 @@ class Explorer(Plan):
     def choose(self, site: Site) -> str | None:
         for origin in site.origins:
             self._unused.pop(origin, None)
-        if site.key not in self._trials:
-            self._trials[site.key] = _tried(site, self.gradients)
-        trial = self._trials[site.key]
-        self.algorithms.update({(site.key, gradients): name for gradients, name in trial.names.items()})
+        kind = site.key, site.positions
+        if kind not in self._trials:
+            self._trials[kind] = _tried(site, self.gradients)
+        trial = self._trials[kind]
+        for gradients, name in trial.names.items():
+            self.algorithms.setdefault((site.key, gradients), {})[site.positions] = name
         row = self._rows.setdefault(
-            (self._path(), site.key), Row(**{**vars(trial.row), "where": self._path(), "calls": 0})
+            (self._path(), kind), Row(**{**vars(trial.row), "where": self._path(), "calls": 0})
         )
         row.calls += 1
         if row.became:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -22,7 +23,9 @@ class Site(NamedTuple):
     """A call that could be computed in another way."""
 
     key: Hashable
-    """Sites with the same key share a decision: all that speed depends on, but for the batch and the image size."""
+    """All that speed depends on, but for the batch and the image size: sites with the same key share decisions."""
+    positions: int
+    """The size: batch times positions of the low-resolution image."""
     was: str
     became: str
     tensors: tuple[Tensor, ...]
@@ -45,8 +48,8 @@ class Site(NamedTuple):
 class Plan:
     """Which rewritings pay."""
 
-    algorithms: dict[tuple[Hashable, bool], str | None] = field(default_factory=dict)
-    """By key of the site, and whether gradients are wanted; None: the original is fastest."""
+    algorithms: dict[tuple[Hashable, bool], dict[int, str | None]] = field(default_factory=dict)
+    """By key of the site and whether gradients are wanted, then by size; None: the original is fastest."""
     origins: set[Hashable] = field(default_factory=set)
 
     def wants(self, origin: Origin) -> Hashable | None:
@@ -54,7 +57,19 @@ class Plan:
         return origin if origin in self.origins else None
 
     def choose(self, site: Site) -> str | None:
-        return self.algorithms.get((site.key, site.gradients), site.default)
+        """The algorithm for a site, of the most similar size that was tried; None for the original."""
+        tried = self.algorithms.get((site.key, site.gradients))
+        if not tried:
+            return site.default
+        if site.positions in tried:
+            return tried[site.positions]
+        return tried[min(tried, key=lambda positions: abs(math.log(positions / max(site.positions, 1))))]
+
+    def forget(self, gradients: bool) -> None:
+        """Leave everything as it was, with or without gradients."""
+        for (_, wanted), tried in self.algorithms.items():
+            if wanted == gradients:
+                tried.update(dict.fromkeys(tried))
 
     def note(self, was: str, reason: str) -> None:
         """Told of upsampling that is left as it was."""

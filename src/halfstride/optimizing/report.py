@@ -15,7 +15,7 @@ __all__ = ["Report", "Row", "Times"]
 
 @dataclass(frozen=True)
 class Times:
-    """Median seconds of the original and of what took its place."""
+    """Shortest seconds of the original and of what took its place."""
 
     before: float
     after: float
