@@ -37,6 +37,10 @@ _ENVIRONMENT = {
     # Threads that wait must sleep: a spinning one would take a core from whoever's turn it is.
     "OMP_WAIT_POLICY": "PASSIVE",
     "KMP_BLOCKTIME": "0",
+    # glibc raises these two as blocks are freed, up to these values: where every process of a run begins with them, none
+    # pays for page faults that another has learned to avoid.
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
 }
