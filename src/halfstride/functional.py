@@ -401,18 +401,24 @@ def _upsample(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None, al
     channels = case.out_channels * (math.prod(case.stride) if case.form == "subpixel" else 1)
     if bias is not None and tuple(bias.shape) != (channels,):
         raise ValueError(f"`bias` (of shape {tuple(bias.shape)}) must have shape {(channels,)}, one for each channel.")
+    compute: Callable[..., Tensor] = algorithms.ALGORITHMS[planning.choose(case, algorithm)].compute
+    unbatched = input.dim() == case.axes + 1
+    if unbatched:
+        input = input.unsqueeze(0)
     device = input.device.type
     if torch.is_autocast_enabled(device) and input.dtype in (torch.float32, torch.float16, torch.bfloat16):
-        input = input.to(torch.get_autocast_dtype(device))
-    elif input.dtype != weight.dtype:
+        # The input takes autocast's type, and with it the output; kernels are formed from the weight as it is.
+        with torch.autocast(device, enabled=False):
+            output = compute(case, input.to(torch.get_autocast_dtype(device)), weight, bias)
+    elif input.dtype != weight.dtype or (bias is not None and input.dtype != bias.dtype):
+        types = ", ".join(str(t.dtype) for t in (input, weight, bias) if t is not None)
         raise ValueError(
-            f"`input` (of {input.dtype}) and `weight` (of {weight.dtype}) must have the same type: "
-            f"convert one with `.to(...)`, or use torch.autocast."
+            f"`input`, `weight` and `bias` (of {types}) must have the same type: convert them with `.to(...)`, or use "
+            f"torch.autocast."
         )
-    compute: Callable[..., Tensor] = algorithms.ALGORITHMS[planning.choose(case, algorithm)].compute
-    if input.dim() == case.axes + 1:
-        return compute(case, input.unsqueeze(0), weight, bias).squeeze(0)
-    return compute(case, input, weight, bias)
+    else:
+        output = compute(case, input, weight, bias)
+    return output.squeeze(0) if unbatched else output
 
 
 def _check_tensors(input: Any, weight: Any, bias: Any) -> None:

@@ -68,7 +68,9 @@ def transposed_from_resize(weight: Tensor, scale_factor: Sizes = 2, dilation: Si
     full = widened(weight)
     for axis, (s, d) in enumerate(zip(scales, dilations, strict=True), start=2):
         full = spread(full.flip(axis), axis, d)
-        full = F.pad(full, (0, 0) * (axes + 1 - axis) + (s - 1, s - 1)).unfold(axis, s, 1).sum(-1)
+        length = full.shape[axis] + s - 1
+        full = F.pad(full, (0, 0) * (axes + 1 - axis) + (s - 1, s - 1))
+        full = torch.stack([full.narrow(axis, shift, length) for shift in range(s)]).sum(0)
     return swap_channels(full, groups).to(weight.dtype)
 
 

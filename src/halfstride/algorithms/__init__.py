@@ -1,13 +1,25 @@
 """A file for each way to compute an upsampling operator.
 
-Every algorithm is a module with the same two functions: `obstacle(case)`, which says why it cannot do a case (None
-where it can), and `compute(case, input, weight, bias)` on batched tensors.
+Every algorithm is a module with the same three functions:
+
+    obstacle(case)                        why it cannot compute a case; None where it can
+    cost(case)                            the products and the memory traffic that it would need
+    compute(case, input, weight, bias)    the output, from batched tensors
+
+The output has the type of the input. The weight may have a wider one, as under autocast: kernels are formed from it as
+it is, and rounded once.
 """
 
 from types import ModuleType
 
-from halfstride.algorithms import emulated, native, phases, scatter
+from halfstride.algorithms import differences, emulated, native, phases, scatter
 
 __all__ = ["ALGORITHMS"]
 
-ALGORITHMS: dict[str, ModuleType] = {"native": native, "scatter": scatter, "emulated": emulated, "phases": phases}
+ALGORITHMS: dict[str, ModuleType] = {
+    "native": native,
+    "scatter": scatter,
+    "emulated": emulated,
+    "phases": phases,
+    "differences": differences,
+}

@@ -7,8 +7,11 @@ functions. Whatever is wrong with sizes is found here, before any arithmetic.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import lru_cache, wraps
+from typing import Any, Literal, NamedTuple, TypeVar, cast
+
+import torch
 
 from halfstride.arguments import (
     Padding,
@@ -24,7 +27,7 @@ from halfstride.arguments import (
     read_sizes,
 )
 
-__all__ = ["Case", "Form", "resize_case", "subpixel_case", "transposed_case"]
+__all__ = ["Case", "Cost", "Form", "cached", "resize_case", "subpixel_case", "transposed_case"]
 
 Form = Literal["transposed", "resize", "subpixel"]
 
@@ -58,6 +61,19 @@ class Case(NamedTuple):
         return len(self.kernel_size)
 
     @property
+    def input_numbers(self) -> int:
+        return self.batch * self.in_channels * math.prod(self.input_size)
+
+    @property
+    def output_numbers(self) -> int:
+        return self.batch * self.out_channels * math.prod(self.output_size)
+
+    @property
+    def channel_pairs(self) -> int:
+        """Pairs of an input channel and an output channel that sees it, in all images."""
+        return self.batch * self.in_channels * self.out_channels // self.groups
+
+    @property
     def span(self) -> tuple[int, ...]:
         """Positions from the first tap to the last, `d(k-1)`."""
         return tuple(d * (k - 1) for k, d in zip(self.kernel_size, self.dilation, strict=True))
@@ -79,6 +95,29 @@ class Case(NamedTuple):
             else:
                 reach.append((-p, (o - 1) // s + span - p))
         return tuple(reach)
+
+
+class Cost(NamedTuple):
+    """What an algorithm would do for a case, forwards."""
+
+    products: int
+    """Multiplications of two numbers."""
+    traffic: int
+    """Numbers read and written, every tensor in between once each way; not those of the kernel."""
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def cached(function: Function) -> Function:
+    """Remember what a function made of its cases, except under torch.compile, where sizes may be symbols."""
+    remembered = lru_cache(maxsize=4096)(function)
+
+    @wraps(function)
+    def call(*arguments: Any) -> Any:
+        return function(*arguments) if torch.compiler.is_compiling() else remembered(*arguments)
+
+    return cast(Function, call)
 
 
 # From arguments to a case ---------------------------------------------------------------------------------------------
@@ -159,8 +198,9 @@ def resize_case(
     for axis, (before, after) in enumerate(read_padding(padding, axes) or _same(kernel_size, dilations)):
         n, u, s = input_size[axis], upsampled[axis], scales[axis]
         default = _conv_size(u, kernel_size[axis], dilations[axis], before, after, "upsampled input")
-        what = f"{n} with scale_factor={s}, padding={_shown(before, after)}"
-        size = _choose(sizes[axis], default, default - s + 1, default + s - 1, what)
+        wanted = sizes[axis]
+        size = default if wanted is None else wanted
+        _check_reachable(size, default - s + 1, default + s - 1, n, scale_factor=s, padding=(before, after))
         settled.append((before, after + size - default, size))
     case = Case(
         "resize",
@@ -210,8 +250,10 @@ def subpixel_case(
     for axis, (before, after) in enumerate(pairs):
         n, s = input_size[axis], scales[axis]
         default = s * _conv_size(n, kernel_size[axis], dilations[axis], before, after, "input")
-        what = f"{n} with scale_factor={s}, padding={_shown(before, after)}"
-        restored.append(_choose(sizes[axis], default, default - s + 1, default, what))
+        wanted = sizes[axis]
+        size = default if wanted is None else wanted
+        _check_reachable(size, default - s + 1, default, n, scale_factor=s, padding=(before, after))
+        restored.append(size)
     _check_reach(padding_mode, pairs, input_size, "input")
     return Case(
         "subpixel",
@@ -240,7 +282,8 @@ def _transposed_axis(
     if padding is None:
         # The strided convolution that this one undoes pads its `size` positions just enough for all n of its outputs,
         # an odd one at the end: TensorFlow's SAME.
-        size = _choose(wanted, n * s, (n - 1) * s + 1, n * s, f"{n} with stride={s}, padding='same'")
+        size = n * s if wanted is None else wanted
+        _check_reachable(size, (n - 1) * s + 1, n * s, n, stride=s, padding="same")
         return max(full - size, 0) // 2, size
     before, after = padding
     if min(before, after) < 0:
@@ -253,12 +296,15 @@ def _transposed_axis(
     smallest = full - before - after
     if wanted is None and smallest + output_padding < 1:
         raise ValueError(
-            f"`padding` (={_shown(before, after)}) leaves nothing of the full output of {full}: "
+            f"`padding` (={_shown(padding)}) leaves nothing of the full output of {full}: "
             f"use at most {full + output_padding - 1} at both ends together."
         )
-    dilated = f", dilation={d}" if d != 1 else ""
-    what = f"{n} with kernel_size={k}, stride={s}, padding={_shown(before, after)}{dilated}"
-    return before, _choose(wanted, smallest + output_padding, smallest, smallest + max(s, d) - 1, what)
+    if wanted is None:
+        return before, smallest + output_padding
+    dilated = {"dilation": d} if d != 1 else {}
+    largest = smallest + max(s, d) - 1
+    _check_reachable(wanted, smallest, largest, n, kernel_size=k, stride=s, padding=padding, **dilated)
+    return before, wanted
 
 
 def _conv_size(n: int, k: int, d: int, before: int, after: int, what: str) -> int:
@@ -281,20 +327,24 @@ def _same(kernel_size: Sequence[int], dilation: Sequence[int]) -> Pairs:
     return tuple((both // 2, both - both // 2) for both in total)
 
 
-def _choose(wanted: int | None, default: int, smallest: int, largest: int, what: str) -> int:
-    """The output size wanted, if it lies between the smallest and the largest."""
-    if wanted is None:
-        return default
+def _check_reachable(size: int, smallest: int, largest: int, n: int, **geometry: Any) -> None:
+    """An output size must lie between the smallest and the largest that a geometry has for input size n."""
     smallest = max(smallest, 1)
-    if not smallest <= wanted <= largest:
-        ways = ["use less padding", f"choose {smallest}", f"choose {smallest} or {largest}"]
-        way_out = ways[max(largest - smallest + 1, 0)] if largest < smallest + 2 else f"choose {smallest} to {largest}"
-        raise ValueError(f"`output_size` (={wanted}) cannot be reached from input size {what}: {way_out}.")
-    return wanted
+    if smallest <= size <= largest:
+        return
+    if largest < smallest:
+        way_out = "use less padding"
+    elif largest < smallest + 2:
+        way_out = f"choose {smallest}" + (f" or {largest}" if largest > smallest else "")
+    else:
+        way_out = f"choose {smallest} to {largest}"
+    described = ", ".join(f"{name}={_shown(value)!r}" for name, value in geometry.items())
+    raise ValueError(f"`output_size` (={size}) cannot be reached from input size {n} with {described}: {way_out}.")
 
 
-def _shown(before: int, after: int) -> str:
-    return str(before if before == after else (before, after))
+def _shown(value: Any) -> Any:
+    """An argument as it was probably written: one number for a pair of equal ones."""
+    return value[0] if isinstance(value, tuple) and value[0] == value[1] else value
 
 
 def _check_reach(mode: str, pairs: Sequence[tuple[int, int]], sizes: Sequence[int], what: str) -> None:

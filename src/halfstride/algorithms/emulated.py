@@ -6,25 +6,38 @@ axis for each product that counts.
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
-from halfstride.algorithms.borders import as_transposed, obstacle_to_phases
-from halfstride.algorithms.case import Case
+from halfstride.algorithms.case import Case, Cost
+from halfstride.algorithms.common import as_channels_last, as_transposed, obstacle_to_phases, settled, transposed_weight
 from halfstride.algorithms.native import conv
 from halfstride.kernels import spread, swap_channels
 
-__all__ = ["compute", "obstacle"]
+__all__ = ["compute", "cost", "obstacle"]
 
 obstacle = obstacle_to_phases
 
 
+def cost(case: Case) -> Cost:
+    twin, _ = as_transposed(case)
+    products = math.prod(twin.kernel_size) * math.prod(case.output_size) * case.channel_pairs
+    stuffed = (
+        case.batch * case.in_channels * math.prod(o + span for o, span in zip(case.output_size, twin.span, strict=True))
+    )
+    return Cost(products, case.input_numbers + 2 * stuffed + case.output_numbers)
+
+
 def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    case, input, weight = as_transposed(case, input, weight)
+    twin, margin = as_transposed(case)
+    x = settled(case, input, margin)
     for axis, s in enumerate(case.stride, start=2):
-        input = spread(input, axis, s)
-    turned = swap_channels(weight, case.groups).flip(tuple(range(2, weight.dim())))
+        x = spread(x, axis, s)
+    turned = swap_channels(transposed_weight(case, weight), case.groups).flip(tuple(range(2, weight.dim())))
     padding = [
         (span - p, o + p - n)
-        for n, o, p, span in zip(input.shape[2:], case.output_size, case.padding, case.span, strict=True)
+        for n, o, p, span in zip(x.shape[2:], case.output_size, twin.padding, twin.span, strict=True)
     ]
-    return conv(input, turned, bias, padding, case.dilation, case.groups)
+    bias = None if bias is None else bias.to(x.dtype)
+    return as_channels_last(conv(x, turned.to(x.dtype), bias, padding, twin.dilation, case.groups), like=input)

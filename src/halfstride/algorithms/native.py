@@ -9,17 +9,18 @@ Every other algorithm is measured against this one, and exported models are made
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from halfstride.algorithms.borders import as_channels_last, as_transposed, continued, even_cut, window
-from halfstride.algorithms.case import Case
+from halfstride.algorithms.case import Case, Cost
+from halfstride.algorithms.common import as_channels_last, as_transposed, continued, even_cut, window
 from halfstride.kernels import shuffle
 
-__all__ = ["compute", "conv", "obstacle"]
+__all__ = ["compute", "conv", "cost", "obstacle"]
 
 _CONV: tuple[Callable[..., Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
 _CONV_TRANSPOSE: tuple[Callable[..., Tensor], ...] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
@@ -30,7 +31,21 @@ def obstacle(case: Case) -> str | None:
     return None
 
 
+def cost(case: Case) -> Cost:
+    taps = math.prod(case.kernel_size)
+    if case.form == "transposed":
+        twin, _ = as_transposed(case)
+        return Cost(case.channel_pairs * math.prod(twin.input_size) * taps, case.input_numbers + case.output_numbers)
+    upsampled = case.input_numbers * math.prod(case.stride)
+    if case.form == "resize":
+        products = case.channel_pairs * math.prod(case.output_size) * taps
+        return Cost(products, case.input_numbers + 2 * upsampled + case.output_numbers)
+    phases = math.prod(s * -(-o // s) for o, s in zip(case.output_size, case.stride, strict=True))
+    return Cost(case.channel_pairs * phases * taps, case.input_numbers + 3 * case.output_numbers)
+
+
 def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    weight, bias = weight.to(input.dtype), None if bias is None else bias.to(input.dtype)
     if case.form == "transposed":
         return _transposed(case, input, weight, bias)
     if case.form == "resize":
@@ -55,8 +70,9 @@ def conv(
 
 
 def _transposed(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if case.padding_mode != "zeros":
-        case, input, weight = as_transposed(case, input, weight)
+    padding_mode = case.padding_mode
+    case, margin = as_transposed(case)
+    input = continued(input, margin, padding_mode)
     cuts = [
         even_cut(full, p, o, max(s, d))
         for full, p, o, s, d in zip(

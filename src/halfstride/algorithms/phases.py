@@ -20,17 +20,18 @@ import torch
 from torch import Tensor
 
 from halfstride.algorithms import native
-from halfstride.algorithms.borders import (
+from halfstride.algorithms.case import Case, Cost, cached
+from halfstride.algorithms.common import (
     as_channels_last,
     is_channels_last,
+    margins,
     obstacle_to_phases,
     settled,
     window,
 )
-from halfstride.algorithms.case import Case
 from halfstride.kernels import swap_channels, widened
 
-__all__ = ["Phase", "compute", "obstacle", "phases_of"]
+__all__ = ["Phase", "compute", "cost", "obstacle", "phases_of"]
 
 obstacle = obstacle_to_phases
 
@@ -45,6 +46,7 @@ class Phase(NamedTuple):
     """and multiplies each of them by the sum of these taps."""
 
 
+@cached
 def phases_of(case: Case, axis: int) -> tuple[Phase, ...]:
     """The phases of a transposed or resize-convolution along one axis.
 
@@ -56,13 +58,23 @@ def phases_of(case: Case, axis: int) -> tuple[Phase, ...]:
     for r in range(s):
         taps_at: dict[int, tuple[int, ...]] = {}
         for tap in range(k):
-            position, remainder = divmod(r + d * tap - offset, s)
-            if case.form == "resize" or remainder == 0:
-                taps_at[position] = (*taps_at.get(position, ()), tap)
+            at = r + d * tap - offset
+            if case.form == "resize" or at % s == 0:
+                taps_at[at // s] = (*taps_at.get(at // s, ()), tap)
         first, last = min(taps_at, default=0), max(taps_at, default=-1)
         step = math.gcd(*(position - first for position in taps_at)) or 1
         phases.append(Phase(first, step, tuple(taps_at.get(at, ()) for at in range(first, last + 1, step))))
     return tuple(phases)
+
+
+def cost(case: Case) -> Cost:
+    distinct = [set(phases_of(case, axis)) for axis in range(case.axes)]
+    taps = math.prod(
+        -(-o // s) * sum(len(phase.sums) for phase in of_axis)
+        for o, s, of_axis in zip(case.output_size, case.stride, distinct, strict=True)
+    )
+    traffic = math.prod(map(len, distinct)) * case.input_numbers + (1 + 2 * case.axes) * case.output_numbers
+    return Cost(taps * case.channel_pairs, traffic)
 
 
 def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -70,7 +82,8 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     kernel = widened(weight)
     if case.form == "transposed":
         kernel = swap_channels(kernel, case.groups).flip(tuple(range(2, weight.dim())))
-    x, first = settled(case, input)
+    margin = margins(case)
+    x, first = settled(case, input, margin), [-before for before, _ in margin]
     # Phases of a resize-convolution can be equal, where its kernel is smaller than its scale: each is computed once.
     convolved: dict[tuple[Phase, ...], Tensor] = {}
     for phase in product(*plan):

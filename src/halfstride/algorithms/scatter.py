@@ -13,23 +13,39 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from halfstride.algorithms.borders import as_channels_last, as_transposed, even_cut, obstacle_to_phases, window
-from halfstride.algorithms.case import Case
+from halfstride.algorithms.case import Case, Cost
+from halfstride.algorithms.common import (
+    as_channels_last,
+    as_transposed,
+    even_cut,
+    obstacle_to_phases,
+    settled,
+    transposed_weight,
+    window,
+)
 from halfstride.kernels import widened
 
-__all__ = ["compute", "obstacle"]
+__all__ = ["compute", "cost", "obstacle"]
 
 obstacle = obstacle_to_phases
 
 
+def cost(case: Case) -> Cost:
+    twin, _ = as_transposed(case)
+    columns = math.prod(twin.input_size) * math.prod(twin.kernel_size)
+    traffic = case.input_numbers + 2 * columns * case.batch * case.out_channels + case.output_numbers
+    return Cost(columns * case.channel_pairs, traffic)
+
+
 def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    case, x, weight = as_transposed(case, input, weight)
+    twin, margin = as_transposed(case)
+    x, weight = settled(case, input, margin), transposed_weight(case, weight)
     # Half types would lose their few digits in sums of many rounded products: they are rounded once, at the end.
     x, weight = widened(x), widened(weight)
     groups, taps, size = case.groups, weight.shape[2:], x.shape[2:]
     columns = weight.reshape(groups, weight.shape[0] // groups, -1).transpose(1, 2)
     products = columns @ x.reshape(x.shape[0], groups, x.shape[1] // groups, math.prod(size))
-    output = _added(products.reshape(x.shape[0], case.out_channels, *taps, *size), case)
+    output = _added(products.reshape(x.shape[0], case.out_channels, *taps, *size), twin)
     if bias is not None:
         output = output + bias.reshape(-1, *(1,) * case.axes)
     return as_channels_last(output.to(input.dtype), like=input)

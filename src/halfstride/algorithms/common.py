@@ -1,4 +1,4 @@
-"""What lies beyond the borders, and the order in memory: the few tensor steps that several algorithms share.
+"""What several algorithms share: borders, the order in memory, and the transposed twin of a resize-convolution.
 
 All tensors are batched, (batch, channels, *spatial).
 """
@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from halfstride import kernels
-from halfstride.algorithms.case import Case
+from halfstride.algorithms.case import Case, cached
+from halfstride.arguments import Pairs
 
 __all__ = [
     "as_channels_last",
@@ -19,8 +20,10 @@ __all__ = [
     "continued",
     "even_cut",
     "low_resolution_mode",
+    "margins",
     "obstacle_to_phases",
     "settled",
+    "transposed_weight",
     "window",
 ]
 
@@ -98,41 +101,53 @@ def obstacle_to_phases(case: Case) -> str | None:
         return "a sub-pixel convolution is made of its phases already, which 'native' computes once each"
     if low_resolution_mode(case) is None:
         return (
-            f"padding_mode='reflect' by {case.stride} positions or more (one scale factor) mirrors what upsampling "
-            f"made, and has no counterpart before it"
+            "padding_mode='reflect' by scale_factor positions or more mirrors what upsampling made, and has no "
+            "counterpart before it"
         )
     return None
 
 
-def settled(case: Case, input: Tensor, *, even_zeros: bool = False) -> tuple[Tensor, tuple[int, ...]]:
-    """The input as far as the output sees it, beyond which there are only zeros, and the position that it begins with.
+def margins(case: Case, *, even_zeros: bool = False) -> Pairs:
+    """How far the input must be continued, per axis, to have only zeros beyond.
 
-    Zeros are left out of it, because every operator knows them, unless `even_zeros`.
+    By nothing where it is continued by zeros anyway, which every operator knows, unless `even_zeros`.
     """
+    if case.padding_mode == "zeros" and not even_zeros:
+        return ((0, 0),) * case.axes
+    return tuple(
+        (max(-first, 0), max(last - n + 1, 0)) for (first, last), n in zip(case.reach, case.input_size, strict=True)
+    )
+
+
+def settled(case: Case, input: Tensor, padding: Pairs) -> Tensor:
+    """The input continued by `padding` as the case says."""
     mode = low_resolution_mode(case)
     assert mode is not None, "see obstacle_to_phases"
-    if mode == "zeros" and not even_zeros:
-        return input, (0,) * case.axes
-    padding = [
-        (max(-first, 0), max(last - n + 1, 0)) for (first, last), n in zip(case.reach, case.input_size, strict=True)
-    ]
-    return continued(input, padding, mode), tuple(-before for before, _ in padding)
+    return continued(input, padding, mode)
 
 
-def as_transposed(case: Case, input: Tensor, weight: Tensor) -> tuple[Case, Tensor, Tensor]:
-    """A transposed or resize-convolution as a transposed convolution padded with zeros: its case, input and kernel."""
-    start = case.padding
+@cached
+def as_transposed(case: Case) -> tuple[Case, Pairs]:
+    """A transposed or resize-convolution as a transposed one padded with zeros, and what its input is continued by."""
+    kernel_size, dilation, start = case.kernel_size, case.dilation, case.padding
     if case.form == "resize":
-        weight = kernels.transposed_from_resize(weight, case.stride, case.dilation, case.groups)
+        kernel_size = tuple(span + s for span, s in zip(case.span, case.stride, strict=True))
+        dilation = (1,) * case.axes
         start = tuple(span - p for span, p in zip(case.span, start, strict=True))
-    input, first = settled(case, input, even_zeros=min(start) < 0)
-    start = tuple(p - s * at for p, s, at in zip(start, case.stride, first, strict=True))
-    transposed = case._replace(
+    padding = margins(case, even_zeros=min(start) < 0)
+    twin = case._replace(
         form="transposed",
-        input_size=tuple(input.shape[2:]),
-        kernel_size=tuple(weight.shape[2:]),
-        dilation=case.dilation if case.form == "transposed" else (1,) * case.axes,
-        padding=start,
+        input_size=tuple(n + sum(pair) for n, pair in zip(case.input_size, padding, strict=True)),
+        kernel_size=kernel_size,
+        dilation=dilation,
+        padding=tuple(p + s * before for p, s, (before, _) in zip(start, case.stride, padding, strict=True)),
         padding_mode="zeros",
     )
-    return transposed, input, weight
+    return twin, padding
+
+
+def transposed_weight(case: Case, weight: Tensor) -> Tensor:
+    """The kernel of the case as a transposed convolution."""
+    if case.form == "transposed":
+        return weight
+    return kernels.transposed_from_resize(weight, case.stride, case.dilation, case.groups)
