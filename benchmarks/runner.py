@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import os
 import random
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -59,9 +59,9 @@ class Workers(AbstractContextManager["Workers"]):
         if name not in self._pipes:
             threads = str(self.threads)
             os.environ.update(_ENVIRONMENT, OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)
-            context = get_context("spawn")
+            context = _context()
             self._pipes[name], theirs = context.Pipe()
-            self._processes[name] = context.Process(target=serve, args=(theirs, self.threads), daemon=False)
+            self._processes[name] = context.Process(target=serve, args=(theirs, self.threads))
             self._processes[name].start()
             theirs.close()
         self._pipes[name].send((command, *arguments))
@@ -166,7 +166,7 @@ def algorithm_times(
 ) -> Iterator[tuple[str, dict[str, float]]]:
     """For each row in turn, the median seconds of every one of `algorithms` that can do it: what planning learns from.
 
-    Call it from a script whose work is behind `if __name__ == "__main__"`: the workers are started by spawning.
+    Call it from a script whose work is behind `if __name__ == "__main__"`: every worker imports that script.
 
     Args:
         names: rows, as `rows.parse` reads them.
@@ -178,6 +178,15 @@ def algorithm_times(
         for name in names:
             results = measure(workers, Task(name, training, threads=threads), seconds, peers)["peers"]
             yield name, {result["how"]: median(result["seconds"]) for result in results.values()}
+
+
+def _context() -> BaseContext:
+    """How processes start: forked from one that has imported torch and done nothing yet, where the system can."""
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.worker"])
+    return context
 
 
 def _answers(workers: Workers, peers: Iterable[Peer]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -207,4 +216,3 @@ def _take_turns(workers: Workers, calls: dict[str, int], times: dict[str, list[f
             if calls[name] > 1:
                 workers.ask(name, "turn", 1)  # the others have left nothing of its data in the caches
             times[name].append(workers.ask(name, "turn", calls[name]))
-    sys.stdout.flush()

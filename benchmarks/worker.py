@@ -2,7 +2,7 @@
 
     prepare PEER TASK    build, compile and call once                        -> the algorithm that auto chose
     check PATH           compare one call with the float64 results           -> the errors, and seconds the call took
-    turn CALLS           that many calls in a row                            -> seconds a call took
+    turn CALLS           that many calls in a row                            -> the median of the seconds each took
     memory               one call                                            -> bytes it had allocated at its peak
     share                one call, its upsampling modules under the clock    -> their share of the time
     reference TASK PATH  compute and save the float64 results
@@ -25,6 +25,7 @@ import torch
 from benchmarks import peers
 from benchmarks.models import ModelRow
 from benchmarks.peers import Peer, Prepared, Task
+from benchmarks.report import median
 
 __all__ = ["TOLERANCE", "serve"]
 
@@ -71,11 +72,12 @@ class _Worker:
         return {"error": error, "largest": largest, "seconds": seconds}
 
     def turn(self, calls: int) -> float:
-        started = time.perf_counter()
+        seconds = []
         for _ in range(calls):
-            self._ready.run()
-        self._synchronize()
-        return (time.perf_counter() - started) / calls
+            started = time.perf_counter()
+            self._run()
+            seconds.append(time.perf_counter() - started)
+        return median(seconds)
 
     def memory(self) -> int | None:
         """What one call needs beyond its inputs, weights and whatever is kept from call to call."""
