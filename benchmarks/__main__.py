@@ -42,9 +42,9 @@ def main() -> None:
     arguments = _parser().parse_args()
     if arguments.suite == "report":
         for path in sorted(RESULTS.glob("*.json")):
-            run = json.loads(path.read_text())
-            if "rows" in run:
-                path.with_suffix(".md").write_text(markdown(run))
+            earlier = json.loads(path.read_text())
+            if "rows" in earlier:  # other scripts of this folder keep their results here too
+                path.with_suffix(".md").write_text(markdown(earlier))
         return
     names = _names(arguments)
     seconds = arguments.seconds or (0.3 if arguments.quick else 20.0 if arguments.suite == "models" else 2.0)

@@ -6,7 +6,8 @@ Each row names the modules that do its upsampling, so that a table can say what 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,23 +20,27 @@ class ModelRow(NamedTuple):
 
     name: str
     tags: frozenset[str]
-    build: Callable[[], nn.Module]
+    create: Callable[[], nn.Module]
     input_shape: tuple[int, ...]
     upsampling: Callable[[nn.Module], list[nn.Module]]
     """The modules that upsample: nearest neighbour, the convolution that follows it, transposed convolutions."""
     images: bool = True
     """Whether the input is images, which have a channels_last layout."""
 
+    def build(self) -> nn.Module:
+        _make_torchvision_importable()
+        return self.create()
+
 
 class _Decoder(nn.Module):
     """The decoding half of an autoencoder of diffusers."""
 
-    def __init__(self, autoencoder: nn.Module) -> None:
+    def __init__(self, autoencoder: Any) -> None:
         super().__init__()
         autoencoder.encoder = nn.Identity()
         self.autoencoder = autoencoder
 
-    def forward(self, latent: Tensor) -> Tensor:
+    def forward(self, latent: Tensor) -> Any:
         return self.autoencoder.decode(latent, return_dict=False)[0]
 
 
@@ -63,30 +68,30 @@ def _autoencoder_tiny() -> nn.Module:
     return _Decoder(AutoencoderTiny())
 
 
-def _unet() -> nn.Module:
-    _without_torchvision_operators()
+def _unet() -> Any:
     import segmentation_models_pytorch
 
     return segmentation_models_pytorch.Unet("resnet34", encoder_weights=None, classes=2)
 
 
-def _hifigan() -> nn.Module:
+def _hifigan() -> Any:
     from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
     return SpeechT5HifiGan(SpeechT5HifiGanConfig())
 
 
-def _without_torchvision_operators() -> None:
-    """Let torchvision be imported where its compiled operators were built for another torch.
+def _make_torchvision_importable() -> None:
+    """Declare two operators of torchvision where its compiled half was built for another torch.
 
-    Only its plain PyTorch networks are needed; the import merely wants to find these two operators declared.
+    Importing it wants to find them; the models need no more of it than networks in plain PyTorch, if anything.
     """
     try:
         import torchvision  # noqa: F401
     except RuntimeError:
-        library = torch.library.Library("torchvision", "FRAGMENT")
+        library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
         for operator in ("nms", "qnms"):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            schema = f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            library.define(schema)  # type: ignore[no-untyped-call]
         _KEPT.append(library)  # the declarations live as long as this object
 
 
@@ -103,7 +108,7 @@ def _upsample_then_conv(model: nn.Module) -> list[nn.Module]:
         part
         for sequence in model.modules()
         if isinstance(sequence, nn.Sequential)
-        for first, second in zip(sequence, sequence[1:], strict=False)
+        for first, second in pairwise(sequence.children())
         if isinstance(first, nn.Upsample)
         for part in (first, second)
     ]
@@ -111,7 +116,7 @@ def _upsample_then_conv(model: nn.Module) -> list[nn.Module]:
 
 def _first_conv_of_blocks(model: nn.Module) -> list[nn.Module]:
     """A U-Net's block interpolates by a function call; its first convolution meets the result."""
-    return [block.conv1[0] for block in model.modules() if type(block).__name__ == "UnetDecoderBlock"]
+    return [block.get_submodule("conv1.0") for block in _named("UnetDecoderBlock")(model)]
 
 
 MODELS = [

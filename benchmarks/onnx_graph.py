@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +18,7 @@ __all__ = ["save"]
 def save(row: Row, module: nn.Module, path: Path) -> None:
     """Write the row with the module's weights: Resize and Conv, ConvTranspose, or Conv and DepthToSpace."""
     _, _, *taps = row.weight_shape
-    window = {"kernel_shape": taps, "pads": [row.padding] * (2 * row.axes)}
+    window: dict[str, Any] = {"kernel_shape": taps, "pads": [row.padding] * (2 * row.axes)}
     constants = {name.split(".")[-1]: parameter.detach().numpy() for name, parameter in module.named_parameters()}
     if row.form == "transposed":
         steps = [
@@ -32,7 +33,11 @@ def save(row: Row, module: nn.Module, path: Path) -> None:
         ]
     elif row.form == "resize":
         constants["scales"] = np.array([1, 1] + [row.stride] * row.axes, dtype=np.float32)
-        nearest = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        nearest: dict[str, Any] = {
+            "mode": "nearest",
+            "coordinate_transformation_mode": "asymmetric",
+            "nearest_mode": "floor",
+        }
         steps = [
             helper.make_node("Resize", ["input", "", "scales"], ["upsampled"], **nearest),
             helper.make_node("Conv", ["upsampled", "weight", "bias"], ["output"], **window),

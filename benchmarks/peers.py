@@ -18,8 +18,10 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+import halfstride
 from benchmarks import models, onnx_graph
 from benchmarks.rows import Row, fewest_bytes, parse
 from halfstride import planning
@@ -67,7 +69,7 @@ class Prepared(NamedTuple):
     """A peer that is ready: `run` computes the row once."""
 
     run: Callable[[], Any]
-    results: Callable[[Any], list[Any]] = list
+    results: Callable[[Any], list[Tensor]] = list
     """What `run` returned, as tensors to be checked: the output and, in training, the gradients."""
     chosen: str | None = None
     """The algorithm that `auto` took."""
@@ -102,29 +104,25 @@ def peers_for(task: Task) -> list[Peer]:
 
 def prepare(peer: Peer, task: Task) -> Prepared:
     """Make a peer ready. Raises what the library raises where it cannot do the row."""
-    torch.manual_seed(0)
     if peer.kind == "limit":
         assert isinstance(task.row, Row)
         return _limit(peer.how, task.row, task)
     if peer.how in ("onnxruntime", "openvino"):
         return _inference_engine(peer.how, task)
-    module = network(task)
-    inputs = network_inputs(task)
+    row, module, inputs = task.row, network(task), network_inputs(task)
     if peer.channels_last:
         module = _as_channels_last(module)
         inputs = [_as_channels_last(input) for input in inputs]
     if peer.how == "compile":
         torch._dynamo.reset()
-        module = torch.compile(module)
+        module.compile()
     elif peer.how == "folded":
-        module = Folded(task.row, module, constant=not task.training)
+        assert isinstance(row, Row)
+        module = _Folded(row, _convolution(module), constant=not task.training)
     elif peer.kind == "halfstride":
-        module = _halfstride(peer.how, task.row, module, inputs)
-    if task.training:
-        prepared = _forward_and_backward(module, inputs)
-    else:
-        prepared = Prepared(lambda: _without_gradients(module, inputs), _listed)
-    if peer.how != "auto" or isinstance(task.row, models.ModelRow):
+        module = _layer(peer.how, row, module) if isinstance(row, Row) else _optimized(module, inputs)
+    prepared = _called(module, inputs, task.training)
+    if peer.how != "auto" or not isinstance(row, Row):
         return prepared
     with _Choices() as chosen:
         prepared.run()
@@ -133,13 +131,8 @@ def prepare(peer: Peer, task: Task) -> Prepared:
 
 def reference(task: Task) -> list[Tensor]:
     """What a row's results are, in float64, by the definitions in torch.nn."""
-    torch.manual_seed(0)
-    module, inputs = network(task).cpu().double(), [input.cpu().double() for input in network_inputs(task)]
-    prepared = (
-        _forward_and_backward(module, inputs)
-        if task.training
-        else Prepared(lambda: _without_gradients(module, inputs), _listed)
-    )
+    inputs = [input.cpu().double() for input in network_inputs(task)]
+    prepared = _called(network(task).cpu().double(), inputs, task.training)
     return [result.detach() for result in prepared.results(prepared.run())]
 
 
@@ -147,7 +140,8 @@ def reference(task: Task) -> list[Tensor]:
 
 
 def network(task: Task) -> nn.Module:
-    """The row in the modules of torch.nn that people write it in, with random weights that the seed settles."""
+    """The row in the modules of torch.nn that people write it in, with the same random weights in every process."""
+    torch.manual_seed(0)
     row = task.row
     if isinstance(row, models.ModelRow):
         return row.build().to(task.device, task.dtype).eval().requires_grad_(False)
@@ -168,9 +162,10 @@ def network(task: Task) -> nn.Module:
 def network_inputs(task: Task) -> list[Tensor]:
     """Standard normal numbers, the same in every process, rounded to the type that is measured."""
     generator = torch.Generator().manual_seed(1)
-    shapes = [task.row.input_shape]
-    if task.training:
-        shapes.append(task.row.output_shape)  # the gradient of the output
+    row = task.row
+    shapes = [row.input_shape]
+    if isinstance(row, Row) and task.training:
+        shapes.append(row.output_shape)  # the gradient of the output
     return [torch.randn(shape, generator=generator).to(task.device, task.dtype) for shape in shapes]
 
 
@@ -182,99 +177,94 @@ def _as_channels_last(part: Any) -> Any:
     return part.contiguous(memory_format=_CHANNELS_LAST[part.dim() - 2]) if part.dim() > 3 else part
 
 
-class Folded(nn.Module):
+def _convolution(module: nn.Module) -> Any:
+    """The module of a row's network that has the weights."""
+    return next(part for part in module.modules() if isinstance(part, (*_CONVS, *_CONV_TRANSPOSES)))
+
+
+class _Folded(nn.Module):
     """The resize kernel folded into a transposed one, by hand; in inference beforehand."""
 
-    def __init__(self, row: Row, module: nn.Module, constant: bool) -> None:
+    def __init__(self, row: Row, conv: Any, constant: bool) -> None:
         super().__init__()
-        _, conv = module
         self.weight, self.bias, self.scale, self.padding = conv.weight, conv.bias, row.stride, row.padding
-        self.function = (
-            nn.functional.conv_transpose1d,
-            nn.functional.conv_transpose2d,
-            nn.functional.conv_transpose3d,
-        )[row.axes - 1]
-        self.folded: Tensor | None = self.fold().detach() if constant else None
+        self.function: Any = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[row.axes - 1]
+        self.folded = self.fold().detach() if constant else None
 
     def fold(self) -> Tensor:
-        return _as_channels_last(transposed_from_resize(self.weight, self.scale))
+        folded = transposed_from_resize(self.weight, self.scale)
+        # The layout of the weight that was given, which the input has too.
+        return folded if self.weight.is_contiguous() else _as_channels_last(folded)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Any:
         weight = self.fold() if self.folded is None else self.folded
         return self.function(input, weight, self.bias, self.scale, self.padding)
 
 
-def _halfstride(algorithm: str, row: Row | models.ModelRow, module: nn.Module, inputs: list[Tensor]) -> nn.Module:
-    import halfstride
-
-    if isinstance(row, models.ModelRow):
-        with torch.inference_mode():
-            optimized, _ = halfstride.optimize(module, tuple(inputs))
-        return optimized
+def _layer(algorithm: str, row: Row, module: nn.Module) -> nn.Module:
+    """halfstride's layer with the weights of the row's network."""
     name = {"transposed": "ConvTranspose", "resize": "ResizeConv", "subpixel": "SubpixelConv"}[row.form]
-    kind = getattr(halfstride, f"{name}{row.axes}d")
+    arguments = [row.in_channels, row.out_channels, row.kernel_size, row.stride]
     if row.form == "transposed":
-        layer = kind(
-            row.in_channels,
-            row.out_channels,
-            row.kernel_size,
-            row.stride,
-            row.padding,
-            row.output_padding,
-            algorithm=algorithm,
-        )
-        own = module
-    else:
-        layer = kind(row.in_channels, row.out_channels, row.kernel_size, row.stride, algorithm=algorithm)
-        own = module[1 if row.form == "resize" else 0]
+        arguments += [row.padding, row.output_padding]
+    layer: nn.Module = getattr(halfstride, f"{name}{row.axes}d")(*arguments, algorithm=algorithm)
+    own = _convolution(module)
     layer.weight, layer.bias = own.weight, own.bias
     return layer
+
+
+def _optimized(module: nn.Module, inputs: list[Tensor]) -> nn.Module:
+    """The model as `halfstride.optimize` returns it."""
+    optimized: nn.Module
+    with torch.inference_mode():
+        optimized, _ = halfstride.optimize(module, tuple(inputs))
+    return optimized
 
 
 # Calls ----------------------------------------------------------------------------------------------------------------
 
 
-def _without_gradients(module: nn.Module, inputs: list[Tensor]) -> Any:
-    with torch.inference_mode():
-        return module(*inputs)
+def _called(module: nn.Module, inputs: list[Tensor], training: bool) -> Prepared:
+    """One call: forward, or with the gradient of the output as the second input, forward and backward."""
+    input, *gradient = inputs
+    if not training:
 
+        def forward() -> list[Tensor]:
+            with torch.inference_mode():
+                return [module(input)]
 
-def _listed(output: Any) -> list[Tensor]:
-    return [output]
+        return Prepared(forward)
 
+    sources = [input.requires_grad_(), *module.parameters()]
 
-def _forward_and_backward(module: nn.Module, inputs: list[Tensor]) -> Prepared:
-    input, gradient = inputs
-    input.requires_grad_()
-    sources = [input, *module.parameters()]
-
-    def run() -> tuple[Tensor, ...]:
+    def forward_and_backward() -> list[Tensor]:
         output = module(input)
-        return (output, *torch.autograd.grad(output, sources, gradient))
+        return [output, *torch.autograd.grad(output, sources, gradient)]
 
-    return Prepared(run)
+    return Prepared(forward_and_backward)
 
 
 class _Choices(AbstractContextManager[list[str]]):
     """Listens to what `planning.choose` answers."""
 
     def __enter__(self) -> list[str]:
-        self.choose = planning.choose
+        self._choose = planning.choose
         answers: list[str] = []
 
         def listening(*arguments: Any, **options: Any) -> Any:
-            answers.append(self.choose(*arguments, **options))
+            answers.append(self._choose(*arguments, **options))
             return answers[-1]
 
         planning.choose = listening
         return answers
 
     def __exit__(self, *error: object) -> None:
-        planning.choose = self.choose
+        planning.choose = self._choose
 
 
 def _emulated_products(row: Row) -> int:
-    return math.prod(row.output_shape) * row.in_channels * (row.kernel_size + row.stride - 1) ** row.axes
+    full = row.kernel_size + (row.stride - 1 if row.form == "resize" else 0)
+    return math.prod((*row.output_shape, row.in_channels, *[full] * row.axes))
 
 
 # Inference engines ----------------------------------------------------------------------------------------------------

@@ -61,7 +61,8 @@ def limit(result: Result) -> float | None:
     if "products" not in result or not {"gemm", "copy"} <= result["peers"].keys():
         return None
     gemm, copy = (median(result["peers"][name]["seconds"]) for name in ("gemm", "copy"))
-    return max(result["products"] / result["gemm_products"] * gemm, copy)
+    gemms: float = result["products"] / result["gemm_products"]
+    return max(gemms * gemm, copy)
 
 
 def markdown(run: dict[str, Any]) -> str:
@@ -73,9 +74,10 @@ def markdown(run: dict[str, Any]) -> str:
     else:
         parts += [_MODEL_NOTES, _table(_MODEL_HEAD, [_model_line(row) for row in rows])]
     parts += ["## Every peer", _EVERY_NOTES, _every_peer(rows)]
-    failures = [f"- {row['name']}: {name}: {reason}" for row in rows for name, reason in row["failed"].items()]
-    if failures:
-        parts += ["## Who could not", "\n".join(failures)]
+    if run["settings"]["training"]:
+        parts += ["## Peak memory", _MEMORY_NOTES, _every_memory(rows)]
+    if any(row["failed"] for row in rows):
+        parts += ["## Who could not", _failures(rows)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -84,8 +86,9 @@ def markdown(run: dict[str, Any]) -> str:
 
 def _layer_notes(run: dict[str, Any]) -> str:
     notes = (
-        "`x best` and `x by hand` say how many times as long the best ready-made peer of the row, and the folded kernel "
-        "through `F.conv_transpose`, take as halfstride's `auto`, each in its better layout: the median over rounds, "
+        "`x best` and `x by hand` say how many times as long the best ready-made peer of the row, and the folded "
+        "kernel through `F.conv_transpose`, take as halfstride's `auto`, each in its better layout: the median over "
+        "rounds, "
         "with quartiles. Less than 1 is a loss, and bold. `limit` is what the machine needs at the least for the "
         "products or the bytes, `reached` the share of it that halfstride reaches."
     )
@@ -200,8 +203,34 @@ def _model_line(result: Result) -> list[str]:
 _EVERY_NOTES = "Median milliseconds of each peer that took part; in brackets its error relative to float64."
 
 
+_MEMORY_NOTES = "MiB that one forward and backward had allocated at its peak."
+
+
+def _every_memory(rows: Sequence[Result]) -> str:
+    names = [name for name in _names(rows) if name not in ("gemm", "copy")]
+    lines = []
+    for row in rows:
+        used = [row["peers"].get(name, {}).get("memory") for name in names]
+        lines.append([row["name"], *("" if value is None else f"{value / 2**20:.1f}" for value in used)])
+    return _table(["row", *names], lines)
+
+
+def _failures(rows: Sequence[Result]) -> str:
+    """Each peer and reason once, with the rows it holds for."""
+    by_reason: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        for name, reason in row["failed"].items():
+            by_reason.setdefault((name, reason), []).append(row["name"])
+    return "\n".join(f"- {name}: {reason} ({'; '.join(where)})" for (name, reason), where in by_reason.items())
+
+
+def _names(rows: Sequence[Result]) -> list[str]:
+    """Every peer of any row, in the order of their first appearance."""
+    return list(dict.fromkeys(name for row in rows for name in row["peers"]))
+
+
 def _every_peer(rows: Sequence[Result]) -> str:
-    names = list(dict.fromkeys(name for row in rows for name in row["peers"]))
+    names = _names(rows)
     lines = []
     for row in rows:
         cells = []
@@ -237,7 +266,7 @@ def _milliseconds(seconds: float | None) -> str:
 
 
 def _ratio_cell(result: Result, slower: str | None, faster: str | None) -> str:
-    if slower not in result["peers"] or faster not in result["peers"]:
+    if slower is None or faster is None or not {slower, faster} <= result["peers"].keys():
         return ""
     value = ratio(result, slower, faster)
     return f"**{value}**" if value.median < 1 else str(value)

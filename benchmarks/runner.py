@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.connection import Connection
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -37,8 +36,8 @@ _ENVIRONMENT = {
     # Threads that wait must sleep: a spinning one would take a core from whoever's turn it is.
     "OMP_WAIT_POLICY": "PASSIVE",
     "KMP_BLOCKTIME": "0",
-    # glibc raises these two as blocks are freed, up to these values: where every process of a run begins with them, none
-    # pays for page faults that another has learned to avoid.
+    # glibc raises these two as blocks are freed, up to these values: where all processes begin with them, none pays for
+    # page faults that another has learned to avoid.
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
     "TOKENIZERS_PARALLELISM": "false",
@@ -180,7 +179,7 @@ def algorithm_times(
             yield name, {result["how"]: median(result["seconds"]) for result in results.values()}
 
 
-def _context() -> BaseContext:
+def _context() -> Any:
     """How processes start: forked from one that has imported torch and done nothing yet, where the system can."""
     if "forkserver" not in get_all_start_methods():
         return get_context("spawn")

@@ -4,7 +4,7 @@
     check PATH           compare one call with the float64 results           -> the errors, and seconds the call took
     turn CALLS           that many calls in a row                            -> the median of the seconds each took
     memory               one call                                            -> bytes it had allocated at its peak
-    share                one call, its upsampling modules under the clock    -> their share of the time
+    share TASK           one call, its upsampling modules under the clock    -> their share of the time
     reference TASK PATH  compute and save the float64 results
 
 Every answer is ("done", value) or ("failed", reason).
@@ -54,8 +54,9 @@ class _Worker:
     prepared: Prepared | None = None
 
     def prepare(self, peer: Peer, task: Task) -> str | None:
-        self.prepared = None
-        gc.collect()
+        if self.prepared is not None:  # what the row before has left, compiled modules and their cycles too
+            self.prepared = None
+            gc.collect()
         self.task = task
         self.prepared = peers.prepare(peer, task)
         self.prepared.run()
@@ -95,13 +96,11 @@ class _Worker:
         self._run()
         return _status("VmHWM") - before
 
-    def share(self) -> float:
-        """The share of a model's time that its upsampling modules take."""
-        row = self.task.row
+    def share(self, task: Task) -> float:
+        """The share of a model's time, in eager torch, that its upsampling modules take."""
+        row = task.row
         assert isinstance(row, ModelRow)
-        torch.manual_seed(0)
-        model = peers.network(self.task)
-        inputs = peers.network_inputs(self.task)
+        model, inputs = peers.network(task), peers.network_inputs(task)
         spent: list[float] = []
         started: list[float] = []
         for module in row.upsampling(model):
