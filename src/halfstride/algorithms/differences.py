@@ -9,7 +9,7 @@ sum of all taps, and every jump between two taps with the sum of the taps beyond
     y[2i+1] = S·x[i] + w[2]·δ[i+1]
 
 Each of the `k - 1` gaps between taps meets a jump in `dilation` neighbouring outputs, always on the same side of their
-anchors, and asks for one product. So an input position costs `k` products along an axis, where the phases cost
+anchors, and asks for one product. So an input position costs `k` products along an axis, where the phases cost up to
 `k + s - 1` and the definition `k·s`. In several dimensions it is the tensor product of the axes: for each subset of
 them the input is differenced along those and multiplied by its `(k-1)^|subset|` kernels in one matrix product, and
 every output is the sum of a few of the results.
@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from halfstride.algorithms.case import Case, Cost, cached
-from halfstride.algorithms.common import as_channels_last, margins, obstacle_to_phases, settled
+from halfstride.algorithms.common import as_channels_last, margins, obstacle_to_phases, settled, typed
 from halfstride.kernels import widened
 
 __all__ = ["Plan", "compute", "cost", "obstacle", "plan"]
@@ -51,8 +51,6 @@ def obstacle(case: Case) -> str | None:
 def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     margin = margins(case)
     x, first = settled(case, input, margin), tuple(-before for before, _ in margin)
-    if bias is not None:
-        bias = bias.to(input.dtype)
     output: Tensor = _Output.apply(x, weight, bias, plan(case, tuple(x.shape[2:]), first))
     return as_channels_last(output, like=input)
 
@@ -167,7 +165,7 @@ class _Output(torch.autograd.Function):
             target.copy_(products[subset][source])
             for subset, source in others:
                 target.add_(products[subset][source])
-        return output.flatten(-2).movedim(-1, 1).to(x.dtype)
+        return typed(output.flatten(-2).movedim(-1, 1), x.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -200,7 +198,7 @@ class _InputGradient(torch.autograd.Function):
             columns = kernels[_chosen(subset)].flatten(2).transpose(1, 2)
             values = torch.bmm(_as_matrices(gathered, plan), columns).transpose(0, 1)
             features[subset] = values.reshape(*positions, values.shape[1] * values.shape[2])
-        return _features_adjoint(features, plan).to(g.dtype)
+        return typed(_features_adjoint(features, plan), g.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -233,7 +231,7 @@ class _WeightGradient(torch.autograd.Function):
             part = kernels[_chosen(subset)]
             rows, columns = _by_group(values, plan.groups).transpose(1, 2), _as_matrices(gathered[subset], plan)
             part.copy_(torch.bmm(rows, columns).reshape(part.shape))
-        return _gap_kernels_adjoint(kernels, plan).to(dtype)
+        return typed(_gap_kernels_adjoint(kernels, plan), dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -339,7 +337,7 @@ def _multiplied(values: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
     if bias is None:
         product = torch.bmm(rows, columns)
     else:
-        product = torch.baddbmm(bias.to(rows.dtype).reshape(groups, 1, -1), rows, columns)
+        product = torch.baddbmm(typed(bias, rows.dtype).reshape(groups, 1, -1), rows, columns)
     return product.reshape(groups, *values.shape[:-1], *kernels.shape[2:])
 
 
