@@ -47,7 +47,7 @@ def main() -> None:
                 path.with_suffix(".md").write_text(markdown(earlier))
         return
     names = _names(arguments)
-    seconds = arguments.seconds or (0.3 if arguments.quick else 20.0 if arguments.suite == "models" else 2.0)
+    seconds = arguments.seconds or (0.3 if arguments.quick else 12.0 if arguments.suite == "models" else 1.5)
     run: dict[str, Any] = {
         "title": TITLES[arguments.suite],
         "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
@@ -100,7 +100,10 @@ def _names(arguments: argparse.Namespace) -> list[str]:
             models = [model for model in models if model.name in arguments.row]
         names = [model.name for model in models if not arguments.quick or "quick" in model.tags]
     elif arguments.row:
-        names = [parse(line).name for line in arguments.row]
+        try:
+            names = [parse(line).name for line in arguments.row]
+        except ValueError as error:
+            raise SystemExit(str(error)) from None
     else:
         words = [*arguments.rows]
         if arguments.suite == "training":

@@ -135,7 +135,6 @@ def fewest_bytes(row: Row, itemsize: int = 4, *, training: bool = False) -> int:
 LAYERS = [
     # Resize-convolution, 3 x 3 at scale 2: image decoders
     parse("resize 1x512x32x32 -> 512 k3 s2", "training"),
-    parse("resize 1x512x64x64 -> 512 k3 s2"),
     parse("resize 1x256x64x64 -> 256 k3 s2", "training"),
     parse("resize 1x256x128x128 -> 256 k3 s2"),
     parse("resize 8x256x16x16 -> 256 k3 s2", "training"),

@@ -120,7 +120,9 @@ def measure(workers: Workers, task: Task, seconds: float, peers: Sequence[Peer] 
                 continue
             try:
                 checked = {} if peer.kind == "limit" else workers.ask(peer.name, "check", reference)
-                estimate = checked.pop("seconds", None) or workers.ask(peer.name, "turn", 1)
+                estimate = checked.pop("seconds", 0.0)
+                if estimate < 10 * _TURN:  # the first call in peace may yet be a slow one
+                    estimate = workers.ask(peer.name, "turn", 3)
             except RuntimeError as error:
                 failed[peer.name] = str(error)
                 continue

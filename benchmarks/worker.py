@@ -4,7 +4,7 @@
     check PATH           compare one call with the float64 results           -> the errors, and seconds the call took
     turn CALLS           that many calls in a row                            -> the median of the seconds each took
     memory               one call                                            -> bytes it had allocated at its peak
-    share TASK           one call, its upsampling modules under the clock    -> their share of the time
+    share TASK           five calls, the upsampling modules under the clock  -> the median of their share of the time
     reference TASK PATH  compute and save the float64 results
 
 Every answer is ("done", value) or ("failed", reason).
@@ -106,12 +106,15 @@ class _Worker:
         for module in row.upsampling(model):
             module.register_forward_pre_hook(lambda *_: started.append(time.perf_counter()))
             module.register_forward_hook(lambda *_: spent.append(time.perf_counter() - started.pop()))
+        shares = []
         with torch.inference_mode():
             model(*inputs)
-            spent.clear()
-            begun = time.perf_counter()
-            model(*inputs)
-            return sum(spent) / (time.perf_counter() - begun)
+            for _ in range(5):
+                spent.clear()
+                begun = time.perf_counter()
+                model(*inputs)
+                shares.append(sum(spent) / (time.perf_counter() - begun))
+        return median(shares)
 
     def reference(self, task: Task, path: str) -> None:
         torch.save(peers.reference(task), path)
