@@ -51,17 +51,20 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-_LAYERS = {f"{kind}{dims}d" for kind in ("ConvTranspose", "ResizeConv", "SubpixelConv") for dims in (1, 2, 3)}
-_DOCTOR = {"UnevenKernelWarning", "cure", "diagnose", "diagnose_image"}
+_ROOMS = {
+    "checkerboard": {"UnevenKernelWarning", "cure", "diagnose", "diagnose_image"},
+    "layers": {f"{kind}{dims}d" for kind in ("ConvTranspose", "ResizeConv", "SubpixelConv") for dims in (1, 2, 3)},
+    "autoencoder": {"ConvAutoencoder", "TrainingOptions", "evaluate", "load_images", "mirror", "to_float", "train"},
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'halfstride' has no attribute {name!r}")
     if name == "functional":
         return import_module("halfstride.functional")
-    room = "layers" if name in _LAYERS else "checkerboard" if name in _DOCTOR else "autoencoder"
-    return getattr(import_module(f"halfstride.{room}"), name)
+    for room, names in _ROOMS.items():
+        if name in names:
+            return getattr(import_module(f"halfstride.{room}"), name)
+    raise AttributeError(f"module 'halfstride' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -258,9 +258,7 @@ class Explorer(Plan):
         trial = self._trials[kind]
         for gradients, name in trial.names.items():
             self.algorithms.setdefault((site.key, gradients), {})[site.positions] = name
-        row = self._rows.setdefault(
-            (self._path(), kind), Row(**{**vars(trial.row), "where": self._path(), "calls": 0})
-        )
+        row = self._rows.setdefault((self._path(), kind), Row(**{**vars(trial.row), "where": self._path(), "calls": 0}))
         row.calls += 1
         if row.became:
             self._kept.append((tuple(self._stack), site.origins))
