@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import assert_close
+from tolerance import assert_close
 from halfstride.algorithms import ALGORITHMS, differences, native
 from halfstride.algorithms.case import resize_case, subpixel_case, transposed_case
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from conftest import assert_close
+from tolerance import assert_close
 from halfstride import functional, kernels
 from halfstride.algorithms import ALGORITHMS
 

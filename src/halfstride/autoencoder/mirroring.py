@@ -66,7 +66,7 @@ def mirror(
 
     Example:
         >>> encoder = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 18 * 26, 10))
-        >>> decoder = mirror(encoder, (3, 37, 53))
+        >>> decoder = mirror(encoder, (3, 37, 53), upsampling="resize")
         >>> decoder(encoder(torch.rand(2, 3, 37, 53))).shape
         torch.Size([2, 3, 37, 53])
     """
