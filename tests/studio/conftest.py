@@ -52,11 +52,11 @@ def runs(tmp_path_factory):
     (folder / "bad-metrics" / "metrics.jsonl").write_text('{"epoch": "many"}\n', encoding="utf-8")
     make_run(folder / "deep-json")
     (folder / "deep-json" / "run.json").write_text("[" * 100_000, encoding="utf-8")
-    make_run(folder / "huge")
-    config = json.loads((folder / "huge" / "config.json").read_text(encoding="utf-8"))
-    (folder / "huge" / "config.json").write_text(
-        json.dumps({**config, "image_size": [60_000, 60_000]}), encoding="utf-8"
-    )
+    for name, spatial in (("huge", False), ("wide", True)):  # too many weights; few weights and too large an image
+        make_run(folder / name, spatial=spatial)
+        path = folder / name / "config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps({**config, "image_size": [60_000, 60_000]}), encoding="utf-8")
     (folder / "linked").symlink_to(outside.path, target_is_directory=True)
     make_run(folder / "leaking")
     (folder / "leaking" / "metrics.jsonl").unlink()

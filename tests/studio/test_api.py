@@ -89,7 +89,7 @@ def test_animations_are_files_to_keep(client):
 
 def test_the_runs_are_listed_and_links_out_of_the_folder_are_not(client):
     found = {run["name"]: run for run in client.get("/api/runs").json()}
-    assert set(found) == {"plane", "deep", "spatial", "damaged", "bad-metrics", "deep-json", "huge"}
+    assert set(found) == {"plane", "deep", "spatial", "damaged", "bad-metrics", "deep-json", "huge", "wide"}
     assert found["plane"] == {"name": "plane", "epochs_done": 3, "epochs_asked": 5, "test_mse": 0.04, "error": None}
     assert "metrics.jsonl is damaged" in found["bad-metrics"]["error"]
     assert found["deep-json"]["error"]
@@ -249,7 +249,7 @@ def test_static_files_are_those_of_the_folder(client, path):
     assert client.get(path).status_code == 404
 
 
-@pytest.mark.parametrize("name", ["damaged", "bad-metrics", "deep-json", "huge"])
+@pytest.mark.parametrize("name", ["damaged", "bad-metrics", "deep-json", "huge", "wide"])
 def test_a_damaged_run_is_a_conflict_and_not_a_crash(client, name):
     answer = client.get(f"/api/runs/{name}")
     assert answer.status_code == 409

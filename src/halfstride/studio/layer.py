@@ -371,17 +371,15 @@ def _block(layer: Layer, position: Sequence[int]) -> int:
 def _phases(layer: Layer, output_size: int, kernels: Tensor) -> Phases:
     """The phases of the operator's answer to a single one, far from any border."""
     s, span = layer.stride, layer.dilation * (layer.kernel_size - 1)
+    # `first` is where the output begins on that answer: phases are counted before padding cuts anything.
     if layer.form in ("conv", "transposed"):
         # A convolution has the phases of the transposed one of the same geometry, on its input.
-        alone, before = {"form": "transposed", "padding": 0}, 0
+        alone, first = {"form": "transposed", "padding": 0}, layer.padding
     else:
-        alone, before = {"padding": span}, span * (s if layer.form == "subpixel" else 1)
+        alone, first = {"padding": span}, (span - layer.padding) * (s if layer.form == "subpixel" else 1)
     impulse = layer.model_copy(update={"input_size": 1, "output_padding": 0, **alone})
     one = torch.ones(1, 1, *_axes(layer, 1), dtype=kernels.dtype)
     full, taps = impulse(one, kernels)[0, 0], impulse(one, torch.ones_like(kernels))[0, 0]
-    offset = before - layer.padding * (s if layer.form == "subpixel" else 1)
-    if layer.form in ("conv", "transposed"):
-        offset = layer.padding
     side: Literal["input", "output"] = "input" if layer.form == "conv" else "output"
     wide = layer.input_size if side == "input" else output_size
     found = []
@@ -392,7 +390,7 @@ def _phases(layer: Layer, output_size: int, kernels: Tensor) -> Phases:
             row * wide + column if layer.dims == 2 else column
             for row in (range(wide) if layer.dims == 2 else (0,))
             for column in range(wide)
-            if all((at + offset) % s == r for at, r in zip((row, column)[-layer.dims :], remainder, strict=True))
+            if all((at + first) % s == r for at, r in zip((row, column)[-layer.dims :], remainder, strict=True))
         ]
         found.append(
             PhaseKernel(

@@ -82,7 +82,7 @@ function showLoss(metrics) {
   find("#live").textContent = metrics.length ? `epoch ${metrics.at(-1).epoch}` : "no epoch yet";
   const values = metrics.flatMap((one) => [one.train_mse, one.test_mse]).filter((value) => value > 0);
   if (!values.length) return find("#loss").replaceChildren();
-  const [width, height, left, right, top, bottom] = [300, 190, 44, 8, 10, 24];
+  const [width, height, left, right, top, bottom] = [230, 160, 40, 6, 8, 22];
   const low = Math.log10(Math.min(...values)) - 0.04;
   const high = Math.log10(Math.max(...values)) + 0.04;
   const last = Math.max(2, metrics.at(-1).epoch);
@@ -204,7 +204,7 @@ function showHandle() {
 
 const decode = newestOnly(async (wanted) => {
   try {
-    take(await ask(of("/decode"), { body: wanted }), !("code" in wanted));
+    take(await ask(of("/decode"), { body: wanted }));
   } catch (error) {
     fail(error);
   }
@@ -217,32 +217,27 @@ function moveTo(where) {
 }
 
 /** Show a decoded code in the picture, the plane and the sliders. */
-function take(decoded, andSliders = true) {
-  code = decoded.code;
-  if (!("point" in decoded)) return;
-  point = decoded.point;
-  paint(find("#decoded"), decoded.image);
+function take(decoded) {
+  ({ code, point } = decoded);
   const canvas = find("#decoded");
+  paint(canvas, decoded.image);
   canvas.dataset.frames = Number(canvas.dataset.frames ?? 0) + 1;
   find("#where").textContent = `decoded at ${point.map((value) => written(Number(value.toFixed(2)))).join(", ")}`;
   showHandle();
-  if (andSliders) {
-    for (const input of document.querySelectorAll("#sliders input")) {
-      input.value = code[input.dataset.index];
-      input.parentElement.querySelector("output").textContent = written(Number(code[input.dataset.index].toFixed(2)));
-    }
+  for (const input of document.querySelectorAll("#sliders input")) {
+    const value = code[input.dataset.index];
+    if (input !== document.activeElement) input.value = value; // never pull it from under a finger
+    input.parentElement.querySelector("output").textContent = written(Number(value.toFixed(2)));
   }
 }
 
 function showSliders() {
   find("#sliders").replaceChildren(
     ...latent.sliders.map(({ index, low, high }) => {
-      const output = html("output", { text: "" });
+      const output = html("output", {});
       const input = html("input", { type: "range", min: low, max: high, step: (high - low) / 200 || 1, "data-index": index });
       input.addEventListener("input", () => {
-        output.textContent = written(Number(Number(input.value).toFixed(2)));
-        code = [...code];
-        code[index] = Number(input.value);
+        code = code.with(index, Number(input.value));
         decode({ code });
       });
       return html("label", { class: "slider of-input" }, html("span", {}, `latent ${index + 1}`, output), input);
@@ -349,13 +344,9 @@ async function showModelAnew() {
   ends.B = Math.min(ends.B, count - 1);
   showPlane();
   showSliders();
-  if (code === null) point = latent.extent.length ? [0, 0] : null;
-  await Promise.all([decode(code === null ? { code: latent.code } : { code }), showPictures(), walk()]);
-  take({ code });
-  if (code) for (const input of document.querySelectorAll("#sliders input")) {
-    input.value = code[input.dataset.index];
-    input.parentElement.querySelector("output").textContent = written(Number(code[input.dataset.index].toFixed(2)));
-  }
+  if (code?.length !== latent.code.length) code = latent.code;
+  point ??= [0, 0];
+  await Promise.all([decode({ code }), showPictures(), walk()]);
 }
 
 async function begin() {

@@ -92,7 +92,6 @@ export function emulated(told, lights, narrow) {
     const kind = from >= 0 ? "input" : from === -1 ? "between" : "padding";
     const node = cell(place % size, 0.6 + Math.floor(place / size), kind, from >= 0 ? from : null, null);
     write(node, from >= 0 ? told.input[from] : from === -1 ? 0 : null);
-    if (from >= 0) lights.add("input", from, node);
     return node;
   });
   const rows = two ? size : 1;
@@ -118,16 +117,20 @@ export function emulated(told, lights, narrow) {
     paint(now) {
       paintOutputs(told, outputs, now);
       for (const place of shown) {
-        cells[place].classList.remove("window");
+        cells[place].classList.remove("window", "lit");
         corner(cells[place], null);
       }
-      const output = now.focus?.kind === "output" ? now.focus.index : null;
-      shown = output === null ? [] : windows[output].map((tap) => tap.cell);
-      if (output !== null) {
-        for (const { cell: place, t } of windows[output]) {
+      shown = [];
+      if (now.focus?.kind === "output") {
+        for (const { cell: place, t } of windows[now.focus.index]) {
           cells[place].classList.add("window");
+          cells[place].classList.toggle("lit", source[place] >= 0);
           corner(cells[place], told.kernel[t]);
+          shown.push(place);
         }
+      } else if (now.focus?.kind === "input") {
+        source.forEach((from, place) => from === now.focus.index && shown.push(place));
+        for (const place of shown) cells[place].classList.add("lit");
       }
     },
   };
