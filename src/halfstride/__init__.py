@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         SubpixelConv2d,
         SubpixelConv3d,
     )
+    from halfstride.optimizing import optimize
 
 __all__ = [
     "ConvAutoencoder",
@@ -41,6 +42,7 @@ __all__ = [
     "geometry",
     "load_images",
     "mirror",
+    "optimize",
     "to_float",
     "train",
 ]
@@ -54,7 +56,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'halfstride' has no attribute {name!r}")
     if name == "functional":
         return import_module("halfstride.functional")
-    return getattr(import_module("halfstride.layers" if name in _LAYERS else "halfstride.autoencoder"), name)
+    room = "layers" if name in _LAYERS else "optimizing" if name == "optimize" else "autoencoder"
+    return getattr(import_module(f"halfstride.{room}"), name)
 
 
 def __dir__() -> list[str]:
