@@ -262,6 +262,11 @@ def test_vmap_and_gradients_per_sample(name, algorithm):
         ]
         assert_close(mapped, torch.stack(each))
 
+    gradient = torch.randn_like(each[0])  # the same for every sample
+    to_weight = torch.vmap(lambda x: torch.func.vjp(lambda weight: compute(x, weight, bias), weight)[1](gradient)[0])
+    pulled = [torch.func.vjp(lambda weight, x=x: compute(x, weight, bias), weight)[1](gradient)[0] for x in xs]
+    assert_close(to_weight(xs), torch.stack(pulled))
+
     def loss(weight, image):
         return compute(image.unsqueeze(0).expand_as(x), weight, bias).square().sum()
 

@@ -170,6 +170,20 @@ def test_subpixel_conv_is_pad_conv_and_shuffle(padding_mode):
     assert_close(functional.subpixel_conv2d(x, w, b, groups=2, padding_mode=padding_mode), expected)
 
 
+@pytest.mark.parametrize("kernel", [2, 3, 4, 5])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_same_is_torchs_for_convolutions(kernel, dilation):
+    """Where an even kernel asks for an odd number of positions, the end gets one more."""
+    x, w = random(1, 2, 6), random(4, 2, kernel)
+    upsampled = x.repeat_interleave(2, dim=-1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Using padding='same' with even kernel")  # that it copies
+        resized = F.conv1d(upsampled, w, padding="same", dilation=dilation)
+        shuffled = kernels.shuffle(F.conv1d(x, w, padding="same", dilation=dilation), (2,))
+    assert_close(functional.resize_conv1d(x, w, dilation=dilation), resized)
+    assert_close(functional.subpixel_conv1d(x, w, dilation=dilation), shuffled)
+
+
 @pytest.mark.parametrize("before", range(4))
 @pytest.mark.parametrize("after", range(4))
 def test_padding_in_pairs_is_cut_from_each_end(before, after):
@@ -294,6 +308,19 @@ def test_autocast(functions):
         assert_close(output.double(), exact, dtype=torch.bfloat16)
         (gradient,) = torch.autograd.grad(output.float().sum(), w)
         assert gradient.dtype == torch.float32
+
+
+def test_autocast_rounds_no_more_than_torchs_own():
+    """Whatever is formed from the weight, and whatever is added up, is so in float32."""
+    x, w = torch.randn(2, 32, 12, 12).bfloat16().float(), torch.randn(16, 32, 3, 3)
+    exact = functional.resize_conv2d(x.double(), w.double())
+    errors = {}
+    for algorithm in ABLE[RESIZE]:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = functional.resize_conv2d(x, w, algorithm=algorithm)
+        errors[algorithm] = (output.double() - exact).square().mean().sqrt()
+    assert max(errors.values()) <= 1.5 * errors["native"]
+    assert errors["differences"] < 0.9 * errors["native"]  # which rounds its weights too
 
 
 @pytest.mark.parametrize("functions", [TRANSPOSED, RESIZE, SUBPIXEL])

@@ -212,7 +212,7 @@ class _SubpixelConv(_Upsampling):
 
 
 class ConvTranspose1d(_ConvTranspose, nn.ConvTranspose1d):
-    """`torch.nn.ConvTranspose1d` with more kinds of padding; see `halfstride.functional.conv_transpose1d`.
+    """`torch.nn.ConvTranspose1d` with more kinds of padding; arguments as in `ConvTranspose2d`.
 
     Example:
         >>> ConvTranspose1d(4, 2, kernel_size=3, stride=2, padding="same")(torch.ones(1, 4, 7)).shape
@@ -224,6 +224,18 @@ class ConvTranspose1d(_ConvTranspose, nn.ConvTranspose1d):
 
 class ConvTranspose2d(_ConvTranspose, nn.ConvTranspose2d):
     """`torch.nn.ConvTranspose2d` with more kinds of padding; see `halfstride.functional.conv_transpose2d`.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, output_padding, groups, bias, dilation, device, dtype: as in
+            torch's, in torch's order.
+        padding: positions cut from the full output: an int, an int per axis, a pair (before, after) per axis, "same"
+            (`input * stride` positions remain) or "valid".
+        padding_mode: how the input goes on beyond its borders: "zeros", "reflect", "replicate" or "circular".
+        algorithm: "auto", or a name in `halfstride.algorithms.ALGORITHMS`.
+
+    Shape:
+        (N, in_channels, H, W), or without N, to (N, out_channels, H_out, W_out); per axis
+        `(n - 1) * stride - before - after + dilation * (k - 1) + output_padding + 1`.
 
     Example:
         >>> up = ConvTranspose2d(4, 2, kernel_size=3, stride=2, padding=1)
@@ -237,7 +249,7 @@ class ConvTranspose2d(_ConvTranspose, nn.ConvTranspose2d):
 
 
 class ConvTranspose3d(_ConvTranspose, nn.ConvTranspose3d):
-    """`torch.nn.ConvTranspose3d` with more kinds of padding; see `halfstride.functional.conv_transpose3d`.
+    """`torch.nn.ConvTranspose3d` with more kinds of padding; arguments as in `ConvTranspose2d`.
 
     Example:
         >>> ConvTranspose3d(4, 2, kernel_size=3, stride=2, padding="same")(torch.ones(1, 4, 2, 3, 4)).shape
@@ -248,7 +260,7 @@ class ConvTranspose3d(_ConvTranspose, nn.ConvTranspose3d):
 
 
 class ResizeConv1d(_ResizeConv):
-    """Nearest-neighbour upsampling and a convolution of stride 1; see `halfstride.functional.resize_conv1d`.
+    """Nearest-neighbour upsampling and a convolution of stride 1; arguments as in `ResizeConv2d`.
 
     Example:
         >>> ResizeConv1d(4, 2, kernel_size=3)(torch.ones(1, 4, 7)).shape
@@ -260,6 +272,18 @@ class ResizeConv1d(_ResizeConv):
 
 class ResizeConv2d(_ResizeConv):
     """Nearest-neighbour upsampling and a convolution of stride 1; see `halfstride.functional.resize_conv2d`.
+
+    Args:
+        in_channels, out_channels, kernel_size, dilation, groups, bias, device, dtype: as in `torch.nn.Conv2d`.
+        scale_factor: how often each position is repeated, an int of 1 or more, or one per axis.
+        padding: positions added to the upsampled image, or cut where negative: an int, an int per axis, a pair
+            (before, after) per axis, "same" (`input * scale_factor` positions come out) or "valid".
+        padding_mode: how the upsampled image goes on beyond its borders: "zeros", "reflect", "replicate", "circular".
+        algorithm: "auto", or a name in `halfstride.algorithms.ALGORITHMS`.
+
+    Shape:
+        (N, in_channels, H, W), or without N, to (N, out_channels, H_out, W_out); per axis
+        `n * scale_factor + before + after - dilation * (k - 1)`.
 
     Example:
         >>> up = ResizeConv2d(4, 2, kernel_size=3, padding_mode="replicate")
@@ -273,7 +297,7 @@ class ResizeConv2d(_ResizeConv):
 
 
 class ResizeConv3d(_ResizeConv):
-    """Nearest-neighbour upsampling and a convolution of stride 1; see `halfstride.functional.resize_conv3d`.
+    """Nearest-neighbour upsampling and a convolution of stride 1; arguments as in `ResizeConv2d`.
 
     Example:
         >>> ResizeConv3d(4, 2, kernel_size=3, scale_factor=(1, 2, 2))(torch.ones(1, 4, 2, 3, 4)).shape
@@ -284,7 +308,7 @@ class ResizeConv3d(_ResizeConv):
 
 
 class SubpixelConv1d(_SubpixelConv):
-    """A convolution whose channels are the phases, and a shuffle; see `halfstride.functional.subpixel_conv1d`.
+    """A convolution whose channels are the phases, and a shuffle; arguments as in `SubpixelConv2d`.
 
     Example:
         >>> SubpixelConv1d(4, 2, kernel_size=3)(torch.ones(1, 4, 7)).shape
@@ -297,6 +321,20 @@ class SubpixelConv1d(_SubpixelConv):
 class SubpixelConv2d(_SubpixelConv):
     """A convolution whose channels are the phases, and a shuffle; see `halfstride.functional.subpixel_conv2d`.
 
+    Args:
+        in_channels, out_channels, kernel_size, dilation, groups, bias, device, dtype: as in `torch.nn.Conv2d`, whose
+            weight and bias have `out_channels * prod(scale_factor)` output channels, in `torch.nn.PixelShuffle`'s
+            order. All phases of a channel start with the same kernel.
+        scale_factor: phases along each axis, an int of 1 or more, or one per axis.
+        padding: positions added to the input, or cut where negative: an int, an int per axis, a pair (before, after)
+            per axis, "same" (`input * scale_factor` positions come out) or "valid".
+        padding_mode: how the input goes on beyond its borders: "zeros", "reflect", "replicate" or "circular".
+        algorithm: "auto", or a name in `halfstride.algorithms.ALGORITHMS`.
+
+    Shape:
+        (N, in_channels, H, W), or without N, to (N, out_channels, H_out, W_out); per axis
+        `(n + before + after - dilation * (k - 1)) * scale_factor`.
+
     Example:
         >>> up = SubpixelConv2d(4, 2, kernel_size=3)
         >>> up.weight.shape, up(torch.ones(1, 4, 7, 7)).shape
@@ -307,7 +345,7 @@ class SubpixelConv2d(_SubpixelConv):
 
 
 class SubpixelConv3d(_SubpixelConv):
-    """A convolution whose channels are the phases, and a shuffle; see `halfstride.functional.subpixel_conv3d`.
+    """A convolution whose channels are the phases, and a shuffle; arguments as in `SubpixelConv2d`.
 
     Example:
         >>> SubpixelConv3d(4, 2, kernel_size=3, scale_factor=(1, 2, 2))(torch.ones(1, 4, 2, 3, 4)).shape
