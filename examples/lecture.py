@@ -10,7 +10,7 @@ from itertools import product
 import torch
 import torch.nn.functional as F
 
-from halfstride import figures, geometry
+from halfstride import figures, geometry, kernels
 from halfstride import functional as H
 
 torch.manual_seed(0)
@@ -50,14 +50,15 @@ def zeros_between(values, kernel, stride):
     return F.conv2d(padded[None, None], kernel.flip(0, 1)[None, None])[0, 0]
 
 
-# %% Both give the same numbers, and so does halfstride
+# %% Both give the same numbers, and so do all algorithms of halfstride
 values, kernel = random(4, 6), random(3, 3)
 for stride in (1, 2, 3):
-    scattered, spread = scatter_and_add(values, kernel, stride), zeros_between(values, kernel, stride)
-    by_halfstride = H.conv_transpose2d(values[None, None], kernel[None, None], stride=stride)[0, 0]
-    assert torch.allclose(scattered, spread)
-    assert torch.allclose(scattered, by_halfstride)
-    print(f"stride {stride}: 4 × 6  ->  {scattered.shape[0]} × {scattered.shape[1]}, the same numbers in each way")
+    scattered = scatter_and_add(values, kernel, stride)
+    assert torch.allclose(zeros_between(values, kernel, stride), scattered)
+    for algorithm in ("native", "scatter", "emulated", "phases"):
+        result = H.conv_transpose2d(values[None, None], kernel[None, None], stride=stride, algorithm=algorithm)
+        assert torch.allclose(result[0, 0], scattered)
+    print(f"stride {stride}: 4 × 6  ->  {scattered.shape[0]} × {scattered.shape[1]}, the same numbers in every way")
 
 # %% Why it is called transposed: 4×4 to 2×2 is a matrix, and its transpose leads from 2×2 to 4×4
 kernel = torch.arange(1.0, 10.0, dtype=torch.float64).reshape(1, 1, 3, 3)
@@ -132,6 +133,7 @@ grey = torch.ones(1, 1, 6, 6)
 for kernel_size in (3, 4):
     kernel = torch.arange(1.0, kernel_size**2 + 1).reshape(1, 1, kernel_size, kernel_size)
     pattern = H.conv_transpose2d(grey, kernel, stride=2)[0, 0, 4:8, 4:8]
+    assert torch.equal(pattern[:2, :2].flatten(), kernels.phase_gains(kernel, stride=2).flatten())
     print(f"kernel {kernel_size} × {kernel_size}, inner part:")
     print("\n".join(" ".join(f"{value:3.0f}" for value in row) for row in pattern))
 
@@ -142,13 +144,13 @@ print("\n".join(" ".join(f"{value:3.0f}" for value in row) for row in plain))
 
 image, kernel = random(1, 1, 6, 6), random(1, 1, 3, 3)
 by_torch = F.conv2d(F.interpolate(image, scale_factor=2, mode="nearest"), kernel, padding=1)
-assert torch.allclose(H.resize_conv2d(image, kernel, scale_factor=2), by_torch)
+for algorithm in ("native", "scatter", "emulated", "phases", "differences"):
+    assert torch.allclose(H.resize_conv2d(image, kernel, scale_factor=2, algorithm=algorithm), by_torch)
 
 # %% It is a transposed convolution too: its kernel is the convolution's, spread over the block of a repeated value
-wide = F.conv_transpose2d(kernel, torch.ones(1, 1, 2, 2, dtype=torch.float64))
-wide = wide.flip(2, 3)  # a transposed convolution lays its kernel down as it is, a convolution turns it by 180°
-transposed = H.conv_transpose2d(image, wide, stride=2, padding=1)
-assert torch.allclose(transposed, by_torch)
+wide = kernels.transposed_from_resize(kernel, scale_factor=2)
+assert torch.allclose(H.conv_transpose2d(image, wide, stride=2, padding=1), by_torch)
+assert torch.allclose(kernels.resize_from_transposed(wide, scale_factor=2), kernel)
 print(f"kernel 3 × 3 after a repetition of 2: the transposed kernel is {wide.shape[2]} × {wide.shape[3]}")
 
 # %% The overlap as a picture

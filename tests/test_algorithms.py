@@ -1,14 +1,16 @@
 """Every algorithm against every other, against the sums that define the operator, and against its own gradients."""
 
+import functools
 import itertools
 import math
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import assert_close
-from halfstride.algorithms import ALGORITHMS
+from tolerance import assert_close
+from halfstride.algorithms import ALGORITHMS, differences, native
 from halfstride.algorithms.case import resize_case, subpixel_case, transposed_case
 
 CASES = {"transposed": transposed_case, "resize": resize_case, "subpixel": subpixel_case}
@@ -107,9 +109,197 @@ def able(case):
 
 
 @settings(max_examples=150)
-@given(drawn(most=3))
+@given(drawn())
 def test_all_algorithms_compute_the_defining_sums(call):
     case, *tensors = call
     expected = by_definition(case, *tensors)
     for name in able(case):
         assert_close(ALGORITHMS[name].compute(case, *tensors), expected)
+
+
+@settings(max_examples=150)
+@given(drawn(forms=("transposed", "resize"), most=4))
+def test_all_algorithms_have_the_same_gradients_as_the_native_one(call):
+    case, *tensors = call
+    for tensor in tensors:
+        tensor.requires_grad_()
+    expected = native.compute(case, *tensors)
+    gradient = torch.randn_like(expected)
+    gradients = torch.autograd.grad(expected, tensors, gradient)
+    for name in able(case):
+        output = ALGORITHMS[name].compute(case, *tensors)
+        assert_close(output, expected)
+        found = torch.autograd.grad(output, tensors, gradient, allow_unused=True)  # by an output that sees no input
+        for tensor, one, other in zip(tensors, found, gradients, strict=True):
+            assert_close(torch.zeros_like(tensor) if one is None else one, other)
+
+
+# One case of each kind in each dimension, for what is slow or needs no drawing.
+FIXED = {
+    "transposed-1d": transposed_case(1, (2, 4, 4), (4, 3, 3), 2, 1, 1, 2),
+    "transposed-2d": transposed_case(2, (2, 2, 3, 2), (2, 2, 3, 2), (2, 3), ((1, 0), (0, 1)), dilation=(1, 2)),
+    "transposed-3d": transposed_case(3, (1, 2, 2, 2, 2), (2, 1, 2, 3, 2), (2, 1, 2), padding_mode="circular"),
+    "resize-1d": resize_case(1, (2, 4, 4), (6, 2, 4), 3, groups=2),
+    "resize-2d": resize_case(2, (2, 2, 3, 2), (2, 2, 3, 2), (2, 3), ((1, -1), (2, 0)), dilation=(2, 1)),
+    "resize-3d": resize_case(3, (1, 2, 2, 1, 2), (1, 2, 2, 3, 3), (2, 1, 2), padding_mode="replicate"),
+    "subpixel-2d": subpixel_case(2, (2, 2, 3, 2), (12, 2, 3, 2), (2, 3), padding_mode="reflect"),
+}
+EVERY = [(name, algorithm) for name, case in FIXED.items() for algorithm in able(case)]
+
+
+def tensors_for(case, dtype=torch.float64):
+    weight = {
+        "transposed": (case.in_channels, case.out_channels // case.groups),
+        "resize": (case.out_channels, case.in_channels // case.groups),
+        "subpixel": (case.out_channels * math.prod(case.stride), case.in_channels // case.groups),
+    }[case.form]
+    x = torch.randn(case.batch, case.in_channels, *case.input_size, dtype=dtype)
+    bias = weight[0] if case.form != "transposed" else case.out_channels
+    return x, torch.randn(*weight, *case.kernel_size, dtype=dtype), torch.randn(bias, dtype=dtype)
+
+
+@pytest.mark.parametrize(("name", "algorithm"), EVERY)
+def test_first_and_second_derivatives(name, algorithm):
+    case = FIXED[name]
+    tensors = [tensor.requires_grad_() for tensor in tensors_for(case)]
+    compute = functools.partial(ALGORITHMS[algorithm].compute, case)
+    assert torch.autograd.gradcheck(compute, tensors, fast_mode=True)
+    assert torch.autograd.gradgradcheck(compute, tensors, fast_mode=True)
+
+
+@pytest.mark.parametrize("name", ["resize-1d", "resize-2d", "resize-3d"])
+def test_summation_by_parts_in_full_derivatives_and_of_third_order(name):
+    case = FIXED[name]
+    x, weight, bias = (tensor.requires_grad_() for tensor in tensors_for(case))
+    compute = functools.partial(differences.compute, case)
+    assert torch.autograd.gradcheck(compute, (x, weight, bias))
+
+    def third(x, weight):  # of a cubic function of both, so that it is not zero
+        loss = compute(x, weight, None).pow(3).sum()
+        (first,) = torch.autograd.grad(loss, x, create_graph=True)
+        (second,) = torch.autograd.grad(first.pow(2).sum(), weight, create_graph=True)
+        return second
+
+    assert torch.autograd.gradcheck(third, (x, weight), fast_mode=True)
+
+
+@pytest.mark.parametrize(("name", "algorithm"), EVERY)
+def test_complex_numbers(name, algorithm):
+    case = FIXED[name]
+    tensors = [tensor.requires_grad_() for tensor in tensors_for(case, torch.complex128)]
+    output = ALGORITHMS[algorithm].compute(case, *tensors)
+    (x_real, w_real, b), (x_imag, w_imag, _) = ([part(t) for t in tensors] for part in (torch.real, torch.imag))
+    real = native.compute(case, x_real, w_real, b) - native.compute(case, x_imag, w_imag, None)
+    assert_close(output.real, real)
+    assert torch.autograd.gradcheck(functools.partial(ALGORITHMS[algorithm].compute, case), tensors, fast_mode=True)
+
+
+@pytest.mark.parametrize("form", list(CASES))
+@pytest.mark.parametrize("arguments", [{}, {"padding": ((1, 0), (0, 2), (2, 1))}, {"padding_mode": "circular"}])
+@pytest.mark.parametrize("axes", [2, 3])
+def test_memory_format_follows_the_input(form, arguments, axes):
+    if "padding" in arguments:
+        arguments = {"padding": arguments["padding"][:axes]}
+    channels_last = torch.channels_last if axes == 2 else torch.channels_last_3d
+    shape = {"transposed": (6, 4), "resize": (4, 6), "subpixel": (4 * 2**axes, 6)}[form]
+    case = CASES[form](axes, (2, 6, 5, 4, 3)[: 2 + axes], (*shape, *(3,) * axes), 2, **arguments)
+    x, weight, bias = tensors_for(case, torch.float32)
+    for name in able(case):
+        output = ALGORITHMS[name].compute(case, x, weight, bias)
+        assert output.is_contiguous(), name
+        same = ALGORITHMS[name].compute(case, x.to(memory_format=channels_last), weight, bias)
+        assert same.is_contiguous(memory_format=channels_last), name
+        assert_close(same.contiguous(), output)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("form", "weight"), [("transposed", (16, 8, 4, 3)), ("resize", (8, 16, 3, 3))])
+def test_half_types_are_as_exact_as_torchs_own(form, weight, dtype):
+    case = CASES[form](2, (2, 16, 12, 12), weight, 2, 1)
+    tensors = [torch.randn(shape).to(dtype) for shape in ((2, 16, 12, 12), weight, (8,))]
+    exact = native.compute(case, *(tensor.double() for tensor in tensors))
+
+    def error(output):
+        return (output.double() - exact).square().mean().sqrt()
+
+    torchs_own = error(native.compute(case, *tensors))
+    for name in able(case):
+        output = ALGORITHMS[name].compute(case, *tensors)
+        assert output.dtype == dtype
+        assert error(output) <= 1.5 * torchs_own, name
+
+
+@pytest.mark.parametrize("algorithm", ["scatter", "emulated", "phases", "differences"])
+def test_kernels_are_formed_from_a_wider_weight_and_rounded_once(algorithm):
+    case = resize_case(2, (1, 8, 6, 6), (4, 8, 3, 3), 2)
+    x, weight, _ = tensors_for(case, torch.float32)
+    x = x.bfloat16()
+    output = ALGORITHMS[algorithm].compute(case, x, weight, None)
+    assert output.dtype == torch.bfloat16
+    exact = native.compute(case, x.double(), weight.double(), None)
+    assert_close(output.double(), exact, dtype=torch.bfloat16)
+    leaf = weight.clone().requires_grad_()
+    ALGORITHMS[algorithm].compute(case, x, leaf, None).sum().backward()
+    assert leaf.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("name", "algorithm"), EVERY)
+def test_vmap_and_gradients_per_sample(name, algorithm):
+    case = FIXED[name]
+    x, weight, bias = tensors_for(case)
+    compute = functools.partial(ALGORITHMS[algorithm].compute, case)
+    xs, weights = torch.stack([x, x + 1, -x]), torch.stack([weight, 2 * weight, weight - 1])
+    for dims, arguments in {
+        (0, None, None): (xs, weight, bias),
+        (None, 0, None): (x, weights, bias),
+        (0, 0, None): (xs, weights, bias),
+        (1, 0, None): (xs.movedim(0, 1), weights, bias),
+    }.items():
+        mapped = torch.vmap(compute, dims)(*arguments)
+        each = [
+            compute(*(a if d is None else a.select(d, i) for a, d in zip(arguments, dims, strict=True)))
+            for i in range(3)
+        ]
+        assert_close(mapped, torch.stack(each))
+
+    def loss(weight, image):
+        return compute(image.unsqueeze(0).expand_as(x), weight, bias).square().sum()
+
+    per_sample = torch.vmap(torch.func.grad(loss), (None, 0))(weight, x)
+    each = [torch.func.grad(loss)(weight, image) for image in x]
+    assert_close(per_sample, torch.stack(each))
+
+
+@pytest.mark.parametrize(("name", "algorithm"), EVERY)
+def test_meta_tensors_have_the_right_shape(name, algorithm):
+    case = FIXED[name]
+    output = ALGORITHMS[algorithm].compute(case, *(tensor.to("meta") for tensor in tensors_for(case)))
+    assert output.device.type == "meta"
+    assert output.shape == (case.batch, case.out_channels, *case.output_size)
+
+
+def test_summation_by_parts_saves_only_input_and_weight():
+    case = resize_case(2, (2, 4, 5, 6), (3, 4, 3, 3), 2)
+    x, weight, bias = (tensor.requires_grad_() for tensor in tensors_for(case, torch.float32))
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor), lambda _: None):
+        differences.compute(case, x, weight, bias)
+    assert [tensor.data_ptr() for tensor in saved] == [x.data_ptr(), weight.data_ptr()]
+
+
+def test_obstacles():
+    resize = resize_case(2, (1, 1, 4, 4), (1, 1, 5, 5), 2, padding_mode="reflect")
+    subpixel = subpixel_case(1, (1, 1, 4), (2, 1, 3), 2)
+    transposed = transposed_case(1, (1, 1, 4), (1, 1, 3), 2)
+    for name in ("scatter", "emulated", "phases", "differences"):
+        assert ALGORITHMS[name].obstacle(resize) == (
+            "padding_mode='reflect' by scale_factor positions or more mirrors what upsampling made, and has no "
+            "counterpart before it"
+        )
+        assert ALGORITHMS[name].obstacle(subpixel) == (
+            "a sub-pixel convolution is made of its phases already, which 'native' computes once each"
+        )
+    assert differences.obstacle(transposed) == (
+        "summation by parts needs the piecewise constant input of a resize-convolution"
+    )
+    assert [native.obstacle(case) for case in (resize, subpixel, transposed)] == [None] * 3

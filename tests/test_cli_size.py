@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import halfstride
 from halfstride import cli, geometry
+from halfstride.planning import explain
 
 
 @pytest.fixture(autouse=True)
@@ -186,7 +187,7 @@ def test_the_help_waits_for_no_heavy_import():
     assert run("-c", code, stdout=subprocess.PIPE).stdout.split() == []
 
 
-@pytest.mark.parametrize("group", ["", "size", "size conv", "size transposed", "size solve"])
+@pytest.mark.parametrize("group", ["", "size", "size conv", "size transposed", "size resize", "size solve"])
 def test_the_examples_in_the_help_run(group):
     shown = without_colours(output(f"{group} --help"))
     assert max(map(len, shown.splitlines())) <= 80
@@ -322,6 +323,83 @@ def test_solve_with_axes_that_differ():
     assert "torch" not in four  # it has no four-dimensional layer
 
 
+def test_resize():
+    assert output("size resize --input 14 --kernel 3") == (
+        "Resize-convolution: 14 -> 28\n"
+        "  o = s*n\n"
+        "    = 2*14\n"
+        "    = 28\n"
+        "\n"
+        "No checkerboard from overlap: every phase sums the whole kernel.\n"
+        "\n"
+        "halfstride.ResizeConv2d(in_channels, out_channels, kernel_size=3, scale_factor=2)\n"
+    )
+    assert output("size resize -n 14x7 -k 4 -s 2x3 -p 1 -d 2") == (
+        "Resize-convolution: 14 -> 24\n"
+        "  o = s*n + 2p - d(k - 1)\n"
+        "    = 2*14 + 2*1 - 2*(4 - 1)\n"
+        "    = 28 + 2 - 6\n"
+        "    = 24\n"
+        "\n"
+        "Resize-convolution: 7 -> 17\n"
+        "  o = s*n + 2p - d(k - 1)\n"
+        "    = 3*7 + 2*1 - 2*(4 - 1)\n"
+        "    = 21 + 2 - 6\n"
+        "    = 17\n"
+        "\n"
+        "No checkerboard from overlap: every phase sums the whole kernel.\n"
+        "\n"
+        "halfstride.ResizeConv2d(in_channels, out_channels, kernel_size=4, scale_factor=(2, 3), padding=1, "
+        "dilation=2)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "plan"),
+    [
+        ("size resize -n 14 -k 3", explain("resize", (1, 64, 14, 14), (64, 64, 3, 3), scale_factor=2)),
+        (
+            "size resize -n 5x4x3 -k 3x2x1 -s 3 -p 2 -d 2 --channels 8x6",
+            explain("resize", (1, 8, 5, 4, 3), (6, 8, 3, 2, 1), scale_factor=3, padding=2, dilation=2),
+        ),
+        (
+            "size transposed -n 14x7 -k 3 -s 2 -p 1 -o 0x1 --channels 16x32",
+            explain("transposed", (1, 16, 14, 7), (16, 32, 3, 3), stride=2, padding=1, output_padding=(0, 1)),
+        ),
+    ],
+)
+def test_explain_shows_the_plan(line, plan):
+    text = output(f"{line} --explain")
+    assert text.startswith(output(line))
+    assert text.endswith(f"\nChosen: {plan.algorithm}; {plan.reason}.\n")
+    case = plan.case
+    size = "x".join(map(str, case.input_size))
+    assert f"\nOne image of {size}, {case.in_channels} channels to {case.out_channels}, in float32:\n" in text
+    for candidate in plan.candidates:
+        if candidate.obstacle is None:
+            row = rf" *{candidate.products:,}  +{candidate.bytes:,}  {candidate.algorithm}"
+        else:
+            row = rf" +-  +-  {candidate.algorithm}: {re.escape(candidate.obstacle)}"
+        assert re.search(rf"^{row}$", text, re.MULTILINE)
+
+
+def test_explain_refuses_what_nobody_computes(failure):
+    refusal = (
+        "error: `--explain` is for layers that can be computed: use at most 3 axes, and numbers of at most 100000.\n"
+    )
+    for line in ("resize -n 2 -k 3 -s 100001", "resize -n 2x2x2x2 -k 3", f"transposed -n 2 -k {10**30}"):
+        assert failure(f"size {line} --explain") == (1, refusal)
+        assert output(f"size {line}")
+    for channels in ("0", "-1", "3x", "1x2x3", "64x0"):
+        code, text = failure(f"size resize -n 2 -k 3 --explain --channels {channels}")
+        assert code == 2
+        assert text.startswith("error: Invalid value for '--channels': ")
+    assert failure("size resize -n 2 -k 3 -p valid")[1].startswith(
+        "error: Invalid value for '--padding' / '-p': 'valid' is not"
+    )
+    assert failure("size resize -n 2 -k 3 -s 0") == (1, "error: `scale_factor` (=0) must be at least 1.\n")
+
+
 LINES = [
     "size transposed -n 2 -k 3 -s 2",
     "size transposed -n 7x6 -k 4x3 -s 2x3 -p 1x0 -o 1 -d 2x1",
@@ -329,6 +407,8 @@ LINES = [
     "size conv -n 28 -k 3 -s 2 -p 1",
     "size conv -n 28x27 -k 5x4 -s 3x1 -p 2x0 -d 1x2",
     "size conv -n 9x8x7 -k 3",
+    "size resize -n 7 -k 4 -s 3 -p 0",
+    "size resize -n 7x5x3 -k 3x4x5 -s 2x3x1 -p 2 -d 1x2x1",
 ]
 
 
@@ -343,7 +423,8 @@ def test_every_step_of_a_formula_has_the_same_value_and_torch_agrees(line):
         assert len(steps) >= 3
         for step in steps:
             assert eval(step, {"floor": int}) == o
-    layer = eval(text.splitlines()[-1], {"torch": torch, "in_channels": 1, "out_channels": 1})
+    names = {"torch": torch, "halfstride": halfstride, "in_channels": 1, "out_channels": 1}
+    layer = eval(text.splitlines()[-1], names)
     if len(sizes) == 1:
         sizes = sizes * 2
     returned = layer(torch.zeros(1, 1, *(n for n, _ in sizes)))

@@ -24,6 +24,7 @@ from halfstride.geometry import (
     output_padding_for,
     phase_taps,
     receptive_field,
+    resize_conv_size,
     solve,
 )
 
@@ -77,6 +78,20 @@ def test_conv_transpose_size_is_what_torch_returns():
             x, weight = torch.zeros(1, 1, n), torch.zeros(1, 1, k)  # on "meta" torch lets a wrong output_padding pass
             returned = size_or_none(F.conv_transpose1d, x, weight, None, s, p, op, 1, d)
             assert size == (None if returned is None else returned.shape[-1]), (n, k, s, p, op, d)
+
+
+def test_resize_conv_size_is_what_torch_returns():
+    for n, k, s, d in product(range(1, 6), range(1, 6), range(1, 4), range(1, 4)):
+        repeated, weight = meta(1, 1, n).repeat_interleave(s, dim=-1), meta(1, 1, k)
+        for p in range(4):
+            size = size_or_none(resize_conv_size, n, k, s, p, d)
+            returned = size_or_none(F.conv1d, repeated, weight, None, 1, p, d)
+            assert size == (None if returned is None else returned.shape[-1]), (n, k, s, p, d)
+        assert resize_conv_size(n, k, s, dilation=d) == n * s
+        if k % 2 == 1:  # torch warns of the copy that an even kernel takes
+            assert F.conv1d(repeated, weight, padding="same", dilation=d).shape[-1] == n * s
+    assert resize_conv_size((7, 5), 3, (2, 3), (0, 1)) == (12, 15)
+    assert resize_conv_size(HUGE, 3, HUGE, 0) == HUGE * HUGE - 2
 
 
 def test_sizes_per_axis_are_what_torch_returns():
@@ -409,6 +424,16 @@ def test_huge_ints():
             lambda: output_padding_for(1, 4, 1, 2, 3),
             "`output_size` (=4) cannot be reached from input size 1 with kernel_size=1, stride=2, padding=3: "
             "use a padding of at most 0.",
+        ),
+        (lambda: resize_conv_size(0, 3), "`input_size` (=0) must be at least 1."),
+        (lambda: resize_conv_size(5, 0), "`kernel_size` (=0) must be at least 1."),
+        (lambda: resize_conv_size(5, 3, 0), "`scale_factor` (=0) must be at least 1."),
+        (lambda: resize_conv_size(5, 3, 1.5, 1), "`scale_factor` (=1.5) must be an int of at least 1."),
+        (lambda: resize_conv_size(5, 3, dilation=0), "`dilation` (=0) must be at least 1."),
+        (lambda: resize_conv_size(5, 3, 2, "valid"), "`padding` (='valid') must be \"same\" or an int of at least 0."),
+        (
+            lambda: resize_conv_size(2, 9, 2, 1),
+            "`kernel_size` (=9) is larger than the padded input (=6): use a smaller kernel or a padding of at least 3.",
         ),
         (lambda: phase_taps(3, 0), "`stride` (=0) must be at least 1."),
         (lambda: is_even((3, 3), (2, 0)), "`stride` (=0) must be at least 1."),

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from conftest import assert_close
+from tolerance import assert_close
 from halfstride import functional, geometry, kernels
 
 CONV = (F.conv1d, F.conv2d, F.conv3d)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import assert_close
+from tolerance import assert_close
 from halfstride import layers
 
 AXES = (1, 2, 3)

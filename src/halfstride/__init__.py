@@ -12,6 +12,7 @@ from halfstride import geometry
 if TYPE_CHECKING:
     from halfstride import functional
     from halfstride.autoencoder import ConvAutoencoder, TrainingOptions, evaluate, load_images, mirror, to_float, train
+    from halfstride.checkerboard import UnevenKernelWarning, cure, diagnose, diagnose_image
     from halfstride.layers import (
         ConvTranspose1d,
         ConvTranspose2d,
@@ -36,6 +37,10 @@ __all__ = [
     "SubpixelConv2d",
     "SubpixelConv3d",
     "TrainingOptions",
+    "UnevenKernelWarning",
+    "cure",
+    "diagnose",
+    "diagnose_image",
     "evaluate",
     "functional",
     "geometry",
@@ -46,16 +51,21 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-_LAYERS = {f"{kind}{dims}d" for kind in ("ConvTranspose", "ResizeConv", "SubpixelConv") for dims in (1, 2, 3)}
+_ROOMS = {
+    "checkerboard": {"UnevenKernelWarning", "cure", "diagnose", "diagnose_image"},
+    "layers": {f"{kind}{dims}d" for kind in ("ConvTranspose", "ResizeConv", "SubpixelConv") for dims in (1, 2, 3)},
+    "autoencoder": {"ConvAutoencoder", "TrainingOptions", "evaluate", "load_images", "mirror", "to_float", "train"},
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'halfstride' has no attribute {name!r}")
     if name == "functional":
         return import_module("halfstride.functional")
-    return getattr(import_module("halfstride.layers" if name in _LAYERS else "halfstride.autoencoder"), name)
+    for room, names in _ROOMS.items():
+        if name in names:
+            return getattr(import_module(f"halfstride.{room}"), name)
+    raise AttributeError(f"module 'halfstride' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return [*__all__, "__version__"]

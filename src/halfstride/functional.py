@@ -106,7 +106,7 @@ def conv_transpose2d(
         dilation: output positions from one tap to the next, 1 or more.
         output_size: the size to restore, an int or one per axis, instead of output_padding.
         padding_mode: how the input goes on beyond its borders: "zeros", "reflect", "replicate" or "circular".
-        algorithm: "auto", or one of `halfstride.planning.ALGORITHMS`; all give the same result up to rounding.
+        algorithm: "auto", or a name in `halfstride.algorithms.ALGORITHMS`; all give the same result up to rounding.
 
     Shape:
         Per axis `(n - 1) * stride - before - after + dilation * (k - 1) + output_padding + 1`.
@@ -218,7 +218,7 @@ def resize_conv2d(
         output_size: the size wanted, an int or one per axis; the padding at the end grows or shrinks by less than
             `scale_factor` for it.
         padding_mode: how the upsampled image goes on beyond its borders: "zeros", "reflect", "replicate", "circular".
-        algorithm: "auto", or one of `halfstride.planning.ALGORITHMS`; all give the same result up to rounding.
+        algorithm: "auto", or a name in `halfstride.algorithms.ALGORITHMS`; all give the same result up to rounding.
 
     Shape:
         Per axis `n * scale_factor + before + after - dilation * (k - 1)`.
@@ -327,7 +327,7 @@ def subpixel_conv2d(
         groups: blocks of channels that do not see each other; they divide out_channels too.
         output_size: the size wanted, an int or one per axis; less than `scale_factor` is cut from the end for it.
         padding_mode: how the input goes on beyond its borders: "zeros", "reflect", "replicate" or "circular".
-        algorithm: "auto", or one of `halfstride.planning.ALGORITHMS`; all give the same result up to rounding.
+        algorithm: "auto", or a name in `halfstride.algorithms.ALGORITHMS`; all give the same result up to rounding.
 
     Shape:
         Per axis `(n + before + after - dilation * (k - 1)) * scale_factor`.
@@ -401,15 +401,15 @@ def _upsample(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None, al
     channels = case.out_channels * (math.prod(case.stride) if case.form == "subpixel" else 1)
     if bias is not None and tuple(bias.shape) != (channels,):
         raise ValueError(f"`bias` (of shape {tuple(bias.shape)}) must have shape {(channels,)}, one for each channel.")
-    compute: Callable[..., Tensor] = algorithms.ALGORITHMS[planning.choose(case, algorithm)].compute
+    compute: Callable[..., Tensor] = algorithms.ALGORITHMS[planning.choose(case, algorithm, input.device.type)].compute
     unbatched = input.dim() == case.axes + 1
     if unbatched:
         input = input.unsqueeze(0)
-    device = input.device.type
-    if torch.is_autocast_enabled(device) and input.dtype in (torch.float32, torch.float16, torch.bfloat16):
+    dtype = _autocast_type(input)
+    if dtype is not None:
         # The input takes autocast's type, and with it the output; kernels are formed from the weight as it is.
-        with torch.autocast(device, enabled=False):
-            output = compute(case, input.to(torch.get_autocast_dtype(device)), weight, bias)
+        with torch.autocast(input.device.type, enabled=False):
+            output = compute(case, input.to(dtype), weight, None if bias is None else bias.to(dtype))
     elif input.dtype != weight.dtype or (bias is not None and input.dtype != bias.dtype):
         types = ", ".join(str(t.dtype) for t in (input, weight, bias) if t is not None)
         raise ValueError(
@@ -419,6 +419,15 @@ def _upsample(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None, al
     else:
         output = compute(case, input, weight, bias)
     return output.squeeze(0) if unbatched else output
+
+
+def _autocast_type(input: Tensor) -> torch.dtype | None:
+    """The type that torch.autocast gives to an input; None where it leaves it alone, as it does with float64."""
+    device = input.device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return None
+    narrow = input.dtype in (torch.float32, torch.float16, torch.bfloat16)
+    return torch.get_autocast_dtype(device) if narrow else None
 
 
 def _check_tensors(input: Any, weight: Any, bias: Any) -> None:

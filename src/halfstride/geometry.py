@@ -4,10 +4,11 @@ Per axis, with input size `n`, kernel size `k`, stride `s`, padding `p`, dilatio
 
     convolution             o = floor((n + 2p - d(k-1) - 1) / s) + 1
     transposed convolution  o = (n-1)s - 2p + d(k-1) + op + 1        (= s(n-1) + k - 2p  where d = 1, op = 0)
+    resize-convolution      o = ns + 2p - d(k-1)                     (s is its scale factor)
 
-Padding enlarges the first and shrinks the second: a transposed convolution's padding is the padding of the convolution
-that it undoes. The relationship numbers in the docstrings are those of Dumoulin & Visin, "A guide to convolution
-arithmetic for deep learning" (arXiv:1603.07285).
+Padding enlarges a convolution's output and shrinks a transposed one's: there it is the padding of the convolution that
+is undone. The relationship numbers in the docstrings are those of Dumoulin & Visin, "A guide to convolution arithmetic
+for deep learning" (arXiv:1603.07285).
 
 Every size, kernel, stride, padding and dilation may be an int or a tuple with one int per axis; ints are repeated for
 every axis. The answer is an int where all arguments are ints, else a tuple.
@@ -19,7 +20,7 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 __all__ = [
     "ReceptiveField",
@@ -33,6 +34,7 @@ __all__ = [
     "output_padding_for",
     "phase_taps",
     "receptive_field",
+    "resize_conv_size",
     "solve",
 ]
 
@@ -111,6 +113,51 @@ def conv_transpose_size(
         output_padding=output_padding,
         dilation=dilation,
     )
+
+
+def resize_conv_size(
+    input_size: Ints,
+    kernel_size: Ints,
+    scale_factor: Ints = 2,
+    padding: Ints | Literal["same"] = "same",
+    dilation: Ints = 1,
+) -> Ints:
+    """The output size of a resize-convolution: every position repeated, then a convolution of stride 1.
+
+    Args:
+        input_size: positions along each axis, 1 or more.
+        kernel_size: taps along each axis, 1 or more.
+        scale_factor: how often each position is repeated, 1 or more.
+        padding: positions added at *both* ends of the repeated input, 0 or more; "same" for as many as the kernel
+            takes, at both ends together.
+        dilation: repeated positions from one tap to the next, 1 or more.
+
+    Returns:
+        `ns + 2p - d(k-1)` per axis, `ns` with padding "same".
+
+    Raises:
+        ValueError: where an argument is out of range, or the kernel is larger than the padded repeated input.
+
+    Reference:
+        Odena, Dumoulin & Olah, "Deconvolution and Checkerboard Artifacts", Distill (2016).
+
+    Example:
+        >>> resize_conv_size(14, kernel_size=3)
+        28
+        >>> resize_conv_size((7, 5), kernel_size=3, scale_factor=(2, 3), padding=0)
+        (12, 13)
+    """
+    sizes = {
+        "input_size": input_size,
+        "kernel_size": kernel_size,
+        "scale_factor": scale_factor,
+        "dilation": dilation,
+    }
+    if isinstance(padding, str):
+        if padding != "same":
+            raise ValueError(f'`padding` (={padding!r}) must be "same" or an int of at least 0.')
+        return _per_axis(lambda input_size, kernel_size, scale_factor, dilation: input_size * scale_factor, **sizes)
+    return _per_axis(_resize_conv_size, **sizes, padding=padding)
 
 
 def conv_input_sizes(output_size: int, kernel_size: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> range:
@@ -253,7 +300,7 @@ _KERNELS_OF_A_KIND = 3
 
 
 def solve(input_size: int, output_size: int) -> list[Solution]:
-    """The layers that take `input_size` to `output_size`: transposed convolutions upwards, convolutions downwards.
+    """The layers that take `input_size` to `output_size`: transposed convolutions upwards, else convolutions.
 
     One axis. The stride is the ratio of the two sizes, rounded down, and rounded up where its steps still stay inside
     the larger size (1 where one of them is a single position: there is nothing to step over). Of the kernels that cover
@@ -362,6 +409,10 @@ def _conv_size(input_size: int, kernel_size: int, stride: int, padding: int, dil
             f"use a smaller kernel or a padding of at least {-((input_size - span) // 2)}."
         )
     return (padded - span) // stride + 1
+
+
+def _resize_conv_size(input_size: int, kernel_size: int, scale_factor: int, dilation: int, padding: int) -> int:
+    return _conv_size(input_size * scale_factor, kernel_size, 1, padding, dilation)
 
 
 def _conv_transpose_size(

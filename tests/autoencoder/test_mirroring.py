@@ -10,6 +10,10 @@ from torch import nn
 
 from halfstride import layers
 from halfstride.autoencoder.mirroring import MirrorError, mirror
+from halfstride.checkerboard import UnevenKernelWarning
+
+# Encoders are drawn with all kernels, uneven ones included.
+pytestmark = pytest.mark.filterwarnings("ignore::halfstride.checkerboard.UnevenKernelWarning")
 
 CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 MAX_POOL = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
@@ -214,3 +218,21 @@ def test_a_mirror_learns():
         optimizer.step()
     assert losses[-1] < 0.25 * losses[0]
     assert math.isfinite(losses[-1])
+
+
+def test_a_transposed_twin_that_is_uneven_is_warned_of_and_an_even_one_is_not():
+    encoder = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Conv2d(8, 8, 4, stride=2, padding=1))
+    with pytest.warns(UnevenKernelWarning) as caught:
+        mirror(encoder, (3, 32, 32))
+    assert [str(warning.message) for warning in caught] == [
+        "the transposed twin of layer '0' (Conv2d, taking 3×32×32) has kernel_size=3 with stride=2: its output "
+        "positions sum 1 to 4 taps, which makes a checkerboard. kernel_size=4 would not, nor would "
+        'upsampling="resize".'
+    ]
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("upsampling", ["resize", "subpixel"])
+def test_other_twins_are_even_with_every_kernel(upsampling):
+    mirror(nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1)), (3, 32, 32), upsampling=upsampling)

@@ -6,8 +6,8 @@ Every algorithm is a module with the same three functions:
     cost(case)                            the products and the memory traffic that it would need
     compute(case, input, weight, bias)    the output, from batched tensors
 
-The output has the type of the input. The weight may have a wider one, as under autocast: kernels are formed from it as
-it is, and rounded once.
+Output and bias have the type of the input. The weight may have a wider one, as under autocast: kernels are formed from
+it as it is, and rounded once.
 """
 
 from types import ModuleType

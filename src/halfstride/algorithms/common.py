@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -24,6 +25,7 @@ __all__ = [
     "obstacle_to_phases",
     "settled",
     "transposed_weight",
+    "typed",
     "window",
 ]
 
@@ -32,7 +34,9 @@ def continued(input: Tensor, padding: Sequence[tuple[int, int]], mode: str = "ze
     """`input` continued by (before, after) positions per axis in a padding mode; negative numbers cut."""
     flat = [max(side, 0) for pair in reversed(padding) for side in pair]
     if any(flat):
-        input = F.pad(input, flat, mode="constant" if mode == "zeros" else mode)
+        padded = F.pad(input, flat, mode="constant" if mode == "zeros" else mode)
+        # Of all modes only torch's circular one forgets the order in memory.
+        input = as_channels_last(padded, like=input) if mode == "circular" else padded
     # Cut last: what is mirrored at one end may come from what is cut at the other.
     for axis, (before, after) in enumerate(padding, start=2):
         if before < 0 or after < 0:
@@ -72,6 +76,11 @@ def as_channels_last(output: Tensor, like: Tensor) -> Tensor:
     if is_channels_last(like):
         return output.movedim(1, -1).contiguous().movedim(-1, 1)
     return output.contiguous()
+
+
+def typed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """`tensor` in a type; left alone, in exported graphs too, where it has it."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def low_resolution_mode(case: Case) -> str | None:

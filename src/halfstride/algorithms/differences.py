@@ -9,7 +9,7 @@ sum of all taps, and every jump between two taps with the sum of the taps beyond
     y[2i+1] = S·x[i] + w[2]·δ[i+1]
 
 Each of the `k - 1` gaps between taps meets a jump in `dilation` neighbouring outputs, always on the same side of their
-anchors, and asks for one product. So an input position costs `k` products along an axis, where the phases cost
+anchors, and asks for one product. So an input position costs `k` products along an axis, where the phases cost up to
 `k + s - 1` and the definition `k·s`. In several dimensions it is the tensor product of the axes: for each subset of
 them the input is differenced along those and multiplied by its `(k-1)^|subset|` kernels in one matrix product, and
 every output is the sum of a few of the results.
@@ -17,12 +17,17 @@ every output is the sum of a few of the results.
 The operator is linear in input and in weight, and its gradients have its structure: `_Output`, `_InputGradient` and
 `_WeightGradient` are the one trilinear form `<y(x, w), g>` without its argument g, x or w. The derivatives of each are
 the other two, to any order, and only arguments are ever saved.
+
+What is not multiplication costs as much as what is, unless it is kept out of the main memory: tensors are laid out
+(images, *positions, channels), so that every product is one of plain matrices and sums up along the first axis while it
+multiplies; only the other axes are summed afterwards, straight into the output. Images are worked through in blocks
+whose intermediate results stay in the processor's cache.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -32,13 +37,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from halfstride.algorithms.case import Case, Cost, cached
-from halfstride.algorithms.common import as_channels_last, margins, obstacle_to_phases, settled
+from halfstride.algorithms.common import as_channels_last, margins, obstacle_to_phases, settled, typed
 from halfstride.kernels import widened
 
 __all__ = ["Plan", "compute", "cost", "obstacle", "plan"]
 
 Subset = tuple[bool, ...]
 """Of the axes: whether the input is differenced along them."""
+
+_BLOCK = 2**22
+"""Numbers of intermediate results in a block of images: 8 MiB of float32,"""
+_ROWS = 2**11
+"""and at least so many rows of each matrix, without which products are slow."""
 
 
 def obstacle(case: Case) -> str | None:
@@ -51,10 +61,11 @@ def obstacle(case: Case) -> str | None:
 def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     margin = margins(case)
     x, first = settled(case, input, margin), tuple(-before for before, _ in margin)
-    if bias is not None:
-        bias = bias.to(input.dtype)
-    output: Tensor = _Output.apply(x, weight, bias, plan(case, tuple(x.shape[2:]), first))
-    return as_channels_last(output, like=input)
+    of_case = plan(case, tuple(x.shape[2:]), first)
+    biases = (None,) * case.groups if bias is None else bias.chunk(case.groups)
+    groups = zip(x.chunk(case.groups, 1), weight.chunk(case.groups), biases, strict=True)
+    outputs = [_Output.apply(*group, of_case) for group in groups]
+    return as_channels_last(outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1), like=input)
 
 
 def cost(case: Case) -> Cost:
@@ -91,12 +102,15 @@ class AxisPlan:
         return (False, True) if self.kernel_size > 1 and self.jumps else (False,)
 
     @property
-    def gap_kernels(self) -> list[list[int]]:
-        """The kernel of each gap as a sum of taps: all of them for the anchor, those beyond the gap for a jump."""
-        k, anchor = self.kernel_size, (self.kernel_size - 1) // 2
-        before = [[-1] * gap + [0] * (k - gap) for gap in range(1, anchor + 1)]
-        after = [[0] * gap + [1] * (k - gap) for gap in range(anchor + 1, k)]
-        return [[1] * k, *before, *after]
+    def phases(self) -> range:
+        return range(min(self.stride, self.output_size))
+
+    @property
+    def gaps(self) -> range:
+        return range(self.kernel_size) if True in self.choices else range(1)
+
+    def size_of(self, phase: int) -> int:
+        return len(range(phase, self.output_size, self.stride))
 
 
 @dataclass(frozen=True)
@@ -104,23 +118,17 @@ class Plan:
     """All axes of a resize-convolution, summed by parts."""
 
     axes: tuple[AxisPlan, ...]
-    groups: int
 
     @property
-    def sums(self) -> Iterator[tuple[tuple[Any, ...], list[tuple[Subset, tuple[Any, ...]]]]]:
-        """For each phase: its place in the output, and the place in the products of every subset that it adds up.
+    def subsets(self) -> list[Subset]:
+        return list(product(*(axis.choices for axis in self.axes)))
 
-        Output (groups, batch, *output_size, out / groups), products (groups, batch, *positions, *gaps, out / groups).
-        """
-        for phase in product(*(range(min(axis.stride, axis.output_size)) for axis in self.axes)):
-            of_phase = list(zip(phase, self.axes, strict=True))
-            sizes = [len(range(r, axis.output_size, axis.stride)) for r, axis in of_phase]
-            sources = []
-            for terms in product(*(axis.terms[r] for r, axis in of_phase)):
-                subset = tuple(gap > 0 for gap, _ in terms)
-                positions = [slice(start, start + size) for (_, start), size in zip(terms, sizes, strict=True)]
-                sources.append((subset, (..., *positions, *(max(gap - 1, 0) for gap, _ in terms), slice(None))))
-            yield (..., *(slice(r, None, axis.stride) for r, axis in of_phase), slice(None)), sources
+    def gaps(self, subset: Subset) -> tuple[int, ...]:
+        """How many kernels a subset has, per axis."""
+        return tuple(axis.kernel_size - 1 if jumps else 1 for jumps, axis in zip(subset, self.axes, strict=True))
+
+    def positions(self, subset: Subset) -> tuple[int, ...]:
+        return tuple(len(axis.jumps if jumps else axis.anchors) for jumps, axis in zip(subset, self.axes, strict=True))
 
 
 @cached
@@ -131,7 +139,7 @@ def plan(case: Case, input_size: tuple[int, ...], first: tuple[int, ...]) -> Pla
         s = case.stride[axis]
         padding = case.padding[axis] + s * at
         axes.append(_axis_plan(n, case.output_size[axis], case.kernel_size[axis], s, case.dilation[axis], padding))
-    return Plan(tuple(axes), case.groups)
+    return Plan(tuple(axes))
 
 
 def _axis_plan(n: int, o: int, k: int, s: int, d: int, p: int) -> AxisPlan:
@@ -156,18 +164,13 @@ class _Output(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
-        kernels, products = _gap_kernels(widened(weight), plan), {}
-        for subset, values in _features(widened(x), plan).items():
-            products[subset] = _multiplied(values, kernels[_chosen(subset)], None if any(subset) else bias)
-        sizes = [axis.output_size for axis in plan.axes]
-        output = kernels.new_empty(x.shape[0], *sizes, plan.groups, weight.shape[0] // plan.groups)
-        for place, sources in plan.sums:
-            target = output.movedim(-2, 0)[place]
-            (subset, source), *others = sources
-            target.copy_(products[subset][source])
-            for subset, source in others:
-                target.add_(products[subset][source])
-        return output.flatten(-2).movedim(-1, 1).to(x.dtype)
+        kernels = _gap_kernels(widened(weight), plan)
+        values = _channels_at_the_end(x)
+        bias = None if bias is None else typed(bias, values.dtype)
+        output = values.new_empty(len(x), *(axis.output_size for axis in plan.axes), weight.shape[0])
+        for images in _blocks(plan, len(x), x.shape[1], weight.shape[0]):
+            _sum_products(_features(values[images], plan), kernels, bias, plan, output[images])
+        return typed(output.movedim(-1, 1), x.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -194,13 +197,17 @@ class _InputGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(g: Tensor, weight: Tensor, plan: Plan) -> Tensor:
-        kernels, features = _gap_kernels(widened(weight), plan), {}
-        for subset, gathered in _gathered(widened(g), plan).items():
-            positions = gathered.shape[1 : 2 + len(plan.axes)]
-            columns = kernels[_chosen(subset)].flatten(2).transpose(1, 2)
-            values = torch.bmm(_as_matrices(gathered, plan), columns).transpose(0, 1)
-            features[subset] = values.reshape(*positions, values.shape[1] * values.shape[2])
-        return _features_adjoint(features, plan).to(g.dtype)
+        kernels = _gap_kernels(widened(weight), plan)
+        values = _channels_at_the_end(g)
+        result = values.new_empty(len(g), *(axis.input_size for axis in plan.axes), weight.shape[1])
+        for images in _blocks(plan, len(g), weight.shape[1], weight.shape[0]):
+            features = {}
+            for subset, kernel in kernels.items():
+                products = _gathered(values[images], plan, subset)
+                rows = products.flatten(0, len(plan.axes)).flatten(1) @ kernel.flatten(0, -2)
+                features[subset] = rows.view(*products.shape[: 1 + len(plan.axes)], -1)
+            result[images] = _features_adjoint(features, plan)
+        return typed(result.movedim(-1, 1), g.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -222,18 +229,17 @@ class _InputGradient(torch.autograd.Function):
 
 
 class _WeightGradient(torch.autograd.Function):
-    """(out, in / groups, *kernel_size) from input and the output's gradient."""
+    """(out, in, *kernel_size) from input and the output's gradient."""
 
     @staticmethod
     def forward(x: Tensor, g: Tensor, plan: Plan, dtype: torch.dtype) -> Tensor:
-        features, gathered = _features(widened(x), plan), _gathered(widened(g), plan)
-        taps = [axis.kernel_size for axis in plan.axes]
-        kernels = widened(x).new_zeros(plan.groups, x.shape[1] // plan.groups, *taps, g.shape[1] // plan.groups)
-        for subset, values in features.items():
-            part = kernels[_chosen(subset)]
-            rows, columns = _by_group(values, plan.groups).transpose(1, 2), _as_matrices(gathered[subset], plan)
-            part.copy_(torch.bmm(rows, columns).reshape(part.shape))
-        return _gap_kernels_adjoint(kernels, plan).to(dtype)
+        values, gradient = _channels_at_the_end(x), _channels_at_the_end(g)
+        kernels = {subset: values.new_zeros(*plan.gaps(subset), g.shape[1], x.shape[1]) for subset in plan.subsets}
+        for images in _blocks(plan, len(x), x.shape[1], g.shape[1]):
+            for subset, features in _features(values[images], plan).items():
+                products = _gathered(gradient[images], plan, subset).flatten(0, len(plan.axes)).flatten(1)
+                kernels[subset].view(-1, x.shape[1]).addmm_(products.t(), features.reshape(-1, x.shape[1]))
+        return typed(_gap_kernels_adjoint(kernels, plan), dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -271,33 +277,79 @@ def _mapped(
     return torch.stack(each), 0
 
 
-# Linear steps and their adjoints --------------------------------------------------------------------------------------
+# Kernels --------------------------------------------------------------------------------------------------------------
 
 
-def _features(x: Tensor, plan: Plan) -> dict[Subset, Tensor]:
-    """(batch, *positions, in): along each axis the values at the anchors, or the jumps, in all combinations."""
-    features: dict[Subset, Tensor] = {(): x.movedim(1, -1)}
+def _gap_kernels(weight: Tensor, plan: Plan) -> dict[Subset, Tensor]:
+    """(*gaps, out, in) for each subset: the sums of all taps for anchors, of those beyond the gap for jumps."""
+    axes = len(plan.axes)
+    kernels: dict[Subset, Tensor] = {(): weight.permute(*range(2, 2 + axes), 0, 1).contiguous()}
+    for at, axis in enumerate(plan.axes):
+        kernels = {
+            (*subset, jumps): _beyond_gaps(taps, at) if jumps else taps.sum(at, keepdim=True)
+            for subset, taps in kernels.items()
+            for jumps in axis.choices
+        }
+    return kernels
+
+
+def _gap_kernels_adjoint(kernels: dict[Subset, Tensor], plan: Plan) -> Tensor:
+    for at, axis in reversed(list(enumerate(plan.axes))):
+        whole: dict[Subset, Tensor] = {}
+        for (*others, jumps), kernel in kernels.items():
+            size = [axis.kernel_size if i == at else n for i, n in enumerate(kernel.shape)]
+            taps = _beyond_gaps_adjoint(kernel, at) if jumps else kernel.expand(size)
+            subset = tuple(others)
+            whole[subset] = whole[subset] + taps if subset in whole else taps
+        kernels = whole
+    weight = kernels[()]
+    return weight.permute(-2, -1, *range(weight.dim() - 2))
+
+
+def _beyond_gaps(taps: Tensor, axis: int) -> Tensor:
+    """Of k taps the k - 1 sums beyond each gap: minus those before it up to the anchor, plus those after it behind."""
+    k = taps.shape[axis]
+    anchor = (k - 1) // 2
+    before = taps.narrow(axis, 0, anchor).cumsum(axis).neg()
+    after = taps.narrow(axis, anchor + 1, k - 1 - anchor).flip(axis).cumsum(axis).flip(axis)
+    return torch.cat([before, after], axis)
+
+
+def _beyond_gaps_adjoint(sums: Tensor, axis: int) -> Tensor:
+    k = sums.shape[axis] + 1
+    anchor = (k - 1) // 2
+    before = sums.narrow(axis, 0, anchor).flip(axis).cumsum(axis).flip(axis).neg()
+    after = sums.narrow(axis, anchor, k - 1 - anchor).cumsum(axis)
+    return torch.cat([before, torch.zeros_like(sums.narrow(axis, 0, 1)), after], axis)
+
+
+# Features: values and jumps -------------------------------------------------------------------------------------------
+
+
+def _features(values: Tensor, plan: Plan) -> dict[Subset, Tensor]:
+    """(images, *positions, in): along each axis the values at the anchors, or the jumps, in all combinations."""
+    features: dict[Subset, Tensor] = {(): values}
     for at, axis in enumerate(plan.axes, start=1):
         features = {
-            (*subset, jumps): _jumps(values, at, axis.jumps) if jumps else _window(values, at, axis.anchors)
-            for subset, values in features.items()
+            (*subset, jumps): _jumps(whole, at, axis.jumps) if jumps else _window(whole, at, axis.anchors)
+            for subset, whole in features.items()
             for jumps in axis.choices
         }
     return features
 
 
 def _features_adjoint(features: dict[Subset, Tensor], plan: Plan) -> Tensor:
+    """Takes its argument apart."""
     for at, axis in reversed(list(enumerate(plan.axes, start=1))):
         whole: dict[Subset, Tensor] = {}
         for (*others, jumps), values in features.items():
-            start = axis.jumps.start if jumps else axis.anchors.start
-            back = _window(values, at, range(-start, axis.input_size - start))
-            if jumps:
-                back = back - _window(values, at, range(1 - start, axis.input_size - start + 1))
             subset = tuple(others)
-            whole[subset] = whole[subset] + back if subset in whole else back
+            if jumps:
+                _add_jumps_adjoint(whole[subset], at, values, axis.jumps)
+            else:
+                whole[subset] = _window(values, at, range(-axis.anchors.start, axis.input_size - axis.anchors.start))
         features = whole
-    return features[()].movedim(-1, 1)
+    return features[()]
 
 
 def _window(values: Tensor, axis: int, positions: range) -> Tensor:
@@ -309,68 +361,145 @@ def _window(values: Tensor, axis: int, positions: range) -> Tensor:
 
 
 def _jumps(values: Tensor, axis: int, positions: range) -> Tensor:
-    around = _window(values, axis, range(positions.start - 1, positions.stop))
-    return around.narrow(axis, 1, len(positions)) - around.narrow(axis, 0, len(positions))
+    """`values[i] - values[i-1]` for the `positions` i along an axis, with zeros beyond its ends."""
+    n = values.shape[axis]
+    jumps = values.new_empty([len(positions) if i == axis else size for i, size in enumerate(values.shape)])
+    first, last = max(positions.start, 1), min(positions.stop, n)
+    if first < last:
+        inner = jumps.narrow(axis, first - positions.start, last - first)
+        _store(torch.sub, values.narrow(axis, first, last - first), values.narrow(axis, first - 1, last - first), inner)
+    for i in positions:
+        if i <= 0 or i >= n:
+            target = jumps.select(axis, i - positions.start)
+            if i == 0:
+                target.copy_(values.select(axis, 0))
+            elif i == n:
+                target.copy_(values.select(axis, n - 1)).neg_()
+            else:
+                target.zero_()
+    return jumps
 
 
-def _gap_kernels(weight: Tensor, plan: Plan) -> Tensor:
-    """(groups, in / groups, *gaps, out / groups): along each axis the anchor's kernel first, then the gaps'."""
-    for at, axis in enumerate(plan.axes, start=2):
-        weight = _along(weight, at, torch.tensor(axis.gap_kernels))
-    return weight.reshape(plan.groups, weight.shape[0] // plan.groups, *weight.shape[1:]).movedim(1, -1)
+def _add_jumps_adjoint(target: Tensor, axis: int, jumps: Tensor, positions: range) -> None:
+    """Each jump `i` is added to position `i` and taken from position `i - 1`."""
+    n = target.shape[axis]
+    for shift, sign in ((0, 1), (1, -1)):
+        first, last = max(positions.start - shift, 0), min(positions.stop - shift, n)
+        if first < last:
+            source = jumps.narrow(axis, first + shift - positions.start, last - first)
+            target.narrow(axis, first, last - first).add_(source, alpha=sign)
 
 
-def _gap_kernels_adjoint(kernels: Tensor, plan: Plan) -> Tensor:
-    weight = kernels.movedim(-1, 1).flatten(0, 1)
-    for at, axis in enumerate(plan.axes, start=2):
-        weight = _along(weight, at, torch.tensor(axis.gap_kernels).T)
-    return weight
+# Products: from features to outputs -----------------------------------------------------------------------------------
 
 
-def _along(tensor: Tensor, axis: int, matrix: Tensor) -> Tensor:
-    moved: Tensor = torch.tensordot(tensor, matrix.to(tensor), dims=([axis], [1]))
-    return moved.movedim(-1, axis)
+def _sum_products(
+    features: dict[Subset, Tensor], kernels: dict[Subset, Tensor], bias: Tensor | None, plan: Plan, output: Tensor
+) -> None:
+    """Multiply, and sum into (images, *output_size, out)."""
+    lead, *others = plan.axes
+
+    def multiplied(gap: int, gaps: tuple[int, ...], start: int, size: int, summand: Tensor | None) -> Tensor:
+        """The products of one gap per axis, at so many positions of the first axis, added to a summand."""
+        subset = (gap > 0, *(other > 0 for other in gaps))
+        rows = features[subset].narrow(1, start, size)
+        kernel = kernels[subset][tuple(max(one - 1, 0) for one in (gap, *gaps))]
+        matrices, columns = rows.flatten(1, -2), kernel.t().expand(len(rows), -1, -1)
+        if summand is None:
+            result = torch.bmm(matrices, columns)
+        else:
+            summand = summand.expand(*rows.shape[:-1], len(kernel)).flatten(1, -2)
+            result = torch.baddbmm(summand, matrices, columns)
+        return result.view(*rows.shape[:-1], len(kernel))
+
+    all_gaps = list(product(*(axis.gaps for axis in others)))
+    anchors = {gaps: multiplied(0, gaps, 0, len(lead.anchors), None if any(gaps) else bias) for gaps in all_gaps}
+    for phase in lead.phases:
+        (_, start), *jumps = lead.terms[phase]
+        along_lead = {}
+        for gaps, values in anchors.items():
+            summed = values.narrow(1, start, lead.size_of(phase))
+            for gap, at in jumps:
+                summed = multiplied(gap, gaps, at, lead.size_of(phase), summed)
+            along_lead[gaps] = summed
+        for phases in product((phase,), *(axis.phases for axis in others)):
+            target = output[_of_phases(phases, plan.axes)]
+            summands = []
+            for terms in product(((0, 0),), *(axis.terms[r] for r, axis in zip(phases[1:], others, strict=True))):
+                values = along_lead[tuple(gap for gap, _ in terms[1:])]
+                summands.append(values[_of_terms(terms, target.shape[1:-1])])
+            _store_sum(summands, target)
 
 
-def _multiplied(values: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
-    """(groups, batch, *positions, *gaps, out / groups), one matrix product for each group."""
-    groups = kernels.shape[0]
-    rows, columns = _by_group(values, groups), kernels.flatten(2)
-    if bias is None:
-        product = torch.bmm(rows, columns)
-    else:
-        product = torch.baddbmm(bias.to(rows.dtype).reshape(groups, 1, -1), rows, columns)
-    return product.reshape(groups, *values.shape[:-1], *kernels.shape[2:])
-
-
-def _gathered(g: Tensor, plan: Plan) -> dict[Subset, Tensor]:
-    """What the products' gradients are: for each, the sum of the output's at the places that it was added to."""
-    parts = g.movedim(1, -1)
-    parts = parts.reshape(*parts.shape[:-1], plan.groups, parts.shape[-1] // plan.groups).movedim(-2, 0)
-    gathered = {}
-    for subset in product(*(axis.choices for axis in plan.axes)):
-        of_axes = list(zip(subset, plan.axes, strict=True))
-        positions = [len(axis.jumps if jumps else axis.anchors) for jumps, axis in of_axes]
-        gaps = [axis.kernel_size - 1 if jumps else 1 for jumps, axis in of_axes]
-        gathered[subset] = g.new_zeros(plan.groups, g.shape[0], *positions, *gaps, parts.shape[-1])
-    for place, sources in plan.sums:
-        for subset, source in sources:
-            gathered[subset][source].add_(parts[place])
+def _gathered(gradient: Tensor, plan: Plan, subset: Subset) -> Tensor:
+    """(images, *positions, *gaps, out): the output's gradient summed at the places that each product was added to."""
+    parts: dict[tuple[int, ...], list[tuple[Place, Tensor]]] = {}
+    for phases in product(*(axis.phases for axis in plan.axes)):
+        part = gradient[_of_phases(phases, plan.axes)]
+        terms_of = [
+            [(gap, start) for gap, start in axis.terms[phase] if (gap > 0) == jumps]
+            for phase, axis, jumps in zip(phases, plan.axes, subset, strict=True)
+        ]
+        for terms in product(*terms_of):
+            gaps = tuple(max(gap - 1, 0) for gap, _ in terms)
+            parts.setdefault(gaps, []).append((_of_terms(terms, part.shape[1:-1]), part))
+    gathered = gradient.new_empty(len(gradient), *plan.positions(subset), *plan.gaps(subset), gradient.shape[-1])
+    for gaps in product(*map(range, plan.gaps(subset))):
+        place = (slice(None),) * (1 + len(gaps)) + gaps
+        target, summands = gathered[place], parts.get(gaps, [])
+        if summands and all(part.shape == target.shape for _, part in summands):
+            _store_sum([part for _, part in summands], target)
+        else:
+            target.zero_()
+            for place, part in summands:
+                target[place].add_(part)
     return gathered
 
 
-def _chosen(subset: Subset) -> tuple[slice, ...]:
-    """The place of a subset's kernels among all of them."""
-    return (slice(None), slice(None), *(slice(1, None) if jumps else slice(0, 1) for jumps in subset), slice(None))
+Place = tuple[slice | int, ...]
+"""An index into (images, *positions, channels)."""
 
 
-def _by_group(values: Tensor, groups: int) -> Tensor:
-    """(groups, batch·positions, in / groups) from (batch, *positions, in)."""
-    rows = values.flatten(0, -2)
-    return rows.reshape(rows.shape[0], groups, rows.shape[1] // groups).transpose(0, 1)
+def _of_phases(phases: Sequence[int], axes: Sequence[AxisPlan]) -> Place:
+    """Where the outputs of one phase per axis are."""
+    return (slice(None), *(slice(r, None, axis.stride) for r, axis in zip(phases, axes, strict=True)))
 
 
-def _as_matrices(products: Tensor, plan: Plan) -> Tensor:
-    """(groups, batch·positions, gaps·out / groups) from (groups, batch, *positions, *gaps, out / groups)."""
-    axes = len(plan.axes)
-    return products.flatten(2 + axes).flatten(1, 1 + axes)
+def _of_terms(terms: Sequence[tuple[int, int]], sizes: Sequence[int]) -> Place:
+    """Where the products of one term per axis are that so many outputs of a phase add up."""
+    return (slice(None), *(slice(start, start + n) for (_, start), n in zip(terms, sizes, strict=True)))
+
+
+def _store(operation: Any, a: Tensor, b: Tensor, target: Tensor) -> None:
+    """`target = operation(a, b)` in one pass; compilers, which fuse by themselves, know no `out=` into a view."""
+    if torch.compiler.is_compiling():
+        target.copy_(operation(a, b))
+    else:
+        operation(a, b, out=target)
+
+
+def _store_sum(summands: list[Tensor], target: Tensor) -> None:
+    if len(summands) == 1:
+        target.copy_(summands[0])
+        return
+    _store(torch.add, summands[0], summands[1], target)
+    for summand in summands[2:]:
+        target.add_(summand)
+
+
+# Layout ---------------------------------------------------------------------------------------------------------------
+
+
+def _channels_at_the_end(tensor: Tensor) -> Tensor:
+    return widened(tensor).movedim(1, -1).contiguous()
+
+
+def _blocks(plan: Plan, images: int, in_channels: int, out_channels: int) -> list[slice]:
+    """Slices of as many images as keep their intermediate results within `_BLOCK` numbers, but make enough `_ROWS`."""
+    if torch.compiler.is_compiling():
+        return [slice(None)]  # a compiler orders the work itself, and may not know the sizes yet
+    positions = [math.prod(plan.positions(subset)) for subset in plan.subsets]
+    products = 2 * max(positions) * math.prod([len(axis.gaps) for axis in plan.axes[1:]])
+    fitting = _BLOCK // max(sum(positions) * in_channels + products * out_channels, 1)
+    step = max(fitting, -(-_ROWS // positions[0]))
+    return [slice(start, start + step) for start in range(0, images, step)]

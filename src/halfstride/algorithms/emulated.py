@@ -11,7 +11,14 @@ import math
 from torch import Tensor
 
 from halfstride.algorithms.case import Case, Cost
-from halfstride.algorithms.common import as_channels_last, as_transposed, obstacle_to_phases, settled, transposed_weight
+from halfstride.algorithms.common import (
+    as_channels_last,
+    as_transposed,
+    obstacle_to_phases,
+    settled,
+    transposed_weight,
+    typed,
+)
 from halfstride.algorithms.native import conv
 from halfstride.kernels import spread, swap_channels
 
@@ -39,5 +46,4 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
         (span - p, o + p - n)
         for n, o, p, span in zip(x.shape[2:], case.output_size, twin.padding, twin.span, strict=True)
     ]
-    bias = None if bias is None else bias.to(x.dtype)
-    return as_channels_last(conv(x, turned.to(x.dtype), bias, padding, twin.dilation, case.groups), like=input)
+    return as_channels_last(conv(x, typed(turned, x.dtype), bias, padding, twin.dilation, case.groups), like=input)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from halfstride.algorithms.case import Case, Cost
-from halfstride.algorithms.common import as_channels_last, as_transposed, continued, even_cut, window
+from halfstride.algorithms.common import as_channels_last, as_transposed, continued, even_cut, typed, window
 from halfstride.kernels import shuffle
 
 __all__ = ["compute", "conv", "cost", "obstacle"]
@@ -45,7 +45,7 @@ def cost(case: Case) -> Cost:
 
 
 def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    weight, bias = weight.to(input.dtype), None if bias is None else bias.to(input.dtype)
+    weight = typed(weight, input.dtype)
     if case.form == "transposed":
         return _transposed(case, input, weight, bias)
     if case.form == "resize":
@@ -83,7 +83,7 @@ def _transposed(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) 
     output = _CONV_TRANSPOSE[case.axes - 1](
         input, weight, bias, case.stride, padding, output_padding, case.groups, case.dilation
     )
-    return window(output, [p - cut for p, cut in zip(case.padding, padding, strict=True)], case.output_size)
+    return _cut(output, [p - cut for p, cut in zip(case.padding, padding, strict=True)], case.output_size)
 
 
 def _resize(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -99,7 +99,13 @@ def _subpixel(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) ->
     padding = [(-first, last - n + 1) for (first, last), n in zip(case.reach, case.input_size, strict=True)]
     phases = conv(input, weight, bias, padding, case.dilation, case.groups, case.padding_mode)
     output = as_channels_last(shuffle(phases, case.stride), like=phases)
-    return window(output, (0,) * case.axes, case.output_size)
+    return _cut(output, (0,) * case.axes, case.output_size)
+
+
+def _cut(output: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
+    """The window of an output, not as a view into what is cut off."""
+    cut = window(output, start, size)
+    return output if cut is output else as_channels_last(cut, like=output)
 
 
 def _nearest(input: Tensor, scale: Sequence[int]) -> Tensor:

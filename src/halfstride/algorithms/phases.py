@@ -27,6 +27,7 @@ from halfstride.algorithms.common import (
     margins,
     obstacle_to_phases,
     settled,
+    typed,
     window,
 )
 from halfstride.kernels import swap_channels, widened
@@ -82,22 +83,24 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     kernel = widened(weight)
     if case.form == "transposed":
         kernel = swap_channels(kernel, case.groups).flip(tuple(range(2, weight.dim())))
+    # Equal phases, which a resize kernel smaller than its scale has, are folded and convolved once.
+    folded: dict[tuple[Phase, ...], Tensor] = {(): kernel}
+    for axis, phases in enumerate(plan, start=2):
+        distinct = dict.fromkeys(phases)
+        folded = {(*before, phase): _fold(part, axis, phase) for before, part in folded.items() for phase in distinct}
     margin = margins(case)
     x, first = settled(case, input, margin), [-before for before, _ in margin]
-    # Phases of a resize-convolution can be equal, where its kernel is smaller than its scale: each is computed once.
-    convolved: dict[tuple[Phase, ...], Tensor] = {}
-    for phase in product(*plan):
-        if phase not in convolved:
-            convolved[phase] = _convolve(case, phase, x, first, _folded(kernel, phase).to(input.dtype), bias)
+    convolved = {
+        phase: _convolve(case, phase, x, first, typed(part, input.dtype), bias) for phase, part in folded.items()
+    }
     return as_channels_last(_interleaved([convolved[phase] for phase in product(*plan)], case), like=input)
 
 
-def _folded(kernel: Tensor, phase: Sequence[Phase]) -> Tensor:
-    """The kernel of one phase: along each axis, sums of neighbouring taps."""
-    for axis, along in enumerate(phase, start=2):
-        sums = [kernel.narrow(axis, min(taps, default=0), len(taps)).sum(axis, keepdim=True) for taps in along.sums]
-        kernel = torch.cat(sums, axis) if sums else kernel.narrow(axis, 0, 0)
-    return kernel
+def _fold(kernel: Tensor, axis: int, phase: Phase) -> Tensor:
+    """The kernel of one phase along an axis: sums of neighbouring taps."""
+    parts = [kernel.narrow(axis, min(taps, default=0), len(taps)) for taps in phase.sums]
+    sums = [part if part.shape[axis] == 1 else part.sum(axis, keepdim=True) for part in parts]
+    return torch.cat(sums, axis) if sums else kernel.narrow(axis, 0, 0)
 
 
 def _convolve(
@@ -107,7 +110,7 @@ def _convolve(
     size = [-(-o // s) for o, s in zip(case.output_size, case.stride, strict=True)]
     if kernel.numel() == 0:  # no input position reaches this phase
         output = x.new_zeros(x.shape[0], case.out_channels, *size)
-        return output if bias is None else output + bias.to(x.dtype).reshape(-1, *(1,) * case.axes)
+        return output if bias is None else output + bias.reshape(-1, *(1,) * case.axes)
     starts = [along.start - at for along, at in zip(phase, first, strict=True)]
     ends = [
         start + q + along.step * (len(along.sums) - 1) - n

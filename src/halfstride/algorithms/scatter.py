@@ -21,6 +21,7 @@ from halfstride.algorithms.common import (
     obstacle_to_phases,
     settled,
     transposed_weight,
+    typed,
     window,
 )
 from halfstride.kernels import widened
@@ -48,7 +49,7 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     output = _added(products.reshape(x.shape[0], case.out_channels, *taps, *size), twin)
     if bias is not None:
         output = output + bias.reshape(-1, *(1,) * case.axes)
-    return as_channels_last(output.to(input.dtype), like=input)
+    return as_channels_last(typed(output, input.dtype), like=input)
 
 
 def _added(products: Tensor, case: Case) -> Tensor:

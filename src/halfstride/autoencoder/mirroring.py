@@ -11,6 +11,7 @@ from torch import nn
 
 from halfstride import layers
 from halfstride.autoencoder.model import Upsampling, _one_of
+from halfstride.checkerboard.coverage import warn_if_uneven
 
 __all__ = ["MirrorError", "mirror"]
 
@@ -49,6 +50,8 @@ def mirror(
         input_size: shape of one input without the batch, such as `(3, 37, 53)`: channels first.
         upsampling: `"transposed"`, `"resize"` or `"subpixel"`, for the twins of all layers with a stride.
 
+    A transposed twin whose stride does not divide its kernel gets an `UnevenKernelWarning`.
+
     Returns:
         An `nn.Sequential` of plain layers that takes what the encoder returns and returns the shape `input_size`,
         on the encoder's device and in its dtype. Padding modes are not mirrored: twins pad with zeros.
@@ -63,7 +66,7 @@ def mirror(
 
     Example:
         >>> encoder = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 18 * 26, 10))
-        >>> decoder = mirror(encoder, (3, 37, 53))
+        >>> decoder = mirror(encoder, (3, 37, 53), upsampling="resize")
         >>> decoder(encoder(torch.rand(2, 3, 37, 53))).shape
         torch.Size([2, 3, 37, 53])
     """
@@ -78,6 +81,10 @@ def mirror(
             twins += kept
         kept = []
         twins += _twins(step, upsampling)
+        if upsampling == "transposed" and isinstance(step.layer, (*_CONVOLUTIONS, *_POOLINGS)):
+            axes = _axes(step)
+            kernel, stride, dilation = zip(*((axis.kernel, axis.stride, axis.dilation) for axis in axes), strict=True)
+            warn_if_uneven(f"the transposed twin of {step}", kernel, stride, dilation, stacklevel=2)
     return nn.Sequential(*twins)
 
 

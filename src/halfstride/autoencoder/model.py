@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from halfstride import layers
+from halfstride.checkerboard.coverage import UnevenKernelWarning, warn_if_uneven
 
 __all__ = ["ConvAutoencoder", "Downsampling", "Upsampling"]
 
@@ -49,7 +51,7 @@ class ConvAutoencoder(
         upsampling: `"resize"` for nearest-neighbour upsampling and a convolution, `"transposed"` for transposed
             convolutions, `"subpixel"` for sub-pixel convolutions.
         kernel_size: kernel of the upsampling layers; by default 3, and 4 for transposed convolutions (divisible by
-            their stride, so that all outputs are covered evenly).
+            their stride, so that all outputs are covered evenly). An odd one gets an `UnevenKernelWarning` there.
 
     Shape:
         images `(N, channels, height, width)` with values in [0, 1]; latents `(N, latent_dim)`, or
@@ -103,6 +105,8 @@ class ConvAutoencoder(
         if kernel_size is None:
             kernel_size = 4 if upsampling == "transposed" else 3
         _positive("kernel_size", kernel_size)
+        if upsampling == "transposed":
+            warn_if_uneven("ConvAutoencoder", (kernel_size,) * 2, (2, 2), (1, 1), stacklevel=2)
 
         levels = (self.channels, *widths)
         self.down = nn.ModuleList(_down(above, below, downsampling) for above, below in itertools.pairwise(levels))
@@ -241,7 +245,9 @@ class ConvAutoencoder(
         locate(constants.CONFIG_NAME)
         weights = locate(constants.SAFETENSORS_SINGLE_FILE)
         try:
-            model = cls(**model_kwargs)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UnevenKernelWarning)  # whoever trained it has been told
+                model = cls(**model_kwargs)
             model.load_state_dict(load_file(weights, device=map_location), strict=True)
         except (SafetensorError, RuntimeError, TypeError) as error:
             reason = str(error).splitlines()[0]

@@ -1,9 +1,9 @@
-"""`halfstride size`: the arithmetic of convolutions and transposed convolutions, forwards and backwards."""
+"""`halfstride size`: the arithmetic of convolutions and of the layers that upsample, forwards and backwards."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -13,14 +13,17 @@ from halfstride.cli.app import app, make_console
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from halfstride.planning import Plan
+
 size = typer.Typer(
-    help="""Sizes of convolutions and transposed convolutions, forwards and backwards.
+    help="""Sizes of convolutions and of the layers that upsample, forwards and backwards.
 
     Every number may be one for each axis, joined by x, as in 28x27.
 
     Examples:
       halfstride size transposed --input 2 --kernel 3 --stride 2
       halfstride size conv --input 28x27 --kernel 3 --stride 2 --padding 1
+      halfstride size resize --input 14 --kernel 3 --scale 2 --explain
       halfstride size solve --from 7 --to 14
     """,
     no_args_is_help=True,
@@ -36,6 +39,15 @@ def _per_axis(text: str) -> geometry.Ints:
     return numbers if len(numbers) > 1 else numbers[0]
 
 
+def _channels(text: str) -> tuple[int, int]:
+    channels = _per_axis(text)
+    if isinstance(channels, int):
+        channels = channels, channels
+    if len(channels) != 2 or min(channels) < 1:
+        raise typer.BadParameter(f"{text!r} is not one number of channels, or two (in and out) such as 64x32.")
+    return channels[0], channels[1]
+
+
 def _option(*names: str, help: str) -> Any:
     return typer.Option(*names, parser=_per_axis, metavar="N[xN]", help=help)
 
@@ -44,6 +56,10 @@ def _option(*names: str, help: str) -> Any:
 _Input = Annotated[Any, _option("--input", "-n", help="Positions of the input.")]
 _Kernel = Annotated[Any, _option("--kernel", "-k", help="Taps of the kernel.")]
 _Dilation = Annotated[Any, _option("--dilation", "-d", help="Positions from one tap to the next.")]
+_Explain = Annotated[bool, typer.Option("--explain", help="List the algorithms, what each costs, and which is chosen.")]
+_Channels = Annotated[
+    Any, typer.Option("--channels", parser=_channels, metavar="N[xN]", help="Input and output channels, for --explain.")
+]
 
 
 @size.command()
@@ -76,17 +92,75 @@ def transposed(
     padding: Annotated[Any, _option("--padding", "-p", help="Positions cut from both ends of the output.")] = "0",
     output_padding: Annotated[Any, _option("--output-padding", "-o", help="Positions added at its end.")] = "0",
     dilation: _Dilation = "1",
+    explain: _Explain = False,
+    channels: _Channels = "64",
 ) -> None:
     """The output size of a transposed convolution, step by step.
 
     It also shows how evenly the kernels cover the output, and the other sizes that other output paddings lead to.
 
-    Example:
+    Examples:
       halfstride size transposed --input 2 --kernel 3 --stride 2
+      halfstride size transposed --input 14 --kernel 4 --stride 2 --padding 1 --explain --channels 64x32
     """
     output_size = geometry.conv_transpose_size(input_size, kernel_size, stride, padding, output_padding, dilation)
+    layer = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
+    plan = _plan("transposed", channels, input_size, kernel_size, layer) if explain else None
     axes = _by_axis(input_size, output_size, kernel_size, stride, padding, output_padding, dilation)
     _print_layer("ConvTranspose", [_Axis(*axis) for axis in axes])
+    _print_plan(plan)
+
+
+@size.command()
+def resize(
+    input_size: _Input,
+    kernel_size: _Kernel,
+    scale_factor: Annotated[Any, _option("--scale", "-s", help="How often each position is repeated.")] = "2",
+    padding: Annotated[
+        Any,
+        typer.Option(
+            "--padding",
+            "-p",
+            parser=lambda text: text if text == "same" else _per_axis(text),
+            metavar="same|N[xN]",
+            help="Positions added at both ends of the repeated input.",
+        ),
+    ] = "same",
+    dilation: _Dilation = "1",
+    explain: _Explain = False,
+    channels: _Channels = "64",
+) -> None:
+    """The output size of a resize-convolution: nearest-neighbour upsampling, then a convolution of stride 1.
+
+    With --explain it also lists the algorithms that can compute the layer, their products and the bytes they move.
+
+    Example:
+      halfstride size resize --input 14 --kernel 3 --scale 2 --explain
+    """
+    output_size = geometry.resize_conv_size(input_size, kernel_size, scale_factor, padding, dilation)
+    layer = {"scale_factor": scale_factor, "padding": padding, "dilation": dilation}
+    plan = _plan("resize", channels, input_size, kernel_size, layer) if explain else None
+    console = make_console()
+    axes = _by_axis(input_size, output_size, kernel_size, scale_factor, 0 if padding == "same" else padding, dilation)
+    for n, o, k, s, p, d in axes:
+        console.print(f"Resize-convolution: {n} -> {o}", style="bold", soft_wrap=True)
+        steps = ["s*n", f"{s}*{n}", f"{o}"]
+        if padding != "same":
+            steps = [
+                "s*n + 2p - d(k - 1)",
+                f"{s}*{n} + 2*{p} - {d}*({k} - 1)",
+                f"{s * n} + {2 * p} - {d * (k - 1)}",
+                f"{o}",
+            ]
+        _print_steps(console, steps)
+    console.print("No checkerboard from overlap: every phase sums the whole kernel.", style="green", soft_wrap=True)
+    console.print()
+    _, _, kernels, scales, paddings, dilations = zip(*axes, strict=True)
+    arguments = {"kernel_size": kernels, "scale_factor": scales, "padding": paddings, "dilation": dilations}
+    if padding == "same":
+        del arguments["padding"]
+    _print_call(console, "halfstride.ResizeConv", arguments, defaults={"dilation": 1})
+    _print_plan(plan)
 
 
 @size.command()
@@ -146,8 +220,7 @@ def _print_layer(layer: str, axes: list[_Axis]) -> None:
         else:
             _print_heading(console, layer, axis.small, axis.large)
             steps = _conv_transpose_steps(axis)
-        console.print("  o = " + "\n    = ".join(steps), soft_wrap=True)
-        console.print()
+        _print_steps(console, steps)
         _print_coverage(console, layer, axis)
         _print_joined_sizes(console, axis)
         console.print()
@@ -157,6 +230,11 @@ def _print_layer(layer: str, axes: list[_Axis]) -> None:
 def _print_heading(console: Console, layer: str, n: int, m: int) -> None:
     name = "Convolution" if layer == "Conv" else "Transposed convolution"
     console.print(f"{name}: {n} -> {m}", style="bold", soft_wrap=True)
+
+
+def _print_steps(console: Console, steps: list[str]) -> None:
+    console.print("  o = " + "\n    = ".join(steps), soft_wrap=True)
+    console.print()
 
 
 def _conv_steps(axis: _Axis) -> list[str]:
@@ -223,26 +301,83 @@ def _print_joined_sizes(console: Console, axis: _Axis) -> None:
 
 def _print_ways(console: Console, ways: list[geometry.Solution], transposed: bool) -> None:
     names = ["kernel_size", "stride", "padding", *(["output_padding"] if transposed else [])]
-    rows = [[str(getattr(way, name)) for name in names] for way in ways]
-    widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
+    rows = [
+        [*(str(getattr(way, name)) for name in names), "even: no checkerboard" if way.even else "uneven"]
+        for way in ways
+    ]
+    _print_table(console, [*names, "overlap"], rows, ["green" if way.even else None for way in ways])
 
-    def line(cells: list[str], overlap: str) -> str:
-        return "  ".join([*(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)), overlap])
 
-    console.print(line(names, "overlap"), style="dim", soft_wrap=True)
-    for way, row in zip(ways, rows, strict=True):
-        text = line(row, "even: no checkerboard" if way.even else "uneven")
-        console.print(text, style="green" if way.even else None, soft_wrap=True)
+def _print_table(console: Console, header: list[str], rows: list[list[str]], styles: list[str | None]) -> None:
+    """Numbers flush right; the last column, of words, flush left."""
+    widths = [max(map(len, column)) for column in zip(header[:-1], *(row[:-1] for row in rows), strict=True)]
+    for row, style in zip([header, *rows], ["dim", *styles], strict=True):
+        cells = [cell.rjust(width) for cell, width in zip(row[:-1], widths, strict=True)]
+        console.print("  ".join([*cells, row[-1]]), style=style, soft_wrap=True)
 
 
 def _print_torch(console: Console, layer: str, axes: list[_Axis]) -> None:
-    """The layer as a line of PyTorch; in two dimensions where one number stands for all axes."""
-    if len(axes) > 3:
+    names = ["kernel_size", "stride", "padding", *(["output_padding"] if layer == "ConvTranspose" else []), "dilation"]
+    arguments = {name: tuple(getattr(axis, name) for axis in axes) for name in names}
+    defaults = {"stride": 1, "padding": 0, "output_padding": 0, "dilation": 1}
+    _print_call(console, f"torch.nn.{layer}", arguments, defaults)
+
+
+def _print_call(console: Console, layer: str, arguments: dict[str, tuple[int, ...]], defaults: dict[str, int]) -> None:
+    """The layer as a line of Python; in two dimensions where one number stands for all axes."""
+    shown = ["in_channels", "out_channels"]
+    for name, values in arguments.items():
+        if set(values) != {defaults.get(name)}:
+            shown.append(f"{name}={values if len(set(values)) > 1 else values[0]}")
+    axes = len(arguments["kernel_size"])
+    if axes <= 3:
+        console.print(f"{layer}{axes if axes > 1 else 2}d({', '.join(shown)})", soft_wrap=True)
+
+
+# --explain ------------------------------------------------------------------------------------------------------------
+
+_LARGEST_EXPLAINED = 100_000
+
+
+def _plan(
+    form: Literal["transposed", "resize"],
+    channels: tuple[int, int],
+    input_size: geometry.Ints,
+    kernel_size: geometry.Ints,
+    layer: dict[str, Any],
+) -> Plan:
+    """What `halfstride.planning` says of a layer, for one image; in two dimensions where one number stands for all."""
+    from halfstride import planning
+
+    per_axis = {name: value for name, value in layer.items() if value != "same"}
+    axes = _by_axis(input_size, kernel_size, *per_axis.values())
+    if len(axes) > 3 or max(map(max, axes)) > _LARGEST_EXPLAINED:
+        raise ValueError(
+            "`--explain` is for layers that can be computed: "
+            f"use at most 3 axes, and numbers of at most {_LARGEST_EXPLAINED}."
+        )
+    sizes, kernel, *columns = zip(*(axes if len(axes) > 1 else axes * 2), strict=True)
+    inputs, outputs = channels
+    weight_shape = (inputs, outputs, *kernel) if form == "transposed" else (outputs, inputs, *kernel)
+    return planning.explain(
+        form, (1, inputs, *sizes), weight_shape, **layer | dict(zip(per_axis, columns, strict=True))
+    )
+
+
+def _print_plan(plan: Plan | None) -> None:
+    if plan is None:
         return
-    arguments = ["in_channels", "out_channels"]
-    for name, default in {"kernel_size": 0, "stride": 1, "padding": 0, "output_padding": 0, "dilation": 1}.items():
-        values = tuple(getattr(axis, name) for axis in axes)
-        if set(values) != {default} and (layer, name) != ("Conv", "output_padding"):
-            arguments.append(f"{name}={values if len(set(values)) > 1 else values[0]}")
-    dimensions = len(axes) if len(axes) > 1 else 2
-    console.print(f"torch.nn.{layer}{dimensions}d({', '.join(arguments)})", soft_wrap=True)
+    console, case = make_console(), plan.case
+    sizes = "x".join(map(str, case.input_size))
+    rows = [
+        [f"{each.products:,}", f"{each.bytes:,}", each.algorithm]
+        if each.obstacle is None
+        else ["-", "-", f"{each.algorithm}: {each.obstacle}"]
+        for each in plan.candidates
+    ]
+    chosen = ["green" if each.algorithm == plan.algorithm else None for each in plan.candidates]
+    console.print(
+        f"\nOne image of {sizes}, {case.in_channels} channels to {case.out_channels}, in float32:", style="bold"
+    )
+    _print_table(console, ["products", "bytes", "algorithm"], rows, chosen)
+    console.print(f"\nChosen: {plan.algorithm}; {plan.reason}.", style="green", soft_wrap=True)

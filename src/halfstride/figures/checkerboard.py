@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from halfstride.figures.canvas import blank
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
-__all__ = ["coverage"]
+    from halfstride.checkerboard import CureReport, Diagnosis, ImageDiagnosis, LayerReport, Pattern
+
+__all__ = ["coverage", "cure", "diagnosis", "image_diagnosis"]
 
 
 def coverage(rows: Mapping[str, Sequence[int]]) -> Figure:
@@ -51,3 +55,174 @@ def coverage(rows: Mapping[str, Sequence[int]]) -> Figure:
             spine.set_visible(False)
     figure.supxlabel("kernel taps that reach each position of the output, and (bars) along one axis of it", fontsize=9)
     return figure
+
+
+def diagnosis(found: Diagnosis) -> Figure:
+    """What the doctor saw: each layer's phase gains, an output, its spectrum, and its pattern, amplified.
+
+    Of signals of one dimension the output and the pattern are drawn as lines.
+    """
+    gains = [layer for layer in found.layers if layer.gains is not None and layer.gains.dim() <= 2][-_MOST_LAYERS:]
+    samples = found.samples
+    shown = samples is not None and samples.dim() in (3, 4)
+    heights = [2.5] * bool(gains) + [3.6] * shown
+    figure = blank(10.5, sum(heights) or 1.0)
+    if not gains and not shown:
+        figure.text(0.5, 0.5, "nothing to draw: no kernel and no image was seen", ha="center", va="center")
+        return figure
+    parts: Any = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)
+    if gains:
+        _draw_gains(parts[0, 0], gains)
+    if samples is not None and shown:
+        patterns = [part.pattern for part in found.output if part.pattern is not None]
+        _draw_samples(parts[-1, 0], samples.numpy(), patterns)
+    return figure
+
+
+def image_diagnosis(found: ImageDiagnosis) -> Figure:
+    """An image (the first of the batch), its spectrum, and its pattern, amplified."""
+    figure = blank(10.5, 3.6)
+    _draw_samples(figure, found.samples[:16].double().numpy(), found.patterns)
+    return figure
+
+
+def cure(report: CureReport) -> Figure:
+    """Outputs before and after a cure, side by side, below what went in, with a crop of each enlarged."""
+    before, after = report.before.samples, report.after.samples
+    if before is None or after is None or before.dim() != 4:
+        raise ValueError(
+            "`report` holds no images: only models that return (batch, channels, height, width) are drawn."
+        )
+    rows = [("before", before.numpy()), ("after", after.numpy())]
+    if report.inputs is not None and report.inputs.dim() == 4:
+        rows.insert(0, ("input", report.inputs.numpy()))
+    count = min(6, *(len(images) for _, images in rows))
+    figure = blank(1.1 * count + 3.2, 1.1 * len(rows) + 0.9)
+    axes = figure.subplots(
+        len(rows), count + 2, squeeze=False, width_ratios=[1] * count + [1.3, 1.3], gridspec_kw={"wspace": 0.04}
+    )
+    everything = np.concatenate([images.ravel() for _, images in rows])
+    limits = np.percentile(everything, (0.5, 99.5))
+    size = min(before.shape[2:])
+    crop = slice(size // 4, size // 4 + max(size // 3, 8))
+    for row, (label, images) in zip(axes, rows, strict=True):
+        for place in range(count):
+            _picture(row[place], images[place], limits)
+        for place, ax in enumerate(row[count:]):
+            _picture(ax, images[min(place, count - 1)][:, crop, crop], limits)
+        row[0].set_ylabel(label, fontsize=10)
+    axes[0, count].set_title("enlarged", fontsize=9, loc="left")
+    told = f"the output changed by {report.difference:.1%} of its standard deviation"
+    if report.error_before and report.error_after is not None:
+        told += f", the reconstruction error by {report.error_after / report.error_before - 1:+.1%}"
+    figure.suptitle(f'cure, method "{report.method}": {told}', fontsize=10, fontweight="bold")
+    return figure
+
+
+_MOST_LAYERS = 6
+
+
+def _draw_gains(figure: Any, layers: Sequence[LayerReport]) -> None:
+    """Per layer the phases' gains as shares of their mean, on one scale that is white at 1."""
+    axes = figure.subplots(1, _MOST_LAYERS, squeeze=False)[0]
+    for ax in axes[len(layers) :]:
+        ax.set_axis_off()
+    for ax, layer in zip(axes, layers, strict=False):
+        assert layer.gains is not None
+        shares = np.atleast_2d(layer.gains.double().numpy())
+        ax.imshow(shares, cmap=_diverging(), vmin=0, vmax=2)
+        if shares.size <= 16:
+            for (row, column), share in np.ndenumerate(shares):
+                color = "white" if abs(share - 1) > 0.7 else "#1f2937"
+                ax.text(column, row, f"{share:.2f}", ha="center", va="center", fontsize=9, color=color)
+        _bare(ax)
+        spread = "-" if layer.gain_spread is None else f"{layer.gain_spread:.2g}"
+        ax.set_title(layer.name if len(layer.name) < 22 else f"...{layer.name[-19:]}", fontsize=9, fontweight="bold")
+        ax.set_xlabel(f"{layer.verdict}\nspread {spread}", fontsize=8)
+    figure.suptitle("gain of each phase, along the mean gain (1 for all: even)", fontsize=10, x=0.01, ha="left")
+
+
+def _draw_samples(figure: Any, samples: np.ndarray, patterns: Sequence[Pattern]) -> None:
+    axes = figure.subplots(1, 3)
+    sound = samples.ndim == 3
+    strongest = [pattern for pattern in patterns if pattern.found]
+    tiled = np.zeros(samples.shape[1:])
+    for pattern in strongest:
+        phases = pattern.phases.numpy()
+        repeats = [-(-n // s) for n, s in zip(samples.shape[2:], pattern.period, strict=True)]
+        whole = np.tile(phases, (1, *repeats))
+        tiled += whole[:, : samples.shape[2]] if sound else whole[:, : samples.shape[2], : samples.shape[3]]
+    content = samples[0]
+    limits = np.percentile(content, (0.5, 99.5))
+    most = float(np.abs(tiled).max())
+    share = most / float(limits[1] - limits[0] or 1.0)
+    titles = ("an output" if len(samples) > 1 else "the image", "mean spectrum", "no pattern found")
+    for ax, title in zip(axes, titles, strict=True):
+        ax.set_title(title, fontsize=10, fontweight="bold")
+    if strongest:
+        axes[2].set_title(f"the pattern alone: ±{share:.1%} of the range", fontsize=10, fontweight="bold")
+    if sound:
+        axes[0].plot(content[0, :256], color="#0f766e", linewidth=0.9)
+        axes[2].plot(tiled[0, :64], color="#c2410c", linewidth=0.9, marker="o", markersize=2)
+    else:
+        _picture(axes[0], content, limits)
+        strong = np.abs(tiled).max((1, 2)).argmax()
+        corner = tiled[strong, :32, :32]
+        axes[2].imshow(corner, cmap=_diverging(), vmin=-(most or 1), vmax=most or 1, interpolation="nearest")
+        _bare(axes[2])
+        axes[2].set_xlabel(f"upper left {corner.shape[0]}×{corner.shape[1]} positions", fontsize=8)
+    _draw_spectrum(axes[1], samples, strongest)
+
+
+def _draw_spectrum(ax: Axes, samples: np.ndarray, patterns: Sequence[Pattern]) -> None:
+    """The mean power of the samples' mean over channels, with the harmonics of what was found marked."""
+    signals = samples.mean(1)
+    window: Any = np.ones(())
+    for size in signals.shape[1:]:
+        window = np.multiply.outer(window, np.hanning(size))
+    signals = (signals - signals.mean()) * window
+    spatial = tuple(range(1, signals.ndim))
+    power = np.fft.fftshift((np.abs(np.fft.fftn(signals, axes=spatial)) ** 2).mean(0))
+    decibels = np.log10(power + power.max() * 1e-10 + np.finfo(float).tiny)
+    if signals.ndim == 2:
+        frequencies = np.fft.fftshift(np.fft.fftfreq(signals.shape[1]))
+        ax.plot(frequencies, decibels, color="#334155", linewidth=0.8)
+        for pattern in patterns:
+            for a in range(1, pattern.period[0]):
+                ax.axvline((a / pattern.period[0] + 0.5) % 1 - 0.5, color="#c2410c", linewidth=0.8, alpha=0.6)
+        ax.set_xlabel("cycles per position", fontsize=8)
+        return
+    low, high = (-0.5 - 0.5 / n for n in decibels.shape[::-1]), (0.5 - 0.5 / n for n in decibels.shape[::-1])
+    (left, top), (right, bottom) = low, high  # so that every frequency stands in the middle of its square
+    ax.imshow(decibels, cmap="cividis", extent=(left, right, bottom, top), interpolation="nearest", aspect="auto")
+    for pattern in patterns:
+        s, z = pattern.period
+        lines = np.abs(np.fft.fftn(pattern.phases[pattern.channel].numpy()))
+        strong = [(a, b) for (a, b), line in np.ndenumerate(lines) if line > 0.1 * lines.max()]
+        vertical, horizontal = zip(*(((a / s + 0.5) % 1, (b / z + 0.5) % 1) for a, b in strong), strict=True)
+        # A frequency of one half stands at the picture's first row or column.
+        places = (np.array(horizontal) - 0.5, np.array(vertical) - 0.5)
+        ring: dict[str, Any] = {"color": "#fb923c", "markerfacecolor": "none", "markersize": 12, "markeredgewidth": 1.6}
+        ax.plot(*places, "o", clip_on=False, **ring)
+    circled = ", harmonics circled" if patterns else ""
+    ax.set_xlabel(f"cycles per position{circled}", fontsize=8)
+    ax.tick_params(labelsize=7)
+
+
+def _picture(ax: Axes, image: np.ndarray, limits: Any) -> None:
+    picture = np.moveaxis(image, 0, -1) if len(image) == 3 else image[0]
+    low, high = map(float, limits)
+    scaled = np.clip((picture - low) / (high - low or 1.0), 0, 1)
+    ax.imshow(scaled, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    _bare(ax)
+
+
+def _diverging() -> Colormap:
+    """Blue below the middle, orange above it: told apart by every kind of colour vision."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("diverging", ["#1d4ed8", "#93c5fd", "#f8fafc", "#fdba74", "#c2410c"])
+
+
+def _bare(ax: Axes) -> None:
+    ax.tick_params(left=False, bottom=False, labelleft=False, labelbottom=False)

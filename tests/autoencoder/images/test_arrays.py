@@ -130,6 +130,18 @@ def test_npy(tmp_path):
         assert images.classes is None
 
 
+def test_values_beyond_the_part_that_is_looked_through_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("halfstride.autoencoder.images.arrays._QUICK", 1000)
+    array = np.zeros((5000, 4, 4), np.float32)
+    array[4000] = 255
+    np.save(tmp_path / "a.npy", array)
+    assert error_of(tmp_path / "a.npy") == (
+        f"`source` (={tmp_path / 'a.npy'}) has values from 0 to 255, where floats from 0 to 1 are taken."
+    )
+    images = load_images(tmp_path / "a.npy", size=2)
+    assert images.skipped == (("image 4000", "has values from 255 to 255, where floats from 0 to 1 are taken"),)
+
+
 def test_npz(tmp_path):
     labels = np.arange(10) % 3 + 5
     np.savez_compressed(tmp_path / "a.npz", images=GREY, labels=labels, values=np.zeros((10, 2)))
@@ -231,7 +243,8 @@ def test_headers_that_lie(tmp_path):
     assert "it holds no array" in error_of(tmp_path / "a.npz") or "cannot be read" in error_of(tmp_path / "a.npz")
 
 
-def test_a_zip_bomb(tmp_path):
+def test_a_zip_bomb_is_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr("halfstride.autoencoder.images.arrays._read_members", lambda *_: pytest.fail("unpacked"))
     with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("images.npy", bytes(50_000_000))
     assert "holds arrays of 50,000,000 bytes, more than memory_limit=1,000,000" in error_of(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from halfstride.autoencoder.images import MAX_PIXELS, ImageError, decode, to_float
-from halfstride.autoencoder.images.decoding import as_uint8, inspect, printable
+from halfstride.autoencoder.images.decoding import _quiet, as_uint8, inspect, printable
 
 rng = np.random.default_rng(0)
 COLOUR = rng.integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -215,6 +215,15 @@ def test_a_large_jpeg_is_decoded_small_and_still_right(orientation, fit):
     assert np.abs(found.astype(int) - expected).max() <= 6
 
 
+def test_a_long_jpeg_that_lies_on_its_side_keeps_its_detail():
+    stripes = ((np.arange(1600) + 4) // 8 % 2 * 200).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored as 1600 × 100, seen as 100 × 1600
+    data = file_of(np.broadcast_to(stripes, (100, 1600)).copy(), "JPEG", quality=95, exif=exif)
+    found = decoded(data, 1, (400, 30), "pad")[:, 15, 0].astype(int)
+    assert found.max() - found.min() > 150  # 0 where it was decoded too small
+
+
 def test_exif_that_cannot_be_read_costs_no_picture():
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -313,6 +322,8 @@ def test_dtypes_of_arrays():
 def test_arrays_of_other_shapes_are_refused():
     with pytest.raises(ImageError, match=r"is an array of shape \(2, 3, 5\), where H×W or H×W×C with C = 1 to 4"):
         decode(np.zeros((2, 3, 5), np.uint8), (1, 2, 3))
+    with pytest.raises(ImageError, match="has dtype int64, where bool, uint8, uint16 or floats from 0 to 1 are taken"):
+        decode(np.zeros((2, 3), np.int64), (1, 2, 3))
     with pytest.raises(ImageError, match="has no pixels"):
         decode(np.zeros((0, 3), np.uint8), (1, 2, 3))
 
@@ -326,7 +337,9 @@ def test_to_float():
 
 
 def test_wrong_arguments():
-    with pytest.raises(ValueError, match=r"`shape` \(=\(2, 4, 4\)\) must begin with 1 channel \(grey\) or 3 \(RGB\)"):
+    with pytest.raises(
+        ValueError, match=r"`shape` \(=\(2, 4, 4\)\) must be channels, height, width, with 1 channel \(grey\) or"
+    ):
         decode(GREY, (2, 4, 4))
     with pytest.raises(ValueError, match=r"`shape` \(=\(1, 0, 4\)\) must have a height and a width of at least 1"):
         decode(GREY, (1, 0, 4))
@@ -362,6 +375,11 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 @pytest.mark.parametrize("data", [b"", b"x", b"hello " * 100, b"%!PS-Adobe-3.0 EPSF-3.0\n", b"%PDF-1.4\n", b"\0" * 999])
 def test_what_is_no_picture(data):
     assert reason_of(data) == "is not a picture that can be read (PNG, JPEG, WebP, BMP, TIFF, GIF, PPM)"
+
+
+@pytest.mark.parametrize("format", ["PCX", "TGA", "ICO", "JPEG2000", "PDF", "EPS"])
+def test_what_pillow_could_read_but_nobody_needs_to(format):
+    assert reason_of(file_of(COLOUR, format)).startswith("is not a picture that can be read")
 
 
 def png(width, height, rows=b""):
@@ -428,6 +446,17 @@ def test_a_damaged_file_is_decoded_or_refused_and_nothing_else(data):
             assert len(str(found)) < 200
         else:
             assert found.shape == (3, 4, 5) if isinstance(found, torch.Tensor) else found.height > 0
+
+
+def test_warnings_are_silent_until_the_last_one_is_out():
+    before = list(warnings.filters)
+    first, second = _quiet(), _quiet()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    warnings.warn("not heard", stacklevel=1)
+    second.__exit__(None, None, None)
+    assert list(warnings.filters) == before
 
 
 def test_warnings_of_others_come_through_again():

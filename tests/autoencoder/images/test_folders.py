@@ -205,8 +205,10 @@ def test_errors(tmp_path):
     (tmp_path / "half" / "test" / "b.png").write_bytes(b"")
     assert error_of(tmp_path / "half") == (
         f"`source` (={tmp_path / 'half'}) holds no usable image to test on: "
-        f"put some into its test folder, or remove that folder to have the others split."
+        f"add some to its split for that, or remove it to have the other one split."
     )
+    assert error_of("").startswith("`source` (=.) does not exist: ")
+    assert error_of("x" * 5000).endswith("…) cannot be opened: File name too long.")
     assert error_of(3) == "`source` (of type int) must be a path, a name, an array or a tensor."
 
 
@@ -229,8 +231,9 @@ def test_one_image_is_both_trained_and_tested_on(tmp_path):
     assert value_of(images.train) == value_of(images.test) == [7]
     assert "With one image, it is both trained and tested on." in images.describe()
     put(tmp_path, "b.png")
-    images = load_images(tmp_path)
-    assert (len(images.train), len(images.test)) == (1, 1)
+    for fraction in (0.01, 0.99):
+        images = load_images(tmp_path, test_fraction=fraction)
+        assert (len(images.train), len(images.test)) == (1, 1)
 
 
 def test_images_come_in_the_order_of_their_names(tmp_path):

@@ -4,6 +4,7 @@ import contextlib
 import io
 import itertools
 import tarfile
+import threading
 
 import datasets
 import fsspec
@@ -14,6 +15,9 @@ from PIL import Image
 
 from halfstride.autoencoder.images import iterable, load_images
 from halfstride.autoencoder.images.iterable import IterableSplit
+
+# Python 3.12 and later warn of every fork in a process that has threads, as any with torch has.
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
 @pytest.fixture(autouse=True)
@@ -153,6 +157,20 @@ def test_data_set_objects():
     check_parquet(load_images(streams))
 
 
+def test_a_test_split_may_have_no_classes():
+    parts = {"train": data_set(range(10)), "test": data_set(range(5)).remove_columns("label")}
+    streams = datasets.IterableDatasetDict({name: part.to_iterable_dataset() for name, part in parts.items()})
+    for source in (datasets.DatasetDict(parts), streams):
+        images = load_images(source)
+        assert images.classes == ("even", "odd")
+        assert images.train.labels.tolist() == [0, 1] * 5
+        assert images.test.labels is None
+    parts["test"] = parts["test"].rename_column("image", "photo")
+    assert error_of(datasets.DatasetDict(parts)) == (
+        "`source` (=data set) must have its images in a column image in test too."
+    )
+
+
 def test_without_a_split_one_is_drawn():
     images = load_images(data_set(range(50)))
     assert images.name == "data set"
@@ -235,10 +253,10 @@ def test_broken_and_missing_images_are_skipped():
         images = load_images(source)
         assert len(images.train) + len(images.test) == 8
         reasons = dict(images.skipped)
-        assert set(reasons) == {"8", "9", "10", "11", "12"}
-        assert reasons["8"] == "is missing"
-        assert reasons["11"].startswith("cannot be fetched: ")
-        assert reasons["12"] == "cannot be opened: No such file or directory"
+        assert set(reasons) == {f"image {i}" for i in (8, 9, 10, 11, 12)}
+        assert reasons["image 8"] == "is missing"
+        assert reasons["image 11"].startswith("cannot be fetched: ")
+        assert reasons["image 12"] == "cannot be opened: No such file or directory"
 
 
 def test_addresses_are_fetched():
@@ -262,6 +280,7 @@ def test_a_stream_gives_each_image_once_an_epoch(parquet):
     assert images.shape == (1, 4, 5)
     assert images.classes is None
     assert "an unknown number of images to train on" in images.describe()
+    assert "Too large to keep: read anew in every epoch. Its first " in images.describe()
     with pytest.raises(TypeError, match="The number of streamed images is unknown: see `size`"):
         len(images.train)
     orders = [joined(numbers(images.train.batches(7, shuffle=True, seed=1, epoch=epoch))) for epoch in (0, 1, 0)]
@@ -271,9 +290,11 @@ def test_a_stream_gives_each_image_once_an_epoch(parquet):
     assert joined(numbers(images.test.batches(7))) == list(range(100, 110))
 
 
-def test_a_known_size_is_said_and_what_is_too_large_is_not_downloaded(parquet, tmp_path):
+def test_a_known_size_is_said_and_what_is_too_large_is_not_downloaded(parquet, tmp_path, monkeypatch):
+    monkeypatch.setattr("halfstride.autoencoder.images.hub._SAMPLE", 30)
     tell_sizes(parquet, download_size=10**12)
-    images = stream_of(f"hub:{parquet}")
+    images = load_images(f"hub:{parquet}")  # the few files that are here would fit
+    assert isinstance(images.train, IterableSplit)
     assert "about 40 images to train on, about 10 images to test on." in images.describe()
     assert not list((tmp_path / "cache").rglob("*.arrow"))
 
@@ -301,6 +322,25 @@ def test_an_epoch_can_be_left_in_the_middle(parquet):
         batches = images.train.batches(2, shuffle=True)
         next(batches)
         batches.close()
+
+
+def test_nothing_is_read_after_an_epoch_was_left():
+    allowed = threading.Semaphore(3)
+    read = []
+
+    def items():
+        for i in range(100):
+            allowed.acquire()
+            read.append(i)
+            yield i
+
+    stream = iterable.read_ahead(items(), 10)
+    assert [next(stream), next(stream)] == [0, 1]
+    stream.close()
+    allowed.release(100)
+    while any(thread.name.startswith("ThreadPoolExecutor") for thread in threading.enumerate()):
+        pass
+    assert len(read) <= 4
 
 
 @pytest.mark.parametrize("world_size", [2, 3])

@@ -1,11 +1,15 @@
 """Sizes, channels, the digits, and what is said about it all."""
 
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from halfstride.autoencoder.images import decode, load_images
+from halfstride.autoencoder.images.collection import in_threads
 
 
 @pytest.fixture
@@ -109,12 +113,26 @@ def test_progress(folder):
     assert said == [("reading headers", 3, 3), ("decoding", 3, 3)]
 
 
-def test_an_error_in_the_middle_stops_the_threads(folder):
+def test_an_interruption_stops_the_threads():
+    done = []
+    stopping = threading.Event()
+
+    def work(i):
+        if i >= 32:  # beyond the first chunk, of which `stop` hears
+            stopping.wait()
+            time.sleep(0.001)
+        done.append(i)
+
     def stop(*_):
+        stopping.set()
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        load_images(folder, progress=stop)
+        in_threads(work, 32 * 200, "counting", stop)
+    count = len(done)
+    assert count < 32 * 200
+    time.sleep(0.05)
+    assert len(done) == count
 
 
 @pytest.mark.parametrize(
@@ -126,7 +144,7 @@ def test_an_error_in_the_middle_stops_the_threads(folder):
         ({"size": 2.5}, "`size` (=2.5) must be an int or (height, width)."),
         ({"channels": 2}, "`channels` (=2) must be 1 (grey), 3 (RGB) or None (as the images are)."),
         ({"fit": "cover"}, '`fit` (=\'cover\') must be "crop", "pad" or "stretch".'),
-        ({"test_fraction": 0}, "`test_fraction` (=0) must lie between 0 and 1, such as 0.2."),
+        ({"test_fraction": 0.0}, "`test_fraction` (=0.0) must lie between 0 and 1, such as 0.2."),
         ({"test_fraction": 1.0}, "`test_fraction` (=1.0) must lie between 0 and 1, such as 0.2."),
         ({"memory_limit": -1}, "`memory_limit` (=-1) must be a number of bytes, 0 or more."),
     ],

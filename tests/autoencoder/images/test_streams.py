@@ -10,7 +10,11 @@ from PIL import Image
 
 from halfstride.autoencoder.images import load_images
 from halfstride.autoencoder.images.collection import Rows
+from halfstride.autoencoder.images.splits import Epoch
 from halfstride.autoencoder.images.streams import ListedSplit
+
+# Python 3.12 and later warn of every fork in a process that has threads, as any with torch has.
+FORKS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
 @pytest.fixture
@@ -48,6 +52,7 @@ def test_a_stream_gives_the_batches_that_memory_gives(folder):
                     assert found.is_contiguous()
 
 
+@FORKS
 def test_worker_processes_change_neither_order_nor_random_numbers(folder):
     images = streamed(folder)
     torch.manual_seed(0)
@@ -59,6 +64,14 @@ def test_worker_processes_change_neither_order_nor_random_numbers(folder):
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(batch, other) for batch, other in zip(alone, found, strict=True))
     assert multiprocessing.active_children() == []
+
+
+def test_what_the_workers_need_can_be_sent_to_them(folder):
+    """Where processes are not forked, what the workers know goes there as bytes."""
+    split = streamed(folder).train
+    decoder = pickle.loads(pickle.dumps(split.decoder))
+    share = next(split._shares(Epoch(4, seed=0, epoch=0, shuffle=True, rank=0, world_size=1, skip=0)))
+    assert torch.equal(decoder.__getitems__(share)[0], next(split.batches(4, shuffle=True)))
 
 
 def test_processes_on_one_machine_share_its_processors(folder, monkeypatch):
@@ -134,6 +147,14 @@ def test_a_folder_that_goes_in_the_middle_is_an_error_after_a_while(folder, monk
         next(batches)
 
 
+def test_single_gaps_are_forgiven_for_ever(folder, monkeypatch):
+    monkeypatch.setattr("halfstride.autoencoder.images.streams._PATIENCE", 3)
+    images = streamed(folder)
+    for i in images.train.wanted[1::2]:
+        (folder / images.train.names[i]).unlink()
+    assert len(list(images.train.batches(1))) == 16
+
+
 def test_a_process_without_an_image_in_the_last_step_still_takes_it(folder):
     images = streamed(folder)
     for rank in range(4):
@@ -144,6 +165,7 @@ def test_a_process_without_an_image_in_the_last_step_still_takes_it(folder):
         assert shares[1].shape[1:] == (1, 6, 6)
 
 
+@FORKS
 def test_an_array_on_disk_is_read_in_place(tmp_path):
     array = np.random.default_rng(0).integers(0, 256, (20, 3, 6, 7), dtype=np.uint8)
     np.save(tmp_path / "a.npy", array)

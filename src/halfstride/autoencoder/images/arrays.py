@@ -8,6 +8,8 @@ Which axis is which:
 
 Values: bool, uint8, uint16 (65,535 is white), or floats from 0 to 1.
 
+An .npy file larger than `memory_limit` stays on disk, mapped into memory: leave it alone while a model trains on it.
+
 An .npz file may hold several arrays: those of three or four axes are images, and those of whole numbers in one axis (or
 N×1) of the same length are their classes. Names that contain "train" or "test" (or else "val") say the split.
 """
@@ -201,7 +203,7 @@ def _collection(rows: np.ndarray, source: str, groups: Sequence[str | None]) -> 
         name=source,
         source=source,
         pictures=Rows(rows),
-        names=[str(i) for i in range(count)],
+        names=[f"image {i}" for i in range(count)],
         groups=groups,
         header=Header(height, width, channels < 3),
     )

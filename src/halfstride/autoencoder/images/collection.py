@@ -13,7 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from halfstride.autoencoder.images.decoding import Fit, Header, ImageError, Picture, Shape, as_uint8, decode, inspect
+from halfstride.autoencoder.images.decoding import (
+    Fit,
+    Header,
+    ImageError,
+    Picture,
+    Shape,
+    as_uint8,
+    decode,
+    inspect,
+    printable,
+)
 from halfstride.autoencoder.images.splits import Skipped
 
 Progress = Callable[[str, int, int | None], None]
@@ -130,7 +140,10 @@ def decode_all(collection: Collection, shape: Shape, fit: Fit, progress: Progres
     if isinstance(collection.pictures, Rows) and collection.pictures.array.shape[1:] == (*shape[1:], shape[0]):
         for start in range(0, len(images), 1024):
             block = slice(start, start + 1024)
-            images.numpy()[block] = np.moveaxis(as_uint8(collection.pictures.array[block]), -1, 1)
+            try:
+                images.numpy()[block] = np.moveaxis(as_uint8(collection.pictures.array[block]), -1, 1)
+            except ValueError as error:
+                raise ValueError(f"`source` (={collection.source}) has {error}.") from None
         return images
     reasons: dict[int, str] = {}
 
@@ -186,5 +199,5 @@ def processors() -> int:
 def _skip(collection: Collection, reasons: dict[int, str]) -> None:
     if not reasons:
         return
-    collection.skipped += [Skipped(collection.names[i], reasons[i]) for i in sorted(reasons)]
+    collection.skipped += [Skipped(printable(collection.names[i]), reasons[i]) for i in sorted(reasons)]
     collection.keep([i for i in range(len(collection.names)) if i not in reasons])

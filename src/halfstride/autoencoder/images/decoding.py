@@ -90,8 +90,7 @@ def decode(picture: Picture, shape: Shape, fit: Fit = "crop") -> UInt8[Tensor, "
         [[[0, 0, 255, 255]]]
     """
     channels, height, width = _checked_shape(shape)
-    if fit not in ("crop", "pad", "stretch"):
-        raise ValueError(f'`fit` (={fit!r}) must be "crop", "pad" or "stretch".')
+    check_fit(fit)
     with _opened(picture) as image:
         _check_size(image)
         guard = _one_large_picture if image.width * image.height > _LARGE else contextlib.nullcontext()
@@ -225,7 +224,10 @@ def _check_size(image: Image.Image) -> None:
 
 def _hwc(array: np.ndarray) -> np.ndarray:
     """An array as Pillow takes it: uint8, H×W or H×W×(2, 3, 4)."""
-    array = as_uint8(array)
+    try:
+        array = as_uint8(array)
+    except ValueError as error:
+        raise ImageError(f"has {error}") from None
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim != 2 and (array.ndim != 3 or array.shape[2] not in (2, 3, 4)):
@@ -316,6 +318,8 @@ def _resized(image: Image.Image, height: int, width: int, fit: Fit) -> np.ndarra
         scale = min(width / image.width, height / image.height)
         size = (min(max(round(image.width * scale), 1), width), min(max(round(image.height * scale), 1), height))
     pixels = np.array(image.resize(size, Resampling.LANCZOS, box=box, reducing_gap=3.0))
+    if size == (width, height):
+        return pixels
     above, before = (height - size[1]) // 2, (width - size[0]) // 2
     margins = ((above, height - size[1] - above), (before, width - size[0] - before), (0, 0))
     return np.pad(pixels, margins[: pixels.ndim], mode="edge")
@@ -351,10 +355,15 @@ def _quiet() -> Iterator[None]:
                 _quiet_filters.__exit__(None, None, None)
 
 
+def check_fit(fit: str) -> None:
+    """Raise where `fit` is none of its words."""
+    if fit not in ("crop", "pad", "stretch"):
+        raise ValueError(f'`fit` (={fit!r}) must be "crop", "pad" or "stretch".')
+
+
 def _checked_shape(shape: Shape) -> Shape:
-    channels, height, width = shape
-    if channels not in (1, 3):
-        raise ValueError(f"`shape` (={shape}) must begin with 1 channel (grey) or 3 (RGB).")
-    if height < 1 or width < 1:
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise ValueError(f"`shape` (={shape}) must be channels, height, width, with 1 channel (grey) or 3 (RGB).")
+    if min(shape) < 1:
         raise ValueError(f"`shape` (={shape}) must have a height and a width of at least 1.")
     return shape

@@ -40,7 +40,7 @@ def read_folder(folder: Path) -> Collection:
     skipped: list[Skipped] = []
     for parts, reason in sorted(_walk(folder)):
         if reason:
-            skipped.append(Skipped(printable("/".join(parts)), reason))
+            skipped.append(Skipped(printable("/".join(parts) or "."), reason))
         else:
             files.append(parts)
     inner = _without_lone_folders(files)
@@ -56,7 +56,7 @@ def read_folder(folder: Path) -> Collection:
         name=printable(folder.resolve().name or str(folder)),
         source=printable(str(folder)),
         pictures=[folder.joinpath(*parts) for parts in files],
-        names=[printable("/".join(parts)) for parts in files],
+        names=["/".join(parts) for parts in files],
         groups=[parts[0] if len(parts) > 1 else None for parts in inner],
         tests=tests,
         skipped=skipped,
@@ -76,7 +76,7 @@ def _walk(folder: Path) -> Iterator[tuple[tuple[str, ...], str]]:
         try:
             status = path.stat()
             identity = status.st_dev, status.st_ino
-            if identity in seen:
+            if identity in seen and status.st_ino:  # 0 where the file system has no such numbers
                 continue
             seen.add(identity)
             with os.scandir(path) as entries:

@@ -5,8 +5,8 @@
 
 - Images are the first column of images (the one called "image" or "img" where there are several), classes the first
   column of class labels, or else whole numbers called "label", "labels" or "cls".
-- The splits `train` and `test` (or else `validation`) are the split, others are left out; without these two, all splits
-  but the first are left out and that one is split.
+- The splits `train` and `test` (or else `validation`) are the split; without these two, `train` or else the first one
+  is split. Others are left out.
 - What takes at most `memory_limit` bytes to download is downloaded once, into the library's own cache. The rest, and
   whatever does not tell its size, is streamed: if its files add up to more than `memory_limit` bytes (known beforehand
   or found out while reading), every epoch reads it anew.
@@ -82,11 +82,16 @@ def read_data_set(data: Any, source: str, memory_limit: int, progress: Progress 
     parts = [(data if name is None else data[name]).with_format(None) for name in names]
     image, label = _columns(parts[0], source)
     class_names = getattr(parts[0].features.get(label), "names", None)
-    columns = [image, label] if label else [image]
-    parts = [part.select_columns(columns).cast_column(image, datasets.Image(decode=False)) for part in parts]
+    columns = [[column for column in (image, label) if column in (part.features or ())] for part in parts]
+    if not all(image in kept for kept in columns):
+        raise ValueError(f"`source` (={source}) must have its images in a column {image} in {names[1]} too.")
+    parts = [
+        part.select_columns(kept).cast_column(image, datasets.Image(decode=False))
+        for part, kept in zip(parts, columns, strict=True)
+    ]
     if isinstance(parts[0], datasets.Dataset):
         pictures, whole = _Pictures(parts, image), True
-        labels = [value for part in parts for value in (part[label] if label else [None] * len(part))]
+        labels = [value for part in parts for value in (part[label] if label in part.features else [None] * len(part))]
     else:
         examples, whole = _read_examples(parts, image, source, memory_limit, progress)
         pictures = _Pictures(examples, image)
@@ -95,7 +100,7 @@ def read_data_set(data: Any, source: str, memory_limit: int, progress: Progress 
         name=source,
         source=source,
         pictures=pictures,
-        names=[str(i) for i in range(len(labels))],
+        names=[f"image {i}" for i in range(len(labels))],
         groups=[_class_name(value, class_names) for value in labels],
         tests=[part is not pictures.parts[0] for part in pictures.parts for _ in range(len(part))]
         if len(parts) == 2
@@ -174,7 +179,7 @@ def _count(part: Any) -> int | None:
 
 
 def _class_name(value: Any, names: Sequence[str] | None) -> str | None:
-    if value is None or (names and value < 0):  # -1 stands for "not told"
+    if value is None or (names and not 0 <= value < len(names)):  # -1 stands for "not told"
         return None
     return names[value] if names else str(value)
 

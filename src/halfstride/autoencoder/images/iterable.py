@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from halfstride.autoencoder.images.decoding import Fit, ImageError, Picture, Shape, one_line, printable
+from halfstride.autoencoder.images.decoding import Fit, ImageError, Picture, Shape, one_line
 from halfstride.autoencoder.images.splits import Epoch
 from halfstride.autoencoder.images.streams import Item, StreamedSplit
 
@@ -165,5 +165,5 @@ def content(value: Any) -> bytes:
 
 def _name(value: Any) -> str:
     if isinstance(value, dict) and value["path"]:
-        return printable(value["path"])
+        return str(value["path"])
     return f"the image with hash {hashlib.blake2b(content(value), digest_size=4).hexdigest()}"

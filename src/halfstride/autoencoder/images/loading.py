@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,20 +16,21 @@ from torch import Tensor
 
 from halfstride.autoencoder.images.arrays import read_array, read_array_file, read_digits
 from halfstride.autoencoder.images.collection import Collection, Progress, choose_test, decode_all, listed, survey
-from halfstride.autoencoder.images.decoding import Fit, Header, Shape, printable
+from halfstride.autoencoder.images.decoding import Fit, Header, Shape, check_fit, printable
 from halfstride.autoencoder.images.folders import read_folder
 from halfstride.autoencoder.images.hub import Streams, is_data_set, open_data_set, read_data_set, split_streams
 from halfstride.autoencoder.images.iterable import IterableSplit
 from halfstride.autoencoder.images.splits import MemorySplit, Skipped, Split
 from halfstride.autoencoder.images.streams import ListedSplit
 
-Source = str | os.PathLike[str] | np.ndarray | Tensor | None
+Source = str | os.PathLike[str] | np.ndarray | Tensor | Any | None
+"""`Any` is a data set object of the library `datasets`, which has no types and need not be imported."""
 
 _LARGEST_SIDE = 128
 """Without a `size`, files are brought to at most this many pixels per side: what trains in minutes on a CPU."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Images:
     """Images of one size, to train on and to test on."""
 
@@ -75,7 +77,8 @@ def load_images(
 
     Args:
         source: where the images are:
-            None or "digits": 5,000 handwritten digits from MNIST, always the same 4,000 to train and 1,000 to test on;
+            None or "digits": 5,000 handwritten digits from MNIST, always the same 4,000 to train and 1,000 to test on
+            (a folder of that name is "./digits");
             a folder: all images in it and below it (see `folders` for classes, and for `train` and `test` folders);
             an .npy or .npz file, an array or a tensor (see `arrays` for the order of axes and for the values);
             "hub:NAME" or "hub:NAME:CONFIG": a data set of the Hugging Face hub, or a data set object (see `hub`).
@@ -103,8 +106,7 @@ def load_images(
     size = _checked_size(size)
     if channels not in (None, 1, 3):
         raise ValueError(f"`channels` (={channels!r}) must be 1 (grey), 3 (RGB) or None (as the images are).")
-    if fit not in ("crop", "pad", "stretch"):
-        raise ValueError(f'`fit` (={fit!r}) must be "crop", "pad" or "stretch".')
+    check_fit(fit)
     if not 0 < test_fraction < 1:
         raise ValueError(f"`test_fraction` (={test_fraction}) must lie between 0 and 1, such as 0.2.")
     if memory_limit < 0:
@@ -119,7 +121,9 @@ def load_images(
     if isinstance(found, Streams):
         classes = None
         train, test = split_streams(found, shape, fit, test_fraction, seed)
-        collection.notes.append("Too large to keep: streamed from the hub, and decoded anew in every epoch.")
+        collection.notes.append(
+            f"Too large to keep: read anew in every epoch. Its first {len(headers):,} images stand for all here."
+        )
     else:
         images = None
         if len(collection.names) * math.prod(shape) <= memory_limit:
@@ -145,9 +149,13 @@ def _find(source: Source, memory_limit: int, progress: Progress | None) -> Colle
         raise ValueError(f"`source` (of type {type(source).__name__}) must be a path, a name, an array or a tensor.")
     path = Path(source)
     quoted = printable(str(path))
-    if path.is_dir():
-        return read_folder(path)
-    if not path.exists():
+    try:
+        if path.is_dir() and source != "":
+            return read_folder(path)
+        missing = source == "" or not path.exists()
+    except OSError as error:
+        raise ValueError(f"`source` (={quoted}) cannot be opened: {error.strerror}.") from None
+    if missing:
         raise ValueError(
             f"`source` (={quoted}) does not exist: give a folder of images, an .npy or .npz file, "
             f'"hub:NAME" for a data set of the Hugging Face hub, or "digits".'
@@ -198,7 +206,8 @@ def _split(
     """The classes, and the images to train and to test on: of those in memory, or else to be decoded when needed."""
     tests = _tests(collection, test_fraction, seed)
     classes = _ordered({group for group in collection.groups if group is not None})
-    numbers = torch.tensor([-1 if group is None else classes.index(group) for group in collection.groups])
+    index = {name: i for i, name in enumerate(classes)}
+    numbers = torch.tensor([-1 if group is None else index[group] for group in collection.groups])
 
     def part(test: bool) -> Split:
         wanted = torch.tensor([i for i, for_test in enumerate(tests) if for_test == test or len(tests) == 1])
@@ -224,7 +233,7 @@ def _tests(collection: Collection, test_fraction: float, seed: int) -> list[bool
         if wanted not in collection.tests:
             raise ValueError(
                 f"`source` (={collection.source}) holds no usable image to {what} on: "
-                f"put some into its {what} folder, or remove that folder to have the others split."
+                f"add some to its split for that, or remove it to have the other one split."
             )
     return list(collection.tests)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from halfstride.autoencoder.images.collection import processors
-from halfstride.autoencoder.images.decoding import Fit, ImageError, Picture, Shape, decode
+from halfstride.autoencoder.images.decoding import Fit, ImageError, Picture, Shape, decode, printable
 from halfstride.autoencoder.images.splits import Epoch, Skipped, Split
 
 Item = tuple[str, Any]
@@ -39,7 +39,7 @@ class StreamedSplit(Split):
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
-        return tuple(Skipped(name, reason) for name, reason in self._skipped.items())
+        return tuple(Skipped(printable(name), reason) for name, reason in self._skipped.items())
 
     def _shares(self, epoch: Epoch) -> Iterator[Sequence[Item]]:
         """Step by step, this process's share of an epoch."""

@@ -1,0 +1,219 @@
+"""One run: every peer in a process of its own, one awake at a time, turns alternating round after round."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from multiprocessing import get_all_start_methods, get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks.peers import GEMM_SIDE, Peer, Task, peers_for
+from benchmarks.report import median
+from benchmarks.rows import Row, fewest_bytes, fewest_products
+from benchmarks.worker import serve
+
+__all__ = ["Workers", "algorithm_times", "calls_in_turn", "measure"]
+
+_TURN = 0.02
+"""Seconds that a turn lasts at least: short calls are repeated within it."""
+
+_ROUNDS = (5, 40)
+"""Rounds at the least and at the most."""
+
+_HOPELESS = 3.0
+"""Peers that take this many times as long as the fastest keep to `_ROUNDS_OF_HOPELESS` rounds."""
+
+_ROUNDS_OF_HOPELESS = 3
+
+_ENVIRONMENT = {
+    # Threads that wait must sleep: a spinning one would take a core from whoever's turn it is.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "KMP_BLOCKTIME": "0",
+    # glibc raises these two as blocks are freed, up to these values: where all processes begin with them, none pays for
+    # page faults that another has learned to avoid.
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+}
+
+
+class Workers(AbstractContextManager["Workers"]):
+    """Processes by name, each started when it is first spoken to and kept for the rows to come."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._pipes: dict[str, Connection] = {}
+        self._processes: dict[str, Any] = {}
+
+    def start(self, name: str, command: str, *arguments: Any) -> None:
+        """Send a command to a worker without waiting for its answer."""
+        if name not in self._pipes:
+            threads = str(self.threads)
+            os.environ.update(_ENVIRONMENT, OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)
+            context = _context()
+            self._pipes[name], theirs = context.Pipe()
+            self._processes[name] = context.Process(target=serve, args=(theirs, self.threads))
+            self._processes[name].start()
+            theirs.close()
+        self._pipes[name].send((command, *arguments))
+
+    def answer(self, name: str) -> Any:
+        """Wait for the answer to the last command.
+
+        Raises:
+            RuntimeError: with the worker's reason, where it failed; a worker that died is started anew when it is next
+                spoken to.
+        """
+        try:
+            outcome, value = self._pipes[name].recv()
+        except EOFError:
+            self._stop(name)
+            raise RuntimeError("its process ended") from None
+        if outcome == "failed":
+            raise RuntimeError(value)
+        return value
+
+    def ask(self, name: str, command: str, *arguments: Any) -> Any:
+        self.start(name, command, *arguments)
+        return self.answer(name)
+
+    def __exit__(self, *error: object) -> None:
+        for name in list(self._pipes):
+            self._stop(name)
+
+    def _stop(self, name: str) -> None:
+        self._pipes.pop(name).close()
+        process = self._processes.pop(name)
+        process.join(timeout=5)
+        if process.is_alive():
+            process.kill()
+
+
+def measure(workers: Workers, task: Task, seconds: float, peers: Sequence[Peer] | None = None) -> dict[str, Any]:
+    """Everything about one row: who is right, how long each takes, what it needs, and what the limit is made of.
+
+    Args:
+        seconds: the time that the rounds should take; they take longer where the fewest rounds do.
+        peers: who takes part; by default everyone who can.
+    """
+    row = task.row
+    contestants: dict[str, dict[str, Any]] = {}
+    failed: dict[str, str] = {}
+    calls: dict[str, int] = {}
+    peers = list(peers_for(task) if peers is None else peers)
+    with TemporaryDirectory() as folder:
+        reference = str(Path(folder) / "reference.pt")
+        workers.ask("reference", "reference", task, reference)
+        for peer in peers:
+            workers.start(peer.name, "prepare", peer, task)
+        chosen, failed = _answers(workers, peers)
+        for peer in peers:
+            if peer.name in failed:
+                continue
+            try:
+                checked = {} if peer.kind == "limit" else workers.ask(peer.name, "check", reference)
+                estimate = checked.pop("seconds", 0.0)
+                if estimate < 10 * _TURN:  # the first call in peace may yet be a slow one
+                    estimate = workers.ask(peer.name, "turn", 3)
+            except RuntimeError as error:
+                failed[peer.name] = str(error)
+                continue
+            calls[peer.name] = calls_in_turn(estimate)
+            contestants[peer.name] = {"kind": peer.kind, "how": peer.how, **checked, "seconds": []}
+            if chosen[peer.name] is not None:
+                contestants[peer.name]["chosen"] = chosen[peer.name]
+    _take_turns(workers, calls, {name: result["seconds"] for name, result in contestants.items()}, seconds)
+    if task.training:
+        for name, result in contestants.items():
+            if result["kind"] != "limit":
+                result["memory"] = workers.ask(name, "memory")
+    facts: dict[str, Any] = {"name": row.name, "tags": sorted(row.tags)}
+    if isinstance(row, Row):
+        facts["output_shape"] = row.output_shape
+        facts["products"] = fewest_products(row) * (3 if task.training else 1)
+        facts["bytes"] = fewest_bytes(row, task.dtype.itemsize, training=task.training)
+        facts["gemm_products"] = GEMM_SIDE**3
+    else:
+        facts["upsampling_share"] = workers.ask("reference", "share", task)
+    return {**facts, "peers": contestants, "failed": failed}
+
+
+def calls_in_turn(estimate: float) -> int:
+    """How often a peer calls in one turn, when a call takes about `estimate` seconds.
+
+    Example:
+        >>> calls_in_turn(0.0015), calls_in_turn(3.0)
+        (14, 1)
+    """
+    return min(max(math.ceil(_TURN / estimate), 1), 1000)
+
+
+def algorithm_times(
+    names: Iterable[str],
+    algorithms: Sequence[str],
+    *,
+    training: bool = False,
+    channels_last: bool = True,
+    threads: int = 1,
+    seconds: float = 1.0,
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """For each row in turn, the median seconds of every one of `algorithms` that can do it: what planning learns from.
+
+    Call it from a script whose work is behind `if __name__ == "__main__"`: every worker imports that script.
+
+    Args:
+        names: rows, as `rows.parse` reads them.
+        algorithms: names in `halfstride.algorithms.ALGORITHMS`, or "auto".
+        channels_last: the layout of input and weight, where the row has two axes or more.
+    """
+    with Workers(threads) as workers:
+        peers = [Peer(f"halfstride {name}", "halfstride", name, channels_last) for name in algorithms]
+        for name in names:
+            results = measure(workers, Task(name, training, threads=threads), seconds, peers)["peers"]
+            yield name, {result["how"]: median(result["seconds"]) for result in results.values()}
+
+
+def _context() -> Any:
+    """How processes start: forked from one that has imported torch and done nothing yet, where the system can."""
+    if "forkserver" not in get_all_start_methods():
+        return get_context("spawn")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.worker"])
+    return context
+
+
+def _answers(workers: Workers, peers: Iterable[Peer]) -> tuple[dict[str, Any], dict[str, str]]:
+    values, failed = {}, {}
+    for peer in peers:
+        try:
+            values[peer.name] = workers.answer(peer.name)
+        except RuntimeError as error:
+            failed[peer.name] = str(error)
+    return values, failed
+
+
+def _take_turns(workers: Workers, calls: dict[str, int], times: dict[str, list[float]], budget: float) -> None:
+    """Rounds in which everyone has a turn, in an order drawn anew, until the budget is spent."""
+    order = list(calls)
+    shuffled = random.Random(0)
+    started = time.perf_counter()
+    least, most = _ROUNDS
+    for done in range(most):
+        if done >= least and time.perf_counter() - started > budget:
+            break
+        if done == _ROUNDS_OF_HOPELESS:
+            fastest = min((median(times[name]) for name in order), default=0.0)
+            order = [name for name in order if median(times[name]) <= _HOPELESS * fastest or name in ("gemm", "copy")]
+        shuffled.shuffle(order)
+        for name in order:
+            if calls[name] > 1:
+                workers.ask(name, "turn", 1)  # the others have left nothing of its data in the caches
+            times[name].append(workers.ask(name, "turn", calls[name]))

@@ -1,0 +1,42 @@
+"""The checkerboard doctor: see a checkerboard, measure it, blame the layer, cure it.
+
+coverage    what geometry alone says: uneven overlap, through one layer and through a stack
+pattern     what can be measured in a signal, and how sure it is
+sites       where a model upsamples
+diagnosis   `diagnose` a model, `diagnose_image`
+cure        `cure` a model
+"""
+
+from halfstride.checkerboard.coverage import UnevenKernelWarning, phase_counts, stack_coverage, warn_if_uneven
+from halfstride.checkerboard.curing import CureReport, cure
+from halfstride.checkerboard.diagnosis import (
+    Diagnosis,
+    ImageDiagnosis,
+    LayerReport,
+    OutputPattern,
+    diagnose,
+    diagnose_image,
+    gain_spread,
+)
+from halfstride.checkerboard.pattern import EVIDENCE, STRENGTH, Pattern, TooSmallError, measure
+
+__all__ = [
+    "EVIDENCE",
+    "STRENGTH",
+    "CureReport",
+    "Diagnosis",
+    "ImageDiagnosis",
+    "LayerReport",
+    "OutputPattern",
+    "Pattern",
+    "TooSmallError",
+    "UnevenKernelWarning",
+    "cure",
+    "diagnose",
+    "diagnose_image",
+    "gain_spread",
+    "measure",
+    "phase_counts",
+    "stack_coverage",
+    "warn_if_uneven",
+]

@@ -1,0 +1,245 @@
+# mypy: disable-error-code="no-untyped-call"
+"""A tensor that is upsampled when somebody looks at it, and until then knows what it is made of.
+
+`LazyTensor` is a `torch.Tensor` without memory of its own. Shape, type, device and strides are those of the tensor that
+it stands for; an operator that needs the values gets them, made once. Autograd sees an ordinary tensor with an ordinary
+history. So code that has never heard of it computes what it always did, and code that has can take the recipe instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._mode_utils import no_dispatch
+from torch.utils._pytree import tree_map_only
+
+__all__ = ["EXACT_NEAREST", "LazyTensor", "Recipe", "is_channels_last", "is_ordinary", "lazy", "plain", "recipe_of"]
+
+EXACT_NEAREST = 41
+"""From this scale on, torch's "nearest" no longer repeats exactly: 41 * (1 / 41) is less than 1 in float32."""
+
+
+@dataclass(eq=False)
+class Recipe:
+    """What a tensor is made of: pieces, repeated along their dimensions, joined along one of them, then padded.
+
+    The pieces are nobody else's: what happens to the tensors that they were copied from is nothing to them.
+    """
+
+    pieces: tuple[Tensor, ...]
+    scales: tuple[tuple[int, ...], ...]
+    """For each piece, how often each position is repeated along each of its dimensions; all 1: the piece as it is."""
+    axis: int = 1
+    """The dimension along which the pieces are joined."""
+    padding: tuple[int, ...] = ()
+    """As `F.pad` takes it."""
+    padding_mode: str = "constant"
+    origins: tuple[Hashable, ...] = ()
+    """Where the repetitions were asked for."""
+    used: bool = False
+    """Whether a convolution has taken the pieces."""
+    made: Tensor | None = field(default=None, init=False)
+    """The tensor itself, once somebody has needed it. From then on it may be changed, and the pieces are forgotten."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shapes = [
+            [n * s for n, s in zip(piece.shape, scale, strict=True)]
+            for piece, scale in zip(self.pieces, self.scales, strict=True)
+        ]
+        shape = shapes[0]
+        shape[self.axis] = sum(other[self.axis] for other in shapes)
+        for at, sides in enumerate(zip(self.padding[::2], self.padding[1::2], strict=True), start=1):
+            shape[-at] += sum(sides)
+        return tuple(shape)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """As torch's own operators lay their result out: channels last where all pieces are, else contiguous."""
+        shape = self.shape
+        order = list(range(len(shape)))
+        if all(is_channels_last(piece) for piece in self.pieces):
+            order = [0, *order[2:], 1]
+        strides = [0] * len(shape)
+        for at, axis in enumerate(order):
+            strides[axis] = math.prod(max(shape[other], 1) for other in order[at + 1 :])
+        return tuple(strides)
+
+    def build(self, *pieces: Tensor) -> Tensor:
+        """The tensor from its pieces, by torch's own operators; autograd passes through."""
+        repeated = [_repeated(piece, scale) for piece, scale in zip(pieces, self.scales, strict=True)]
+        joined = repeated[0] if len(repeated) == 1 else torch.cat(repeated, self.axis)
+        return F.pad(joined, list(self.padding), self.padding_mode) if self.padding else joined
+
+    def make(self) -> Tensor:
+        """The values, as an ordinary tensor without history: the same one at every call."""
+        if self.made is None:
+            device = self.pieces[0].device.type
+            with torch.no_grad(), torch._C.DisableTorchFunction(), torch.autocast(device, enabled=False):
+                made = self.build(*self.pieces)
+                if made.stride() != self.strides:
+                    made = torch.empty_strided(self.shape, self.strides, dtype=made.dtype, device=made.device).copy_(
+                        made
+                    )
+            self.made, self.pieces = made, ()
+        return self.made
+
+
+def _repeated(piece: Tensor, scale: Sequence[int]) -> Tensor:
+    if all(s == 1 for s in scale):
+        return piece
+    if 3 <= piece.dim() <= 5 and tuple(scale[:2]) == (1, 1):
+        mode = "nearest" if max(scale) < EXACT_NEAREST else "nearest-exact"
+        return F.interpolate(piece, scale_factor=[float(s) for s in scale[2:]], mode=mode)
+    for axis, s in enumerate(scale):
+        if s > 1:
+            piece = piece.unsqueeze(axis + 1).expand(*piece.shape[: axis + 1], s, *piece.shape[axis + 1 :])
+            piece = piece.flatten(axis, axis + 1)
+    return piece
+
+
+def is_channels_last(tensor: Tensor) -> bool:
+    """Whether torch would take the tensor's memory format to be channels last."""
+    if tensor.dim() not in (4, 5) or tensor.stride(1) != 1 or tensor.is_contiguous():
+        return False
+    return tensor.is_contiguous(memory_format=torch.channels_last if tensor.dim() == 4 else torch.channels_last_3d)
+
+
+def is_ordinary(tensor: Any) -> bool:
+    """Whether it is a tensor that our operators know: no subclass, dense, real, with values."""
+    return type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided and tensor.is_floating_point()
+
+
+# The tensor -----------------------------------------------------------------------------------------------------------
+
+
+class LazyTensor(Tensor):
+    """A tensor with a recipe in place of memory. Made by `lazy`."""
+
+    recipe: Recipe
+    history: Any
+
+    @staticmethod
+    def __new__(cls, recipe: Recipe) -> LazyTensor:
+        first = recipe.pieces[0]
+        tensor: LazyTensor = torch.Tensor._make_wrapper_subclass(
+            cls, recipe.shape, strides=recipe.strides, dtype=first.dtype, device=first.device
+        )
+        tensor.recipe, tensor.history = recipe, None
+        return tensor
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _READ_MEMORY:
+            args, kwargs = tree_map_only(LazyTensor, plain, (args, kwargs))
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **kwargs)
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]  # which the base declares as a static method
+        cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        made: dict[int, LazyTensor] = {}
+
+        def values(tensor: LazyTensor) -> Tensor:
+            made[id(tensor.recipe.make())] = tensor
+            return tensor.recipe.make()
+
+        real_args, real_kwargs = tree_map_only(LazyTensor, values, (args, kwargs or {}))
+        result = func(*real_args, **real_kwargs)
+        if torch.Tag.inplace_view in func.tags:  # unsqueeze_ and its like: what changes is the shape that we show
+            with no_dispatch():
+                func(*args, **(kwargs or {}))
+        # An operator that works in place returns what it was given.
+        return tree_map_only(Tensor, lambda tensor: made.get(id(tensor), tensor), result)
+
+
+_READ_MEMORY = {
+    *(
+        getattr(Tensor, name)
+        for name in (
+            "__array__",
+            "__deepcopy__",
+            "__dlpack__",
+            "__reduce_ex__",
+            "__repr__",
+            "apply_",
+            "data_ptr",
+            "map_",
+            "numpy",
+            "share_memory_",
+            "storage",
+            "tolist",
+            "untyped_storage",
+        )
+    ),
+    Tensor.data.__get__,  # type: ignore[attr-defined]
+}
+"""What goes straight to the memory, past all operators."""
+
+
+def lazy(recipe: Recipe) -> Tensor:
+    """The tensor of a recipe, with the history that it would have had."""
+    if not torch.is_grad_enabled():
+        recipe.pieces = tuple(piece.detach() for piece in recipe.pieces)
+    if not any(piece.requires_grad for piece in recipe.pieces):
+        return LazyTensor(recipe)
+    tensor: LazyTensor = _Made.apply(recipe, *recipe.pieces)
+    with torch._C.DisableTorchFunctionSubclass():
+        tensor.history = tensor.grad_fn
+    return tensor
+
+
+class _Made(torch.autograd.Function):
+    """A lazy tensor from its pieces. It is linear in them, so the gradient needs their shapes alone."""
+
+    @staticmethod
+    def forward(ctx: Any, recipe: Recipe, *pieces: Tensor) -> Tensor:
+        ctx.recipe = replace(recipe, pieces=())
+        ctx.shapes = [piece.shape for piece in pieces]
+        return LazyTensor(recipe)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.enable_grad():
+            pieces = [gradient.new_zeros(shape).requires_grad_() for shape in ctx.shapes]
+            made = ctx.recipe.build(*pieces)
+        return None, *torch.autograd.grad(made, pieces, gradient, create_graph=gradient.requires_grad)
+
+
+def recipe_of(tensor: Any) -> Recipe | None:
+    """The recipe of a tensor that still is what its recipe says and nobody has looked at; None for all others."""
+    if type(tensor) is not LazyTensor or tensor.recipe.made is not None:
+        return None
+    # A tensor that an autograd.Function returned, or that requires_grad_ was called on, has another history than its
+    # pieces: gradients must pass through the tensor itself.
+    with torch._C.DisableTorchFunctionSubclass():
+        same = tensor.grad_fn is tensor.history and tensor.requires_grad == (tensor.history is not None)
+    return tensor.recipe if same else None
+
+
+def plain(tensor: LazyTensor) -> Tensor:
+    """An ordinary tensor in the place of a lazy one: the same memory, the same history."""
+    result: Tensor = _Plain.apply(tensor)
+    return result
+
+
+class _Plain(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: LazyTensor) -> Tensor:
+        made = tensor.recipe.make()
+        # A view would keep its base and forbid changes in place; another tensor over the same memory doesn't.
+        return made.new_empty(0).set_(made.untyped_storage(), made.storage_offset(), made.shape, made.stride())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient

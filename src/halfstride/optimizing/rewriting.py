@@ -1,0 +1,62 @@
+"""Upsampling put off until a convolution asks for it: the mode under which a model's own code runs.
+
+While `Rewriting` is active every call of a torch function comes here first. A nearest-neighbour upsampling gives a lazy
+tensor; what acts on each position alone (activations, casts, 1×1 convolutions, normalisation in evaluation) acts on the
+small tensor; a concatenation is remembered by its parts. A convolution of stride 1 then becomes a resize-convolution,
+its kernel split by input channels where there are parts, and a transposed convolution takes a faster algorithm.
+Whatever no rule understands is left to torch, which finds an ordinary tensor. Which rewriting pays is for the `Plan`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+from halfstride.optimizing.lazy import LazyTensor, Recipe, is_ordinary, lazy, plain
+from halfstride.optimizing.plan import Plan, Site
+from halfstride.optimizing.rules import RULES
+
+__all__ = ["Rewriting"]
+
+
+class Rewriting(TorchFunctionMode):
+    """The mode. One for each forward pass."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self.plan = plan
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        rule = RULES.get(func)
+        if rule is not None:
+            result = rule(self, func, *args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        return func(*args, **kwargs)
+
+    def finish(self, output: Any) -> Any:
+        """The output, after the mode has been left, with nothing lazy in it."""
+        known: dict[int, Tensor] = {}
+        return tree_map_only(LazyTensor, lambda tensor: known.setdefault(id(tensor), plain(tensor)), output)
+
+    def lazy(self, recipe: Recipe) -> Any:
+        if not all(is_ordinary(piece) for piece in recipe.pieces):
+            return NotImplemented
+        return lazy(recipe)
+
+    def run(self, site: Site) -> Any:
+        """The result of a site by the algorithm that is planned for it."""
+        algorithm = self.plan.choose(site)
+        if algorithm is None:
+            return NotImplemented
+        try:
+            return site.compute(algorithm)
+        except ValueError:  # a size that this algorithm can't do, or an error that the original words in its own way
+            return NotImplemented

@@ -1,0 +1,340 @@
+"""What to do at a call of a torch function that upsamples, or that meets a lazy tensor.
+
+A rule gets the mode, the function and its arguments, and gives the result, or `NotImplemented` where it does not
+understand the call: torch then computes what was asked for.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from halfstride.optimizing.convolutions import conv, conv_transpose
+from halfstride.optimizing.lazy import EXACT_NEAREST, LazyTensor, Recipe, recipe_of
+from halfstride.optimizing.plan import Origin, shown, times
+
+if TYPE_CHECKING:
+    from halfstride.optimizing.rewriting import Rewriting
+
+__all__ = ["RULES"]
+
+# Upsampling -----------------------------------------------------------------------------------------------------------
+
+
+def _interpolate(
+    rewriting: Rewriting,
+    func: Any,
+    input: Tensor,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> Any:
+    if not isinstance(input, Tensor) or align_corners is not None or antialias:
+        return NotImplemented
+    scale = _integer_scale(tuple(input.shape[2:]), size, scale_factor)
+    was = f"{mode} {times(scale) if scale else 'to ' + shown(size) if size is not None else '×' + shown(scale_factor)}"
+    if mode not in ("nearest", "nearest-exact"):
+        rewriting.plan.note(was, "not nearest-neighbour")
+    elif scale is None:
+        rewriting.plan.note(was, "no integer scale")
+    elif max(scale) >= EXACT_NEAREST and mode == "nearest":
+        rewriting.plan.note(was, f"torch's nearest is not exact from scale {EXACT_NEAREST} on")
+    else:
+        return _repeat(rewriting, input, (1, 1, *scale))
+    return NotImplemented
+
+
+def _integer_scale(input_size: tuple[int, ...], size: Any, scale_factor: Any) -> tuple[int, ...] | None:
+    if (size is None) == (scale_factor is None) or not 1 <= len(input_size) <= 3:
+        return None
+    given = size if scale_factor is None else scale_factor
+    per_axis = tuple(given) if isinstance(given, Sequence) else (given,) * len(input_size)
+    if len(per_axis) != len(input_size) or not all(isinstance(value, int | float) for value in per_axis):
+        return None
+    if scale_factor is None:
+        per_axis = tuple(value / n if n else 0 for value, n in zip(per_axis, input_size, strict=True))
+    return tuple(int(s) for s in per_axis) if all(s >= 1 and s == int(s) for s in per_axis) else None
+
+
+def _repeat_interleave(
+    rewriting: Rewriting, func: Any, input: Tensor, repeats: Any = None, dim: Any = None, *, output_size: Any = None
+) -> Any:
+    if not (type(repeats) is int and type(dim) is int and isinstance(input, Tensor) and repeats > 0):
+        return NotImplemented
+    if not (-input.dim() <= dim < input.dim() and output_size in (None, input.shape[dim] * repeats)):
+        return NotImplemented
+    return _repeat(rewriting, input, tuple(repeats if axis == dim % input.dim() else 1 for axis in range(input.dim())))
+
+
+def _repeat(rewriting: Rewriting, input: Tensor, scale: tuple[int, ...]) -> Any:
+    if all(s == 1 for s in scale) or input.numel() == 0:
+        return NotImplemented
+    origin = rewriting.plan.wants(Origin(tuple(s for s in scale if s > 1), input.shape[min(1, input.dim() - 1)]))
+    if origin is None:
+        return NotImplemented
+    recipe = recipe_of(input) or Recipe((input.clone(),), ((1,) * input.dim(),))
+    if recipe.padding:
+        return NotImplemented
+    if len(recipe.pieces) > 1 and scale[recipe.axis] > 1:
+        return NotImplemented
+    scales = tuple(tuple(map(operator.mul, old, scale)) for old in recipe.scales)
+    return rewriting.lazy(Recipe(recipe.pieces, scales, recipe.axis, origins=(*recipe.origins, origin)))
+
+
+def _reshape(rewriting: Rewriting, func: Any, input: Tensor, *shape: Any, **names: Any) -> Any:
+    """Repetition written as `x[..., None].expand(..., s).reshape(...)`: the repeated dimension joins the one before."""
+    if names or type(input) is LazyTensor or not isinstance(input, Tensor) or 0 not in input.stride():
+        return NotImplemented
+    wanted = shape[0] if len(shape) == 1 and isinstance(shape[0], Sequence) else shape
+    old, strides = list(input.shape), input.stride()
+    if 0 in old or not all(type(n) is int for n in wanted):
+        return NotImplemented
+    new = [input.numel() // -math.prod(wanted) if n == -1 else n for n in wanted]
+    scale: list[int] = []
+    small, at = input, 0
+    for n in new:
+        # Each dimension of the result is one of the input's, followed by the repetition that joins it, if any.
+        s = old[at + 1] if at + 1 < len(old) and strides[at + 1] == 0 and old[at + 1] > 1 else 1
+        if at >= len(old) or (strides[at] == 0 and old[at] > 1) or n != old[at] * s:
+            return NotImplemented
+        small = small.select(len(scale) + 1, 0) if s > 1 else small
+        scale.append(s)
+        at += 2 if s > 1 else 1
+    return _repeat(rewriting, small, tuple(scale)) if at == len(old) else NotImplemented
+
+
+def _pixel_shuffle(rewriting: Rewriting, func: Any, *args: Any, **kwargs: Any) -> Any:
+    rewriting.plan.note("pixel shuffle", "made of its phases already")
+    return NotImplemented
+
+
+# What commutes with upsampling ----------------------------------------------------------------------------------------
+
+
+def _pointwise(rewriting: Rewriting, func: Any, *args: Any, **kwargs: Any) -> Any:
+    """A function of each position alone, new memory being its result."""
+    if LazyTensor not in map(type, args) or any(argument is True for argument in args):  # `inplace`, by position
+        return NotImplemented
+    if kwargs.get("inplace") or any(isinstance(value, Tensor) for value in kwargs.values()):  # `out`, or an operand
+        return NotImplemented
+    recipes = [recipe_of(argument) for argument in args]
+    recipe = next((recipe for recipe in recipes if recipe is not None), None)
+    if recipe is None or recipe.padding:
+        return NotImplemented
+    for argument, other in zip(args, recipes, strict=True):
+        if isinstance(argument, Tensor) and not (_same(recipe, other) if other else _is_constant(argument, recipe)):
+            return NotImplemented
+    pieces = [
+        func(
+            *(argument if other is None else other.pieces[i] for argument, other in zip(args, recipes, strict=True)),
+            **kwargs,
+        )
+        for i in range(len(recipe.pieces))
+    ]
+    return _with_pieces(rewriting, pieces, *(other for other in recipes if other))
+
+
+def _same(recipe: Recipe, other: Recipe) -> bool:
+    """Whether two tensors are made in the same way, position by position."""
+    if recipe.scales != other.scales or recipe.axis != other.axis or other.padding:
+        return False
+    return all(a.shape == b.shape for a, b in zip(recipe.pieces, other.pieces, strict=True))
+
+
+def _is_constant(argument: Tensor, recipe: Recipe) -> bool:
+    """Whether a tensor is the same at all positions that a repetition makes, and on all pieces."""
+    if type(argument) is LazyTensor:
+        return False
+    axes = len(recipe.scales[0])
+    for axis, n in enumerate(argument.shape, start=axes - argument.dim()):
+        varies = axis >= 0 and (
+            any(scale[axis] > 1 for scale in recipe.scales) or (axis == recipe.axis and len(recipe.pieces) > 1)
+        )
+        if varies and n != 1:
+            return False
+    return argument.dim() <= axes
+
+
+def _with_pieces(rewriting: Rewriting, pieces: Sequence[Any], *recipes: Recipe) -> Any:
+    recipe, *others = recipes
+    scales, axes = recipe.scales, len(recipe.scales[0])
+    if not all(isinstance(piece, Tensor) and piece.dim() == axes for piece in pieces):
+        return NotImplemented
+    origins = recipe.origins + tuple(origin for other in others for origin in other.origins)
+    return rewriting.lazy(
+        Recipe(tuple(pieces), scales, recipe.axis, recipe.padding, recipe.padding_mode, tuple(dict.fromkeys(origins)))
+    )
+
+
+def _cast(rewriting: Rewriting, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    recipe = recipe_of(input)
+    if recipe is None or {"memory_format", "copy"} & kwargs.keys() or any(isinstance(a, Tensor | bool) for a in args):
+        return NotImplemented
+    pieces = [func(piece, *args, **kwargs) for piece in recipe.pieces]
+    if all(new is old for new, old in zip(pieces, recipe.pieces, strict=True)):
+        return input
+    return _with_pieces(rewriting, pieces, recipe)
+
+
+def _watch(rewriting: Rewriting, func: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """Somebody wants the gradient that passes through this very tensor: from now on it is an ordinary one."""
+    recipe = recipe_of(input)
+    if recipe is not None:
+        if recipe.used:
+            raise RuntimeError(
+                f"`{func.__name__}` of an upsampled tensor comes after its use: call it before, or call `undo()` of "
+                f"halfstride.optimize's report."
+            )
+        recipe.make()
+    return NotImplemented
+
+
+def _contiguous(
+    rewriting: Rewriting, func: Any, input: Tensor, memory_format: torch.memory_format = torch.contiguous_format
+) -> Any:
+    if recipe_of(input) is None or not input.is_contiguous(memory_format=memory_format):
+        return NotImplemented
+    return input
+
+
+def _dropout(
+    rewriting: Rewriting, func: Any, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Any:
+    return input if recipe_of(input) is not None and not training and 0 <= p <= 1 else NotImplemented
+
+
+def _batch_norm(
+    rewriting: Rewriting,
+    func: Any,
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    if training:  # the running variance counts the positions
+        return NotImplemented
+    return _per_channel(
+        rewriting,
+        partial(func, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias, eps=eps),
+        input,
+    )
+
+
+def _group_norm(rewriting: Rewriting, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    return _per_channel(rewriting, lambda piece: func(piece, *args, **kwargs), input)
+
+
+def _per_channel(rewriting: Rewriting, func: Callable[[Tensor], Tensor], input: Tensor) -> Any:
+    """Normalisation: repeated values have the mean and the variance of the values."""
+    recipe = recipe_of(input)
+    if recipe is None or len(recipe.pieces) > 1 or recipe.padding or recipe.scales[0][:2] != (1, 1):
+        return NotImplemented
+    try:
+        return _with_pieces(rewriting, [func(recipe.pieces[0])], recipe)
+    except ValueError:  # too few values to normalise, in the small tensor or altogether
+        return NotImplemented
+
+
+def _cat(rewriting: Rewriting, func: Any, tensors: Any, dim: Any = 0, *, axis: Any = None, out: Any = None) -> Any:
+    dim = dim if axis is None else axis
+    if out is not None or not isinstance(tensors, Sequence) or not any(map(recipe_of, tensors)):
+        return NotImplemented
+    axes = tensors[0].dim()
+    if type(dim) is not int or not -axes <= dim < axes:
+        return NotImplemented
+    dim %= axes
+    pieces: list[Tensor] = []
+    scales: list[tuple[int, ...]] = []
+    origins: list[Hashable] = []
+    for tensor in tensors:
+        recipe = recipe_of(tensor) or Recipe((tensor.clone(),), ((1,) * tensor.dim(),), dim)
+        others = [n for at, n in enumerate(tensor.shape) if at != dim]
+        if tensor.dim() != axes or others != [n for at, n in enumerate(tensors[0].shape) if at != dim]:
+            return NotImplemented
+        if recipe.padding or tensor.dtype != tensors[0].dtype or tensor.device != tensors[0].device:
+            return NotImplemented
+        if (len(recipe.pieces) > 1 and recipe.axis != dim) or any(scale[dim] > 1 for scale in recipe.scales):
+            return NotImplemented
+        pieces += recipe.pieces
+        scales += recipe.scales
+        origins += recipe.origins
+    return rewriting.lazy(Recipe(tuple(pieces), tuple(scales), dim, origins=tuple(dict.fromkeys(origins))))
+
+
+def _pad(
+    rewriting: Rewriting, func: Any, input: Tensor, pad: Any, mode: str = "constant", value: float | None = None
+) -> Any:
+    recipe = recipe_of(input)
+    if recipe is None or recipe.padding or len(recipe.pieces) > 1 or value or mode not in _PADDING_MODES:
+        return NotImplemented
+    if not all(type(side) is int for side in pad) or len(pad) % 2 or len(pad) > 2 * (input.dim() - 2):
+        return NotImplemented
+    sides = list(zip(pad[::2], pad[1::2], strict=True))
+    limit = {"constant": math.inf, "reflect": -1, "circular": 0, "replicate": math.inf}[mode]
+    for at, (before, after) in enumerate(sides, start=1):
+        n = input.shape[-at]
+        if min(before, after) < 0 or max(before, after) > n + limit:
+            return NotImplemented
+    return rewriting.lazy(
+        Recipe(recipe.pieces, recipe.scales, recipe.axis, tuple(pad), mode, recipe.origins)
+        if any(pad)
+        else Recipe(recipe.pieces, recipe.scales, recipe.axis, origins=recipe.origins)
+    )
+
+
+_PADDING_MODES = {"constant": "zeros", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
+
+
+# The rules ------------------------------------------------------------------------------------------------------------
+
+# fmt: off
+_POINTWISE = (
+    "abs", "add", "celu", "clamp", "clamp_max", "clamp_min", "clip", "clone", "cos", "div", "divide", "elu", "erf",
+    "exp", "expm1", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "lerp", "log",
+    "log1p", "logsigmoid", "maximum", "minimum", "mish", "mul", "multiply", "nan_to_num", "neg", "negative", "pow",
+    "prelu", "reciprocal", "relu", "relu6", "rsqrt", "rsub", "selu", "sigmoid", "silu", "sin", "softplus",
+    "softshrink", "softsign", "sqrt", "square", "sub", "subtract", "tanh", "tanhshrink", "threshold", "true_divide",
+    "where", "__add__", "__radd__", "__mul__", "__rmul__", "__sub__", "__rsub__", "__truediv__", "__rtruediv__",
+    "__rdiv__", "__pow__", "__neg__",
+)
+# fmt: on
+_CAST = ("bfloat16", "double", "float", "half", "to", "type")
+
+RULES: dict[Any, Callable[..., Any]] = {
+    **{getattr(owner, name): _pointwise for owner in (torch, Tensor, F) for name in _POINTWISE if hasattr(owner, name)},
+    **{getattr(Tensor, name): _cast for name in _CAST},
+    Tensor.contiguous: _contiguous,
+    Tensor.register_hook: _watch,
+    Tensor.requires_grad_: _watch,
+    Tensor.retain_grad: _watch,
+    F.interpolate: _interpolate,
+    torch.repeat_interleave: _repeat_interleave,
+    Tensor.repeat_interleave: _repeat_interleave,
+    torch.reshape: _reshape,
+    Tensor.reshape: _reshape,
+    F.pixel_shuffle: _pixel_shuffle,
+    torch.cat: _cat,
+    torch.concat: _cat,
+    torch.concatenate: _cat,
+    F.pad: _pad,
+    F.batch_norm: _batch_norm,
+    F.group_norm: _group_norm,
+    **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout), _dropout),
+    **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), conv),
+    **dict.fromkeys((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), conv_transpose),
+}
+"""What to do at a call of each torch function; `NotImplemented` leaves it to torch."""

@@ -1,0 +1,240 @@
+"""The layers in what surrounds them: compiled, exported, copied, pickled, reparametrised, distributed, transformed."""
+
+import copy
+import io
+import pickle
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from tolerance import assert_close
+from halfstride import layers
+
+LAYERS = {
+    "transposed": lambda: layers.ConvTranspose2d(3, 4, 3, 2, 1, 1),
+    "transposed-same": lambda: layers.ConvTranspose2d(3, 4, 4, (2, 3), "same", groups=1, dilation=(1, 2)),
+    "transposed-pairs": lambda: layers.ConvTranspose2d(3, 4, 4, 2, ((0, 1), (2, 1)), padding_mode="reflect"),
+    "resize": lambda: layers.ResizeConv2d(3, 4, 3),
+    "resize-pairs": lambda: layers.ResizeConv2d(3, 4, 4, (2, 3), ((1, 0), (-1, 2)), padding_mode="zeros", bias=False),
+    "resize-replicate": lambda: layers.ResizeConv2d(3, 4, 3, padding_mode="replicate"),
+    "subpixel": lambda: layers.SubpixelConv2d(3, 4, 3),
+    "subpixel-uneven": lambda: layers.SubpixelConv2d(3, 4, 3, (2, 3), 1, padding_mode="circular"),
+}
+OTHER_DIMENSIONS = {
+    "transposed-1d": (lambda: layers.ConvTranspose1d(3, 4, 3, 2, "same"), (2, 3, 7)),
+    "transposed-3d": (lambda: layers.ConvTranspose3d(3, 4, 3, 2, 1, 1), (2, 3, 2, 3, 4)),
+    "resize-1d": (lambda: layers.ResizeConv1d(3, 4, 3), (2, 3, 7)),
+    "resize-3d": (lambda: layers.ResizeConv3d(3, 4, 3), (2, 3, 2, 3, 4)),
+    "subpixel-1d": (lambda: layers.SubpixelConv1d(3, 4, 3), (2, 3, 7)),
+    "subpixel-3d": (lambda: layers.SubpixelConv3d(3, 4, 3), (2, 3, 2, 3, 4)),
+}
+
+
+@pytest.fixture(autouse=True)
+def _forget_compiled():
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+# Compiled -------------------------------------------------------------------------------------------------------------
+
+
+def assert_same_with_gradients(compiled, layer, x):
+    x.requires_grad_()
+    output, expected = compiled(x), layer(x)
+    assert_close(output, expected)
+    inputs, gradient = [x, *layer.parameters()], torch.randn_like(expected)
+    found = torch.autograd.grad(output, inputs, gradient)
+    for one, other in zip(found, torch.autograd.grad(expected, inputs, gradient), strict=True):
+        assert_close(one, other)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.ConvTranspose1d(3, 4, 4, 2, "same"),
+        layers.ResizeConv1d(3, 4, 3),
+        layers.SubpixelConv1d(3, 4, 3),
+    ],
+    ids=repr,
+)
+def test_compile_in_one_graph_for_all_sizes(layer):
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True, dynamic=True)
+    for size in ((2, 3, 7), (3, 3, 10)):
+        assert_same_with_gradients(compiled, layer, torch.randn(size))
+
+
+def test_compile_with_an_output_size():
+    layer = layers.ConvTranspose1d(3, 4, 3, 2, 1)
+    compiled = torch.compile(lambda x, like: layer(x, like.shape), backend="aot_eager", fullgraph=True, dynamic=True)
+    for size in (13, 14):
+        assert compiled(torch.randn(2, 3, 7), torch.empty(2, 4, size)).shape == (2, 4, size)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile about itself
+def test_compile_summation_by_parts():
+    layer = layers.ResizeConv1d(3, 4, 3, algorithm="differences")
+    assert_same_with_gradients(torch.compile(layer, backend="aot_eager", fullgraph=True), layer, torch.randn(2, 3, 7))
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile about itself
+def test_compile_to_machine_code():
+    layer, x = layers.ResizeConv1d(3, 2, 3), torch.randn(1, 3, 5)
+    with torch.no_grad():
+        assert_close(torch.compile(layer, fullgraph=True)(x), layer(x))
+
+
+# Exported -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_export_for_any_batch_and_height(name):
+    layer, x = LAYERS[name]().eval(), torch.randn(2, 3, 5, 6)
+    auto = torch.export.Dim.AUTO
+    program = torch.export.export(layer, (x,), dynamic_shapes={"input": {0: auto, 2: auto}})
+    for size in ((2, 3, 5, 6), (4, 3, 9, 6)):
+        x = torch.randn(size)
+        assert_close(program.module()(x), layer(x))
+
+
+def run_onnx(layer, x):
+    """The output of a layer exported to ONNX and run by ONNX Runtime, and the kinds of its operators."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    program = torch.onnx.export(layer, (x,), dynamo=True, verbose=False)
+    file = io.BytesIO()
+    program.save(file)
+    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    (output,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    return torch.from_numpy(output), {node.op_type for node in program.model_proto.graph.node}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of the exporter about itself
+@pytest.mark.parametrize(
+    ("name", "operators"),
+    [
+        ("transposed-same", {"ConvTranspose"}),
+        ("transposed-pairs", {"Pad", "ConvTranspose", "Slice"}),
+        ("resize", {"Resize", "Conv"}),
+        ("resize-pairs", {"Resize", "Pad", "Slice", "Conv"}),
+        ("subpixel", {"Conv", "DepthToSpace"}),
+        ("subpixel-3d", {"Conv", "Reshape", "Transpose"}),
+    ],
+)
+def test_onnx_of_standard_operators_gives_equal_results(name, operators):
+    make, size = OTHER_DIMENSIONS.get(name) or (LAYERS[name], (2, 3, 5, 6))
+    layer, x = make().eval(), torch.randn(size)
+    output, found = run_onnx(layer, x)
+    assert_close(output, layer(x).detach())
+    assert found == operators
+
+
+# Copied and changed ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*LAYERS, *OTHER_DIMENSIONS])
+def test_deepcopy_and_pickle(name):
+    make, size = OTHER_DIMENSIONS.get(name) or (LAYERS[name], (2, 3, 5, 6))
+    layer, x = make(), torch.randn(size)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(other(x), layer(x))
+        assert repr(other) == repr(layer)
+        assert other.weight is not layer.weight
+
+
+@pytest.mark.parametrize("name", ["transposed", "resize", "subpixel"])
+@pytest.mark.parametrize(
+    "reparametrize", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm]
+)
+def test_parametrizations(name, reparametrize):
+    layer = reparametrize(LAYERS[name]())
+    x = torch.randn(2, 3, 5, 6)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=1e-3)
+    before = layer(x).square().mean()
+    before.backward()
+    optimizer.step()
+    assert layer(x).square().mean() < before
+    again = pickle.loads(pickle.dumps(layer.state_dict()))
+    other = reparametrize(LAYERS[name]())
+    other.load_state_dict(again)
+    assert_close(other.eval()(x), layer.eval()(x))
+
+
+def test_spectral_norm_takes_the_output_channels_of_a_transposed_convolution():
+    """As it does for torch's own, which it knows by its class."""
+    layer = nn.utils.parametrizations.spectral_norm(LAYERS["transposed"]())
+    assert layer.parametrizations.weight[0].dim == 1
+
+
+def test_distributed_data_parallel(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = nn.Sequential(layers.ConvTranspose2d(3, 4, 3, 2), layers.ResizeConv2d(4, 3, 3))
+        alone = copy.deepcopy(model)
+        x = torch.randn(2, 3, 5, 6)
+        nn.parallel.DistributedDataParallel(model)(x).square().sum().backward()
+        alone(x).square().sum().backward()
+        for one, other in zip(model.parameters(), alone.parameters(), strict=True):
+            assert_close(one.grad, other.grad)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+# Transformed ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_an_ensemble_by_vmap(name):
+    models, x = [LAYERS[name]() for _ in range(3)], torch.randn(2, 3, 5, 6)
+    parameters, buffers = torch.func.stack_module_state(models)
+    base = copy.deepcopy(models[0]).to("meta")
+
+    def call(parameters, buffers, x):
+        return torch.func.functional_call(base, (parameters, buffers), (x,))
+
+    outputs = torch.vmap(call, (0, 0, None))(parameters, buffers, x)
+    assert_close(outputs, torch.stack([model(x) for model in models]))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's rules for forward-mode differentiation
+@pytest.mark.parametrize("name", ["transposed-pairs", "resize", "subpixel"])
+def test_forward_mode_differentiation(name):
+    layer, x, tangent = LAYERS[name](), torch.randn(2, 3, 5, 6), torch.randn(2, 3, 5, 6)
+    _, found = torch.func.jvp(layer, (x,), (tangent,))
+    assert_close(found, layer(x + tangent) - layer(x))
+
+
+@pytest.mark.parametrize("name", [*LAYERS, *OTHER_DIMENSIONS])
+def test_built_on_the_meta_device_and_materialised(name):
+    make, size = OTHER_DIMENSIONS.get(name) or (LAYERS[name], (2, 3, 5, 6))
+    expected = make()
+    with torch.device("meta"):
+        layer = make()
+    assert layer(torch.empty(size, device="meta")).shape == expected(torch.randn(size)).shape
+    layer.to_empty(device="cpu").load_state_dict(expected.state_dict())
+    x = torch.randn(size)
+    assert_close(layer(x), expected(x))
+
+
+def test_an_autoencoder_of_every_kind_learns():
+    for up in (
+        lambda i, o: layers.ConvTranspose2d(i, o, 3, 2, "same"),
+        lambda i, o: layers.ResizeConv2d(i, o, 3),
+        lambda i, o: layers.SubpixelConv2d(i, o, 3),
+    ):
+        model = nn.Sequential(
+            nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU(), up(8, 8), nn.ReLU(), up(8, 1)
+        )
+        images = torch.randn(8, 1, 4, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
+        optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+        losses = []
+        for _ in range(40):
+            loss = nn.functional.mse_loss(model(images), images)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[-1] < 0.7 * losses[0]

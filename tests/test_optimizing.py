@@ -1,0 +1,480 @@
+"""`optimize` on models written in many ways: what it finds, and that the results stay what they were."""
+
+import copy
+import io
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from halfstride.optimizing import measuring, optimize
+from halfstride.optimizing.lazy import LazyTensor
+
+
+@pytest.fixture(autouse=True)
+def everything_pays(monkeypatch):
+    """By the clock of these tests whatever is not the original is faster, in the order in which it is tried."""
+
+    def alternating(runs, *_):
+        return {name: 0.1 * at if at else 1.0 for at, name in enumerate(runs)}
+
+    monkeypatch.setattr(measuring, "alternating", alternating)
+
+
+class Model(nn.Module):
+    """A forward pass given as a function of the model and its inputs, over parts with random weights."""
+
+    def __init__(self, run, **parts):
+        super().__init__()
+        self.run = run
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, *inputs):
+        return self.run(self, *inputs)
+
+
+def randomised(model):
+    for buffer_or_parameter in (*model.parameters(), *model.buffers()):
+        if buffer_or_parameter.is_floating_point():
+            with torch.no_grad():
+                buffer_or_parameter.copy_(torch.rand_like(buffer_or_parameter) + 0.1)
+                if isinstance(buffer_or_parameter, nn.Parameter):
+                    buffer_or_parameter.sub_(0.6)
+    return model
+
+
+def assert_same(actual, expected, tolerance=1e-10):
+    assert measuring.difference(actual, expected, each=False, strides=False) <= tolerance
+
+
+def results(model, inputs):
+    """Output, and gradients to the inputs and all parameters."""
+    torch.manual_seed(0)
+    inputs = [x.detach().clone().requires_grad_() for x in inputs]
+    output = model(*inputs)
+    assert not any(isinstance(leaf, LazyTensor) for leaf in torch.utils._pytree.tree_leaves(output))
+    total = sum((leaf * torch.randn_like(leaf)).sum() for leaf in torch.utils._pytree.tree_leaves(output))
+    wanted = [*inputs, *(p for p in model.parameters() if p.requires_grad)]
+    return output, torch.autograd.grad(total, wanted, allow_unused=True)
+
+
+def check(model, *inputs, finds=1, others=()):
+    """Optimise a model, and compare it with itself as it was: on the example, on other inputs, forwards, backwards."""
+    model = model.double()
+    inputs = [x.double() for x in inputs]
+    original = copy.deepcopy(model)
+    keys = list(model.state_dict())
+    same, report = optimize(model, tuple(inputs))
+    assert same is model
+    assert list(model.state_dict()) == keys
+    found = [row for row in report.rows if row.became]
+    assert len(found) == finds, str(report)
+    assert report.optimized == bool(finds), str(report)
+    for sample in (inputs, [torch.randn_like(x) for x in inputs], *others):
+        sample = [x.double() for x in sample]
+        for train in (True, False):
+            model.train(train)
+            original.train(train)
+            expected = results(original, sample)
+            assert_same(results(model, sample), expected)
+            for context in (torch.no_grad, torch.inference_mode):
+                with context():
+                    torch.manual_seed(0)
+                    assert_same(model(*sample), expected[0])
+        assert_same(list(model.state_dict().values()), list(original.state_dict().values()))
+    return model, report
+
+
+def conv(inputs=4, outputs=3, kernel=3, **options):
+    options.setdefault("padding", kernel // 2)
+    return nn.Conv2d(inputs, outputs, kernel, **options)
+
+
+def image(channels=4, height=5, width=6, batch=2):
+    return torch.randn(batch, channels, height, width)
+
+
+def up(x, scale=2.0, mode="nearest"):
+    return F.interpolate(x, scale_factor=scale, mode=mode)
+
+
+# Upsampling, however it is written ------------------------------------------------------------------------------------
+
+FOUND = {
+    "modules": lambda m, x: m.conv(m.up(x)),
+    "function": lambda m, x: m.conv(F.interpolate(x, scale_factor=2)),
+    "function, factor per axis": lambda m, x: m.conv(F.interpolate(x, scale_factor=(3.0, 2.0))),
+    "function, one axis": lambda m, x: m.conv(F.interpolate(x, scale_factor=(1, 4))),
+    "nearest-exact": lambda m, x: m.conv(up(x, 3, "nearest-exact")),
+    "size": lambda m, x: m.conv(F.interpolate(x, size=(2 * x.shape[2], 3 * x.shape[3]))),
+    "recomputed": lambda m, x: m.conv(F.interpolate(x, scale_factor=2.0, recompute_scale_factor=True)),
+    "twice": lambda m, x: m.conv(up(up(x), 2)),
+    "repeat_interleave": lambda m, x: m.conv(x.repeat_interleave(2, 2).repeat_interleave(2, dim=3)),
+    "torch.repeat_interleave": lambda m, x: m.conv(torch.repeat_interleave(x, 3, dim=-1)),
+    "expand and reshape": lambda m, x: m.conv(
+        x[:, :, :, None, :, None].expand(-1, -1, -1, 2, -1, 3).reshape(*x.shape[:2], 2 * x.shape[2], -1)
+    ),
+    "no batch": lambda m, x: torch.stack([m.conv(one.repeat_interleave(2, -1)) for one in x]),
+    "functional conv": lambda m, x: F.conv2d(up(x), m.conv.weight, padding=1),
+    "torch.conv2d, dilated": lambda m, x: torch.conv2d(up(x), m.conv.weight, m.conv.bias, 1, (2, 1), (2, 1)),
+    "same": lambda m, x: F.conv2d(up(x), m.conv.weight, padding="same"),
+    "valid": lambda m, x: F.conv2d(up(x), m.conv.weight, m.conv.bias, padding="valid"),
+    "activation between": lambda m, x: m.conv(F.leaky_relu(up(x), 0.2)),
+    "gate, scalar and bias between": lambda m, x: m.conv(2 * up(x) / 3 + m.conv.weight.mean((0, 2, 3))[:, None, None]),
+    "two of a kind": lambda m, x: m.conv(up(x) * torch.sigmoid(up(x + 1))),
+    "cast between": lambda m, x: m.conv(up(x.double()).to(x.dtype)),
+    "no cast between": lambda m, x: m.conv(up(x).to(x.dtype).contiguous().to(x.device)),
+    "zero padding": lambda m, x: F.conv2d(F.pad(up(x), (1, 2, 0, 1)), m.conv.weight),
+    "replicate padding": lambda m, x: F.conv2d(F.pad(up(x), (1, 2, 1, 1), mode="replicate"), m.conv.weight),
+    "circular padding": lambda m, x: F.conv2d(F.pad(up(x), (1, 2, 1, 1), mode="circular"), m.conv.weight),
+    "reflect padding": lambda m, x: F.conv2d(F.pad(up(x), (1, 1, 1, 1), mode="reflect"), m.conv.weight),
+    "called twice": lambda m, x: m.conv(up(x)) + m.conv(up(x[:, :, :3], 2))[:, :, :1],
+    "a tuple and a dict out": lambda m, x: {"a": (m.conv(up(x)), [x])},
+    "the upsampled too": lambda m, x: (lambda y: (m.conv(y), y, y))(up(x)),
+    "and again": lambda m, x: (lambda y: m.conv(y) + y.mean())(up(x)),
+    "dynamic control flow": lambda m, x: m.conv(up(x)) if x.mean() < 10 else up(x),
+    "gradients stopped": lambda m, x: m.conv(up(x.detach())) + x.mean(),
+    "channels last inside": lambda m, x: m.conv(up(x.contiguous(memory_format=torch.channels_last))),
+}
+
+
+@pytest.mark.parametrize("run", FOUND.values(), ids=FOUND)
+def test_found_and_right(run):
+    model = randomised(Model(run, up=nn.Upsample(scale_factor=2), conv=conv()))
+    check(model, image(), others=[[image(height=7, width=4, batch=1)]])
+
+
+ONE_BY_ONE = {
+    "shortcut": lambda m, x: m.conv(up(x)) + m.one(up(x)),
+    "one tensor for both": lambda m, x: (lambda y: m.conv(y) + m.one(y))(up(x)),
+    "in a row": lambda m, x: m.last(F.relu(m.one(up(x)))),
+}
+
+
+@pytest.mark.parametrize("run", ONE_BY_ONE.values(), ids=ONE_BY_ONE)
+def test_one_by_one_convolutions_come_before_the_upsampling(run):
+    model = randomised(Model(run, conv=conv(), one=conv(kernel=1), last=conv(3)))
+    _, report = check(model, image(), finds=2)
+    assert any(row.became == "conv2d 4→3 before the upsampling (1×1 first)" for row in report.rows)
+
+
+CAT = {
+    "skip behind": lambda m, x, skip: m.conv(torch.cat([up(x), skip], 1)),
+    "skip in front": lambda m, x, skip: m.conv(torch.cat((skip, up(x)), dim=-3)),
+    "skip at both ends": lambda m, x, skip: m.conv(torch.concat([skip[:, :1], up(x), skip[:, 1:]], axis=1)),
+    "two upsampled": lambda m, x, skip: m.conv(torch.cat([up(x), up(skip[:, :, ::2, ::2], 2)], 1)),
+    "upsampled differently": lambda m, x, skip: m.conv(torch.cat([up(x), up(x[:, :3, :, ::2], (2, 4))], 1)),
+    "activation behind": lambda m, x, skip: m.conv(F.silu(torch.cat([up(x), skip], 1)) * 2),
+    "nested": lambda m, x, skip: m.conv(torch.cat([torch.cat([skip[:, :2], up(x)], 1), skip[:, 2:]], 1)),
+}
+
+
+@pytest.mark.parametrize("run", CAT.values(), ids=CAT)
+def test_concatenation_with_a_skip_connection(run):
+    model = randomised(Model(run, conv=conv(7)))
+    _, report = check(model, image(), image(3, 10, 12), others=[[image(4, 3, 6, 1), image(3, 6, 12, 1)]])
+    assert "resize-convolution of the parts" in report.rows[0].became
+
+
+LEFT = {
+    "bilinear": lambda m, x: m.conv(up(x, 2, "bilinear")),
+    "no integer": lambda m, x: m.conv(up(x, 1.5)),
+    "odd size": lambda m, x: m.conv(F.interpolate(x, size=(7, 9))),
+    "scale 41 is not exact": lambda m, x: m.conv(up(x[..., :2, :2], 41)),
+    "strided": lambda m, x: F.conv2d(up(x), m.conv.weight, stride=2),
+    "reflected far": lambda m, x: F.conv2d(F.pad(up(x), (3, 3, 3, 3), mode="reflect"), m.conv.weight),
+    "no convolution": lambda m, x: up(x) * m.conv.bias.sum(),
+    "cut before": lambda m, x: m.conv(up(x)[..., 1:-1]),
+    "one view of it": lambda m, x: m.conv(up(x).view(x.shape[0], 4, -1, 6)),
+    "batch repeated": lambda m, x: m.conv(x.repeat_interleave(2, 0)),
+    "in place": lambda m, x: m.conv(F.relu(up(x), inplace=True)),
+    "in place, positional": lambda m, x: m.conv(F.relu(up(x), True)),
+    "mask that varies": lambda m, x: m.conv(up(x) * torch.arange(12, device=x.device)),
+    "cat along an image's axis": lambda m, x: m.conv(torch.cat([up(x), up(x)], 2)),
+    "pixel shuffle": lambda m, x: F.pixel_shuffle(m.conv4(x), 2),
+}
+
+
+@pytest.mark.parametrize("run", LEFT.values(), ids=LEFT)
+def test_left_as_it_was_and_right(run):
+    check(randomised(Model(run, conv=conv(), conv4=conv(4, 4))), image(width=6), finds=0)
+
+
+# Changes in place, and aliases ----------------------------------------------------------------------------------------
+
+
+def source_changed(m, x):
+    x = x * 1
+    y = up(x)
+    x.mul_(2)
+    return m.conv(y) + x.mean()
+
+
+def source_changed_by_index(m, x):
+    x = x * 1
+    y = up(x)
+    x[:, :1] = 0
+    return m.conv(y) + m.other(up(x))
+
+
+def source_changed_through_a_view(m, x):
+    x = x * 1
+    y, view = up(x), x[:, 1]
+    view += 1
+    return m.conv(y) + view.sum()
+
+
+def source_changed_by_relu(m, x):
+    x = x * 1
+    y = F.silu(up(x))
+    F.relu(x, inplace=True)
+    return m.conv(y) + x.sum()
+
+
+def source_changed_by_out(m, x):
+    x = x.detach() * 1
+    y = up(x)
+    with torch.no_grad():
+        torch.add(x, 1, out=x)
+    return m.conv(y)
+
+
+def source_changed_by_data(m, x):
+    x = x * 1
+    y = up(x)
+    x.data.zero_()
+    return m.conv(y)
+
+
+def source_changed_by_numpy(m, x):
+    x = x.detach().clone()
+    y = up(x)
+    x.numpy()[:] = 0
+    return m.conv(y)
+
+
+def source_changed_by_aten(m, x):
+    x = x * 1
+    y = up(x)
+    torch.ops.aten.mul_(x, 2)
+    torch.ops.aten.mul_.Tensor(x, x.mean().detach())
+    return m.conv(y) + x.mean()
+
+
+def skip_changed(m, x):
+    skip = up(x, 2, "bilinear")[:, :2] * 1
+    y = torch.cat([up(x[:, :2]), skip], 1)
+    skip.zero_()
+    return m.conv(y)
+
+
+def result_changed(m, x):
+    y = up(x)
+    y.mul_(x.mean())
+    return m.conv(y), y
+
+
+def result_changed_after_use(m, x):
+    y = up(x)
+    z = m.conv(y).mean().detach()
+    y += 1
+    return z, m.other(y), y
+
+
+def result_changed_through_a_view(m, x):
+    y = up(x)
+    y[:, 0] *= 2
+    y.view(-1)[:7].add_(x.mean())
+    return m.conv(y), y
+
+
+def cast_result_changed(m, x):
+    y = up(x)
+    z = y.to(y.dtype)  # the same tensor
+    z.add_(1)
+    return m.conv(y), z
+
+
+def dropout_result_changed(m, x):
+    y = up(x)
+    z = F.dropout(y, training=False)  # the same tensor
+    z.add_(1)
+    return m.conv(y), z
+
+
+def copy_changed(m, x):
+    y = up(x)
+    y.clone().add_(1)
+    return m.conv(y), y
+
+
+IN_PLACE = [
+    source_changed,
+    source_changed_by_index,
+    source_changed_through_a_view,
+    source_changed_by_relu,
+    source_changed_by_out,
+    source_changed_by_data,
+    source_changed_by_numpy,
+    source_changed_by_aten,
+    skip_changed,
+    result_changed,
+    result_changed_after_use,
+    result_changed_through_a_view,
+    cast_result_changed,
+    dropout_result_changed,
+    copy_changed,
+]
+
+
+@pytest.mark.parametrize("run", IN_PLACE, ids=lambda run: run.__name__)
+def test_changes_in_place(run):
+    """The second convolution is there to be found, so that upsampling is put off in any case."""
+
+    def forward(m, x):
+        return run(m, x), m.other(up(x)), m.other(up(x[:, :2]).repeat(1, 2, 1, 1)), m.two(up(x[:, :2]))
+
+    model = randomised(Model(forward, conv=conv(), other=conv(), two=conv(2)))
+    model, original = model.double(), copy.deepcopy(model).double()
+    model, report = optimize(model, image().double())
+    assert report.optimized, str(report)
+    for x in (image().double(), image(height=3).double()):
+        assert_same(results(model, [x]), results(original, [x]))
+        with torch.inference_mode():
+            assert_same(model(x), original(x))
+
+
+# Code that looks closely ----------------------------------------------------------------------------------------------
+
+
+class Swish(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * torch.sigmoid(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        s = torch.sigmoid(x)
+        return gradient * (s + x * s * (1 - s))
+
+
+class Same(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * gradient
+
+
+class Inside(torch.autograd.Function):
+    """Returns what was made inside, where no gradients are recorded."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return up(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 3 * F.avg_pool2d(gradient, 2)
+
+
+def questions(m, x):
+    y = up(x)
+    assert isinstance(y, torch.Tensor)
+    assert torch.is_tensor(y)
+    assert y.shape == (*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3]) == y.size()
+    assert (y.dtype, y.device, y.layout, y.ndim, y.dim()) == (x.dtype, x.device, x.layout, 4, 4)
+    assert y.requires_grad == (torch.is_grad_enabled() and x.requires_grad)
+    assert (y.grad_fn is None) != y.requires_grad
+    assert y.numel() == 4 * x.numel()
+    assert y.stride() == y.clone().stride()
+    assert y.is_contiguous()
+    assert not y.is_complex()
+    assert len(y) == len(x)
+    return m.conv(y) * y.size(1)
+
+
+def values(m, x):
+    y, z = up(x), up(x)
+    assert y.detach().numpy().shape == y.shape
+    assert y.tolist()[0][0][0][0] == x.detach()[0, 0, 0, 0].item()
+    assert "tensor" in repr(up(x))
+    assert up(x).data_ptr() != 0
+    assert not up(x).data.requires_grad
+    assert bool((up(x) == up(x)).all())
+    buffer = io.BytesIO()
+    torch.save(up(x).detach(), buffer)
+    assert type(copy.deepcopy(up(x).detach())) is torch.Tensor
+    return m.conv(y) + m.conv(z)
+
+
+def hooked(m, x):
+    y = up(x)
+    if y.requires_grad:
+        y.register_hook(lambda gradient: None if gradient is None else 2 * gradient)
+    return m.conv(y)
+
+
+def retained(m, x):
+    y = up(x)
+    if y.requires_grad:
+        y.retain_grad()
+    m.kept = y
+    return m.conv(y)
+
+
+CLOSE = {
+    "autograd.Function": lambda m, x: m.conv(Swish.apply(up(x))),
+    "autograd.Function, the same tensor": lambda m, x: m.conv(Same.apply(up(x))),
+    "autograd.Function, made inside": lambda m, x: m.conv(Inside.apply(x)),
+    "questions": questions,
+    "values": values,
+    "register_hook": hooked,
+    "retain_grad": retained,
+    "TorchScript": lambda m, x: m.conv(scripted(up(x))),
+    "einsum": lambda m, x: torch.einsum("nchw,oc->nohw", up(x), m.conv.weight[:, :, 0, 0]),
+    "unsqueeze in place": lambda m, x: m.conv(up(x).unsqueeze_(0).squeeze_(0).transpose_(2, 3)),
+    "no gradients inside": lambda m, x: (lambda y: m.conv(y) + x.mean() * F.silu(y).mean())(detached(x)),
+    "an optional argument": lambda m, x: m.conv(input=F.interpolate(input=x, scale_factor=2)),
+    "lists": lambda m, x: torch.stack([up(x), up(x)]).sum(0) + torch.cat([up(x), up(x)], 1).mean(),
+    "layer norm": lambda m, x: m.conv(F.layer_norm(up(x), (2 * x.shape[2], 2 * x.shape[3]))),
+}
+
+
+@torch.no_grad()
+def detached(x):
+    return up(x)
+
+
+def scripted(x):
+    if not hasattr(scripted, "function"):
+        scripted.function = torch.jit.CompilationUnit("def f(x):\n  return torch.relu(x) * 2\n").f
+    return scripted.function(x)
+
+
+@pytest.mark.parametrize("run", CLOSE.values(), ids=CLOSE)
+def test_code_that_looks_closely(run):
+    model = randomised(Model(lambda m, x: (run(m, x), m.other(up(x))), conv=conv(), other=conv()))
+    model, original = model.double(), copy.deepcopy(model).double()
+    model, report = optimize(model, image().double())
+    assert report.optimized, str(report)
+    for x in (image().double(), image(height=3).double()):
+        assert_same(results(model, [x]), results(original, [x]))
+        with torch.inference_mode():
+            assert_same(model(x), original(x))
+    if hasattr(model, "kept"):
+        assert_same(model.kept, original.kept)
+    x = image().double().requires_grad_()
+    first, _ = model(x)
+    (gradient,) = torch.autograd.grad(first.sum(), x, create_graph=True)
+    if gradient.requires_grad:
+        again, _ = original(x)
+        (expected,) = torch.autograd.grad(again.sum(), x, create_graph=True)
+        seconds = [torch.autograd.grad((each**2).sum(), x, materialize_grads=True) for each in (gradient, expected)]
+        assert_same(*seconds)
