@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import torch
 from hypothesis import settings
 
 # The same examples in every run, and no judgement by the clock: a test fails for a reason or not at all.

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tolerance import assert_close
 from halfstride.algorithms import ALGORITHMS, differences, native
 from halfstride.algorithms.case import resize_case, subpixel_case, transposed_case
+from tolerance import assert_close
 
 CASES = {"transposed": transposed_case, "resize": resize_case, "subpixel": subpixel_case}
 

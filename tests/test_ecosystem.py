@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from tolerance import assert_close
 from halfstride import layers
+from tolerance import assert_close
 
 LAYERS = {
     "transposed": lambda: layers.ConvTranspose2d(3, 4, 3, 2, 1, 1),

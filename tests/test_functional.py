@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tolerance import assert_close
 from halfstride import functional, kernels
 from halfstride.algorithms import ALGORITHMS
+from tolerance import assert_close
 
 with warnings.catch_warnings():  # of what torch's test tools import
     warnings.simplefilter("ignore")

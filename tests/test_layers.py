@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from tolerance import assert_close
 from halfstride import layers
+from tolerance import assert_close
 
 AXES = (1, 2, 3)
 TRANSPOSED = (layers.ConvTranspose1d, layers.ConvTranspose2d, layers.ConvTranspose3d)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         SubpixelConv2d,
         SubpixelConv3d,
     )
+    from halfstride.optimizing import optimize
 
 __all__ = [
     "ConvAutoencoder",
@@ -46,6 +47,7 @@ __all__ = [
     "geometry",
     "load_images",
     "mirror",
+    "optimize",
     "to_float",
     "train",
 ]
@@ -55,6 +57,7 @@ _ROOMS = {
     "checkerboard": {"UnevenKernelWarning", "cure", "diagnose", "diagnose_image"},
     "layers": {f"{kind}{dims}d" for kind in ("ConvTranspose", "ResizeConv", "SubpixelConv") for dims in (1, 2, 3)},
     "autoencoder": {"ConvAutoencoder", "TrainingOptions", "evaluate", "load_images", "mirror", "to_float", "train"},
+    "optimizing": {"optimize"},
 }
 
 

@@ -105,8 +105,8 @@ import sys
 sys.path.insert(0, {TESTS!r})
 from test_training import model, pictures
 from halfstride.autoencoder import TrainingOptions, load_images, train
-options = TrainingOptions(epochs=6, batch_size=4)
-train(model(), load_images(pictures(400)), {str(out)!r}, options, resume={resume}, progress=False)
+options = TrainingOptions(epochs=4, batch_size=4)
+train(model(), load_images(pictures(200)), {str(out)!r}, options, resume={resume}, progress=False)
 """
 
 
@@ -121,7 +121,7 @@ def test_killed_without_warning_it_resumes_to_the_same_end(tmp_path):
     assert process.wait() == -signal.SIGKILL
     subprocess.run([sys.executable, "-c", script(out, resume=True)], check=True, env=environment)
     whole, resumed = Run(tmp_path / "whole").metrics, Run(out).metrics
-    assert len(resumed) == len(whole) == 6
+    assert len(resumed) == len(whole) == 4
     for entry, expected in zip(resumed, whole, strict=True):
         assert entry["test_mse"] == pytest.approx(expected["test_mse"], abs=1e-6)
         assert entry["train_mse"] == pytest.approx(expected["train_mse"], abs=1e-6)

@@ -1,6 +1,7 @@
 """The command `halfstride`: a file for each group of commands, all of them thin."""
 
-from halfstride.cli import doctor, runs, size, studio  # each adds its commands to the app
+# Each adds its commands to the app, and the help shows them in this order.
+from halfstride.cli import runs, doctor, optimize, size, studio  # isort: skip
 from halfstride.cli.app import app, main
 
-__all__ = ["app", "doctor", "main", "runs", "size", "studio"]
+__all__ = ["app", "doctor", "main", "optimize", "runs", "size", "studio"]

@@ -113,7 +113,9 @@ def is_channels_last(tensor: Tensor) -> bool:
 
 def is_ordinary(tensor: Any) -> bool:
     """Whether it is a tensor that our operators know: no subclass, dense, real, with values."""
-    return type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided and tensor.is_floating_point()
+    if type(tensor) not in (Tensor, nn.Parameter) or tensor.is_meta:
+        return False
+    return tensor.layout is torch.strided and tensor.is_floating_point()
 
 
 # The tensor -----------------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def difference(actual: object, expected: object, *, each: bool = True, strides: 
     pairs = [(a.detach(), b.detach()) for a, b in pairs if b.numel()]
     largest = [float(b.abs().max()) for _, b in pairs]
     if not each:
-        largest = [max(largest)] * len(largest)
+        largest = [max(largest, default=0.0)] * len(largest)
     shares = [0.0]
     for (a, b), most in zip(pairs, largest, strict=True):
         if not torch.equal(a, b):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from types import MethodType
+from types import CodeType, MethodType
 from typing import Any
 
 import torch
@@ -148,7 +148,7 @@ class _Run:
                 return self.model(*self.args, **self.kwargs)
         output = self.model(*self.args, **self.kwargs)
         leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
-        cotangents = [torch.randn_like(leaf) for leaf in leaves]
+        cotangents = [torch.randn(leaf.shape, dtype=leaf.dtype, device=leaf.device) for leaf in leaves]
         return output, torch.autograd.grad(leaves, self.wanted, cotangents, allow_unused=True) if leaves else ()
 
     def difference(self, actual: Any, expected: Any) -> float:
@@ -234,7 +234,7 @@ class Explorer(Plan):
 
         handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave, always_call=True)]
         try:
-            with torch.set_grad_enabled(self.gradients), Rewriting(self) as rewriting:
+            with torch.no_grad(), Rewriting(self) as rewriting:
                 output = run.model(*run.args, **run.kwargs)
             rewriting.finish(output)
         finally:
@@ -262,7 +262,7 @@ class Explorer(Plan):
         row.calls += 1
         if row.became:
             self._kept.append((tuple(self._stack), site.origins))
-        return trial.names.get(site.gradients, trial.names[False])
+        return trial.names[False]
 
     def _path(self) -> str:
         module = self._stack[-1] if self._stack else None
@@ -291,7 +291,7 @@ def _tried(site: Site, training: bool) -> _Trial:
     """Compare the original and every algorithm, first by result, then by time."""
     trial = _Trial(Row("", site.was, "", bytes_saved=site.bytes_saved))
     found: dict[bool, tuple[str, float]] = {}
-    for backward in (False, True) if training and site.gradients else (False,):
+    for backward in (False, True) if training else (False,):
         runs = {"": _thunk(site, site.reference, backward)}
         expected = runs[""]()
         errors: dict[str, float] = {}
@@ -331,15 +331,25 @@ def _tried(site: Site, training: bool) -> _Trial:
 
 def _thunk(site: Site, compute: Callable[[], Tensor], backward: bool) -> Callable[[], tuple[Tensor, ...]]:
     def run() -> tuple[Tensor, ...]:
-        with torch.set_grad_enabled(backward):
+        with torch.set_grad_enabled(backward), _wanting_gradients(site.tensors if backward else ()):
             output = compute()
             output = plain(output) if isinstance(output, LazyTensor) else output
-            if not backward:
-                return (output,)
-            wanted = [tensor for tensor in site.tensors if tensor.requires_grad]
-            return output, *torch.autograd.grad(output, wanted, torch.ones_like(output))
+            return output, *(torch.autograd.grad(output, site.tensors, torch.ones_like(output)) if backward else ())
 
     return run
+
+
+@contextlib.contextmanager
+def _wanting_gradients(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Gradients to all tensors: nothing has a history while a model is explored, so they end there."""
+    changed = [tensor for tensor in tensors if not tensor.requires_grad]
+    try:
+        for tensor in changed:
+            tensor.requires_grad_()
+        yield
+    finally:
+        for tensor in changed:
+            tensor.requires_grad_(False)
 
 
 # Changing how modules run ---------------------------------------------------------------------------------------------
@@ -355,11 +365,21 @@ class _Forward:
 
     @property
     def __signature__(self) -> inspect.Signature:
-        return inspect.signature(self._forward)
+        return inspect.signature(self._bound)
 
     @property
-    def _forward(self) -> Callable[..., Any]:
+    def __code__(self) -> CodeType:  # which torch.export looks at
+        code: CodeType = self._bound.__code__
+        return code
+
+    @property
+    def _bound(self) -> Any:
         return self.original or MethodType(type(self.module).forward, self.module)
+
+    def _forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self.original is not None:
+            return self.original(*args, **kwargs)
+        return type(self.module).forward(self.module, *args, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling() or _must_stay(self.module):

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
 __all__ = ["Report", "Row", "Times"]
 
@@ -78,10 +78,12 @@ class Report:
         ]
         return data
 
-    def __rich__(self) -> Table:
+    def __rich__(self) -> RenderableType:
+        from rich.console import Group
         from rich.table import Table
+        from rich.text import Text
 
-        table = Table(title=self._title(), title_justify="left", title_style="bold", box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False)
         for name in ("where", "was", "became"):
             table.add_column(name, overflow="fold")
         for name in ("error", "forward", "+ backward", "saved"):
@@ -98,7 +100,7 @@ class Report:
                 f"{row.bytes_saved / 2**20:.1f} MiB" if row.became and row.bytes_saved else "",
                 style=None if row.became else "dim",
             )
-        return table
+        return Group(Text(self._title(), style="bold"), table) if self.rows else Text(self._title(), style="bold")
 
     def _title(self) -> str:
         parts = ["Optimised" if self.optimized else f"Left as it was: {self.note}"]

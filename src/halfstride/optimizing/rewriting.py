@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
@@ -35,7 +36,7 @@ class Rewriting(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         rule = RULES.get(func)
-        if rule is not None:
+        if rule is not None and not _is_recorded():
             result = rule(self, func, *args, **kwargs)
             if result is not NotImplemented:
                 return result
@@ -60,3 +61,11 @@ class Rewriting(TorchFunctionMode):
             return site.compute(algorithm)
         except ValueError:  # a size that this algorithm can't do, or an error that the original words in its own way
             return NotImplemented
+
+
+def _is_recorded() -> bool:
+    """Whether somebody keeps account of what is saved for the backward pass, as gradient checkpointing does.
+
+    What it computes again, later and without us, must be the same operators.
+    """
+    return torch.is_grad_enabled() and torch._C._autograd._top_saved_tensors_default_hooks(True) is not None

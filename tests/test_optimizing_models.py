@@ -1,0 +1,506 @@
+"""`optimize` on whole models, in the states that models are in, and what it decides."""
+
+import copy
+import json
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrizations
+
+import halfstride
+from halfstride import cli
+from halfstride.optimizing import measuring, optimize
+from halfstride.optimizing.plan import Plan, Site
+from test_optimizing import Model, assert_same, check, conv, everything_pays, image, randomised, results, up  # noqa: F401
+
+# Architectures --------------------------------------------------------------------------------------------------------
+
+
+class ResBlock(nn.Module):
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.norm1, self.norm2 = nn.GroupNorm(2, inputs), nn.GroupNorm(2, outputs)
+        self.conv1, self.conv2 = conv(inputs, outputs), conv(outputs, outputs)
+        self.shortcut = conv(inputs, outputs, 1)
+
+    def forward(self, x):
+        y = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
+        return y + self.shortcut(x)
+
+
+def vae_decoder():
+    class Upsample(nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+            self.conv = conv(channels, channels)
+
+        def forward(self, x):
+            dtype = x.dtype
+            x = F.interpolate(x.float() if dtype == torch.bfloat16 else x, scale_factor=2.0, mode="nearest")
+            return self.conv(x.to(dtype))
+
+    return nn.Sequential(
+        conv(4, 8), ResBlock(8, 8), Upsample(8), ResBlock(8, 6), Upsample(6), nn.GroupNorm(2, 6), nn.SiLU(), conv(6, 3)
+    )
+
+
+class UNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.enter, self.down1, self.down2 = conv(3, 4), conv(4, 6, stride=2), conv(6, 8, stride=2)
+        self.up1 = nn.Sequential(conv(8 + 6, 6, bias=False), nn.BatchNorm2d(6), nn.ReLU(inplace=True))
+        self.up2 = nn.Sequential(conv(6 + 4, 4, bias=False), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
+        self.drop, self.leave = nn.Dropout(0.3), nn.ConvTranspose2d(4, 2, 2, stride=2)
+
+    def forward(self, x):
+        a = F.relu(self.enter(x))
+        b = F.relu(self.down1(a))
+        x = self.down2(b)
+        x = self.up1(torch.cat([F.interpolate(x, size=b.shape[2:], mode="nearest"), b], 1))
+        x = self.up2(torch.cat([self.drop(F.interpolate(x, size=a.shape[2:], mode="nearest")), a], 1))
+        return self.leave(x)
+
+
+def gan_generator():
+    return nn.Sequential(
+        nn.ConvTranspose2d(8, 6, 4), nn.BatchNorm2d(6), nn.ReLU(True),
+        nn.ConvTranspose2d(6, 4, 4, stride=2, padding=1, bias=False), nn.BatchNorm2d(4), nn.LeakyReLU(0.2, True),
+        nn.Upsample(scale_factor=2), nn.ReflectionPad2d(1), nn.Conv2d(4, 3, 3), nn.Tanh(),
+    )  # fmt: skip
+
+
+class Vocoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        weight_norm = parametrizations.weight_norm
+        self.ups = nn.ModuleList(
+            [weight_norm(nn.ConvTranspose1d(6, 4, 8, 4, 2)), weight_norm(nn.ConvTranspose1d(4, 4, 4, 2, 1))]
+        )
+        self.mid = nn.ModuleList([weight_norm(nn.Conv1d(4, 4, 3, padding=3, dilation=3)) for _ in self.ups])
+        self.leave = nn.Conv1d(4, 1, 7, padding=3)
+
+    def forward(self, x):
+        for upsample, block in zip(self.ups, self.mid, strict=True):
+            x = upsample(F.leaky_relu(x, 0.1))
+            x = x + block(F.leaky_relu(x, 0.1))
+        return torch.tanh(self.leave(F.leaky_relu(x)))
+
+
+ARCHITECTURES = {
+    "VAE decoder": (vae_decoder, [(2, 4, 5, 6)], [(1, 4, 3, 4)], 2),
+    "U-Net": (lambda: UNet().eval(), [(2, 3, 16, 24)], [(1, 3, 8, 12)], 3),
+    "U-Net, odd size": (lambda: UNet().eval(), [(2, 3, 16, 24)], [(1, 3, 13, 11)], 3),
+    "GAN": (gan_generator, [(2, 8, 2, 3)], [(3, 8, 1, 1)], 3),
+    "vocoder": (Vocoder, [(2, 6, 5)], [(1, 6, 9)], 2),
+    "volumes": (
+        lambda: nn.Sequential(nn.ConvTranspose3d(4, 3, 2, 2), nn.Upsample(scale_factor=(1, 2, 2)), nn.Conv3d(3, 2, 3)),
+        [(1, 4, 2, 3, 2)], [(2, 4, 3, 2, 2)], 2,
+    ),
+    "signals": (
+        lambda: nn.Sequential(nn.Upsample(scale_factor=3), nn.Conv1d(4, 3, 5, padding=2)), [(2, 4, 5)], [(1, 4, 9)], 1
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "example", "other", "finds"), ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_architectures(make, example, other, finds):
+    others = [[torch.randn(shape) for shape in other]]
+    check(make(), *(torch.randn(shape) for shape in example), finds=finds, others=others)
+
+
+# States ---------------------------------------------------------------------------------------------------------------
+
+
+def simple():
+    return nn.Sequential(nn.Conv2d(4, 4, 1), nn.Upsample(scale_factor=2), conv(), nn.ConvTranspose2d(3, 2, 2, 2))
+
+
+@pytest.fixture
+def pair():
+    """A model in float64, optimised, and as it was."""
+    model = randomised(simple()).double()
+    original = copy.deepcopy(model)
+    model, report = optimize(model, image().double())
+    assert [row.became for row in report.rows] == ["resize-convolution (phases)", "transposed convolution (phases)"]
+    return model, original
+
+
+def test_weights_that_change(pair):
+    model, original = pair
+    x = image().double()
+    for _ in range(2):
+        for each in pair:
+            each.zero_grad()
+            each(x).square().mean().backward()
+            torch.optim.SGD(each.parameters(), 0.1).step()
+        assert_same(model(x), original(x))
+    fresh = randomised(simple()).double()
+    model.load_state_dict(fresh.state_dict())
+    assert_same(model(x), fresh(x))
+    with torch.no_grad():
+        model[2].weight.data = fresh[2].weight * 2
+        fresh[2].weight.mul_(2)
+    assert_same(model(x), fresh(x))
+
+
+def test_other_types_and_memory_formats(pair):
+    model, original = (each.float() for each in pair)
+    x = image()
+    assert_same(model(x), original(x), 1e-5)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model(x).dtype == torch.bfloat16
+        assert_same(model(x), original(x), 3e-2)
+    model, original = (each.to(memory_format=torch.channels_last) for each in (model, original))
+    for given in (x, x.to(memory_format=torch.channels_last)):
+        actual, expected = model(given), original(given)
+        assert_same(actual, expected, 1e-5)
+        assert actual.stride() == expected.stride()
+    model, original = (each.bfloat16() for each in (model, original))
+    assert_same(model(x.bfloat16()), original(x.bfloat16()), 3e-2)
+    assert model.to("meta")(x.bfloat16().to("meta")).shape == original(x.bfloat16()).shape
+
+
+def test_no_batch_and_an_empty_one(pair):
+    model, original = pair
+    one = nn.Sequential(*list(model)[3:]), nn.Sequential(*list(original)[3:])
+    x = image(3)[0].double()
+    assert_same(one[0](x), one[1](x))
+    assert_same(model(image(batch=0).double()), original(image(batch=0).double()))
+
+
+def test_errors_are_those_of_the_model(pair):
+    model, original = pair
+    for x in (image(5).double(), image(), torch.randn(4).double()):
+        with pytest.raises((RuntimeError, ValueError, NotImplementedError)) as theirs:
+            original(x)
+        with pytest.raises(type(theirs.value)) as ours:
+            model(x)
+        assert str(ours.value) == str(theirs.value)
+    wrong = Model(lambda m, x: m.conv(up(x[:, : m.channels])), conv=conv())
+    wrong.channels = 4
+    optimize(wrong, image())
+    wrong.channels = 3
+    with pytest.raises(RuntimeError, match="expected input.* to have 4 channels, but got 3 channels instead"):
+        wrong(image())
+
+
+def test_copies_go_their_own_way(pair):
+    model, original = pair
+    x = image().double()
+    twin = copy.deepcopy(model)
+    loaded = pickle.loads(pickle.dumps(model))
+    with torch.no_grad():
+        model[2].weight.zero_()
+    for each in (twin, loaded):
+        assert_same(each(x), original(x))
+        assert each.forward.module is each
+
+
+def test_undo_and_again(pair):
+    model, original = pair
+    _, report = optimize(model, image().double())
+    assert report.optimized
+    assert model.forward.original is None
+    report.undo()
+    assert not report.optimized
+    assert not any("forward" in vars(module) for module in model.modules())
+    assert torch.equal(model(image(height=3).double() * 0), original(image(height=3).double() * 0))
+
+
+def test_a_forward_that_somebody_replaced():
+    model = simple()
+    inner = model.forward
+    model.forward = lambda x: 2 * inner(x)
+    x, expected = image(), model.forward
+    before = model(x)
+    _, report = optimize(model, x)
+    assert report.optimized
+    assert_same(model(x), before, 1e-5)
+    report.undo()
+    assert model.forward is expected
+
+
+def test_shared_modules_and_tied_weights():
+    shared = conv(4, 4)
+    model = randomised(
+        Model(lambda m, x: m.last(m.up(m.a(m.up(m.a(x))))), a=shared, up=nn.Upsample(scale_factor=2), last=conv(4, 4))
+    )
+    model.last.weight = shared.weight
+    check(model, image(), finds=2, others=[[image(batch=1)]])
+
+
+@pytest.mark.parametrize("normalise", [parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_parametrized_weights(normalise):
+    model = nn.Sequential(nn.Upsample(scale_factor=2), normalise(conv()), normalise(nn.ConvTranspose2d(3, 2, 3, 2)))
+    model.eval()
+    model, original = model.double(), copy.deepcopy(model).double()
+    model, report = optimize(model, image().double())
+    assert len([row for row in report.rows if row.became]) == 2
+    for train in (False, True):
+        model.train(train)
+        original.train(train)
+        x = image().double()
+        assert_same(results(model, [x]), results(original, [x]))
+
+
+def test_hooks_see_what_they_saw():
+    seen = {}
+
+    def look(name):
+        return lambda module, args, output: seen.setdefault(name, []).append(output)
+
+    model = randomised(simple()).double()
+    model, original = optimize(model, image().double())[0], copy.deepcopy(model)
+    for name, each in (("ours", model), ("theirs", original)):
+        each[1].register_forward_hook(look(name))
+        each[1].register_forward_pre_hook(lambda module, args: (2 * args[0],))
+    x = image().double()
+    with torch.no_grad():
+        assert_same(model(x), original(x))
+    outputs = [model(x), original(x)]
+    gradients = [
+        torch.autograd.grad(output.sum(), seen[name][-1])
+        for output, name in zip(outputs, ("ours", "theirs"), strict=True)
+    ]
+    assert_same(*gradients)
+    assert_same(seen["ours"], seen["theirs"])
+
+
+def test_full_backward_hooks(pair):
+    calls = []
+    for each in pair:
+        each[1].register_full_backward_hook(lambda module, gave, got: calls.append((gave, got)))
+    x = image().double()
+    assert_same(results(pair[0], [x]), results(pair[1], [x]))
+    assert len(calls) == 2
+    assert_same(*calls)
+
+
+def test_gradient_checkpointing():
+    def forward(m, x):
+        return torch.utils.checkpoint.checkpoint(lambda y: m.conv(F.silu(up(y))), x, use_reentrant=False).mean((2, 3))
+
+    model = randomised(Model(forward, conv=conv())).double()
+    original = copy.deepcopy(model)
+    optimize(model, image().double())
+    x = image().double()
+    assert_same(results(model, [x]), results(original, [x]))
+
+
+def test_running_statistics_and_random_numbers_stay():
+    model = nn.Sequential(nn.Upsample(scale_factor=2), conv(), nn.BatchNorm2d(3), nn.Dropout())
+    before = copy.deepcopy(model.state_dict())
+    x = image()
+    state = torch.get_rng_state()
+    gradient = model[1].weight.grad
+    optimize(model, x)
+    assert_same(model.state_dict(), before, 0)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model[1].weight.grad is gradient
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace")
+def test_under_transforms_tracing_and_compilation_it_is_the_original(pair):
+    model, original = pair
+    x = image().double()
+    assert_same(torch.func.vmap(model)(x[:, None])[:, 0], original(x))
+    assert_same(torch.jit.trace(model, x)(x), original(x))
+    assert_same(torch.export.export(model, (x,)).module()(x), original(x))
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        assert_same(compiled(x), original(x))
+
+
+# Decisions ------------------------------------------------------------------------------------------------------------
+
+
+def clock(monkeypatch, **seconds):
+    monkeypatch.setattr(measuring, "alternating", lambda runs, *_: {name: seconds.get(name, 1.0) for name in runs})
+
+
+def test_the_fastest_algorithm_is_kept(monkeypatch):
+    clock(monkeypatch, differences=0.25, phases=0.5, after=0.5)
+    _, report = optimize(simple(), image())
+    resize, transposed = report.rows
+    assert resize.became == "resize-convolution (differences)"
+    assert resize.inference.speedup == resize.training.speedup == 4
+    assert transposed.became == "transposed convolution (phases)"
+    assert report.optimized
+    assert report.inference.speedup == 2
+
+
+def test_a_gain_within_noise_is_none(monkeypatch):
+    clock(monkeypatch, differences=0.98, phases=0.99)
+    model, report = optimize(simple(), image())
+    assert not report.optimized
+    assert report.note == "no upsampling that can be faster"
+    assert {row.reason for row in report.rows} == {"not faster"}
+    assert "forward" not in vars(model)
+
+
+def test_the_whole_decides(monkeypatch):
+    clock(monkeypatch, differences=0.5, after=1.0)
+    model, report = optimize(simple(), image())
+    assert not report.optimized
+    assert report.note == "the model as a whole is not faster"
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_training_is_decided_on_its_own(monkeypatch):
+    def alternating(runs, *_):
+        training = next(counter) % 2
+        return {name: 1.0 if name in ("", "before") or training else 0.5 for name in runs}
+
+    counter = iter(range(1000))
+    monkeypatch.setattr(measuring, "alternating", alternating)
+    model = nn.Sequential(nn.Upsample(scale_factor=2), conv())
+    _, report = optimize(model, image())
+    assert report.optimized
+    (decided,) = (model.forward.plan.algorithms,)
+    assert {gradients: list(tried.values()) for (_, gradients), tried in decided.items()} == {
+        False: ["phases"],
+        True: [None],
+    }
+    assert report.inference.speedup == 2
+    assert report.training.speedup == 1
+
+
+def test_without_gradients_training_is_not_measured():
+    with torch.no_grad():
+        _, report = optimize(simple(), image())
+    assert report.optimized
+    assert report.training is None
+    assert all(row.training is None for row in report.rows)
+
+
+@pytest.mark.parametrize("wrong", ["phases", "scatter"])
+def test_a_wrong_result_is_never_kept(monkeypatch, wrong):
+    from halfstride.algorithms import ALGORITHMS
+
+    right = ALGORITHMS[wrong].compute
+    monkeypatch.setattr(ALGORITHMS[wrong], "compute", lambda *arguments: right(*arguments) * 1.0001)
+    model = nn.Sequential(nn.ConvTranspose2d(4, 3, 2, 2))
+    _, report = optimize(model, image())
+    assert wrong not in report.rows[0].became
+
+
+def test_a_wrong_model_is_never_kept(monkeypatch):
+    from halfstride.optimizing.optimizer import _Run
+
+    monkeypatch.setattr(_Run, "difference", lambda *_: 1e-3)
+    model, report = optimize(simple(), image())
+    assert not report.optimized
+    assert report.note == "the result differs by 1e-03"
+    assert "forward" not in vars(model)
+
+
+def test_decisions_carry_over_to_the_most_similar_size():
+    def choose(positions):
+        return plan.choose(
+            Site("key", positions, "", "", (), False, (), lambda: None, (), lambda name: None, "auto", 0)
+        )
+
+    plan = Plan({("key", False): {10: "phases", 1000: "differences"}})
+    assert [choose(n) for n in (0, 1, 60, 150, 10**6)] == ["phases"] * 3 + ["differences"] * 2
+    plan = Plan({("another key", False): {10: "phases"}})
+    assert choose(10) == "auto"
+
+
+def test_the_modules_that_are_changed_are_the_smallest():
+    model = Model(
+        lambda m, x: m.inner(m.first(x)), inner=nn.Sequential(nn.Upsample(scale_factor=2), conv()), first=conv(4, 4)
+    )
+    _, report = optimize(model, image())
+    assert report.rows[0].where == "inner.1"
+    assert [name for name, module in model.named_modules() if "forward" in vars(module)] == ["inner"]
+
+
+# The report, and bad input --------------------------------------------------------------------------------------------
+
+
+def test_the_report_as_text_and_as_data():
+    model = nn.Sequential(nn.Upsample(scale_factor=2), conv(), nn.Upsample(scale_factor=2, mode="bilinear"))
+    _, report = optimize(model, image())
+    lines = str(report).splitlines()
+    assert lines[0].startswith("Optimised, forward 10.00× (1000.0 → 100.0 ms), forward + backward 10.00× ")
+    assert lines[1].split() == ["where", "was", "became", "error", "forward", "+", "backward", "saved"]
+    assert lines[2].startswith("1      nearest ×2, conv2d 4→3 k3  resize-convolution (phases)")
+    assert lines[3] == "2      bilinear ×2                as it was: not nearest-neighbour"
+    data = json.loads(json.dumps(report.to_dict()))
+    assert data["optimized"]
+    assert data["rows"][0]["where"] == "1"
+    assert data["rows"][0]["bytes_saved"] == 2 * 4 * 10 * 12 * 4
+    assert data["rows"][0]["inference"] == {"before": 1.0, "after": 0.1, "speedup": 10.0}
+    assert data["rows"][1] == {
+        "where": "2", "was": "bilinear ×2", "became": "", "reason": "not nearest-neighbour", "calls": 1, "error": None,
+        "inference": None, "training": None, "bytes_saved": 0,
+    }  # fmt: skip
+
+
+def test_bad_input():
+    with pytest.raises(TypeError, match=r"^`model` must be a torch.nn.Module, not function.$"):
+        halfstride.optimize(up, image())
+    expected = r"^`model` \(Sequential\) raises RuntimeError on the example inputs \(2×5×5×6\): Given groups=1, weight"
+    with pytest.raises(ValueError, match=expected):
+        halfstride.optimize(simple(), image(5))
+    with pytest.raises(
+        ValueError, match=r"^`model` \(Sequential\) raises TypeError on the example inputs \(x=2×4×5×6\): "
+    ):
+        halfstride.optimize(simple(), {"x": image()})
+    model = Model(lambda m, x, scale: F.interpolate(x, scale_factor=scale), conv=conv())
+    assert not halfstride.optimize(model, (image(), 2))[1].optimized
+
+
+NETS = """
+from torch import nn
+def make(): return nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(4, 3, 3, padding=1))
+def broken(): raise KeyError("weights")
+net, number = make(), 3
+"""
+
+
+@pytest.fixture
+def command(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nets_to_optimize.py").write_text(NETS)
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["optimize", *arguments])
+        return stopped.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+def test_the_command(command):
+    code, out, _ = command("nets_to_optimize:make", "--input", "1x4x8x8")
+    assert code == 0
+    assert out.startswith("Optimised, forward 10.00× ")
+    assert "backward" not in out.splitlines()[0]
+    code, out, _ = command("nets_to_optimize:net", "--input", "1×4×8×8", "--training", "--json")
+    assert code == 0
+    assert json.loads(out)["training"]["speedup"] == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["nowhere:make", "-i", "1x4"], 1, "`nowhere:make` cannot be made: ModuleNotFoundError: No module named"),
+        (["nets_to_optimize:no", "-i", "1x4"], 1, "has no attribute 'no'"),
+        (["nets_to_optimize:broken", "-i", "1x4"], 1, "`nets_to_optimize:broken` cannot be made: KeyError: 'weights'"),
+        (["nets_to_optimize:number", "-i", "1x4"], 1, "cannot be made: TypeError: 'int' object is not callable"),
+        (["nets_to_optimize", "-i", "1x4"], 2, "'nets_to_optimize' must be MODULE:FACTORY, as mynets:make_decoder."),
+        (["nets_to_optimize:make", "-i", "1xtwo"], 2, "--input '1xtwo' must be sizes of 1 or more, as 1x4x32x32."),
+        (["nets_to_optimize:make", "-i", "1x0x3"], 2, "--input '1x0x3' must be sizes of 1 or more"),
+        (["nets_to_optimize:make", "-i", "1x3x8x8"], 1, "`model` (Sequential) raises RuntimeError on the"),
+        (["nets_to_optimize:make"], 2, "Missing option '--input'"),
+    ],
+)  # fmt: skip
+def test_the_command_says_what_is_wrong(command, arguments, code, message):
+    actual, _, err = command(*arguments)
+    assert actual == code
+    assert message in err
+    assert err.count("\n") == 1
