@@ -52,11 +52,12 @@ def runs(tmp_path_factory):
     (folder / "bad-metrics" / "metrics.jsonl").write_text('{"epoch": "many"}\n', encoding="utf-8")
     make_run(folder / "deep-json")
     (folder / "deep-json" / "run.json").write_text("[" * 100_000, encoding="utf-8")
-    for name, spatial in (("huge", False), ("wide", True)):  # too many weights; few weights and too large an image
-        make_run(folder / name, spatial=spatial)
+    # Too many weights; few weights and too large an image.
+    for name, change in (("huge", {"widths": [40_000, 40_000]}), ("wide", {"image_size": [60_000, 60_000]})):
+        make_run(folder / name, spatial=True)
         path = folder / name / "config.json"
         config = json.loads(path.read_text(encoding="utf-8"))
-        path.write_text(json.dumps({**config, "image_size": [60_000, 60_000]}), encoding="utf-8")
+        path.write_text(json.dumps({**config, **change}), encoding="utf-8")
     (folder / "linked").symlink_to(outside.path, target_is_directory=True)
     make_run(folder / "leaking")
     (folder / "leaking" / "metrics.jsonl").unlink()

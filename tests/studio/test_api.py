@@ -253,7 +253,7 @@ def test_static_files_are_those_of_the_folder(client, path):
 def test_a_damaged_run_is_a_conflict_and_not_a_crash(client, name):
     answer = client.get(f"/api/runs/{name}")
     assert answer.status_code == 409
-    assert answer.json()["error"]
+    assert ("too large to be shown" in answer.json()["error"]) == (name in ("huge", "wide"))
 
 
 @pytest.mark.parametrize(
@@ -376,7 +376,7 @@ def test_more_pictures_at_once_than_can_wait_are_sent_away(runs, monkeypatch):
 
 def test_a_picture_with_too_many_channels_for_the_model_is_refused():
     model = ConvAutoencoder(8, 5, 2, widths=(4,))
-    with pytest.raises(ValueError, match="must begin with 1 channel"):
+    with pytest.raises(ValueError, match="1 channel"):
         read_picture(png(np.zeros((9, 9, 3), np.uint8)), model)
     with pytest.raises(PictureError):
         read_picture(b"nothing", model)
