@@ -411,7 +411,7 @@ def _report(
     difference = 0.0
     error_before = error_after = inputs = None
     if old is not None and new is not None:
-        spread = float(old.double().std(correction=0))
+        spread = float(old.double().movedim(1, 0).flatten(1).var(1, correction=0).mean().sqrt())
         difference = float((new.double() - old.double()).square().mean().sqrt()) / spread if spread else 0.0
         if isinstance(example_inputs, Tensor) and example_inputs.shape == old.shape:
             error_before = float(F.mse_loss(old.double(), example_inputs.double()))
