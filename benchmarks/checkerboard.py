@@ -8,7 +8,8 @@ same 4,000 digits. For each of them the learning rate is the best of three on th
 holds the mean of all seeds at that rate. Of every trained model the doctor tells how uneven its weights are and how
 strong a pattern it measures on the 1,000 test images, before and after `cure`.
 
-Finished trainings in `--runs` are read again, not repeated. The result goes to `benchmarks/results/checkerboard.json`.
+Finished trainings in `--runs` are read again, not repeated. The numbers go to `benchmarks/results/checkerboard.json`,
+the picture to `docs/images/checkerboard-experiment.png`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 from halfstride import ConvAutoencoder, SubpixelConv2d, TrainingOptions, load_images, to_float, train
@@ -31,7 +33,9 @@ from halfstride.autoencoder.images import Images
 from halfstride.checkerboard import UnevenKernelWarning, cure, diagnose
 
 RESULTS = Path(__file__).parent / "results" / "checkerboard.json"
+PICTURE = Path(__file__).parent.parent / "docs" / "images" / "checkerboard-experiment.png"
 RATES = (2e-3, 4e-3, 8e-3)
+STEPS = 300  # of distillation, on 1,000 of the training images
 VARIANTS: dict[str, dict[str, Any]] = {
     "transposed, kernel 3": {"upsampling": "transposed", "kernel_size": 3},
     "transposed, kernel 4": {"upsampling": "transposed", "kernel_size": 4},
@@ -92,7 +96,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     images = load_images("digits")
-    result: dict[str, Any] = {"epochs": arguments.epochs, "seeds": arguments.seeds, "variants": {}}
+    examples = to_float(images.train.images[::4])
+    result: dict[str, Any] = {"epochs": arguments.epochs, "seeds": arguments.seeds, "steps": STEPS, "variants": {}}
     for variant in VARIANTS:
         sweep = {}
         for rate in RATES:
@@ -106,8 +111,8 @@ def main() -> None:
             model = trained(variant, rate, seed, arguments.epochs, images, arguments.runs)
             before.append(judged(model, images))
             if model.upsampling != "resize":
-                for rows, steps in ((cured, 0), (taught, 300)):
-                    rows.append(judged(cure(model, to_float(images.train.images), steps=steps)[0], images))
+                for rows, steps in ((cured, 0), (taught, STEPS)):
+                    rows.append(judged(cure(model, examples, steps=steps)[0], images))
         parameters = sum(parameter.numel() for parameter in model.parameters())
         entry = {"parameters": parameters, "rate": rate, "sweep": sweep, "fresh": fresh, "trained": before}
         result["variants"][variant] = {**entry, "cured": cured, "taught": taught}
@@ -120,6 +125,7 @@ def main() -> None:
     result["processor"] = platform.processor() or platform.machine()
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    draw(result).savefig(PICTURE)
     print()
     print(table(result))
 
@@ -143,6 +149,40 @@ def table(result: dict[str, Any]) -> str:
             f"{told['gain_spread']:.2f} | {last:.1%} | {told['output_strength']:.2%} | {' | '.join(healed)} |"
         )
     return "\n".join(lines)
+
+
+def draw(result: dict[str, Any]) -> Figure:
+    """Test error of every seed, as trained, cured and taught; what the last layer makes before training and after."""
+    figure = Figure(figsize=(10, 3.6), dpi=150, layout="constrained")
+    errors, patterns = figure.subplots(1, 2, sharey=True)
+    names = list(result["variants"])
+    for place, entry in enumerate(result["variants"].values()):
+        for key, color, label, shift in (
+            ("trained", "#c2410c", "as trained", -0.25),
+            ("cured", "#fdba74", "equal gains in the last layer", 0.0),
+            ("taught", "#1d4ed8", f"and {STEPS} steps of distillation", 0.25),
+        ):
+            values = [row["test_mse"] for row in entry[key]]
+            errors.plot(values, [place + shift] * len(values), "o", color=color, markersize=5, label=label)
+        for key, color, label, shift in (
+            ("fresh", "#fdba74", "fresh", -0.2),
+            ("trained", "#c2410c", "trained", 0.2),
+        ):
+            made = 100 * statistics.mean(row["made"][-1] for row in entry[key])
+            patterns.barh(place + shift, made, height=0.36, color=color, label=label)
+            patterns.text(made + 0.5, place + shift, f"{made:.1f}", va="center", fontsize=8)
+    errors.set(xlabel="mean squared error on the test images", xscale="log")
+    errors.set_yticks(range(len(names)), names)
+    errors.invert_yaxis()
+    patterns.set_xlabel("pattern that the last layer makes, % of its output's std")
+    for axes in (errors, patterns):
+        axes.grid(visible=True, axis="x", alpha=0.25)
+        handles, labels = axes.get_legend_handles_labels()
+        once = dict(zip(labels, handles, strict=True))
+        axes.legend(once.values(), once.keys(), frameon=False, fontsize=8, loc="lower right")
+        axes.margins(x=0.08)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
 
 
 if __name__ == "__main__":

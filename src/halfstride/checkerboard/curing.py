@@ -115,6 +115,7 @@ def cure(
     before = diagnose(model, example_inputs)
     cured = copy.deepcopy(model)
     changed: dict[str, nn.Module] = {}
+    phases: dict[str, int] = {}
     left: dict[str, str] = {}
     names = {id(module): name for name, module in cured.named_modules()}
     for site in _sites(cured, example_inputs, _to_change(before, layers)):
@@ -130,7 +131,8 @@ def cure(
             else:
                 cured.set_submodule(name, layer)
         changed[name] = layer
-    _keep_means(model, cured, list(changed), example_inputs)
+        phases[name] = math.prod(site.stride) if site.kind == "sub-pixel" else 1
+    _keep_means(model, cured, phases, example_inputs)
     with evaluating(model), torch.no_grad():
         original = run(model, example_inputs)
     if steps and changed:
@@ -180,8 +182,8 @@ def _replaced(site: Site, method: Method) -> nn.Module:
     is_module = isinstance(owner, nn.modules.conv._ConvNd | halfstride_layers._SubpixelConv)
     if not is_module or "weight" not in {*owner._parameters, *getattr(owner, "parametrizations", ())}:
         raise ValueError("its weight is no parameter of a layer of torch.nn or halfstride.")
-    if parametrize.is_parametrized(owner, "weight"):
-        parametrize.remove_parametrizations(owner, "weight", leave_parametrized=True)
+    if parametrize.is_parametrized(owner):
+        owner = _plain(owner)
     if method == "equalize":
         with torch.no_grad():
             owner.weight.copy_(_even(owner, owner.weight, site))
@@ -190,12 +192,24 @@ def _replaced(site: Site, method: Method) -> nn.Module:
                 owner.bias.copy_(phases.mean(1, keepdim=True).expand_as(phases).flatten())
         return owner  # type: ignore[no-any-return]
     if site.kind == "sub-pixel":
-        raise ValueError(
-            f'a sub-pixel convolution has no other form here: use method="equalize" instead of {method!r}.'
-        )
+        raise ValueError('a sub-pixel convolution keeps its form: use method="equalize".')
     if isinstance(owner, halfstride_layers._ConvTranspose) and owner.padding_mode != "zeros":
         raise ValueError(f'padding_mode={owner.padding_mode!r} is kept by method="equalize" only.')
     return _resized(owner) if method == "resize" else _smoothed(owner)
+
+
+def _plain(owner: nn.Module) -> nn.Module:
+    """A layer as it was before its weight was parametrised, with the weight that it has now.
+
+    `torch.nn.utils.parametrize.remove_parametrizations` would change the layer's class, which a deep copy shares with
+    the original.
+    """
+    base: Any = parametrize.type_before_parametrizations(owner)
+    plain: nn.Module = base.__new__(base)
+    plain.__dict__ = {**vars(owner), "_modules": {}, "_parameters": dict(owner._parameters)}
+    for name in owner.parametrizations:  # type: ignore[union-attr]  # a ModuleDict, in every parametrised module
+        plain._parameters[str(name)] = nn.Parameter(getattr(owner, str(name)).detach().clone())
+    return plain
 
 
 def _even(owner: nn.Module, weight: Tensor, site: Site) -> Tensor:
@@ -271,13 +285,17 @@ def _filled(layer: Any, weight: Tensor, owner: Any) -> nn.Module:
 # The whole model ------------------------------------------------------------------------------------------------------
 
 
-def _keep_means(model: nn.Module, cured: nn.Module, names: Sequence[str], example_inputs: Any) -> None:
-    """Set the biases so that every changed layer's output has the mean that it had, layer after layer in one run."""
+def _keep_means(model: nn.Module, cured: nn.Module, phases: dict[str, int], example_inputs: Any) -> None:
+    """Set the biases so that every changed layer's output has the mean that it had, layer after layer in one run.
+
+    Args:
+        phases: for each layer, by its name, how many entries of its bias one output channel has.
+    """
     means: dict[str, Tensor] = {}
 
     def note(name: str) -> Callable[..., None]:
         def hook(layer: Any, inputs: Any, output: Tensor) -> None:
-            means.setdefault(name, _mean(layer, output))
+            means.setdefault(name, _channel_means(layer, output, phases[name]))
 
         return hook
 
@@ -286,17 +304,16 @@ def _keep_means(model: nn.Module, cured: nn.Module, names: Sequence[str], exampl
             wanted = means.pop(name, None)  # in a layer that runs several times the first run counts
             if wanted is None or layer.bias is None:
                 return output
-            change = (wanted - _mean(layer, output)).to(layer.bias)
-            layer.bias += change
+            change = (wanted - _channel_means(layer, output, phases[name])).to(layer.bias)
+            layer.bias += change.repeat_interleave(phases[name])
             axes = layer.weight.dim() - 2
-            # A sub-pixel layer of ours has shuffled already; all phases of a channel have the same change.
-            own = change[:: len(change) // output.shape[-axes - 1]]
-            return output + own.reshape(-1, *(1,) * axes)
+            entries = output.shape[-axes - 1] // len(change)
+            return output + change.repeat_interleave(entries).reshape(-1, *(1,) * axes)
 
         return hook
 
     for which, attach in ((model, note), (cured, mend)):
-        handles = [which.get_submodule(name).register_forward_hook(attach(name)) for name in names]
+        handles = [which.get_submodule(name).register_forward_hook(attach(name)) for name in phases]
         try:
             with evaluating(which), torch.no_grad():
                 run(which, example_inputs)
@@ -305,12 +322,12 @@ def _keep_means(model: nn.Module, cured: nn.Module, names: Sequence[str], exampl
                 handle.remove()
 
 
-def _mean(layer: Any, output: Tensor) -> Tensor:
-    """The mean of each output channel, one for every entry of the bias."""
+def _channel_means(layer: Any, output: Tensor, phases: int) -> Tensor:
+    """The mean of each output channel, whether its phases stand shuffled into place or are channels still."""
     axes = layer.weight.dim() - 2
     means = output.movedim(-axes - 1, 0).flatten(1).double().mean(1)
-    entries = layer.weight.shape[0] if not isinstance(layer, nn.modules.conv._ConvTransposeNd) else len(means)
-    return means.repeat_interleave(entries // len(means))
+    is_shuffled = phases == 1 or len(means) != layer.weight.shape[0]
+    return means if is_shuffled else means.reshape(-1, phases).mean(1)
 
 
 def _target(original: Any, before: Diagnosis) -> Tensor:
@@ -394,7 +411,7 @@ def _report(
     difference = 0.0
     error_before = error_after = inputs = None
     if old is not None and new is not None:
-        spread = float(old.double().std(correction=0))
+        spread = float(old.double().movedim(1, 0).flatten(1).var(1, correction=0).mean().sqrt())
         difference = float((new.double() - old.double()).square().mean().sqrt()) / spread if spread else 0.0
         if isinstance(example_inputs, Tensor) and example_inputs.shape == old.shape:
             error_before = float(F.mse_loss(old.double(), example_inputs.double()))

@@ -1,0 +1,476 @@
+"""The checkerboard doctor: calibrated on what has no pattern, and on patterns put in by hand."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from halfstride import (
+    ConvAutoencoder,
+    ResizeConv2d,
+    SubpixelConv2d,
+    checkerboard,
+    figures,
+    geometry,
+    load_images,
+    to_float,
+)
+from halfstride.checkerboard import UnevenKernelWarning, diagnose, diagnose_image, gain_spread, measure, stack_coverage
+
+uneven_on_purpose = pytest.mark.filterwarnings("ignore::halfstride.checkerboard.UnevenKernelWarning")
+
+
+def pink(batch, size, seed):
+    """Images whose amplitude falls as one over the frequency, as natural ones' does, cut from larger ones."""
+    generator = torch.Generator().manual_seed(seed)
+    frequency = torch.fft.fftfreq(2 * size, dtype=torch.float64)
+    radius = torch.hypot(frequency[:, None], frequency)
+    radius[0, 0] = math.inf
+    spectrum = torch.fft.fft2(torch.randn(batch, 1, 2 * size, 2 * size, generator=generator, dtype=torch.float64))
+    return torch.fft.ifft2(spectrum / radius).real[..., :size, :size]
+
+
+def pattern(kind, size):
+    """A pattern of period 2 with mean 0 and standard deviation 1, brightest at phase (1, 1), (0, 1) or (1, 0)."""
+    i = torch.arange(size, dtype=torch.float64)
+    tiles = {
+        "overlap": (1 + i[:, None] % 2) * (1 + i % 2),
+        "checkers": (i[:, None] + i) % 2,
+        "rows": (i[:, None] % 2).expand(size, size),
+    }[kind]
+    return (tiles - tiles.mean()) / tiles.std(correction=0)
+
+
+def with_pattern(images, strength, kind):
+    return images + strength * images.std(correction=0) * pattern(kind, images.shape[-1])
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return to_float(load_images("digits").train.images)
+
+
+# Calibration ----------------------------------------------------------------------------------------------------------
+
+
+def boxes(seed):
+    """Rectangles, whose straight edges put all their energy on the axes of the spectrum."""
+    generator = np.random.default_rng(seed)
+    image = torch.zeros(1, 1, 64, 64)
+    for _ in range(6):
+        (top, bottom), (left, right) = np.sort(generator.integers(0, 65, (2, 2)), axis=1)
+        image[..., top:bottom, left:right] += generator.random()
+    return image
+
+
+@pytest.mark.parametrize("kind", ["digit", "digits", "pink", "white", "boxes"])
+def test_no_false_alarm_in_a_hundred_images_without_a_pattern(kind, digits):
+    for seed in range(100):
+        signals = {
+            "digit": lambda seed: digits[[37 * seed]],
+            "digits": lambda seed: digits[40 * seed : 40 * seed + 40],
+            "pink": lambda seed: pink(1, 64, seed),
+            "white": lambda seed: torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(seed)),
+            "boxes": boxes,
+        }[kind](seed)
+        for period in (2, 3, 4):
+            assert not measure(signals, (period, period)).found, (seed, period)
+
+
+@pytest.mark.parametrize(("kind", "brightest"), [("overlap", {(1, 1)}), ("checkers", {(0, 1), (1, 0)})])
+def test_no_miss_of_five_percent_in_one_natural_image(kind, brightest):
+    for seed in range(100):
+        found = measure(with_pattern(pink(1, 64, seed), 0.05, kind), (2, 2))
+        assert found.found, seed
+        assert found.brightest in brightest
+        assert found.strength == pytest.approx(0.05, rel=0.5)
+
+
+def test_no_miss_of_one_percent_in_sixteen_large_natural_images():
+    for seed in range(10):
+        images = pink(16, 128, seed)
+        for kind in ("overlap", "checkers", "rows"):
+            found = measure(with_pattern(images, 0.01, kind), (2, 2))
+            assert found.found
+            assert found.strength == pytest.approx(0.01, rel=0.2)
+
+
+def test_evidence_is_the_probability_that_it_says():
+    evidences = [
+        measure(torch.randn(1, 1, 24, 24, generator=torch.Generator().manual_seed(seed)), (2, 2)).evidence
+        for seed in range(500)
+    ]
+    for bar in (0.5, 1.0, 1.5):  # as rare as it says or rarer, but not so rare that nothing would ever be found
+        share = np.mean(np.array(evidences) >= bar)
+        assert 0.2 * 10**-bar <= share <= 1.3 * 10**-bar
+
+
+def test_a_pattern_of_white_noise_needs_pixels():
+    """The evidence grows with strength² times pixels: 5 % takes 32 times as many as the 64² of a natural image."""
+    for size, expected in ((64, False), (256, True)):
+        noise = torch.randn(1, 1, size, size, generator=torch.Generator().manual_seed(0))
+        assert measure(with_pattern(noise, 0.05, "checkers"), (2, 2)).found is expected
+
+
+@pytest.mark.parametrize("shape", [(64,), (60, 48), (24, 21, 16)])
+def test_pattern_of_any_dimension_and_period_comes_back_as_it_was_put_in(shape):
+    generator = torch.Generator().manual_seed(1)
+    period = (4, 3, 2)[-len(shape) :]
+    tile = torch.randn(2, *period, generator=generator, dtype=torch.float64)
+    tile -= tile.flatten(1).mean(1).reshape(2, *(1,) * len(shape))
+    signals = 0.05 * torch.randn(64, 2, *shape, generator=generator, dtype=torch.float64)
+    signals += tile.repeat(1, *(n // s for n, s in zip(shape, period, strict=True)))
+    found = measure(signals, period)
+    assert found.found
+    torch.testing.assert_close(found.phases, tile, rtol=0, atol=0.1)
+
+
+def test_harmonics_of_a_shorter_period_can_be_left_out():
+    images = with_pattern(pink(1, 64, 0), 0.3, "overlap")
+    assert measure(images, (4, 4)).found
+    assert not measure(images, (4, 4), without=[(2, 2)]).found
+    assert measure(images, (2, 2)).found
+
+
+def test_a_constant_and_a_signal_without_noise():
+    flat = torch.full((1, 1, 32, 32), 3.0)
+    assert not measure(flat, (2, 2)).found
+    flat[..., ::2] += 1
+    assert measure(flat, (2, 2)).found
+    assert measure(flat, (2, 2)).strength == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("signals", "period", "error"),
+    [
+        (
+            torch.zeros(1, 1, 7, 32),
+            (2, 2),
+            r"`signals` \(of size 7×32\) have fewer than 4 periods of 2×2: take an input",
+        ),
+        (torch.full((1, 1, 32, 32), math.nan), (2, 2), r"`signals` hold values that are not finite"),
+        (torch.zeros(1, 32, 32), (2, 2), r"`signals` \(of shape \(1, 32, 32\)\) must have 4 dimensions"),
+        (torch.zeros(1, 1, 32), (1,), r"`period` \(=\(1,\)\) has no harmonics of its own"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(signals, period, error):
+    with pytest.raises(ValueError, match=error):
+        measure(signals, period)
+
+
+# Geometry and weights -------------------------------------------------------------------------------------------------
+
+
+def test_stack_coverage_is_what_torch_computes_with_ones():
+    layers = [geometry.Window(3, 2, 1), geometry.Window(5, 3), geometry.Window(4, 2, 1, 2)]
+    x = torch.ones(1, 1, 6, dtype=torch.float64)
+    for layer in layers:
+        kernel = torch.ones(1, 1, layer.kernel_size, dtype=torch.float64)
+        x = F.conv_transpose1d(x, kernel, None, layer.stride, layer.padding, 0, 1, layer.dilation)
+    assert list(stack_coverage(6, layers)) == x.flatten().tolist()
+
+
+def test_gain_spread_against_a_constant_input():
+    torch.manual_seed(0)
+    layer = nn.ConvTranspose2d(4, 6, 5, stride=3, groups=2, bias=False, dtype=torch.float64)
+    units = torch.eye(4, dtype=torch.float64)[:, :, None, None].expand(4, 4, 9, 9)
+    answers = layer(units)[..., 9:12, 9:12].flatten(2)  # of each phase to each input channel
+    mean = answers.mean(2, keepdim=True)
+    expected = ((answers - mean).square().sum((0, 1)).mean().sqrt() / mean.norm()).detach()
+    assert gain_spread(layer.weight, (3, 3), (1, 1), 2) == pytest.approx(float(expected))
+
+
+# Models ---------------------------------------------------------------------------------------------------------------
+
+
+class DCGAN(nn.Sequential):
+    """The generator of Radford et al. (2016), narrow."""
+
+    def __init__(self, kernel=4):
+        padding = (kernel - 1) // 2
+        layers = [nn.ConvTranspose2d(16, 32, 4, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True)]
+        for above, below in ((32, 16), (16, 8), (8, 8)):
+            layers += [nn.ConvTranspose2d(above, below, kernel, 2, padding, kernel % 2, bias=False)]
+            layers += [nn.BatchNorm2d(below), nn.ReLU(inplace=True)]
+        super().__init__(*layers, nn.ConvTranspose2d(8, 3, kernel, 2, padding, kernel % 2, bias=False), nn.Tanh())
+
+
+class UNet(nn.Module):
+    """Ronneberger et al. (2015), narrow: max-pooling down, transposed convolutions of kernel 2 up, skips across."""
+
+    def __init__(self):
+        super().__init__()
+        self.down1, self.down2 = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
+        self.bottom = nn.Conv2d(16, 16, 3, padding=1)
+        self.up2, self.up1 = nn.ConvTranspose2d(16, 16, 2, stride=2), nn.ConvTranspose2d(16, 8, 2, stride=2)
+        self.merge2, self.merge1 = nn.Conv2d(32, 16, 3, padding=1), nn.Conv2d(16, 3, 3, padding=1)
+
+    def forward(self, x):
+        skip1 = self.down1(x).relu()
+        skip2 = self.down2(F.max_pool2d(skip1, 2)).relu()
+        x = self.bottom(F.max_pool2d(skip2, 2)).relu()
+        x = self.merge2(torch.cat([self.up2(x), skip2], 1)).relu()
+        return self.merge1(torch.cat([self.up1(x), skip1], 1))
+
+
+class Functional(nn.Module):
+    """Upsampling by calls in `forward`, three ways."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 4, 3, 3))
+        self.conv = nn.Conv2d(4, 16, 3, padding=1)
+
+    def forward(self, x):
+        x = F.conv_transpose2d(x.abs(), self.weight, stride=2)
+        x = F.interpolate(x.relu(), scale_factor=2)
+        return F.pixel_shuffle(self.conv(x), 2), "and something else"
+
+
+def test_dcgan_is_named_layer_by_layer():
+    torch.manual_seed(0)
+    diagnosis = diagnose(DCGAN(kernel=5), torch.randn(16, 16, 1, 1))
+    assert [(layer.name, layer.taps) for layer in diagnosis.layers] == [
+        (name, (4, 9)) for name in ("3", "6", "9", "12")
+    ]
+    assert diagnosis.layers[-1].output_size == (64, 64)
+    assert {layer.verdict for layer in diagnosis.layers} == {"checkerboard"}
+    assert [part.period for part in diagnosis.output] == [(16, 16), (8, 8), (4, 4), (2, 2)]
+    assert diagnosis.found
+    assert "12" in diagnosis.blamed
+
+
+def test_an_even_kernel_is_not_enough_and_the_doctor_says_so_with_numbers():
+    torch.manual_seed(0)
+    diagnosis = diagnose(DCGAN(kernel=4), torch.randn(16, 16, 1, 1))
+    assert all(layer.taps == (4, 4) for layer in diagnosis.layers)
+    assert all(layer.gain_spread > 0.5 and layer.made > 0.05 for layer in diagnosis.layers)
+    assert "the overlap is even, the weights are not" in str(diagnosis)
+
+
+def test_what_a_layer_makes_is_what_is_measured():
+    """Computed from weights and average input on the one hand, found in the output on the other."""
+    for seed in range(5):
+        torch.manual_seed(seed)
+        layer = nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(6, 4, 4, 2, 1, groups=2))
+        report = diagnose(layer, torch.randn(64, 6, 32, 32)).layers[0]
+        assert report.pattern.strength == pytest.approx(report.made, rel=0.05)
+
+
+def test_a_layer_is_not_blamed_for_what_was_made_before_it():
+    torch.manual_seed(0)
+    uneven = nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(4, 4, 3, 2), nn.ReLU(), ResizeConv2d(4, 3, 3))
+    diagnosis = diagnose(uneven, torch.randn(32, 4, 24, 24))
+    assert [layer.verdict for layer in diagnosis.layers] == ["checkerboard", "even"]
+    first, last = diagnosis.output
+    assert (first.period, first.layers, first.pattern.found) == ((4, 4), ("1",), True)
+    assert (last.period, last.layers, last.pattern.found) == ((2, 2), ("3",), False)
+    assert diagnosis.blamed == ("1",)
+    assert "Checkerboard found in the output; made by 1." in str(diagnosis)
+
+
+def test_nor_for_what_is_made_after_it():
+    torch.manual_seed(0)
+    uneven = nn.Sequential(ResizeConv2d(4, 4, 3), nn.ReLU(), nn.ConvTranspose2d(4, 3, 3, 2))
+    diagnosis = diagnose(uneven, torch.randn(32, 4, 24, 24))
+    assert [(part.period, part.pattern.found) for part in diagnosis.output] == [((4, 4), False), ((2, 2), True)]
+    assert diagnosis.blamed == ("2",)
+
+
+def test_a_pattern_before_an_output_that_hides_it_is_told_apart():
+    torch.manual_seed(0)
+    hidden = nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(4, 3, 3, 2), nn.Hardtanh(100, 101))
+    diagnosis = diagnose(hidden, torch.randn(32, 4, 24, 24))
+    assert (diagnosis.found, diagnosis.visible, diagnosis.strength) == (True, False, 0)
+    assert "Checkerboard found in 1; none was measured in the model's output itself." in str(diagnosis)
+
+
+@pytest.mark.parametrize(("upsampling", "clean"), [("transposed", False), ("resize", True), ("subpixel", True)])
+@uneven_on_purpose
+def test_fresh_autoencoders(upsampling, clean, digits):
+    for seed in range(5):
+        torch.manual_seed(seed)
+        model = ConvAutoencoder(28, widths=(8, 16), upsampling=upsampling, kernel_size=3)
+        diagnosis = diagnose(model, digits[:64])
+        assert diagnosis.found is not clean
+        assert [layer.verdict for layer in diagnosis.layers] == ["even" if clean else "checkerboard"] * 2
+        spreads = [layer.gain_spread for layer in diagnosis.layers]
+        assert max(spreads) < 1e-6 if clean else min(spreads) > 0.3
+
+
+def test_a_resize_decoder_is_never_accused_in_a_hundred_seeds(digits):
+    for seed in range(100):
+        torch.manual_seed(seed)
+        model = ConvAutoencoder(28, widths=(8, 16))
+        assert not diagnose(model, digits[seed * 16 : seed * 16 + 16]).found
+
+
+def test_functions_called_in_forward_are_seen():
+    torch.manual_seed(0)
+    diagnosis = diagnose(Functional(), torch.randn(8, 4, 8, 8))
+    assert [(layer.name, layer.kind, layer.gain_spread is not None) for layer in diagnosis.layers] == [
+        ("conv_transpose2d()", "transposed", True),
+        ("interpolate()", "interpolate", True),
+        ("pixel_shuffle()", "sub-pixel", True),
+    ]
+    assert diagnosis.layers[2].kernel_size == (3, 3)
+
+
+def test_pixel_shuffle_behind_a_convolution_equals_the_sub_pixel_layer():
+    torch.manual_seed(0)
+    ours = SubpixelConv2d(4, 3, 3)
+    nn.init.normal_(ours.weight)
+    nn.init.normal_(ours.bias)
+    conv = nn.Conv2d(4, 12, 3, padding=1)
+    conv.load_state_dict(ours.state_dict())
+    x = torch.rand(4, 4, 12, 12)
+    one, other = (diagnose(model, x).layers[0] for model in (ours, nn.Sequential(conv, nn.PixelShuffle(2))))
+    assert (one.kind, one.gain_spread, one.made) == (other.kind, other.gain_spread, other.made)
+    assert other.name == "1"
+    assert one.pattern.strength == pytest.approx(one.made, rel=0.1)
+
+
+def test_biases_of_their_own_make_a_pattern_whatever_the_weights():
+    torch.manual_seed(0)
+    layer = SubpixelConv2d(4, 3, 3)
+    nn.init.normal_(layer.bias)
+    report = diagnose(layer, torch.randn(16, 4, 24, 24)).layers[0]
+    assert report.gain_spread < 1e-6
+    assert report.made > 0.5
+    assert report.verdict == "checkerboard"
+    assert report.pattern.strength == pytest.approx(report.made, rel=0.02)
+
+
+def test_a_unet_and_its_gradients():
+    torch.manual_seed(0)
+    diagnosis = diagnose(UNet(), torch.rand(8, 3, 64, 64))
+    assert [layer.name for layer in diagnosis.layers] == ["up2", "up1"]
+    assert [layer.taps for layer in diagnosis.layers] == [(1, 1), (1, 1)]
+    encoder = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.Conv2d(4, 4, 4, stride=2), nn.ConvTranspose2d(4, 3, 4, 4))
+    assert diagnose(encoder, torch.rand(2, 3, 64, 64)).uneven_gradients == ("0",)
+
+
+def test_sound_of_one_dimension():
+    torch.manual_seed(0)
+    vocoder = nn.Sequential(
+        nn.ConvTranspose1d(8, 4, 16, 8, 4), nn.LeakyReLU(0.1), nn.ConvTranspose1d(4, 1, 5, 4), nn.Flatten(1)
+    )
+    diagnosis = diagnose(vocoder, torch.randn(4, 8, 64) + 1)
+    assert [part.period for part in diagnosis.output] == [(32,), (4,)]
+    assert diagnosis.found
+    assert diagnosis.samples.shape[:2] == (4, 1)
+
+
+def test_the_model_is_left_as_it_was():
+    torch.manual_seed(0)
+    model = DCGAN()
+    model[1].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    diagnose(model, torch.randn(4, 16, 1, 1))
+    assert model.training
+    assert not model[1].training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_inputs_by_name_outputs_by_name_and_layers_that_are_never_reached():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = nn.Upsample(scale_factor=2), nn.ConvTranspose2d(3, 3, 2, 2)
+
+        def forward(self, *, pixels):
+            return {"loss": torch.zeros(()), "sample": self.used(pixels)}
+
+    diagnosis = diagnose(Model(), {"pixels": torch.rand(2, 3, 16, 16)})
+    assert diagnosis.unreached == ("unused",)
+    assert "never reached by these inputs: unused" in str(diagnosis)
+    assert diagnosis.samples.shape == (2, 3, 32, 32)
+    assert not diagnosis.found
+
+
+def test_models_that_cannot_be_judged_say_why():
+    plain = diagnose(nn.Conv2d(3, 3, 3), torch.rand(1, 3, 8, 8))
+    assert str(plain) == "This model has no upsampling layer that these inputs reach: there is nothing to judge."
+    assert not plain.found
+    tiny = diagnose(nn.Upsample(scale_factor=2), torch.rand(1, 3, 3, 3))
+    assert "fewer than four periods in 6" in str(tiny)
+    uneven = diagnose(nn.Upsample(size=(20, 20)), torch.rand(1, 3, 16, 16))
+    assert uneven.layers[0].verdict == "not judged"
+    assert "its scale is no integer" in str(uneven)
+    with pytest.raises(ValueError, match=r"layer '0': `signals` hold values that are not finite"):
+        diagnose(nn.Sequential(nn.Upsample(scale_factor=2)), torch.full((1, 1, 8, 8), math.inf))
+
+
+# Images ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("period", [2, 3, 4, 5, 6, 8])
+def test_an_image_tells_its_period(period):
+    image = pink(1, 128, period)
+    image /= image.std()
+    assert not diagnose_image(image).found
+    image[..., 1::period, ::period] += 1
+    found = diagnose_image(image[0, 0].numpy())
+    assert found.period == period
+    assert f"period {period}" in str(found)
+
+
+def test_images_of_every_layout_and_type():
+    image = torch.randint(0, 256, (40, 50, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    reference = diagnose_image(image.movedim(-1, 0).double()).patterns
+    for same in (image, image.numpy(), image.movedim(-1, 0), image.movedim(-1, 0)[None].half()):
+        for one, other in zip(diagnose_image(same).patterns, reference, strict=True):
+            assert one.strength == pytest.approx(other.strength, abs=1e-6)
+    with pytest.raises(ValueError, match=r"`image` \(of 7×30\) is too small"):
+        diagnose_image(torch.rand(7, 30))
+    with pytest.raises(ValueError, match=r"`image` \(of shape \(4,\) and torch.float32\) must be"):
+        diagnose_image(torch.rand(4))
+
+
+# Warnings, figures, data ----------------------------------------------------------------------------------------------
+
+
+def test_an_uneven_autoencoder_is_warned_of_when_it_is_built_and_not_when_it_is_loaded(tmp_path):
+    expected = (
+        r"ConvAutoencoder has kernel_size=3 with stride=2: its output positions sum 1 to 4 taps, which makes a "
+        r'checkerboard\. kernel_size=4 would not, nor would upsampling="resize"\.'
+    )
+    with pytest.warns(UnevenKernelWarning, match=expected) as caught:
+        model = ConvAutoencoder(16, widths=(4,), upsampling="transposed", kernel_size=3)
+    assert caught[0].filename == __file__
+    model.save_pretrained(tmp_path)
+    ConvAutoencoder.from_pretrained(tmp_path)
+    for upsampling, kernel in (("transposed", 4), ("resize", 3), ("subpixel", 3)):
+        ConvAutoencoder(16, widths=(4,), upsampling=upsampling, kernel_size=kernel)
+
+
+def test_the_diagnosis_as_data_can_be_written_down():
+    torch.manual_seed(0)
+    found = json.loads(json.dumps(diagnose(DCGAN(5), torch.randn(8, 16, 1, 1)).to_dict()))
+    assert found["found"] is True
+    assert found["layers"][0]["verdict"] == "checkerboard"
+    assert found["output"][-1]["measured"]["period"] == [2, 2]
+    assert found["thresholds"]["evidence"] == checkerboard.EVIDENCE
+
+
+def test_figures_show_the_gains_and_the_pattern(tmp_path):
+    torch.manual_seed(0)
+    diagnosis = diagnose(DCGAN(5), torch.randn(16, 16, 1, 1))
+    figure = figures.diagnosis(diagnosis)
+    shown = [float(text.get_text()) for text in figure.subfigs[0].axes[3].texts]
+    np.testing.assert_allclose(shown, diagnosis.layers[3].gains.flatten(), atol=0.006)
+    drawn = figure.subfigs[1].axes[2].images[0].get_array()
+    assert np.abs(drawn).max() > 0
+    for name, picture in (
+        ("model", figure),
+        ("image", figures.image_diagnosis(diagnose_image(torch.rand(32, 32)))),
+        ("sound", figures.diagnosis(diagnose(nn.ConvTranspose1d(1, 1, 3, 2), torch.rand(2, 1, 64)))),
+        ("nothing", figures.diagnosis(diagnose(nn.Identity(), torch.rand(1)))),
+    ):
+        picture.savefig(tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").stat().st_size > 0

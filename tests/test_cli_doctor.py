@@ -1,0 +1,102 @@
+"""`halfstride doctor`, as a person uses it."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from halfstride import cli
+
+
+@pytest.fixture
+def halfstride(capsys, monkeypatch, tmp_path):
+    """Run a command in an empty folder: its exit code, what it printed, and what it said on stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(list(map(str, arguments)))
+        return stopped.value.code or 0, *capsys.readouterr()
+
+    return run
+
+
+def write_image(path, strength):
+    pixels = np.random.default_rng(0).normal(128, 20, (64, 64))
+    pixels[::2, ::2] += strength
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+
+
+def test_a_picture_with_a_pattern_and_one_without(halfstride, tmp_path):
+    write_image(tmp_path / "checkered.png", 30)
+    write_image(tmp_path / "clean.png", 0)
+    code, out, err = halfstride("doctor", "--image", "checkered.png", "--check", "--out", "report")
+    assert (code, err) == (1, "")
+    assert "Pattern found: period 2" in out
+    assert json.loads((tmp_path / "report" / "doctor.json").read_text())["period"] == 2
+    with Image.open(tmp_path / "report" / "doctor.png") as picture:
+        assert picture.width > 500
+    assert halfstride("doctor", "--image", "checkered.png")[0] == 0
+    code, out, _ = halfstride("doctor", "--image", "clean.png", "--check")
+    assert code == 0
+    assert "No periodic pattern found." in out
+
+
+def test_a_run_from_its_folder(halfstride, tmp_path):
+    np.save(tmp_path / "noise.npy", np.random.default_rng(0).integers(0, 255, (40, 16, 16), dtype=np.uint8))
+    options = ("--epochs", "1", "--latent-dim", "4", "--widths", "8", "--out", "run")
+    assert halfstride("train", "noise.npy", *options)[0] == 0
+    code, out, err = halfstride("doctor", "run", "--check", "--out", "report")
+    assert (code, err) == (0, "")
+    assert "up.0.2" in out
+    assert "No checkerboard found in the output." in out
+    report = json.loads((tmp_path / "report" / "doctor.json").read_text())
+    assert report["layers"][0]["kind"] == "resize"
+
+
+def test_a_factory_in_the_working_folder(halfstride, tmp_path):
+    (tmp_path / "zoo.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "def generator():\n"
+        "    torch.manual_seed(0)\n"
+        "    return nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(8, 3, 3, 2))\n"
+        "def with_inputs():\n"
+        "    return generator(), torch.rand(4, 8, 16, 16)\n"
+        "number = int\n"
+    )
+    code, out, _ = halfstride("doctor", "zoo:generator", "--input-shape", "16x8x16x16", "--check")
+    assert code == 1
+    assert "made by 1." in out
+    assert halfstride("doctor", "zoo:with_inputs")[0] == 0
+    for arguments, error in (
+        (("zoo:generator",), "`target` (=zoo:generator) returns no example inputs: give --input-shape."),
+        (("zoo:generator", "--input-shape", "big"), "`--input-shape` (=big) must be sizes such as 16x100x1x1."),
+        (("zoo:missing",), "`target` (=zoo:missing) cannot be imported: module 'zoo' has no attribute 'missing'."),
+        (("nowhere:f",), "`target` (=nowhere:f) cannot be imported: No module named 'nowhere'."),
+        (("zoo:number",), "`target` (=zoo:number) returns a int: it must return a torch.nn.Module."),
+    ):
+        code, out, err = halfstride("doctor", *arguments)
+        assert (code, out) == (1, "")
+        assert err == f"error: {error}\n"
+
+
+def test_wrong_use_and_unreadable_files(halfstride, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    write_image(tmp_path / "clean.png", 0)
+    for arguments, expected, text in (
+        ((), 2, "name a TARGET or an --image, one of the two."),
+        (("run", "--image", "clean.png"), 2, "name a TARGET or an --image, one of the two."),
+        (("run", "--input-shape", "1x1"), 2, "--input-shape is for a TARGET of the form MODULE:FACTORY."),
+        (("--image", "broken.png"), 1, "broken.png"),
+        (("--image", "missing.png"), 1, "missing.png"),
+        (("nowhere",), 1, "`run` (=nowhere) is not a folder"),
+        (("--image", "clean.png", "--out", "full"), 1, "`out` (=full) exists already"),
+    ):
+        code, out, err = halfstride("doctor", *arguments)
+        assert (code, out) == (expected, "")
+        assert text in err
+        assert len(err.splitlines()) == 1
