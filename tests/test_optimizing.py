@@ -141,6 +141,8 @@ FOUND = {
     "and again": lambda m, x: (lambda y: m.conv(y) + y.mean())(up(x)),
     "dynamic control flow": lambda m, x: m.conv(up(x)) if x.mean() < 10 else up(x),
     "gradients stopped": lambda m, x: m.conv(up(x.detach())) + x.mean(),
+    "one image, its channels last": lambda m, x: m.conv(up(x[:1].permute(0, 2, 3, 1).clone().permute(0, 3, 1, 2))),
+    "one image, transposed": lambda m, x: m.conv(up(x[0].flatten(1).T.clone().T.reshape(1, *x.shape[1:]))),
     "channels last inside": lambda m, x: m.conv(up(x.contiguous(memory_format=torch.channels_last))),
 }
 
