@@ -410,11 +410,16 @@ def test_a_wrong_result_is_never_kept(monkeypatch, wrong):
 def test_a_wrong_model_is_never_kept(monkeypatch):
     from halfstride.optimizing.optimizer import _Run
 
-    monkeypatch.setattr(_Run, "difference", lambda *_: 1e-3)
-    model, report = optimize(simple(), image())
-    assert not report.optimized
-    assert report.note == "the result differs by 1e-03"
-    assert "forward" not in vars(model)
+    for differences, note in (
+        ((1e-3, 0.0), "the result differs by 1e-03"),
+        ((0.0, 0.05), "the result differs by 0e+00, a gradient by 5e-02"),
+        ((float("nan"), 0.0), "the result differs by nan"),
+    ):
+        monkeypatch.setattr(_Run, "differences", lambda *_, found=differences: found)
+        model, report = optimize(simple(), image())
+        assert not report.optimized
+        assert report.note == note
+        assert "forward" not in vars(model)
 
 
 def test_decisions_carry_over_to_the_most_similar_size():
