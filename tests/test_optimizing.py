@@ -141,6 +141,8 @@ FOUND = {
     "and again": lambda m, x: (lambda y: m.conv(y) + y.mean())(up(x)),
     "dynamic control flow": lambda m, x: m.conv(up(x)) if x.mean() < 10 else up(x),
     "gradients stopped": lambda m, x: m.conv(up(x.detach())) + x.mean(),
+    "one image, its channels last": lambda m, x: m.conv(up(x[:1].permute(0, 2, 3, 1).clone().permute(0, 3, 1, 2))),
+    "one image, transposed": lambda m, x: m.conv(up(x[0].flatten(1).T.clone().T.reshape(1, *x.shape[1:]))),
     "channels last inside": lambda m, x: m.conv(up(x.contiguous(memory_format=torch.channels_last))),
 }
 
@@ -446,10 +448,16 @@ CLOSE = {
     "einsum": lambda m, x: torch.einsum("nchw,oc->nohw", up(x), m.conv.weight[:, :, 0, 0]),
     "unsqueeze in place": lambda m, x: m.conv(up(x).unsqueeze_(0).squeeze_(0).transpose_(2, 3)),
     "no gradients inside": lambda m, x: (lambda y: m.conv(y) + x.mean() * F.silu(y).mean())(detached(x)),
+    "joined without gradients": lambda m, x: m.wide(joined(up(x), 2 * up(x))) + x.mean(),
     "an optional argument": lambda m, x: m.conv(input=F.interpolate(input=x, scale_factor=2)),
     "lists": lambda m, x: torch.stack([up(x), up(x)]).sum(0) + torch.cat([up(x), up(x)], 1).mean(),
     "layer norm": lambda m, x: m.conv(F.layer_norm(up(x), (2 * x.shape[2], 2 * x.shape[3]))),
 }
+
+
+@torch.no_grad()
+def joined(*tensors):
+    return torch.cat(tensors, 1)
 
 
 @torch.no_grad()
@@ -465,7 +473,7 @@ def scripted(x):
 
 @pytest.mark.parametrize("run", CLOSE.values(), ids=CLOSE)
 def test_code_that_looks_closely(run):
-    model = randomised(Model(lambda m, x: (run(m, x), m.other(up(x))), conv=conv(), other=conv()))
+    model = randomised(Model(lambda m, x: (run(m, x), m.other(up(x))), conv=conv(), other=conv(), wide=conv(8)))
     model, original = model.double(), copy.deepcopy(model).double()
     model, report = optimize(model, image().double())
     assert report.optimized, str(report)

@@ -94,6 +94,10 @@ ARCHITECTURES = {
     "U-Net": (lambda: UNet().eval(), [(2, 3, 16, 24)], [(1, 3, 8, 12)], 3),
     "U-Net, odd size": (lambda: UNet().eval(), [(2, 3, 16, 24)], [(1, 3, 13, 11)], 3),
     "GAN": (gan_generator, [(2, 8, 2, 3)], [(3, 8, 1, 1)], 3),
+    "normalised in between": (
+        lambda: nn.Sequential(nn.Upsample(scale_factor=2), nn.BatchNorm2d(4), nn.GroupNorm(2, 4), conv()).eval(),
+        [(2, 4, 5, 6)], [(3, 4, 3, 2)], 1,
+    ),
     "vocoder": (Vocoder, [(2, 6, 5)], [(1, 6, 9)], 2),
     "volumes": (
         lambda: nn.Sequential(nn.ConvTranspose3d(4, 3, 2, 2), nn.Upsample(scale_factor=(1, 2, 2)), nn.Conv3d(3, 2, 3)),
@@ -161,6 +165,19 @@ def test_other_types_and_memory_formats(pair):
     model, original = (each.bfloat16() for each in (model, original))
     assert_same(model(x.bfloat16()), original(x.bfloat16()), 3e-2)
     assert model.to("meta")(x.bfloat16().to("meta")).shape == original(x.bfloat16()).shape
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: nn.Sequential(nn.Upsample(scale_factor=2), conv()), lambda: nn.ConvTranspose2d(4, 3, 2, 2)]
+)
+def test_the_weights_memory_format_decides_the_outputs(make):
+    model = make().to(memory_format=torch.channels_last)
+    x = image()
+    expected = model(x)
+    _, report = optimize(model, x)
+    assert report.optimized, str(report)
+    assert model(x).stride() == expected.stride()
+    assert not expected.is_contiguous()
 
 
 def test_no_batch_and_an_empty_one(pair):
@@ -285,7 +302,8 @@ def test_gradient_checkpointing():
 
     model = randomised(Model(forward, conv=conv())).double()
     original = copy.deepcopy(model)
-    optimize(model, image().double())
+    _, report = optimize(model, image().double())
+    assert report.optimized, str(report)
     x = image().double()
     assert_same(results(model, [x]), results(original, [x]))
 
@@ -384,17 +402,24 @@ def test_a_wrong_result_is_never_kept(monkeypatch, wrong):
     monkeypatch.setattr(ALGORITHMS[wrong], "compute", lambda *arguments: right(*arguments) * 1.0001)
     model = nn.Sequential(nn.ConvTranspose2d(4, 3, 2, 2))
     _, report = optimize(model, image())
-    assert wrong not in report.rows[0].became
+    assert report.optimized
+    other = {"phases": "scatter", "scatter": "phases"}[wrong]
+    assert report.rows[0].became == f"transposed convolution ({other})"
 
 
 def test_a_wrong_model_is_never_kept(monkeypatch):
     from halfstride.optimizing.optimizer import _Run
 
-    monkeypatch.setattr(_Run, "difference", lambda *_: 1e-3)
-    model, report = optimize(simple(), image())
-    assert not report.optimized
-    assert report.note == "the result differs by 1e-03"
-    assert "forward" not in vars(model)
+    for differences, note in (
+        ((1e-3, 0.0), "the result differs by 1e-03"),
+        ((0.0, 0.05), "the result differs by 0e+00, a gradient by 5e-02"),
+        ((float("nan"), 0.0), "the result differs by nan"),
+    ):
+        monkeypatch.setattr(_Run, "differences", lambda *_, found=differences: found)
+        model, report = optimize(simple(), image())
+        assert not report.optimized
+        assert report.note == note
+        assert "forward" not in vars(model)
 
 
 def test_decisions_carry_over_to_the_most_similar_size():

@@ -207,10 +207,10 @@ def conv_transpose(
 
 
 def _formatted_like(input: Tensor, weight: Tensor) -> Tensor:
-    """`input`, channels last where `weight` is: torch's convolutions take the memory format of either."""
-    if input.dim() == weight.dim() and is_channels_last(weight):
+    """`input` in the memory format that torch gives the output: channels last where input or weight are."""
+    if input.dim() == weight.dim() and (is_channels_last(input) or is_channels_last(weight)):
         return input.contiguous(memory_format=_CHANNELS_LAST[input.dim()])
-    return input
+    return input.contiguous()
 
 
 def _types_agree(*tensors: Tensor | None) -> bool:

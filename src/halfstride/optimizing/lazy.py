@@ -105,10 +105,16 @@ def _repeated(piece: Tensor, scale: Sequence[int]) -> Tensor:
 
 
 def is_channels_last(tensor: Tensor) -> bool:
-    """Whether torch would take the tensor's memory format to be channels last."""
-    if tensor.dim() not in (4, 5) or tensor.stride(1) != 1 or tensor.is_contiguous():
+    """Whether torch takes the tensor's memory format to be channels last: by its strides, dense or not."""
+    if tensor.dim() not in (4, 5):
         return False
-    return tensor.is_contiguous(memory_format=torch.channels_last if tensor.dim() == 4 else torch.channels_last_3d)
+    least = 0
+    for axis in (1, *range(tensor.dim() - 1, 1, -1), 0):
+        n, stride = tensor.shape[axis], tensor.stride(axis)
+        if n == 0 or stride == 0 or stride < least or (axis == 0 and least == tensor.stride(1)):
+            return False
+        least = stride * n
+    return True
 
 
 def is_ordinary(tensor: Any) -> bool:

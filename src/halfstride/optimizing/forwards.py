@@ -1,0 +1,76 @@
+"""Changing how the modules of a model run, and only that."""
+
+from __future__ import annotations
+
+import inspect
+from types import CodeType, MethodType
+from typing import Any
+
+import torch
+from torch import nn
+
+from halfstride.optimizing.plan import Plan
+from halfstride.optimizing.rewriting import Rewriting
+
+__all__ = ["install", "is_watched", "restore"]
+
+
+class _Forward:
+    """What stands in the place of a module's `forward`: the same, with upsampling rewritten."""
+
+    def __init__(self, module: nn.Module, plan: Plan) -> None:
+        self.module = module
+        self.plan = plan
+        self.original = vars(module).get("forward")  # another's replacement, such as accelerate's
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self._bound)
+
+    @property
+    def __code__(self) -> CodeType:  # which torch.export looks at
+        code: CodeType = self._bound.__code__
+        return code
+
+    @property
+    def _bound(self) -> Any:
+        return self.original or MethodType(type(self.module).forward, self.module)
+
+    def _forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self.original is not None:
+            return self.original(*args, **kwargs)
+        return type(self.module).forward(self.module, *args, **kwargs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling() or _must_stay(self.module):
+            return self._forward(*args, **kwargs)
+        with Rewriting(self.plan) as rewriting:
+            output = self._forward(*args, **kwargs)
+        return rewriting.finish(output)
+
+
+def _must_stay(module: nn.Module) -> bool:
+    """Whether somebody records what the module does, and should see its own operators."""
+    if torch._C._get_tracing_state() or torch._C._are_functorch_transforms_active():
+        return True
+    return torch.is_grad_enabled() and is_watched(module)
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Whether hooks can see outputs of its parts, and may ask for gradients that pass through them."""
+    return any(part._forward_hooks for part in module.modules())
+
+
+def install(owners: list[nn.Module], plan: Plan) -> None:
+    for owner in owners:
+        owner.forward = _Forward(owner, plan)
+
+
+def restore(model: nn.Module) -> None:
+    for module in model.modules():
+        forward = vars(module).get("forward")
+        if isinstance(forward, _Forward):
+            if forward.original is None:
+                del module.forward
+            else:
+                module.forward = forward.original
