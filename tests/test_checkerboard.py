@@ -270,6 +270,23 @@ def test_a_layer_is_not_blamed_for_what_was_made_before_it():
     assert (first.period, first.layers, first.pattern.found) == ((4, 4), ("1",), True)
     assert (last.period, last.layers, last.pattern.found) == ((2, 2), ("3",), False)
     assert diagnosis.blamed == ("1",)
+    assert "Checkerboard found in the output; made by 1." in str(diagnosis)
+
+
+def test_nor_for_what_is_made_after_it():
+    torch.manual_seed(0)
+    uneven = nn.Sequential(ResizeConv2d(4, 4, 3), nn.ConvTranspose2d(4, 3, 3, 2))
+    diagnosis = diagnose(uneven, torch.randn(32, 4, 24, 24) + 2)
+    assert [(part.period, part.pattern.found) for part in diagnosis.output] == [((4, 4), False), ((2, 2), True)]
+    assert diagnosis.blamed == ("1",)
+
+
+def test_a_pattern_before_an_output_that_hides_it_is_told_apart():
+    torch.manual_seed(0)
+    hidden = nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(4, 3, 3, 2), nn.Hardtanh(100, 101))
+    diagnosis = diagnose(hidden, torch.randn(32, 4, 24, 24))
+    assert (diagnosis.found, diagnosis.visible, diagnosis.strength) == (True, False, 0)
+    assert "Checkerboard found in 1; none was measured in the model's output itself." in str(diagnosis)
 
 
 @pytest.mark.parametrize(("upsampling", "clean"), [("transposed", False), ("resize", True), ("subpixel", True)])
@@ -314,7 +331,18 @@ def test_pixel_shuffle_behind_a_convolution_equals_the_sub_pixel_layer():
     one, other = (diagnose(model, x).layers[0] for model in (ours, nn.Sequential(conv, nn.PixelShuffle(2))))
     assert (one.kind, one.gain_spread, one.made) == (other.kind, other.gain_spread, other.made)
     assert other.name == "1"
-    assert one.pattern.strength == pytest.approx(one.made, rel=0.1)  # the phases' biases included
+    assert one.pattern.strength == pytest.approx(one.made, rel=0.1)
+
+
+def test_biases_of_their_own_make_a_pattern_whatever_the_weights():
+    torch.manual_seed(0)
+    layer = SubpixelConv2d(4, 3, 3)
+    nn.init.normal_(layer.bias)
+    report = diagnose(layer, torch.randn(16, 4, 24, 24)).layers[0]
+    assert report.gain_spread < 1e-6
+    assert report.made > 0.5
+    assert report.verdict == "checkerboard"
+    assert report.pattern.strength == pytest.approx(report.made, rel=0.02)
 
 
 def test_a_unet_and_its_gradients():

@@ -14,6 +14,7 @@ from halfstride.autoencoder.model import ConvAutoencoder
 KINDS = ("resize", "transposed", "subpixel")
 
 
+@pytest.mark.filterwarnings("ignore::halfstride.checkerboard.UnevenKernelWarning")  # kernels of all sizes are drawn
 @settings(max_examples=60)
 @given(
     height=st.integers(1, 40),

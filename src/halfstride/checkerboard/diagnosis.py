@@ -111,7 +111,12 @@ class Diagnosis:
         Patterns that stay inside do not count: trained models use the differences between phases to paint detail, and
         later layers undo what is no detail.
         """
-        return bool(self.blamed) or any(part.pattern is not None and part.pattern.found for part in self.output)
+        return bool(self.blamed) or self.visible
+
+    @property
+    def visible(self) -> bool:
+        """Whether a pattern was measured in the model's output itself."""
+        return any(part.pattern is not None and part.pattern.found for part in self.output)
 
     @property
     def blamed(self) -> tuple[str, ...]:
@@ -138,6 +143,7 @@ class Diagnosis:
             layers.append(row)
         return {
             "found": self.found,
+            "visible": self.visible,
             "blamed": self.blamed,
             "strength_in_output": self.strength,
             "layers": layers,
@@ -181,8 +187,11 @@ class Diagnosis:
         if self.uneven_gradients:
             names = ", ".join(self.uneven_gradients)
             lines.append(f"uneven on the way back (kernel not divisible by the stride, gradients checkered): {names}")
-        if self.found:
-            lines.append(f"Checkerboard found; made by {', '.join(self.blamed) or 'none of these layers directly'}.")
+        names = ", ".join(self.blamed)
+        if self.visible:
+            lines.append(f"Checkerboard found in the output; made by {names or 'none of these layers directly'}.")
+        elif self.found:
+            lines.append(f"Checkerboard found in {names}; none was measured in the model's output itself.")
         else:
             lines.append("No checkerboard found in the output.")
         return "\n".join(lines)
