@@ -40,7 +40,13 @@ def evaluation_batch_size(shape: Sequence[int], processes: int = 1) -> int:
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, batches: Iterable[Tensor], device: torch.device | str | None = None) -> Scores:
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Tensor],
+    device: torch.device | str | None = None,
+    *,
+    ssim_images: float = math.inf,
+) -> Scores:
     """Reconstruct images and compare.
 
     In a distributed job every process gives its own share of the batches and all get the scores of the whole.
@@ -49,6 +55,8 @@ def evaluate(model: nn.Module, batches: Iterable[Tensor], device: torch.device |
         model: maps images to images of the same shape, with values in [0, 1].
         batches: uint8 tensors N×C×H×W, as the splits of `load_images` yield them.
         device: where to compute; by default where the model is.
+        ssim_images: how many images (of each process) to compute SSIM of, the first ones; by default all. It costs
+            about as much as a small model.
 
     Raises:
         ValueError: where there are no images at all.
@@ -62,8 +70,8 @@ def evaluate(model: nn.Module, batches: Iterable[Tensor], device: torch.device |
         device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    sums = torch.zeros(4, dtype=torch.float64, device=device)  # images, and their MSE, PSNR and SSIM
-    has_ssim = True
+    sums = torch.zeros(5, dtype=torch.float64, device=device)  # images, their MSE and PSNR; images, their SSIM
+    has_ssim, ssim_left = True, ssim_images
     for batch in batches:
         if not len(batch):
             continue
@@ -73,16 +81,18 @@ def evaluate(model: nn.Module, batches: Iterable[Tensor], device: torch.device |
         # A perfect reconstruction counts as 100 dB: a mean over images should survive one infinity.
         psnr = -10 * error.clamp_min(1e-10).log10()
         has_ssim = min(target.shape[-2:]) >= _SSIM_WINDOW
-        ssim = error.new_zeros(1)
-        if has_ssim:
-            ssim = structural_similarity_index_measure(output, target, data_range=1.0, reduction="none")
+        sums[:3] += torch.stack([sums.new_tensor(len(target)), error.sum(), psnr.sum()])
+        some = slice(None) if ssim_left >= len(target) else slice(int(ssim_left))
+        if has_ssim and len(target[some]):
+            ssim = structural_similarity_index_measure(output[some], target[some], data_range=1.0, reduction="none")
             assert isinstance(ssim, Tensor)
-        sums += torch.stack([sums.new_tensor(len(target)), error.sum(), psnr.sum(), ssim.sum().double()])
+            sums[3:] += torch.stack([sums.new_tensor(len(target[some])), ssim.sum().double()])
+        ssim_left -= len(target[some])
     model.train(was_training)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(sums)
     images = int(sums[0])
     if images == 0:
         raise ValueError("`batches` hold no image: there is nothing to evaluate.")
-    mse, psnr_mean, ssim_mean = (sums[1:] / images).tolist()
-    return Scores(mse, psnr_mean, ssim_mean if has_ssim else None, images)
+    mse, psnr_mean = (sums[1:3] / images).tolist()
+    return Scores(mse, psnr_mean, (sums[4] / sums[3]).item() if sums[3] > 0 else None, images)

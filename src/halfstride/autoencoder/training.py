@@ -29,6 +29,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
 _STEPS_BETWEEN_REPORTS = 20
+_SSIM_IMAGES = 128  # per epoch; all of them after the last
 _WARM_UP = 0.1  # share of the steps over which the learning rate rises
 
 
@@ -105,7 +106,8 @@ def train(
 
     Returns:
         One entry per epoch: `epoch`, `train_mse` (the mean over the epoch's batches as they were met), `test_mse`,
-        `test_psnr`, `test_ssim`, `learning_rate`, `seconds` and `images_per_second`.
+        `test_psnr`, `test_ssim` (of the first 128 images, after the last epoch of all), `learning_rate`, `seconds` and
+        `images_per_second`.
 
     Raises:
         ValueError: where options, model and images don't fit, or the folder is not free.
@@ -189,6 +191,7 @@ def train(
                     world_size=processes.count,
                 ),
                 processes.device,
+                ssim_images=math.inf if position.epoch == options.epochs - 1 else _SSIM_IMAGES,
             )
             metrics.append(
                 {
