@@ -71,7 +71,7 @@ def evaluate(
     was_training = model.training
     model.eval()
     sums = torch.zeros(5, dtype=torch.float64, device=device)  # images, their MSE and PSNR; images, their SSIM
-    has_ssim, ssim_left = True, ssim_images
+    ssim_left = ssim_images
     for batch in batches:
         if not len(batch):
             continue
@@ -80,14 +80,13 @@ def evaluate(
         error = (output - target).square().flatten(1).mean(1, dtype=torch.float64)
         # A perfect reconstruction counts as 100 dB: a mean over images should survive one infinity.
         psnr = -10 * error.clamp_min(1e-10).log10()
-        has_ssim = min(target.shape[-2:]) >= _SSIM_WINDOW
         sums[:3] += torch.stack([sums.new_tensor(len(target)), error.sum(), psnr.sum()])
-        some = slice(None) if ssim_left >= len(target) else slice(int(ssim_left))
-        if has_ssim and len(target[some]):
-            ssim = structural_similarity_index_measure(output[some], target[some], data_range=1.0, reduction="none")
+        some = int(min(ssim_left, len(target)))
+        if some and min(target.shape[-2:]) >= _SSIM_WINDOW:
+            ssim = structural_similarity_index_measure(output[:some], target[:some], data_range=1.0, reduction="none")
             assert isinstance(ssim, Tensor)
-            sums[3:] += torch.stack([sums.new_tensor(len(target[some])), ssim.sum().double()])
-        ssim_left -= len(target[some])
+            sums[3:] += torch.stack([sums.new_tensor(some), ssim.sum().double()])
+        ssim_left -= some
     model.train(was_training)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(sums)
