@@ -38,8 +38,8 @@ _ENVIRONMENT = {
     "KMP_BLOCKTIME": "0",
     # glibc raises these two as blocks are freed, up to these values: where all processes begin with them, none pays for
     # page faults that another has learned to avoid.
-    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
 }

@@ -14,14 +14,14 @@ anchors, and asks for one product. So an input position costs `k` products along
 them the input is differenced along those and multiplied by its `(k-1)^|subset|` kernels in one matrix product, and
 every output is the sum of a few of the results.
 
-The operator is linear in input and in weight, and its gradients have its structure: `_Output`, `_InputGradient` and
-`_WeightGradient` are the one trilinear form `<y(x, w), g>` without its argument g, x or w. The derivatives of each are
-the other two, to any order, and only arguments are ever saved.
+The operator is linear in input and in weight, and its gradients have its structure: all are the one trilinear form
+`<y(x, w), g>` without its argument g, x or w. `_Output` is the first, `_Gradients` are the other two, which share what
+they gather from g. The derivatives of each are the others, to any order, and only arguments are ever saved.
 
 What is not multiplication costs as much as what is, unless it is kept out of the main memory: tensors are laid out
 (images, *positions, channels), so that every product is one of plain matrices and sums up along the first axis while it
-multiplies; only the other axes are summed afterwards, straight into the output. Images are worked through in blocks
-whose intermediate results stay in the processor's cache.
+multiplies; only the other axes are summed afterwards, straight into the output. Work goes in blocks of images, or of
+rows of one, whose intermediate results stay in the processor's cache.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +46,7 @@ Subset = tuple[bool, ...]
 """Of the axes: whether the input is differenced along them."""
 
 _BLOCK = 2**22
-"""Numbers of intermediate results in a block of images: 8 MiB of float32,"""
+"""Numbers of intermediate results in a block: 16 MiB of float32,"""
 _ROWS = 2**11
 """and at least so many rows of each matrix, without which products are slow."""
 
@@ -90,6 +90,8 @@ class AxisPlan:
     output_size: int
     kernel_size: int
     stride: int
+    dilation: int
+    padding: int
     anchors: range
     """The input positions whose values are needed,"""
     jumps: range
@@ -111,6 +113,15 @@ class AxisPlan:
 
     def size_of(self, phase: int) -> int:
         return len(range(phase, self.output_size, self.stride))
+
+    def part(self, outputs: range) -> tuple[range, AxisPlan]:
+        """The inputs that these outputs, from a multiple of the stride on, are made of, and the plan that does it."""
+        k, s, d, padding = self.kernel_size, self.stride, self.dilation, self.padding - outputs.start
+        seen = _axis_plan(self.input_size, len(outputs), k, s, d, padding)
+        first, last = min(seen.anchors.start, seen.jumps.start - 1), max(seen.anchors.stop, seen.jumps.stop) - 1
+        first, last = (min(max(at, 0), self.input_size - 1) for at in (first, last))
+        plan = _axis_plan(last + 1 - first, len(outputs), k, s, d, padding + s * first)
+        return range(first, last + 1), plan
 
 
 @dataclass(frozen=True)
@@ -153,7 +164,45 @@ def _axis_plan(n: int, o: int, k: int, s: int, d: int, p: int) -> AxisPlan:
             gap = -((r - p - s * i) // d)  # so many taps t have r + d·t - p < s·i: they lie before jump i
             terms.append((gap, i - jumps.start))
         phases.append(tuple(terms))
-    return AxisPlan(n, o, k, s, anchors, jumps, tuple(phases))
+    return AxisPlan(n, o, k, s, d, p, anchors, jumps, tuple(phases))
+
+
+class Block(NamedTuple):
+    """A part of the work: rows of the output of some images, and the rows of the input that they are made of."""
+
+    inputs: tuple[slice, slice]
+    outputs: tuple[slice, slice]
+    plan: Plan
+
+
+def _blocks(plan: Plan, images: int, in_channels: int, out_channels: int) -> list[Block]:
+    """Blocks that keep their intermediate results within `_BLOCK` numbers, but make enough `_ROWS`."""
+    if torch.compiler.is_compiling():  # a compiler orders the work itself, and may not know the sizes yet
+        return [Block((slice(None), slice(None)), (slice(None), slice(None)), plan)]
+    positions = [math.prod(plan.positions(subset)) for subset in plan.subsets]
+    products = 2 * max(positions) * math.prod([len(axis.gaps) for axis in plan.axes[1:]])
+    fitting = _BLOCK / max(sum(positions) * in_channels + products * out_channels, 1)
+    step = math.ceil(max(fitting - 1, _ROWS / positions[0]))
+    lead = plan.axes[0]
+    height = lead.output_size
+    if step == 1 and fitting < 1:
+        rows = len(lead.anchors) * max(fitting, _ROWS / positions[0])
+        count = max(round(len(lead.anchors) / rows), 1)
+        height = lead.stride * -(-lead.output_size // (lead.stride * count))
+    parts = []
+    for start in range(0, lead.output_size, height):
+        outputs = range(start, min(start + height, lead.output_size))
+        inputs, part = lead.part(outputs)
+        parts.append((_slice(inputs), _slice(outputs), Plan((part, *plan.axes[1:]))))
+    return [
+        Block((some, inputs), (some, outputs), part)
+        for some in (slice(start, start + step) for start in range(0, images, step))
+        for inputs, outputs, part in parts
+    ]
+
+
+def _slice(positions: range) -> slice:
+    return slice(positions.start, positions.stop)
 
 
 # The trilinear form, without each of its arguments --------------------------------------------------------------------
@@ -168,105 +217,116 @@ class _Output(torch.autograd.Function):
         values = _channels_at_the_end(x)
         bias = None if bias is None else typed(bias, values.dtype)
         output = values.new_empty(len(x), *(axis.output_size for axis in plan.axes), weight.shape[0])
-        for images in _blocks(plan, len(x), x.shape[1], weight.shape[0]):
-            _sum_products(_features(values[images], plan), kernels, bias, plan, output[images])
+        for block in _blocks(plan, len(x), x.shape[1], weight.shape[0]):
+            features = _features(values[block.inputs], block.plan)
+            _sum_products(features, kernels, bias, block.plan, output[block.outputs])
         return typed(output.movedim(-1, 1), x.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, weight, _, ctx.plan = inputs
+        ctx.dtype, ctx.output_shape = weight.dtype, output.shape
         ctx.save_for_backward(x, weight)
+        ctx.save_for_forward(x, weight)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         (x, weight), (to_x, to_weight, to_bias, _) = ctx.saved_tensors, ctx.needs_input_grad
-        return (
-            _InputGradient.apply(g, weight.conj(), ctx.plan) if to_x else None,
-            _WeightGradient.apply(x.conj(), g, ctx.plan, weight.dtype) if to_weight else None,
-            g.sum([0, *range(2, g.dim())]) if to_bias else None,
-            None,
-        )
+        of_x, of_weight = _gradients(g, x.conj() if to_weight else None, weight.conj() if to_x else None, ctx)
+        return of_x, of_weight, g.sum([0, *range(2, g.dim())]) if to_bias else None, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
+    def jvp(ctx: Any, along_x: Tensor | None, along_weight: Tensor | None, along_bias: Tensor | None, _: None) -> Any:
+        x, weight = ctx.saved_tensors
+        of_x = None if along_x is None else _Output.apply(along_x, weight, None, ctx.plan)
+        of_weight = None if along_weight is None else _Output.apply(x, along_weight, None, ctx.plan)
+        of_bias = None if along_bias is None else along_bias.reshape(-1, *(1,) * (x.dim() - 2)).expand(ctx.output_shape)
+        return _total(_total(of_x, of_weight), of_bias)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
         return _mapped(_Output, info.batch_size, in_dims, arguments)
 
 
-class _InputGradient(torch.autograd.Function):
-    """(batch, in, *input_size) from the output's gradient and the weight."""
+class _Gradients(torch.autograd.Function):
+    """(batch, in, *input_size), where the weight is given, and (out, in, *kernel_size), where the input is."""
 
     @staticmethod
-    def forward(g: Tensor, weight: Tensor, plan: Plan) -> Tensor:
-        kernels = _gap_kernels(widened(weight), plan)
-        values = _channels_at_the_end(g)
-        result = values.new_empty(len(g), *(axis.input_size for axis in plan.axes), weight.shape[1])
-        for images in _blocks(plan, len(g), weight.shape[1], weight.shape[0]):
-            features = {}
-            for subset, kernel in kernels.items():
-                products = _gathered(values[images], plan, subset)
-                rows = products.flatten(0, len(plan.axes)).flatten(1) @ kernel.flatten(0, -2)
-                features[subset] = rows.view(*products.shape[: 1 + len(plan.axes)], -1)
-            result[images] = _features_adjoint(features, plan)
-        return typed(result.movedim(-1, 1), g.dtype)
+    def forward(
+        g: Tensor, x: Tensor | None, weight: Tensor | None, plan: Plan, dtype: torch.dtype
+    ) -> tuple[Tensor | None, Tensor | None]:
+        gradient = _channels_at_the_end(g)
+        channels = (x if weight is None else weight).shape[1]  # type: ignore[union-attr]
+        of_x = of_weight = None
+        if weight is not None:
+            kernels = _gap_kernels(widened(weight), plan)
+            of_x = gradient.new_zeros(len(g), *(axis.input_size for axis in plan.axes), channels)
+        if x is not None:
+            values = _channels_at_the_end(x)
+            sums = {subset: values.new_zeros(*plan.gaps(subset), g.shape[1], channels) for subset in plan.subsets}
+        for block in _blocks(plan, len(g), channels, g.shape[1]):
+            features = None if x is None else _features(values[block.inputs], block.plan)
+            products = {}
+            for subset in plan.subsets:
+                gathered = _gathered(gradient[block.outputs], block.plan, subset)
+                rows = gathered.flatten(0, len(plan.axes)).flatten(1)
+                if features is not None:
+                    sums[subset].view(-1, channels).addmm_(rows.t(), features[subset].reshape(-1, channels))
+                if of_x is not None:
+                    back = rows @ kernels[subset].flatten(0, -2)
+                    products[subset] = back.view(*gathered.shape[: 1 + len(plan.axes)], -1)
+            if of_x is not None:
+                of_x[block.inputs] += _features_adjoint(products, block.plan)
+        if x is not None:
+            of_weight = typed(_gap_kernels_adjoint(sums, plan), dtype)
+        return None if of_x is None else typed(of_x.movedim(-1, 1), g.dtype), of_weight
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        g, weight, ctx.plan = inputs
-        ctx.save_for_backward(g, weight)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
+        g, x, weight, ctx.plan, ctx.dtype = inputs
+        ctx.save_for_backward(g, x, weight)
+        ctx.save_for_forward(g, x, weight)
+        ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, x: Tensor) -> tuple[Tensor | None, ...]:
-        (g, weight), (to_g, to_weight, _) = ctx.saved_tensors, ctx.needs_input_grad
-        return (
-            _Output.apply(x, weight.conj(), None, ctx.plan) if to_g else None,
-            _WeightGradient.apply(x, g.conj(), ctx.plan, weight.dtype) if to_weight else None,
-            None,
-        )
+    def backward(ctx: Any, into_x: Tensor | None, into_weight: Tensor | None) -> tuple[Tensor | None, ...]:
+        (g, x, weight), (to_g, to_x, to_weight, _, _) = ctx.saved_tensors, ctx.needs_input_grad
+        of_g = None
+        if to_g and into_x is not None:
+            of_g = _Output.apply(into_x, weight.conj(), None, ctx.plan)
+        if to_g and into_weight is not None:
+            of_g = _total(of_g, _Output.apply(x.conj(), into_weight, None, ctx.plan))
+        of_x, of_weight = _gradients(g.conj(), into_x if to_weight else None, into_weight if to_x else None, ctx)
+        return of_g, of_x, of_weight, None, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
-        return _mapped(_InputGradient, info.batch_size, in_dims, arguments)
-
-
-class _WeightGradient(torch.autograd.Function):
-    """(out, in, *kernel_size) from input and the output's gradient."""
+    def jvp(ctx: Any, along_g: Tensor | None, along_x: Tensor | None, along_weight: Tensor | None, *_: None) -> Any:
+        g, x, weight = ctx.saved_tensors
+        of_g = (None, None) if along_g is None else _gradients(along_g, x, weight, ctx)
+        return tuple(map(_total, of_g, _gradients(g, along_x, along_weight, ctx)))
 
     @staticmethod
-    def forward(x: Tensor, g: Tensor, plan: Plan, dtype: torch.dtype) -> Tensor:
-        values, gradient = _channels_at_the_end(x), _channels_at_the_end(g)
-        kernels = {subset: values.new_zeros(*plan.gaps(subset), g.shape[1], x.shape[1]) for subset in plan.subsets}
-        for images in _blocks(plan, len(x), x.shape[1], g.shape[1]):
-            for subset, features in _features(values[images], plan).items():
-                products = _gathered(gradient[images], plan, subset).flatten(0, len(plan.axes)).flatten(1)
-                kernels[subset].view(-1, x.shape[1]).addmm_(products.t(), features.reshape(-1, x.shape[1]))
-        return typed(_gap_kernels_adjoint(kernels, plan), dtype)
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+        return _mapped(_Gradients, info.batch_size, in_dims, arguments)
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, g, ctx.plan, _ = inputs
-        ctx.save_for_backward(x, g)
 
-    @staticmethod
-    def backward(ctx: Any, weight: Tensor) -> tuple[Tensor | None, ...]:
-        (x, g), (to_x, to_g, _, _) = ctx.saved_tensors, ctx.needs_input_grad
-        return (
-            _InputGradient.apply(g.conj(), weight, ctx.plan) if to_x else None,
-            _Output.apply(x.conj(), weight, None, ctx.plan) if to_g else None,
-            None,
-            None,
-        )
+def _gradients(g: Tensor, x: Tensor | None, weight: Tensor | None, ctx: Any) -> tuple[Tensor | None, Tensor | None]:
+    """`_Gradients` to the input where the weight is given, and to the weight where the input is."""
+    if x is None and weight is None:
+        return None, None
+    of_x, of_weight = _Gradients.apply(g, x, weight, ctx.plan, ctx.dtype)
+    return of_x, of_weight
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
-        return _mapped(_WeightGradient, info.batch_size, in_dims, arguments)
+
+def _total(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return other if one is None else one if other is None else one + other
 
 
 def _mapped(
     function: type[torch.autograd.Function], size: int, dims: Sequence[int | None], arguments: Sequence[Any]
-) -> tuple[Tensor, int]:
+) -> tuple[Any, Any]:
     """The rule of `torch.func.vmap`: more images where only they are many, else one after the other."""
-    only_images = dims[0] is not None and all(dim is None for dim in dims[1:])
-    if only_images and function is not _WeightGradient:  # which would add the images up
+    if function is _Output and dims[0] is not None and all(dim is None for dim in dims[1:]):
         images = arguments[0].movedim(dims[0], 0)
         output: Tensor = function.apply(images.flatten(0, 1), *arguments[1:])
         return output.reshape(*images.shape[:2], *output.shape[1:]), 0
@@ -274,7 +334,10 @@ def _mapped(
         function.apply(*(a if dim is None else a.select(dim, i) for a, dim in zip(arguments, dims, strict=True)))
         for i in range(size)
     ]
-    return torch.stack(each), 0
+    if function is _Output:
+        return torch.stack(each), 0
+    stacked = [None if column[0] is None else torch.stack(column) for column in zip(*each, strict=True)]
+    return tuple(stacked), tuple(None if column is None else 0 for column in stacked)
 
 
 # Kernels --------------------------------------------------------------------------------------------------------------
@@ -295,12 +358,11 @@ def _gap_kernels(weight: Tensor, plan: Plan) -> dict[Subset, Tensor]:
 
 def _gap_kernels_adjoint(kernels: dict[Subset, Tensor], plan: Plan) -> Tensor:
     for at, axis in reversed(list(enumerate(plan.axes))):
-        whole: dict[Subset, Tensor] = {}
+        whole = {}
         for (*others, jumps), kernel in kernels.items():
-            size = [axis.kernel_size if i == at else n for i, n in enumerate(kernel.shape)]
-            taps = _beyond_gaps_adjoint(kernel, at) if jumps else kernel.expand(size)
-            subset = tuple(others)
-            whole[subset] = whole[subset] + taps if subset in whole else taps
+            if not jumps:
+                sums = kernels.get((*others, True))
+                whole[tuple(others)] = _taps_adjoint(kernel, sums, at, axis.kernel_size)
         kernels = whole
     weight = kernels[()]
     return weight.permute(-2, -1, *range(weight.dim() - 2))
@@ -310,17 +372,27 @@ def _beyond_gaps(taps: Tensor, axis: int) -> Tensor:
     """Of k taps the k - 1 sums beyond each gap: minus those before it up to the anchor, plus those after it behind."""
     k = taps.shape[axis]
     anchor = (k - 1) // 2
-    before = taps.narrow(axis, 0, anchor).cumsum(axis).neg()
-    after = taps.narrow(axis, anchor + 1, k - 1 - anchor).flip(axis).cumsum(axis).flip(axis)
-    return torch.cat([before, after], axis)
+    sums = taps.new_empty([size - (i == axis) for i, size in enumerate(taps.shape)])
+    tap, gap = taps.unbind(axis), sums.unbind(axis)
+    for t in range(anchor):
+        _store(torch.neg, gap[t], tap[t]) if t == 0 else _store(torch.sub, gap[t], gap[t - 1], tap[t])
+    for t in range(k - 1, anchor, -1):
+        gap[t - 1].copy_(tap[t]) if t == k - 1 else _store(torch.add, gap[t - 1], gap[t], tap[t])
+    return sums
 
 
-def _beyond_gaps_adjoint(sums: Tensor, axis: int) -> Tensor:
-    k = sums.shape[axis] + 1
-    anchor = (k - 1) // 2
-    before = sums.narrow(axis, 0, anchor).flip(axis).cumsum(axis).flip(axis).neg()
-    after = sums.narrow(axis, anchor, k - 1 - anchor).cumsum(axis)
-    return torch.cat([before, torch.zeros_like(sums.narrow(axis, 0, 1)), after], axis)
+def _taps_adjoint(total: Tensor, sums: Tensor | None, axis: int, k: int) -> Tensor:
+    """The k taps, of which the total and the sums beyond the gaps were made: from the anchor outwards."""
+    taps = total.new_empty([k if i == axis else size for i, size in enumerate(total.shape)])
+    if sums is None:
+        return taps.copy_(total)
+    tap, gap, anchor = taps.unbind(axis), sums.unbind(axis), (k - 1) // 2
+    tap[anchor].copy_(total.select(axis, 0))
+    for t in reversed(range(anchor)):
+        _store(torch.sub, tap[t], tap[t + 1], gap[t])
+    for t in range(anchor + 1, k):
+        _store(torch.add, tap[t], tap[t - 1], gap[t - 1])
+    return taps
 
 
 # Features: values and jumps -------------------------------------------------------------------------------------------
@@ -367,7 +439,7 @@ def _jumps(values: Tensor, axis: int, positions: range) -> Tensor:
     first, last = max(positions.start, 1), min(positions.stop, n)
     if first < last:
         inner = jumps.narrow(axis, first - positions.start, last - first)
-        _store(torch.sub, values.narrow(axis, first, last - first), values.narrow(axis, first - 1, last - first), inner)
+        _store(torch.sub, inner, values.narrow(axis, first, last - first), values.narrow(axis, first - 1, last - first))
     for i in positions:
         if i <= 0 or i >= n:
             target = jumps.select(axis, i - positions.start)
@@ -445,14 +517,8 @@ def _gathered(gradient: Tensor, plan: Plan, subset: Subset) -> Tensor:
             parts.setdefault(gaps, []).append((_of_terms(terms, part.shape[1:-1]), part))
     gathered = gradient.new_empty(len(gradient), *plan.positions(subset), *plan.gaps(subset), gradient.shape[-1])
     for gaps in product(*map(range, plan.gaps(subset))):
-        place = (slice(None),) * (1 + len(gaps)) + gaps
-        target, summands = gathered[place], parts.get(gaps, [])
-        if summands and all(part.shape == target.shape for _, part in summands):
-            _store_sum([part for _, part in summands], target)
-        else:
-            target.zero_()
-            for place, part in summands:
-                target[place].add_(part)
+        target = gathered[(slice(None),) * (1 + len(gaps)) + gaps]
+        _store_placed(parts.get(gaps, []), target)
     return gathered
 
 
@@ -470,21 +536,38 @@ def _of_terms(terms: Sequence[tuple[int, int]], sizes: Sequence[int]) -> Place:
     return (slice(None), *(slice(start, start + n) for (_, start), n in zip(terms, sizes, strict=True)))
 
 
-def _store(operation: Any, a: Tensor, b: Tensor, target: Tensor) -> None:
-    """`target = operation(a, b)` in one pass; compilers, which fuse by themselves, know no `out=` into a view."""
+def _store(operation: Any, target: Tensor, *operands: Tensor) -> None:
+    """`target = operation(*operands)` in one pass; compilers, which fuse by themselves, know no `out=` into a view."""
     if torch.compiler.is_compiling():
-        target.copy_(operation(a, b))
+        target.copy_(operation(*operands))
     else:
-        operation(a, b, out=target)
+        operation(*operands, out=target)
 
 
-def _store_sum(summands: list[Tensor], target: Tensor) -> None:
+def _store_sum(summands: Sequence[Tensor], target: Tensor) -> None:
     if len(summands) == 1:
         target.copy_(summands[0])
         return
-    _store(torch.add, summands[0], summands[1], target)
+    _store(torch.add, target, summands[0], summands[1])
     for summand in summands[2:]:
         target.add_(summand)
+
+
+def _store_placed(summands: Sequence[tuple[Place, Tensor]], target: Tensor) -> None:
+    """The sum of parts that lie somewhere within the target, and zeros around them."""
+    if not summands:
+        target.zero_()
+        return
+    first, around = summands[0][0], target
+    for axis, positions in enumerate(first):
+        if isinstance(positions, slice) and positions != slice(None):
+            around.narrow(axis, 0, positions.start).zero_()
+            around.narrow(axis, positions.stop, around.shape[axis] - positions.stop).zero_()
+            around = around.narrow(axis, positions.start, positions.stop - positions.start)
+    _store_sum([part for place, part in summands if place == first], around)
+    for place, part in summands:
+        if place != first:
+            target[place].add_(part)
 
 
 # Layout ---------------------------------------------------------------------------------------------------------------
@@ -492,14 +575,3 @@ def _store_sum(summands: list[Tensor], target: Tensor) -> None:
 
 def _channels_at_the_end(tensor: Tensor) -> Tensor:
     return widened(tensor).movedim(1, -1).contiguous()
-
-
-def _blocks(plan: Plan, images: int, in_channels: int, out_channels: int) -> list[slice]:
-    """Slices of as many images as keep their intermediate results within `_BLOCK` numbers, but make enough `_ROWS`."""
-    if torch.compiler.is_compiling():
-        return [slice(None)]  # a compiler orders the work itself, and may not know the sizes yet
-    positions = [math.prod(plan.positions(subset)) for subset in plan.subsets]
-    products = 2 * max(positions) * math.prod([len(axis.gaps) for axis in plan.axes[1:]])
-    fitting = _BLOCK // max(sum(positions) * in_channels + products * out_channels, 1)
-    step = max(fitting, -(-_ROWS // positions[0]))
-    return [slice(start, start + step) for start in range(0, images, step)]
