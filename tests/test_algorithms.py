@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from halfstride.algorithms import ALGORITHMS, differences, native
@@ -117,6 +117,41 @@ def test_all_algorithms_compute_the_defining_sums(call):
         assert_close(ALGORITHMS[name].compute(case, *tensors), expected)
 
 
+@settings(max_examples=100)
+@given(drawn(forms=("resize",), most=4), st.integers(1, 200), st.integers(1, 20))
+def test_summation_by_parts_in_blocks(call, block, rows):
+    """Of whatever size the blocks are, the result and the gradients are those of the whole."""
+    case, *tensors = call
+    assume(differences.obstacle(case) is None)
+    for tensor in tensors:
+        tensor.requires_grad_()
+    whole = differences.compute(case, *tensors)
+    gradient = torch.randn_like(whole)
+    of_whole = torch.autograd.grad(whole, tensors, gradient)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(differences, "_BLOCK", block)
+        patch.setattr(differences, "_ROWS", rows)
+        output = differences.compute(case, *tensors)
+        gradients = torch.autograd.grad(output, tensors, gradient)
+    for one, other in zip((output, *gradients), (whole, *of_whole), strict=True):
+        assert_close(one, other)
+
+
+def test_a_single_image_is_cut_into_rows():
+    case = resize_case(2, (1, 4, 64, 8), (4, 4, 3, 3), 2, ((1, 1), (1, 1)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(differences, "_BLOCK", 2**13)
+        patch.setattr(differences, "_ROWS", 16)
+        blocks = differences._blocks(differences.plan(case, (64, 8), (0, 0)), 1, 4, 4)
+    inputs, outputs = zip(*((block.inputs[1], block.outputs[1]) for block in blocks), strict=True)
+    assert len(blocks) > 2
+    assert [rows.start for rows in outputs] == [0, *(rows.stop for rows in outputs[:-1])]
+    assert outputs[-1].stop == 128
+    assert all(
+        read.stop - read.start <= (made.stop - made.start) // 2 + 2 for read, made in zip(inputs, outputs, strict=True)
+    )
+
+
 @settings(max_examples=150)
 @given(drawn(forms=("transposed", "resize"), most=4))
 def test_all_algorithms_have_the_same_gradients_as_the_native_one(call):
@@ -158,13 +193,14 @@ def tensors_for(case, dtype=torch.float64):
     return x, torch.randn(*weight, *case.kernel_size, dtype=dtype), torch.randn(bias, dtype=dtype)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's forward mode about itself
 @pytest.mark.parametrize(("name", "algorithm"), EVERY)
 def test_first_and_second_derivatives(name, algorithm):
     case = FIXED[name]
     tensors = [tensor.requires_grad_() for tensor in tensors_for(case)]
     compute = functools.partial(ALGORITHMS[algorithm].compute, case)
-    assert torch.autograd.gradcheck(compute, tensors, fast_mode=True)
-    assert torch.autograd.gradgradcheck(compute, tensors, fast_mode=True)
+    assert torch.autograd.gradcheck(compute, tensors, fast_mode=True, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(compute, tensors, fast_mode=True, check_fwd_over_rev=True)
 
 
 @pytest.mark.parametrize("name", ["resize-1d", "resize-2d", "resize-3d"])
@@ -229,7 +265,7 @@ def test_half_types_are_as_exact_as_torchs_own(form, weight, dtype):
         assert error(output) <= 1.5 * torchs_own, name
 
 
-@pytest.mark.parametrize("algorithm", ["scatter", "emulated", "phases", "differences"])
+@pytest.mark.parametrize("algorithm", ["scatter", "emulated", "folded", "phases", "differences"])
 def test_kernels_are_formed_from_a_wider_weight_and_rounded_once(algorithm):
     case = resize_case(2, (1, 8, 6, 6), (4, 8, 3, 3), 2)
     x, weight, _ = tensors_for(case, torch.float32)
@@ -296,7 +332,7 @@ def test_obstacles():
     resize = resize_case(2, (1, 1, 4, 4), (1, 1, 5, 5), 2, padding_mode="reflect")
     subpixel = subpixel_case(1, (1, 1, 4), (2, 1, 3), 2)
     transposed = transposed_case(1, (1, 1, 4), (1, 1, 3), 2)
-    for name in ("scatter", "emulated", "phases", "differences"):
+    for name in ("scatter", "emulated", "folded", "phases", "differences"):
         assert ALGORITHMS[name].obstacle(resize) == (
             "padding_mode='reflect' by scale_factor positions or more mirrors what upsampling made, and has no "
             "counterpart before it"

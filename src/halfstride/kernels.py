@@ -66,12 +66,14 @@ def transposed_from_resize(weight: Tensor, scale_factor: Sizes = 2, dilation: Si
     scales = read_sizes("scale_factor", scale_factor, axes, 1)
     dilations = read_sizes("dilation", dilation, axes, 1)
     full = widened(weight)
-    for axis, (s, d) in enumerate(zip(scales, dilations, strict=True), start=2):
-        full = spread(full.flip(axis), axis, d)
-        length = full.shape[axis] + s - 1
-        full = F.pad(full, (0, 0) * (axes + 1 - axis) + (s - 1, s - 1))
-        full = torch.stack([full.narrow(axis, shift, length) for shift in range(s)]).sum(0)
-    return swap_channels(full, groups).to(weight.dtype)
+    # Which taps a tap is added to: a matrix of zeros and ones, one of all axes being the Kronecker product of theirs.
+    boxes = full.new_ones(1, 1)
+    for taps, s, d in zip(weight.shape[2:], scales, dilations, strict=True):
+        places = [[float(0 <= at - d * tap < s) for tap in reversed(range(taps))] for at in range(d * (taps - 1) + s)]
+        boxes = torch.kron(boxes, full.new_tensor(places))
+    size = [d * (taps - 1) + s for taps, s, d in zip(weight.shape[2:], scales, dilations, strict=True)]
+    folded = (boxes @ full.flatten(2).transpose(1, 2)).reshape(full.shape[0], *size, full.shape[1]).movedim(-1, 1)
+    return swap_channels(folded, groups).to(weight.dtype)
 
 
 def resize_from_transposed(weight: Tensor, scale_factor: Sizes = 2, groups: int = 1) -> Tensor:

@@ -12,7 +12,7 @@ it as it is, and rounded once.
 
 from types import ModuleType
 
-from halfstride.algorithms import differences, emulated, native, phases, scatter
+from halfstride.algorithms import differences, emulated, folded, native, phases, scatter
 
 __all__ = ["ALGORITHMS"]
 
@@ -20,6 +20,7 @@ ALGORITHMS: dict[str, ModuleType] = {
     "native": native,
     "scatter": scatter,
     "emulated": emulated,
+    "folded": folded,
     "phases": phases,
     "differences": differences,
 }

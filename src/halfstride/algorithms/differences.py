@@ -64,7 +64,7 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     of_case = plan(case, tuple(x.shape[2:]), first)
     biases = (None,) * case.groups if bias is None else bias.chunk(case.groups)
     groups = zip(x.chunk(case.groups, 1), weight.chunk(case.groups), biases, strict=True)
-    outputs = [_Output.apply(*group, of_case) for group in groups]
+    outputs = [_output(*group, of_case) for group in groups]
     return as_channels_last(outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1), like=input)
 
 
@@ -236,16 +236,12 @@ class _Output(torch.autograd.Function):
         return of_x, of_weight, g.sum([0, *range(2, g.dim())]) if to_bias else None, None
 
     @staticmethod
-    def jvp(ctx: Any, along_x: Tensor | None, along_weight: Tensor | None, along_bias: Tensor | None, _: None) -> Any:
-        x, weight = ctx.saved_tensors
-        of_x = None if along_x is None else _Output.apply(along_x, weight, None, ctx.plan)
-        of_weight = None if along_weight is None else _Output.apply(x, along_weight, None, ctx.plan)
-        of_bias = None if along_bias is None else along_bias.reshape(-1, *(1,) * (x.dim() - 2)).expand(ctx.output_shape)
-        return _total(_total(of_x, of_weight), of_bias)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
-        return _mapped(_Output, info.batch_size, in_dims, arguments)
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
+        if in_dims[0] is None or any(dim is not None for dim in in_dims[1:]):
+            return torch.stack([_output(*each) for each in _one_by_one(info.batch_size, in_dims, arguments)]), 0
+        images = arguments[0].movedim(in_dims[0], 0)  # only they are many: then there are just more of them
+        output = _output(images.flatten(0, 1), *arguments[1:])
+        return output.reshape(*images.shape[:2], *output.shape[1:]), 0
 
 
 class _Gradients(torch.autograd.Function):
@@ -293,11 +289,33 @@ class _Gradients(torch.autograd.Function):
         (g, x, weight), (to_g, to_x, to_weight, _, _) = ctx.saved_tensors, ctx.needs_input_grad
         of_g = None
         if to_g and into_x is not None:
-            of_g = _Output.apply(into_x, weight.conj(), None, ctx.plan)
+            of_g = _output(into_x, weight.conj(), None, ctx.plan)
         if to_g and into_weight is not None:
-            of_g = _total(of_g, _Output.apply(x.conj(), into_weight, None, ctx.plan))
+            of_g = _total(of_g, _output(x.conj(), into_weight, None, ctx.plan))
         of_x, of_weight = _gradients(g.conj(), into_x if to_weight else None, into_weight if to_x else None, ctx)
         return of_g, of_x, of_weight, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+        each = [_EagerGradients.apply(*one) for one in _one_by_one(info.batch_size, in_dims, arguments)]
+        stacked = [None if column[0] is None else torch.stack(column) for column in zip(*each, strict=True)]
+        return tuple(stacked), tuple(None if column is None else 0 for column in stacked)
+
+
+class _EagerOutput(_Output):
+    """With a derivative in forward mode, which compilers cannot read."""
+
+    @staticmethod
+    def jvp(ctx: Any, along_x: Tensor | None, along_weight: Tensor | None, along_bias: Tensor | None, _: None) -> Any:
+        x, weight = ctx.saved_tensors
+        of_x = None if along_x is None else _output(along_x, weight, None, ctx.plan)
+        of_weight = None if along_weight is None else _output(x, along_weight, None, ctx.plan)
+        of_bias = None if along_bias is None else along_bias.reshape(-1, *(1,) * (x.dim() - 2)).expand(ctx.output_shape)
+        return _total(_total(of_x, of_weight), of_bias)
+
+
+class _EagerGradients(_Gradients):
+    """With a derivative in forward mode, which compilers cannot read."""
 
     @staticmethod
     def jvp(ctx: Any, along_g: Tensor | None, along_x: Tensor | None, along_weight: Tensor | None, *_: None) -> Any:
@@ -305,16 +323,19 @@ class _Gradients(torch.autograd.Function):
         of_g = (None, None) if along_g is None else _gradients(along_g, x, weight, ctx)
         return tuple(map(_total, of_g, _gradients(g, along_x, along_weight, ctx)))
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
-        return _mapped(_Gradients, info.batch_size, in_dims, arguments)
+
+def _output(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
+    function = _Output if torch.compiler.is_compiling() else _EagerOutput
+    output: Tensor = function.apply(x, weight, bias, plan)
+    return output
 
 
 def _gradients(g: Tensor, x: Tensor | None, weight: Tensor | None, ctx: Any) -> tuple[Tensor | None, Tensor | None]:
-    """`_Gradients` to the input where the weight is given, and to the weight where the input is."""
+    """To the input where the weight is given, and to the weight where the input is."""
     if x is None and weight is None:
         return None, None
-    of_x, of_weight = _Gradients.apply(g, x, weight, ctx.plan, ctx.dtype)
+    function = _Gradients if torch.compiler.is_compiling() else _EagerGradients
+    of_x, of_weight = function.apply(g, x, weight, ctx.plan, ctx.dtype)
     return of_x, of_weight
 
 
@@ -322,22 +343,11 @@ def _total(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     return other if one is None else one if other is None else one + other
 
 
-def _mapped(
-    function: type[torch.autograd.Function], size: int, dims: Sequence[int | None], arguments: Sequence[Any]
-) -> tuple[Any, Any]:
-    """The rule of `torch.func.vmap`: more images where only they are many, else one after the other."""
-    if function is _Output and dims[0] is not None and all(dim is None for dim in dims[1:]):
-        images = arguments[0].movedim(dims[0], 0)
-        output: Tensor = function.apply(images.flatten(0, 1), *arguments[1:])
-        return output.reshape(*images.shape[:2], *output.shape[1:]), 0
-    each = [
-        function.apply(*(a if dim is None else a.select(dim, i) for a, dim in zip(arguments, dims, strict=True)))
-        for i in range(size)
+def _one_by_one(size: int, dims: Sequence[int | None], arguments: Sequence[Any]) -> list[list[Any]]:
+    """The arguments of each of the calls that `torch.func.vmap` makes into one."""
+    return [
+        [a if dim is None else a.select(dim, i) for a, dim in zip(arguments, dims, strict=True)] for i in range(size)
     ]
-    if function is _Output:
-        return torch.stack(each), 0
-    stacked = [None if column[0] is None else torch.stack(column) for column in zip(*each, strict=True)]
-    return tuple(stacked), tuple(None if column is None else 0 for column in stacked)
 
 
 # Kernels --------------------------------------------------------------------------------------------------------------

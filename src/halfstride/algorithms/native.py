@@ -20,7 +20,7 @@ from halfstride.algorithms.case import Case, Cost
 from halfstride.algorithms.common import as_channels_last, as_transposed, continued, even_cut, typed, window
 from halfstride.kernels import shuffle
 
-__all__ = ["compute", "conv", "cost", "obstacle"]
+__all__ = ["compute", "conv", "cost", "obstacle", "transposed"]
 
 _CONV: tuple[Callable[..., Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
 _CONV_TRANSPOSE: tuple[Callable[..., Tensor], ...] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
@@ -47,7 +47,8 @@ def cost(case: Case) -> Cost:
 def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     weight = typed(weight, input.dtype)
     if case.form == "transposed":
-        return _transposed(case, input, weight, bias)
+        twin, margin = as_transposed(case)
+        return transposed(twin, continued(input, margin, case.padding_mode), weight, bias)
     if case.form == "resize":
         return _resize(case, input, weight, bias)
     return _subpixel(case, input, weight, bias)
@@ -69,10 +70,8 @@ def conv(
     return _CONV[len(padding) - 1](input, weight, bias, padding=symmetric, dilation=dilation, groups=groups)
 
 
-def _transposed(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    padding_mode = case.padding_mode
-    case, margin = as_transposed(case)
-    input = continued(input, margin, padding_mode)
+def transposed(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """torch's transposed convolution, of what `as_transposed` says."""
     cuts = [
         even_cut(full, p, o, max(s, d))
         for full, p, o, s, d in zip(

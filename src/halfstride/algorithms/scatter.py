@@ -1,23 +1,26 @@
+# mypy: disable-error-code="no-untyped-call"
 """Each input value times the kernel, added at steps of the stride.
 
-All the products are one matrix product, (positions, in) by (in, out·taps). What remains is to add each of them to its
-output position: col2im, torch's `fold`. Where the kernel is as large as the stride nothing overlaps, and there is no
-shorter way.
+All the products are one matrix product, (out·taps, in) by (in, positions). What remains is to add each of them to its
+output position. Of a kernel's taps, each block of `s` neighbours lands on `s` neighbouring outputs, one of each phase:
+so blocks are added whole, phase beside phase, and the phases are interleaved last. A kernel no longer than the stride
+is one block, and nothing needs to be added at all.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, NamedTuple
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
-from halfstride.algorithms.case import Case, Cost
+from halfstride.algorithms.case import Case, Cost, cached
 from halfstride.algorithms.common import (
     as_channels_last,
     as_transposed,
-    even_cut,
     obstacle_to_phases,
     settled,
     transposed_weight,
@@ -46,42 +49,152 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     groups, taps, size = case.groups, weight.shape[2:], x.shape[2:]
     columns = weight.reshape(groups, weight.shape[0] // groups, -1).transpose(1, 2)
     products = columns @ x.reshape(x.shape[0], groups, x.shape[1] // groups, math.prod(size))
-    output = _added(products.reshape(x.shape[0], case.out_channels, *taps, *size), twin)
+    output = _added(products.reshape(x.shape[0], case.out_channels, *taps, *size), _plan(twin))
+    output = window(output, twin.padding, twin.output_size)
     if bias is not None:
         output = output + bias.reshape(-1, *(1,) * case.axes)
     return as_channels_last(typed(output, input.dtype), like=input)
 
 
-def _added(products: Tensor, case: Case) -> Tensor:
-    """(batch, out, *taps, *n) to (batch, out, *output_size), by `fold`, which knows images only."""
-    geometry = zip(case.full_size, case.padding, case.output_size, case.stride, case.dilation, strict=True)
-    axes, rest = [], []
-    for full, p, o, s, d in geometry:
-        padding, extra = even_cut(full, p, o, s)
-        axes.append(_Axis(full - 2 * padding + extra, d, padding, s))
-        rest.append(p - padding)
-    if case.axes == 1:  # an image of height 1
-        output = _fold(products.unsqueeze(2).unsqueeze(4), _Axis(1), axes[0]).squeeze(2)
-    elif case.axes == 2:
-        output = _fold(products, *axes)
-    else:  # every image, then the depth
-        images = _fold(products.permute(0, 1, 2, 5, 3, 4, 6, 7).flatten(1, 3), *axes[1:])
-        volume = images.reshape(*products.shape[:3], 1, products.shape[5], axes[1].size * axes[2].size)
-        output = _fold(volume, axes[0], _Axis(volume.shape[-1])).reshape(*products.shape[:2], *(a.size for a in axes))
-    return window(output, rest, case.output_size)
+class _Block(NamedTuple):
+    """Along one axis, neighbouring taps that land within one step of the stride."""
+
+    shift: int
+    """The step that the product of input position 0 lands in,"""
+    taps: slice
+    phases: slice
+    """and the phase that each of the taps lands on."""
 
 
-class _Axis(NamedTuple):
-    """What `fold` does along one axis; by default, nothing."""
-
-    size: int
-    dilation: int = 1
-    padding: int = 0
-    stride: int = 1
+_Place = tuple[slice, ...]
+_IMAGES = (slice(None), slice(None))
 
 
-def _fold(products: Tensor, high: _Axis, wide: _Axis) -> Tensor:
-    """(batch, out, *two taps, *two n) to (batch, out, *two sizes)."""
-    taps = tuple(products.shape[2:4])
-    size, dilation, padding, stride = zip(high, wide, strict=True)
-    return F.fold(products.flatten(4).flatten(1, 3), size, taps, dilation, padding, stride)
+@dataclass(frozen=True)
+class _Plan:
+    """What is added to what."""
+
+    taps: tuple[int, ...]
+    input_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    blocks: tuple[tuple[_Block, ...], ...]
+
+    @property
+    def steps(self) -> list[int]:
+        """How many steps of the stride the whole output has, per axis."""
+        return [n + blocks[-1].shift for n, blocks in zip(self.input_size, self.blocks, strict=True)]
+
+    def places(self) -> list[tuple[_Place, _Place]]:
+        """For each block per axis where it is among (*taps, *input_size), and where it goes among (*phases, *steps)."""
+        places = []
+        for blocks in product(*self.blocks):
+            moved = [slice(each.shift, each.shift + n) for each, n in zip(blocks, self.input_size, strict=True)]
+            source = (*(each.taps for each in blocks), *(slice(None) for _ in moved))
+            places.append((source, (*(each.phases for each in blocks), *moved)))
+        return places
+
+
+@cached
+def _plan(case: Case) -> _Plan:
+    blocks = []
+    for k, s, d in zip(case.kernel_size, case.stride, case.dilation, strict=True):
+        of_axis = []
+        for shift in range(d * (k - 1) // s + 1):
+            first, end = (
+                -(-s * shift // d),
+                min(-(-s * (shift + 1) // d), k),
+            )  # taps with s·shift <= d·tap < s·(shift+1)
+            start = d * first - s * shift
+            if first < end:
+                of_axis.append(_Block(shift, slice(first, end), slice(start, start + d * (end - first - 1) + 1, d)))
+        blocks.append(tuple(of_axis))
+    return _Plan(case.kernel_size, case.input_size, case.stride, tuple(blocks))
+
+
+class _Added(torch.autograd.Function):
+    """(batch, out, *taps, *n) to (batch, out, *whole output), which goes on to the end of the last step."""
+
+    @staticmethod
+    def forward(products: Tensor, plan: _Plan) -> Tensor:
+        axes, places = len(plan.stride), plan.places()
+        if len(places) == 1 and plan.taps == plan.stride:
+            phases = products
+        else:
+            phases = products.new_zeros(*products.shape[:2], *plan.stride, *plan.steps)
+            for i, (source, target) in enumerate(places):
+                place, part = phases[_IMAGES + target], products[_IMAGES + source]
+                place.copy_(part) if i == 0 else place.add_(part)
+        interleaved = phases.permute(0, 1, *(2 + i + axes * of for i in range(axes) for of in (1, 0)))
+        whole = [steps * s for steps, s in zip(plan.steps, plan.stride, strict=True)]
+        return interleaved.reshape(*products.shape[:2], *whole)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.plan = inputs
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _gathered(gradient, ctx.plan), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int, None], products: Tensor, plan: _Plan) -> tuple[Tensor, int]:
+        images = products.movedim(in_dims[0], 0)
+        output = _added(images.flatten(0, 1), plan)
+        return output.reshape(*images.shape[:2], *output.shape[1:]), 0
+
+
+class _Gathered(torch.autograd.Function):
+    """The adjoint: for each product what is at the place that it was added to."""
+
+    @staticmethod
+    def forward(whole: Tensor, plan: _Plan) -> Tensor:
+        axes = len(plan.stride)
+        steps_and_phases = [n for pair in zip(plan.steps, plan.stride, strict=True) for n in pair]
+        split = whole.reshape(*whole.shape[:2], *steps_and_phases)
+        phases = split.permute(0, 1, *range(3, 3 + 2 * axes, 2), *range(2, 2 + 2 * axes, 2))
+        products = whole.new_empty(*whole.shape[:2], *plan.taps, *plan.input_size)
+        for source, target in plan.places():
+            products[_IMAGES + source].copy_(phases[_IMAGES + target])
+        return products
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.plan = inputs
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return _added(gradient, ctx.plan), None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int, None], whole: Tensor, plan: _Plan) -> tuple[Tensor, int]:
+        images = whole.movedim(in_dims[0], 0)
+        output = _gathered(images.flatten(0, 1), plan)
+        return output.reshape(*images.shape[:2], *output.shape[1:]), 0
+
+
+class _EagerAdded(_Added):
+    """With a derivative in forward mode, which compilers cannot read."""
+
+    @staticmethod
+    def jvp(ctx: Any, along: Tensor, _: None) -> Tensor:
+        return _added(along, ctx.plan)
+
+
+class _EagerGathered(_Gathered):
+    """With a derivative in forward mode, which compilers cannot read."""
+
+    @staticmethod
+    def jvp(ctx: Any, along: Tensor, _: None) -> Tensor:
+        return _gathered(along, ctx.plan)
+
+
+def _added(products: Tensor, plan: _Plan) -> Tensor:
+    function = _Added if torch.compiler.is_compiling() else _EagerAdded
+    output: Tensor = function.apply(products, plan)
+    return output
+
+
+def _gathered(whole: Tensor, plan: _Plan) -> Tensor:
+    function = _Gathered if torch.compiler.is_compiling() else _EagerGathered
+    output: Tensor = function.apply(whole, plan)
+    return output
