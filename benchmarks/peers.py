@@ -93,7 +93,7 @@ def peers_for(task: Task) -> list[Peer]:
     if not isinstance(row, Row):
         return peers + in_layouts("halfstride", "halfstride", "auto")
     if row.form == "resize":
-        peers += in_layouts("folded", "by hand", "folded")
+        peers += in_layouts("folded by hand", "by hand", "folded")
     peers += in_layouts("halfstride", "halfstride", "auto")
     for algorithm in ALGORITHMS:
         if algorithm == "emulated" and _emulated_products(row) > _EMULATED_AT_MOST:
@@ -116,7 +116,7 @@ def prepare(peer: Peer, task: Task) -> Prepared:
     if peer.how == "compile":
         torch._dynamo.reset()
         module.compile()
-    elif peer.how == "folded":
+    elif peer.kind == "by hand":
         assert isinstance(row, Row)
         module = _Folded(row, _convolution(module), constant=not task.training)
     elif peer.kind == "halfstride":

@@ -36,8 +36,7 @@ _ENVIRONMENT = {
     # Threads that wait must sleep: a spinning one would take a core from whoever's turn it is.
     "OMP_WAIT_POLICY": "PASSIVE",
     "KMP_BLOCKTIME": "0",
-    # glibc raises these two as blocks are freed, up to these values: where all processes begin with them, none pays for
-    # page faults that another has learned to avoid.
+    # No memory goes back to the system: what page faults cost depends on each process's past, and on nothing else.
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
     "TOKENIZERS_PARALLELISM": "false",

@@ -20,7 +20,7 @@ TORCH_TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 TRANSPOSED = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
 RESIZE = (functional.resize_conv1d, functional.resize_conv2d, functional.resize_conv3d)
 SUBPIXEL = (functional.subpixel_conv1d, functional.subpixel_conv2d, functional.subpixel_conv3d)
-ABLE = {TRANSPOSED: list(ALGORITHMS)[:-1], RESIZE: list(ALGORITHMS), SUBPIXEL: ["native"]}
+ABLE = {TRANSPOSED: ["native", "scatter", "emulated", "phases"], RESIZE: list(ALGORITHMS), SUBPIXEL: ["native"]}
 MODES = ("zeros", "reflect", "replicate", "circular")
 
 
@@ -413,9 +413,8 @@ PINNED = {
     "`weight` (of torch.bool) must be floating point or complex: convert it with `.float()`.": lambda: R(X, WR.bool()),
     "`input`, `weight` and `bias` (of torch.float32, torch.float64) must have the same type: convert them with "
     "`.to(...)`, or use torch.autocast.": lambda: T(X, WT.double()),
-    "`algorithm` (='fast') must be one of 'auto', 'native', 'scatter', 'emulated', 'phases', 'differences'.": (
-        lambda: T(X, WT, algorithm="fast")
-    ),
+    "`algorithm` (='fast') must be one of 'auto', 'native', 'scatter', 'emulated', 'folded', 'phases', "
+    "'differences'.": lambda: T(X, WT, algorithm="fast"),
     "`algorithm` (='differences') cannot compute this case: summation by parts needs the piecewise constant input of a "
     "resize-convolution.": lambda: T(X, WT, algorithm="differences"),
 }

@@ -128,7 +128,7 @@ def pair():
     model = randomised(simple()).double()
     original = copy.deepcopy(model)
     model, report = optimize(model, image().double())
-    assert [row.became for row in report.rows] == ["resize-convolution (phases)", "transposed convolution (phases)"]
+    assert [row.became for row in report.rows] == ["resize-convolution (folded)", "transposed convolution (phases)"]
     return model, original
 
 
@@ -379,7 +379,7 @@ def test_training_is_decided_on_its_own(monkeypatch):
     assert report.optimized
     (decided,) = (model.forward.plan.algorithms,)
     assert {gradients: list(tried.values()) for (_, gradients), tried in decided.items()} == {
-        False: ["phases"],
+        False: ["folded"],
         True: [None],
     }
     assert report.inference.speedup == 2
@@ -452,7 +452,7 @@ def test_the_report_as_text_and_as_data():
     lines = str(report).splitlines()
     assert lines[0].startswith("Optimised, forward 10.00× (1000.0 → 100.0 ms), forward + backward 10.00× ")
     assert lines[1].split() == ["where", "was", "became", "error", "forward", "+", "backward", "saved"]
-    assert lines[2].startswith("1      nearest ×2, conv2d 4→3 k3  resize-convolution (phases)")
+    assert lines[2].startswith("1      nearest ×2, conv2d 4→3 k3  resize-convolution (folded)")
     assert lines[3] == "2      bilinear ×2                as it was: not nearest-neighbour"
     data = json.loads(json.dumps(report.to_dict()))
     assert data["optimized"]

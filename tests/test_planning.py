@@ -1,6 +1,7 @@
 """The rule that chooses an algorithm, and the figures with which it is explained."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -9,23 +10,64 @@ from halfstride import functional, planning
 from halfstride.algorithms import ALGORITHMS
 from halfstride.algorithms.case import resize_case, subpixel_case, transposed_case
 
+RESIZE = resize_case(2, (8, 64, 32, 32), (32, 64, 3, 3), 2)
 
-def test_the_rule():
-    assert planning.choose(transposed_case(2, (1, 8, 8, 8), (8, 8, 3, 3), 2)) == "native"
-    assert planning.choose(transposed_case(2, (1, 8, 8, 8), (8, 3, 3, 3), 2)) == "scatter"
-    assert planning.choose(transposed_case(2, (1, 8, 8, 8), (8, 3, 3, 3), 1)) == "native"
-    assert planning.choose(transposed_case(2, (1, 8, 8, 8), (8, 1, 3, 3), 2, groups=2)) == "native"
-    assert planning.choose(subpixel_case(2, (1, 4, 8, 8), (16, 4, 3, 3), 2)) == "native"
-    assert planning.choose(resize_case(2, (8, 64, 32, 32), (3, 64, 3, 3), 2)) == "scatter"
-    assert planning.choose(resize_case(2, (8, 64, 32, 32), (32, 64, 3, 3), 2)) == "differences"
-    assert planning.choose(resize_case(2, (8, 64, 32, 32), (32, 64, 3, 3), 1)) == "native"
-    assert planning.choose(resize_case(2, (8, 64, 4, 4), (32, 64, 3, 3), 2)) == "native"
-    assert planning.choose(resize_case(2, (1, 512, 8, 8), (512, 512, 3, 3), 2)) == "native"
-    assert planning.choose(resize_case(2, (32, 64, 32, 32), (8, 64, 3, 3), 2)) == "phases"
-    assert planning.choose(resize_case(2, (32, 64, 32, 32), (64, 32, 3, 3), 2, groups=2)) == "phases"
-    assert planning.choose(resize_case(2, (8, 64, 32, 32), (32, 64, 3, 3), 2), device="cuda") == "phases"
-    assert planning.choose(resize_case(2, (8, 64, 32, 32), (32, 64, 3, 3), 2, padding_mode="reflect")) == "differences"
-    assert planning.choose(resize_case(2, (8, 64, 32, 32), (32, 64, 5, 5), 2, padding_mode="reflect")) == "native"
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_rule(training):
+    """Far from the crossovers, which may move with the next calibration."""
+
+    def chosen(case, **arguments):
+        return planning.choose(case, training=training, **arguments)
+
+    assert chosen(transposed_case(2, (32, 128, 16, 16), (128, 64, 4, 4), 2, 1)) == "native"
+    assert chosen(transposed_case(1, (1, 1026, 224), (1026, 1, 1024), 256, 384)) == "scatter"
+    assert chosen(transposed_case(2, (1, 8, 8, 8), (8, 3, 3, 3), 1)) == "native"
+    assert chosen(subpixel_case(2, (1, 4, 8, 8), (16, 4, 3, 3), 2)) == "native"
+    assert chosen(resize_case(2, (8, 256, 64, 64), (1, 256, 3, 3), 2)) == "scatter"
+    assert chosen(RESIZE) == "folded"
+    assert chosen(resize_case(2, (8, 512, 32, 32), (512, 512, 3, 3), 2)) == "differences"
+    assert chosen(resize_case(2, (8, 512, 32, 32), (512, 512, 3, 3), 2, padding_mode="reflect")) == "differences"
+    assert chosen(resize_case(2, (8, 512, 32, 32), (512, 512, 5, 5), 2, padding_mode="reflect")) == "native"
+    assert chosen(resize_case(2, (8, 64, 32, 32), (32, 64, 3, 3), 1)) == "native"
+
+
+def test_where_nothing_was_measured():
+    assert planning.choose(RESIZE, device="cuda") == "folded"
+    assert planning.choose(transposed_case(2, (8, 64, 32, 32), (64, 3, 3, 3), 2), device="cuda") == "native"
+    assert (
+        planning.choose(resize_case(2, (8, 64, 32, 32), (32, 64, 5, 5), 2, padding_mode="reflect"), device="cuda")
+        == "native"
+    )
+
+
+def test_the_fastest_by_the_table_is_chosen():
+    case = resize_case(2, (4, 96, 24, 24), (48, 96, 3, 3), 2)
+    for circumstance in ("forward", "training"):
+        for fastest in planning.ELIGIBLE["resize"]:
+            with pytest.MonkeyPatch.context() as patch:
+                costs = {
+                    (circumstance, "resize", 2, name): (0, 0, 0, 0, 0, 1 if name == fastest else 2)
+                    for name in planning.ELIGIBLE["resize"]
+                }
+                patch.setattr(planning, "COSTS", costs)
+                assert planning._decide.__wrapped__(case, "auto", circumstance)[0] == fastest
+
+
+def test_layers_tell_whether_they_are_trained(monkeypatch):
+    asked = []
+
+    def choose(case, algorithm, device, *, training):
+        asked.append(training)
+        return "native"
+
+    monkeypatch.setattr(planning, "choose", choose)
+    x, w = torch.randn(1, 2, 4, 4), torch.randn(3, 2, 3, 3, requires_grad=True)
+    functional.resize_conv2d(x, w)
+    functional.resize_conv2d(x, w.detach())
+    with torch.no_grad():
+        functional.resize_conv2d(x, w)
+    assert asked == [True, False, False]
 
 
 def test_the_choice_can_be_made_by_hand():
@@ -84,9 +126,10 @@ def test_products_counted_by_hand():
 def test_explain_gives_bytes_reasons_and_obstacles():
     arguments = ("resize", (64, 64, 16, 16), (8, 64, 3, 3))
     plan = planning.explain(*arguments)
-    assert (plan.algorithm, plan.reason) == (
-        "phases",
-        "the taps that fall on one input position are added before they are multiplied",
+    assert plan.algorithm == "folded"
+    assert re.fullmatch(
+        r"predicted to take [\d.]+ ms where it was measured, against ([\d.]+ ms as '(scatter|native|differences)',? ?){3}",
+        plan.reason,
     )
     assert plan.case.output_size == (32, 32)
     half = planning.explain(*arguments, dtype=torch.float16)
@@ -95,7 +138,9 @@ def test_explain_gives_bytes_reasons_and_obstacles():
         assert wide.bytes >= 4 * (math.prod((8, 16, 16)) + math.prod((4, 32, 32)))
     assert planning.explain(*arguments, algorithm="scatter").reason == "it was asked for"
     for each in planning.explain("transposed", (1, 8, 16), (8, 4, 3), stride=2).candidates:
-        assert (each.obstacle is None) == (each.algorithm != "differences") == (each.products is not None)
+        assert (
+            (each.obstacle is None) == (each.algorithm not in ("folded", "differences")) == (each.products is not None)
+        )
 
 
 def test_bad_arguments():

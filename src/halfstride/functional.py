@@ -401,7 +401,9 @@ def _upsample(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None, al
     channels = case.out_channels * (math.prod(case.stride) if case.form == "subpixel" else 1)
     if bias is not None and tuple(bias.shape) != (channels,):
         raise ValueError(f"`bias` (of shape {tuple(bias.shape)}) must have shape {(channels,)}, one for each channel.")
-    compute: Callable[..., Tensor] = algorithms.ALGORITHMS[planning.choose(case, algorithm, input.device.type)].compute
+    training = torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad)
+    chosen = planning.choose(case, algorithm, input.device.type, training=training)
+    compute: Callable[..., Tensor] = algorithms.ALGORITHMS[chosen].compute
     unbatched = input.dim() == case.axes + 1
     if unbatched:
         input = input.unsqueeze(0)

@@ -4,14 +4,13 @@ The rule of "auto", which never asks for anything that an algorithm cannot do:
 
 1. A model that is being exported (`torch.export`, ONNX) is made of torch's own operators: "native".
 2. What enlarges nothing is a convolution, and a sub-pixel convolution is made of its phases already: "native".
-3. A transposed or resize-convolution to few output channels is one matrix product, added up: "scatter". Convolutions
-   can't use a processor's width there, and what is added up is small.
-4. Any other transposed convolution is "native": torch's has no zeros to skip.
-5. Any other resize-convolution is "native" where it is so small that the number of steps decides, not that of products.
-6. A larger one, if its borders allow it, is computed on the low-resolution grid: by "differences", or by "phases" where
-   it has few channels or several groups, where a compiler fuses the steps, and on devices where nothing was measured.
+3. Under a compiler and on devices where nothing was measured, a transposed convolution is "native", since torch's skips
+   the zeros, and a resize-convolution is "folded", which saves most of its products with one operator of torch.
+4. Otherwise the one of `ELIGIBLE` whose time is predicted to be shortest, forwards or in training. A time is the sum of
+   what an algorithm does, times what it costs (`COSTS`): products, numbers moved, numbers of the kernel, and a call.
 
-The numbers in it were measured on two AVX2 cores in float32, forwards and backwards.
+The costs were measured on two AVX2 cores in float32, channels last, by `python -m benchmarks.calibrate`. Their absolute
+values do not matter, and their ratios are alike on processors that are alike.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -58,33 +57,100 @@ class Plan:
     candidates: tuple[Candidate, ...]
 
 
-_FEW_OUTPUTS = 4
-"""Output channels up to which "scatter" is faster than torch's convolutions."""
-_FEW_CHANNELS = 16
-"""Channels below which the matrix products of "differences" are too narrow."""
-_LARGE = 2**28
-"""Products of the definition from which it pays to avoid some of them,"""
-_FEW_POSITIONS = 256
-"""unless there are fewer input positions than this, so that preparing the kernels is much of the work."""
+ELIGIBLE: dict[str, tuple[str, ...]] = {
+    "transposed": ("native", "scatter"),
+    "resize": ("native", "scatter", "folded", "differences"),
+}
+"""The algorithms from which "auto" chooses, by form."""
 
 
-def choose(case: Case, algorithm: str = "auto", device: str = "cpu") -> str:
+class Costs(NamedTuple):
+    """What an algorithm's work costs, in picoseconds where not said otherwise."""
+
+    product: float
+    idle_product: float
+    """By lanes that have no output channel to work for."""
+    product_of_image: float
+    """On top of that, for those of one image: where images are what the cores share, one image keeps one busy."""
+    number: float
+    """Of input, output and all in between, moved once."""
+    kernel_number: float
+    call: float
+    """In microseconds."""
+
+
+COSTS: dict[tuple[str, str, int, str], Costs] = {
+    ("forward", "transposed", 2, "native"): Costs(11.2, 9.47, 0.0, 75.1, 839.0, 269.0),
+    ("forward", "transposed", 2, "scatter"): Costs(15.1, 0.0, 0.0, 348.0, 0.0, 371.0),
+    ("forward", "transposed", 1, "native"): Costs(11.2, 0.0, 4.15, 161.0, 541.0, 750.0),
+    ("forward", "transposed", 1, "scatter"): Costs(11.2, 0.0, 0.0, 335.0, 524.0, 266.0),
+    ("forward", "transposed", 3, "native"): Costs(11.2, 0.0, 3.38, 418.0, 0.0, 679.0),
+    ("forward", "transposed", 3, "scatter"): Costs(11.2, 0.0, 7.81, 396.0, 0.0, 628.0),
+    ("forward", "resize", 2, "native"): Costs(10.3, 7.01, 0.137, 61.3, 711.0, 285.0),
+    ("forward", "resize", 2, "scatter"): Costs(12.7, 0.0, 0.0, 412.0, 943.0, 548.0),
+    ("forward", "resize", 2, "folded"): Costs(10.7, 8.06, 0.0, 133.0, 811.0, 190.0),
+    ("forward", "resize", 2, "differences"): Costs(9.6, 0.0, 0.0213, 299.0, 1410.0, 1240.0),
+    ("forward", "resize", 1, "native"): Costs(10.6, 0.0, 1.78, 148.0, 0.0, 746.0),
+    ("forward", "resize", 1, "scatter"): Costs(9.83, 0.0, 1.95, 289.0, 1150.0, 410.0),
+    ("forward", "resize", 1, "folded"): Costs(10.7, 0.0, 6.48, 81.7, 701.0, 551.0),
+    ("forward", "resize", 1, "differences"): Costs(10.5, 0.0, 4.28, 323.0, 43.7, 1010.0),
+    ("forward", "resize", 3, "native"): Costs(9.6, 0.0, 0.0, 0.0, 0.0, 2750.0),
+    ("forward", "resize", 3, "scatter"): Costs(9.6, 0.0, 2.41, 352.0, 3620.0, 766.0),
+    ("forward", "resize", 3, "folded"): Costs(9.6, 0.0, 0.0, 378.0, 490.0, 1260.0),
+    ("forward", "resize", 3, "differences"): Costs(9.6, 0.0, 0.0, 474.0, 657.0, 2110.0),
+    ("training", "transposed", 2, "native"): Costs(39.1, 7.41, 13.2, 712.0, 0.0, 796.0),
+    ("training", "transposed", 2, "scatter"): Costs(38.7, 0.0, 0.0, 874.0, 347.0, 888.0),
+    ("training", "transposed", 1, "native"): Costs(38.7, 0.0, 0.0, 300.0, 2090.0, 2320.0),
+    ("training", "transposed", 1, "scatter"): Costs(43.2, 0.0, 0.0, 523.0, 0.0, 984.0),
+    ("training", "transposed", 3, "native"): Costs(38.7, 0.0, 24.9, 1400.0, 0.0, 786.0),
+    ("training", "transposed", 3, "scatter"): Costs(38.7, 0.0, 7.43, 1100.0, 0.0, 1070.0),
+    ("training", "resize", 2, "native"): Costs(34.3, 9.02, 16.1, 936.0, 0.0, 563.0),
+    ("training", "resize", 2, "scatter"): Costs(33.5, 0.0, 2.02, 1070.0, 3630.0, 1290.0),
+    ("training", "resize", 2, "folded"): Costs(38.3, 5.36, 13.4, 1010.0, 27500.0, 990.0),
+    ("training", "resize", 2, "differences"): Costs(28.6, 0.0, 0.879, 920.0, 4070.0, 3610.0),
+    ("training", "resize", 1, "native"): Costs(36.2, 0.0, 2.45, 431.0, 0.0, 2040.0),
+    ("training", "resize", 1, "scatter"): Costs(31.0, 0.0, 4.06, 815.0, 3300.0, 991.0),
+    ("training", "resize", 1, "folded"): Costs(35.0, 0.0, 7.31, 823.0, 8530.0, 1460.0),
+    ("training", "resize", 1, "differences"): Costs(33.5, 0.0, 8.11, 884.0, 2640.0, 2370.0),
+    ("training", "resize", 3, "native"): Costs(28.8, 0.0, 0.0, 2660.0, 5340.0, 5900.0),
+    ("training", "resize", 3, "scatter"): Costs(28.6, 0.0, 8.07, 887.0, 5630.0, 1910.0),
+    ("training", "resize", 3, "folded"): Costs(36.4, 0.0, 2.86, 2740.0, 34000.0, 2180.0),
+    ("training", "resize", 3, "differences"): Costs(28.6, 0.0, 0.0, 1430.0, 4720.0, 7200.0),
+}
+"""By circumstances, form, axes and algorithm."""
+
+_LANES = 16
+"""Output channels that torch's convolutions compute at once."""
+
+
+def choose(case: Case, algorithm: str = "auto", device: str = "cpu", *, training: bool = False) -> str:
     """The name of the algorithm that computes a case: the one asked for, or by the rule above.
 
     Args:
         case: the operator, with all sizes.
         algorithm: "auto", or a name.
         device: the type of the device that the tensors are on.
+        training: whether gradients will be wanted.
 
     Raises:
         ValueError: where there is no algorithm of that name, or it cannot compute the case.
     """
-    circumstances = "eager" if device == "cpu" else "unmeasured"
+    circumstances = "unmeasured"
     if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
         circumstances = "exporting"
-    elif torch.compiler.is_compiling():
-        circumstances = "compiling"
+    elif device == "cpu" and not torch.compiler.is_compiling():
+        circumstances = "training" if training else "forward"
     return _decide(case, read_algorithm(algorithm), circumstances)[0]
+
+
+def features(case: Case, algorithm: str) -> tuple[float, ...]:
+    """What an algorithm does for a case, in the order of `Costs`."""
+    products, traffic = ALGORITHMS[algorithm].cost(case)
+    of_group = case.out_channels // case.groups
+    idle = -of_group % _LANES / of_group if algorithm in ("native", "folded") and case.axes == 2 else 0
+    kernel = case.in_channels * of_group * math.prod(case.kernel_size)
+    calls = case.groups if algorithm == "differences" else 1
+    return products, products * idle, products / case.batch, traffic, kernel, calls
 
 
 def explain(
@@ -94,6 +160,7 @@ def explain(
     *,
     algorithm: str = "auto",
     dtype: torch.dtype = torch.float32,
+    training: bool = False,
     **geometry: Any,
 ) -> Plan:
     """What `choose` would say about a layer, and the products and bytes of every candidate.
@@ -104,14 +171,15 @@ def explain(
         weight_shape: the shape of the weight in torch's layout for this form; see `halfstride.functional`.
         algorithm: "auto", or a name.
         dtype: the type of the numbers, for their bytes.
+        training: whether gradients will be wanted.
         geometry: stride or scale_factor, padding, dilation, groups and so on, as in `halfstride.functional`.
 
     Example:
         >>> plan = explain("resize", (8, 64, 32, 32), (32, 64, 3, 3), scale_factor=2)
         >>> plan.algorithm
-        'differences'
+        'folded'
         >>> {each.algorithm: each.products // (8 * 64 * 32 * 32 * 32) for each in plan.candidates}
-        {'native': 36, 'scatter': 16, 'emulated': 64, 'phases': 16, 'differences': 9}
+        {'native': 36, 'scatter': 16, 'emulated': 64, 'folded': 16, 'phases': 16, 'differences': 9}
     """
     if form not in _CASES:
         raise ValueError(f"`form` (={form!r}) must be one of {', '.join(map(repr, _CASES))}.")
@@ -121,12 +189,13 @@ def explain(
         obstacle = module.obstacle(case)
         cost = None if obstacle else module.cost(case)
         candidates.append(Candidate(name, cost and cost.products, cost and cost.traffic * dtype.itemsize, obstacle))
-    return Plan(case, *_decide(case, read_algorithm(algorithm)), tuple(candidates))
+    circumstances = "training" if training else "forward"
+    return Plan(case, *_decide(case, read_algorithm(algorithm), circumstances), tuple(candidates))
 
 
 @cached
-def _decide(case: Case, algorithm: str, circumstances: str = "eager") -> tuple[str, str]:
-    """The algorithm and the reason; circumstances are "eager", "compiling", "exporting" or "unmeasured"."""
+def _decide(case: Case, algorithm: str, circumstances: str = "forward") -> tuple[str, str]:
+    """The algorithm and the reason; circumstances are "forward", "training", "exporting" or "unmeasured"."""
     if algorithm != "auto":
         obstacle = ALGORITHMS[algorithm].obstacle(case)
         if obstacle is not None:
@@ -138,20 +207,23 @@ def _decide(case: Case, algorithm: str, circumstances: str = "eager") -> tuple[s
         return "native", "a sub-pixel convolution is made of its phases already"
     if all(s == 1 for s in case.stride):
         return "native", "nothing is enlarged, so this is a convolution"
-    few_outputs = case.out_channels <= _FEW_OUTPUTS and case.groups == 1
-    if circumstances == "eager" and few_outputs and ALGORITHMS["scatter"].obstacle(case) is None:
-        return "scatter", "to few output channels one matrix product and adding up is less work than convolutions"
-    if case.form == "transposed":
-        return "native", "torch's transposed convolution multiplies nothing in vain"
-    obstacle = ALGORITHMS["phases"].obstacle(case)
-    if obstacle is not None:
-        return "native", obstacle
-    positions = case.batch * math.prod(case.input_size)
-    if circumstances == "eager" and (ALGORITHMS["native"].cost(case).products < _LARGE or positions < _FEW_POSITIONS):
-        return "native", "it is so small that the number of steps decides, not that of products"
-    if circumstances != "eager" or case.groups > 1 or min(case.in_channels, case.out_channels) < _FEW_CHANNELS:
-        return "phases", "the taps that fall on one input position are added before they are multiplied"
-    return "differences", "an upsampled image is piecewise constant, so that its kernel meets only the jumps"
+    able = [name for name in ELIGIBLE[case.form] if ALGORITHMS[name].obstacle(case) is None]
+    if len(able) == 1:
+        return "native", "its borders allow no other"
+    if circumstances == "unmeasured":
+        if case.form == "transposed":
+            return "native", "torch's transposed convolution multiplies nothing in vain"
+        return "folded", "the taps that meet copies of one value are added before they are multiplied"
+    times = {name: _microseconds(case, name, circumstances) for name in able}
+    fastest, *others = sorted(times, key=times.__getitem__)
+    compared = ", ".join(f"{times[name] / 1000:.3g} ms as {name!r}" for name in others)
+    return fastest, f"predicted to take {times[fastest] / 1000:.3g} ms where it was measured, against {compared}"
+
+
+def _microseconds(case: Case, algorithm: str, circumstances: str) -> float:
+    *picoseconds, call = COSTS[circumstances, case.form, case.axes, algorithm]
+    *amounts, calls = features(case, algorithm)
+    return sum(cost * amount for cost, amount in zip(picoseconds, amounts, strict=True)) / 1e6 + call * calls
 
 
 def read_algorithm(algorithm: Any) -> str:
