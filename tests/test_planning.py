@@ -127,10 +127,8 @@ def test_explain_gives_bytes_reasons_and_obstacles():
     arguments = ("resize", (64, 64, 16, 16), (8, 64, 3, 3))
     plan = planning.explain(*arguments)
     assert plan.algorithm == "folded"
-    assert re.fullmatch(
-        r"predicted to take [\d.]+ ms where it was measured, against ([\d.]+ ms as '(scatter|native|differences)',? ?){3}",
-        plan.reason,
-    )
+    others = "([\\d.]+ ms as '(scatter|native|differences)',? ?){3}"
+    assert re.fullmatch(rf"predicted to take [\d.]+ ms where it was measured, against {others}", plan.reason)
     assert plan.case.output_size == (32, 32)
     half = planning.explain(*arguments, dtype=torch.float16)
     for wide, narrow in zip(plan.candidates, half.candidates, strict=True):
