@@ -69,11 +69,11 @@ def transposed_from_resize(weight: Tensor, scale_factor: Sizes = 2, dilation: Si
     # Which taps a tap is added to: a matrix of zeros and ones, one of all axes being the Kronecker product of theirs.
     boxes = full.new_ones(1, 1)
     for taps, s, d in zip(weight.shape[2:], scales, dilations, strict=True):
-        places = [[float(0 <= at - d * tap < s) for tap in reversed(range(taps))] for at in range(d * (taps - 1) + s)]
+        places = [[float(0 <= at - d * tap < s) for at in range(d * (taps - 1) + s)] for tap in reversed(range(taps))]
         boxes = torch.kron(boxes, full.new_tensor(places))
     size = [d * (taps - 1) + s for taps, s, d in zip(weight.shape[2:], scales, dilations, strict=True)]
-    folded = (boxes @ full.flatten(2).transpose(1, 2)).reshape(full.shape[0], *size, full.shape[1]).movedim(-1, 1)
-    return swap_channels(folded, groups).to(weight.dtype)
+    folded = (full.flatten(2) @ boxes).reshape(*full.shape[:2], *size)
+    return swap_channels(folded, groups).to(weight.dtype).contiguous()
 
 
 def resize_from_transposed(weight: Tensor, scale_factor: Sizes = 2, groups: int = 1) -> Tensor:
