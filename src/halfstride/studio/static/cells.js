@@ -19,10 +19,15 @@ export function cell(x, y, kind, index, value, extra = {}) {
   return node;
 }
 
+/** A cell too small for a number: thousands of them are drawn in no time. */
+export const dot = (x, y) => svg("rect", { class: "dot", x, y, width: SIDE, height: SIDE });
+
 /** Put a number (or nothing) into a cell. */
 export function write(node, value) {
   const text = value === null || value === undefined ? "" : written(value);
-  node.lastElementChild.closest("g").querySelector(".number").textContent = text;
+  const number = node.children[1];
+  if (number.textContent === text) return; // most cells stay as they are from step to step
+  number.textContent = text;
   node.classList.toggle("long", text.length === 3 || text.length === 4);
   node.classList.toggle("longer", text.length > 4);
 }

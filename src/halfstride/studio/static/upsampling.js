@@ -1,7 +1,7 @@
 // The upsampling page: a layer, its views, and a step that all of them follow.
 
 import { Lights, place } from "./cells.js";
-import { ask, choice, find, html, written } from "./dom.js";
+import { ask, choice, count, find, html, newestOnly, written } from "./dom.js";
 import * as views from "./views.js";
 
 const SLIDERS = [
@@ -47,7 +47,6 @@ let related = null;
 let hovered = null;
 let pinned = null;
 let timer = null;
-let asking = null;
 const narrow = matchMedia("(max-width: 560px)");
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -103,26 +102,27 @@ function writeAddress() {
 
 // Asking and drawing -----------------------------------------------------------------------------------------------
 
-async function refresh() {
-  asking?.abort();
-  asking = new AbortController();
+function refresh() {
   showControls();
+  return askAndDraw();
+}
+
+/** While an answer is on its way, only the newest change waits: a slider that is dragged draws all the time. */
+const askAndDraw = newestOnly(async () => {
   try {
-    const answer = await ask(`/api/layer?${wholeQuery()}`, { signal: asking.signal });
-    told = answer;
+    told = await ask(`/api/layer?${wholeQuery()}`);
     relate();
     draw();
     find("#error").hidden = true;
     setStale(false);
   } catch (error) {
-    if (error.name === "AbortError") return;
     stop();
     find("#error").textContent = error.message;
     find("#error").hidden = false;
     setStale(true);
   }
   writeAddress();
-}
+});
 
 function showExport() {
   const shade = find("#shade input:checked").value;
@@ -172,8 +172,8 @@ function draw() {
     node.setAttribute("aria-label", `${kind} ${spot(kind, Number(index))}: ${value}. Change it.`);
   }
   const size = told.emulated.size;
-  find("#emulated-words").textContent = WORDS.emulated[state.form];
-  find("#phases-words").textContent = WORDS.phases[state.form];
+  find("#emulated-words").textContent = WORDS.emulated[told.layer.form];
+  find("#phases-words").textContent = WORDS.phases[told.layer.form];
   find("#coverage-words").textContent = WORDS.coverage[told.coverage.side];
   find("#coverage .drawing").replaceChildren(views.coverage(told));
   find("#verdict").replaceChildren(...verdict(told.coverage));
@@ -190,6 +190,7 @@ function draw() {
   showCode();
   find("#step").max = steps();
   paint();
+  count(find("#views"));
 }
 
 function showMatrixWords() {
@@ -199,7 +200,7 @@ function showMatrixWords() {
   find("#matrix-words").textContent =
     state.turned === "yes"
       ? `The transposed matrix, ${columns} × ${rows}, takes the output's side back to the input's: a ${
-          state.form === "conv" ? "transposed convolution" : "strided convolution"
+          told.layer.form === "conv" ? "transposed convolution" : "strided convolution"
         } with the same kernel.`
       : `The same layer as one matrix of ${rows} × ${columns}; ${share} % of it is not empty.`;
 }
@@ -302,13 +303,13 @@ function say(focus, done) {
   if (focus.kind === "input") {
     const terms = related.input.get(focus.index) ?? [];
     const value = ink("input", `input ${spot("input", focus.index)} = ${written(told.input[focus.index])}`);
-    return [value, " times ", ink("kernel", "the kernel"), ` lands on ${count(terms.length, "output")}: `,
+    return [value, " times ", ink("kernel", "the kernel"), ` lands on ${counted(terms.length, "output")}: `,
       terms.map((term) => written(term.product)).join(", ")];
   }
   if (focus.kind === "kernel") {
     const terms = related.kernel.get(focus.index) ?? [];
     return [ink("kernel", `kernel ${spot("kernel", focus.index)} = ${written(told.kernel[focus.index])}`),
-      ` is part of ${count(terms.length, "product")}.`];
+      ` is part of ${counted(terms.length, "product")}.`];
   }
   if (focus.kind === "phase") {
     const phase = told.phases.kernels[focus.index];
@@ -321,7 +322,7 @@ function say(focus, done) {
 }
 
 const bracketed = (value) => (value < 0 ? `(${written(value)})` : written(value));
-const count = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;
+const counted = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;
 
 function go(step) {
   pinned = null;

@@ -1,7 +1,7 @@
 // The views of one layer. Each is a function of what the server told about the layer: it returns a drawing, registers
 // its cells under what they stand for, and says how it follows the steps. Nothing is computed here.
 
-import { cell, corner, drawing, grid, label, write } from "./cells.js";
+import { cell, corner, dot, drawing, grid, label, write } from "./cells.js";
 import { svg, written } from "./dom.js";
 
 const GAP = 1;
@@ -204,17 +204,19 @@ export function matrix(told, lights, narrow, turned) {
   for (let column = 0; column < columns; column++) strip(kinds[0], column, 1.4 + column, 0, values[0][column]);
   for (let row = 0; row < rows; row++) strip(kinds[1], row, 0, 1.4 + row, values[1][row]);
   nodes.push(svg("rect", { class: "rule", x: 1.3, y: 1.3, width: columns + 0.12, height: rows + 0.12, fill: "none", rx: 0.1 }));
+  const largest = Math.min(46, Math.max(7, 430 / (rows + 1.4)));
+  const plain = Math.min(largest, 560 / (columns + 1.4)) < 15; // too small to be read
   for (const { j, i, value } of told.matrix) {
-    const [column, row] = turned ? [j, i] : [i, j];
-    const node = cell(1.4 + column, 1.4 + row, "kernel", `${j},${i}`, value);
+    const [x, y] = (turned ? [j, i] : [i, j]).map((place) => 1.4 + place);
+    const node = plain ? dot(x, y) : cell(x, y, "kernel", null, value);
     node.dataset.kind = "entry";
+    node.dataset.index = `${j},${i}`;
     lights.add("entry", `${j},${i}`, node);
     nodes.push(node);
   }
-  const largest = Math.min(46, Math.max(7, 430 / (rows + 1.4)));
   const name = turned ? "The transposed matrix" : "The matrix of the layer";
   const node = drawing(columns + 1.4, rows + 1.4, name, nodes, largest);
-  node.classList.toggle("plain-cells", Math.min(largest, 560 / (columns + 1.4)) < 15); // too small to be read
+  node.classList.toggle("plain-cells", plain);
   return {
     node,
     paint: (now) => paintOutputs(told, shown, now),
