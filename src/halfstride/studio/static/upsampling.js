@@ -1,6 +1,6 @@
 // The upsampling page: a layer, its views, and a step that all of them follow.
 
-import { Lights, place } from "./cells.js";
+import { Lights, position as at } from "./cells.js";
 import { ask, choice, count, find, html, newestOnly, written } from "./dom.js";
 import * as views from "./views.js";
 
@@ -36,6 +36,7 @@ const WORDS = {
     input: "How often each position of the input is read.",
   },
 };
+const VIEWS = ["scatter", "emulated", "phases", "matrix", "coverage"];
 const PLAY = "M4 2v12l10-6z";
 const PAUSE = "M3 2h4v12H3zM9 2h4v12H9z";
 
@@ -47,6 +48,7 @@ let related = null;
 let hovered = null;
 let pinned = null;
 let timer = null;
+let drawing = 0;
 const narrow = matchMedia("(max-width: 560px)");
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -156,14 +158,36 @@ function relate() {
 
 const steps = () => (state.by === "inputs" ? told.input.length : told.output.length);
 
+/** All views; those on the screen at once, the others as soon as these are seen. */
 function draw() {
   lights = new Lights();
   drawn = [];
-  for (const name of ["scatter", "emulated", "phases", "matrix"]) {
-    const view = views[name](told, lights, narrow.matches, state.turned === "yes");
-    find(`#${name} .drawing`).replaceChildren(view.node);
-    drawn.push(view);
+  const boxes = VIEWS.map((name) => [name, find(`#${name}`).getBoundingClientRect()]);
+  const later = boxes.filter(([, box]) => box.top > innerHeight || box.bottom < 0).map(([name]) => name);
+  VIEWS.filter((name) => !later.includes(name)).forEach(drawView);
+  cancelAnimationFrame(drawing);
+  find("#views").setAttribute("aria-busy", String(later.length > 0));
+  if (later.length) {
+    drawing = requestAnimationFrame(() => {
+      drawing = requestAnimationFrame(() => {
+        later.forEach(drawView);
+        find("#views").setAttribute("aria-busy", "false");
+        paint();
+      });
+    });
   }
+  drawWords();
+  paint();
+  count(find("#views"));
+}
+
+function drawView(name) {
+  const place = find(`#${name} .drawing`);
+  if (name === "coverage") return place.replaceChildren(views.coverage(told));
+  const view = views[name](told, lights, narrow.matches, state.turned === "yes");
+  place.replaceChildren(view.node);
+  drawn.push(view);
+  if (name !== "scatter") return;
   for (const node of document.querySelectorAll("#scatter .editable")) {
     const { kind, index } = node.dataset;
     const value = written(told[kind][index]);
@@ -171,11 +195,12 @@ function draw() {
     node.setAttribute("tabindex", index === "0" ? "0" : "-1");
     node.setAttribute("aria-label", `${kind} ${spot(kind, Number(index))}: ${value}. Change it.`);
   }
-  const size = told.emulated.size;
+}
+
+function drawWords() {
   find("#emulated-words").textContent = WORDS.emulated[told.layer.form];
   find("#phases-words").textContent = WORDS.phases[told.layer.form];
   find("#coverage-words").textContent = WORDS.coverage[told.coverage.side];
-  find("#coverage .drawing").replaceChildren(views.coverage(told));
   find("#verdict").replaceChildren(...verdict(told.coverage));
   find("#formula").replaceChildren(
     ...told.formula.lines.map((line) =>
@@ -184,13 +209,10 @@ function draw() {
   );
   find("#formula-title").textContent = told.formula.name;
   find("#formula-note").textContent = told.formula.note;
-  find("#emulated").dataset.size = size;
   showMatrixWords();
   showCosts();
   showCode();
   find("#step").max = steps();
-  paint();
-  count(find("#views"));
 }
 
 function showMatrixWords() {
@@ -232,9 +254,9 @@ function spot(kind, index) {
   const size = kind === "input" ? n : kind === "output" ? told.output_size : k;
   if (kind === "kernel" && told.kernels > 1) {
     const taps = k ** dims;
-    return `[${Math.floor(index / taps)}: ${place(index % taps, k, dims)}]`;
+    return `[${Math.floor(index / taps)}: ${at(index % taps, k, dims)}]`;
   }
-  return `[${place(index, size, dims)}]`;
+  return `[${at(index, size, dims)}]`;
 }
 
 function paint() {
