@@ -82,7 +82,7 @@ def visit(browser, address):
         page.on("console", lambda message: troubles.append(message.text) if "Security" in message.text else None)
         page.on("request", lambda request: troubles.append(request.url) if not ours(request.url) else None)
         page.goto(address + path)
-        ready = "#views[aria-busy='false'], .walk canvas, #model-findings[data-frames], .alarm:not([hidden]), #empty:not([hidden])"
+        ready = "#views[aria-busy='false'], .walk canvas, [id$=findings][data-frames], .alarm:not([hidden])"
         until(page, "ready => !!document.querySelector(ready)", ready)
         return page
 

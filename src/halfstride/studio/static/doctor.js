@@ -44,7 +44,7 @@ function layers(found) {
 
 function periods(found) {
   const made = found.some((one) => one.layers.length);
-  return table("Periods looked for", ["period", ...(made ? ["made by"] : []), "measured", "evidence"],
+  return table("Periods looked for", ["period", ...(made ? ["layers"] : []), "measured", "evidence"],
     found.map((one) => [
       sizes(one.period), ...(made ? [one.layers.join(", ")] : []), measured(one),
       one.measured ? one.measured.evidence.toFixed(1) : "–",
@@ -106,9 +106,11 @@ const examinePicture = () => picture && examine(find("#picture-findings"), "/api
 
 async function begin() {
   const runs = await listRuns();
-  if (!runs.length) return;
+  if (!runs.length) {
+    find(".side").hidden = find("#model").hidden = true;
+    return;
+  }
   run = chosen(runs);
-  find("#runs-panel").hidden = find("#model").hidden = false;
   find("#model-title").textContent = run;
   document.title = `${run} · Doctor · halfstride studio`;
   await Promise.all([listRuns(run), examineRun()]);
@@ -121,6 +123,5 @@ onPicture((file) => {
 });
 onShade(() => (examineRun(), examinePicture()));
 begin().catch((error) => {
-  find("#model").hidden = false;
   find("#model-findings").replaceChildren(html("p", { class: "alarm", text: error.message }));
 });

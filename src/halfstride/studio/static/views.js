@@ -199,7 +199,7 @@ export function matrix(told, lights, narrow, turned) {
   const strip = (kind, index, x, y, value) => {
     const node = plain ? dot(x, y, kind, index) : cell(x, y, kind, index, value);
     lights.add(kind, index, node);
-    if (kind === "output" && !plain) shown[index] = node;
+    if (kind === "output") shown[index] = node;
     nodes.push(node);
   };
   for (let column = 0; column < columns; column++) strip(kinds[0], column, 1.4 + column, 0, values[0][column]);
@@ -216,7 +216,7 @@ export function matrix(told, lights, narrow, turned) {
   const node = drawing(columns + 1.4, rows + 1.4, name, nodes, largest);
   return {
     node,
-    paint: (now) => paintOutputs(told, shown, now),
+    paint: (now) => (plain ? paintTouched(shown, now) : paintOutputs(told, shown, now)),
   };
 }
 
@@ -260,6 +260,8 @@ function paintOutputs(told, outputs, now) {
     const reached = now.reached === null || now.reached.has(j);
     const value = now.by === "inputs" && !now.done ? told.partial[now.cursor][j] : told.output[j];
     write(node, reached ? value : null);
-    node.classList.toggle("touched", now.touched.has(j));
   });
+  paintTouched(outputs, now);
 }
+
+const paintTouched = (outputs, now) => outputs.forEach((node, j) => node.classList.toggle("touched", now.touched.has(j)));
