@@ -1,12 +1,13 @@
 """A folder of runs to look at: one real, one damaged, and traps."""
 
 import json
+import warnings
 
 import pytest
 import torch
 from fastapi.testclient import TestClient
 
-from halfstride import ConvAutoencoder
+from halfstride import ConvAutoencoder, UnevenKernelWarning
 from halfstride.autoencoder import Run
 from halfstride.studio.app import create_app
 
@@ -46,6 +47,9 @@ def runs(tmp_path_factory):
     make_run(folder / "plane")
     make_run(folder / "deep", latent_dim=12, seed=1)
     make_run(folder / "spatial", latent_dim=2, seed=2, spatial=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnevenKernelWarning)
+        make_run(folder / "uneven", upsampling="transposed", kernel_size=3)
     make_run(folder / "damaged")
     (folder / "damaged" / "model.safetensors").write_bytes(b"no weights at all")
     make_run(folder / "bad-metrics")

@@ -4,8 +4,11 @@ import base64
 import io
 import json
 import math
+import os
+import socket
 import struct
 import threading
+import xml.etree.ElementTree as ElementTree
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,10 +18,11 @@ import torch
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from halfstride import ConvAutoencoder, load_images, to_float
+from halfstride import ConvAutoencoder, diagnose, diagnose_image, load_images, to_float
 from halfstride.autoencoder import decode, reconstruct
 from halfstride.figures import principal_plane
 from halfstride.studio import app as app_module
+from halfstride.studio import runs as runs_module
 from halfstride.studio import server
 from halfstride.studio.app import create_app
 from halfstride.studio.layer import Layer, explain
@@ -89,7 +93,7 @@ def test_animations_are_files_to_keep(client):
 
 def test_the_runs_are_listed_and_links_out_of_the_folder_are_not(client):
     found = {run["name"]: run for run in client.get("/api/runs").json()}
-    assert set(found) == {"plane", "deep", "spatial", "damaged", "bad-metrics", "deep-json", "huge", "wide"}
+    assert set(found) == {"plane", "deep", "spatial", "uneven", "damaged", "bad-metrics", "deep-json", "huge", "wide"}
     assert found["plane"] == {"name": "plane", "epochs_done": 3, "epochs_asked": 5, "test_mse": 0.04, "error": None}
     assert "metrics.jsonl is damaged" in found["bad-metrics"]["error"]
     assert found["deep-json"]["error"]
@@ -216,6 +220,114 @@ def test_a_single_run_can_be_shown_and_so_can_none(runs):
         assert client.get("/").status_code == 200
 
 
+# The doctor -----------------------------------------------------------------------------------------------------------
+
+
+def as_told(found):
+    """What `to_dict` says, as JSON has it: the part of it that the page is told."""
+    told = json.loads(json.dumps(found))
+    for layer in told.get("layers", []):
+        layer["measured"] = layer["measured"] and {k: layer["measured"][k] for k in MEASURED}
+    for part in told["output"]:
+        part["measured"] = part["measured"] and {k: part["measured"][k] for k in MEASURED}
+    return told
+
+
+MEASURED = ("period", "strength", "evidence", "found")
+
+
+@pytest.fixture(scope="module")
+def checkered():
+    """A picture of noise whose every fourth pixel is brighter."""
+    picture = np.random.default_rng(3).integers(0, 200, (64, 96), dtype=np.uint8)
+    picture[::4, ::4] += 55
+    return picture
+
+
+@pytest.mark.filterwarnings("ignore::halfstride.UnevenKernelWarning")
+@pytest.mark.parametrize("name", ["plane", "uneven"])
+def test_a_runs_checkup_is_the_doctors_own(client, runs, digits, name):
+    model = ConvAutoencoder.from_pretrained(runs / name)
+    found = diagnose(model, to_float(digits.images[:256]))
+    answer = client.get(f"/api/runs/{name}/checkup").json()
+    told = as_told(found.to_dict())
+    assert answer["conclusion"] == str(found).splitlines()[-1]
+    assert answer["found"] == found.found == (name == "uneven")
+    for part in ("unreached", "uneven_gradients"):
+        assert answer[part] == told[part]
+    for part in ("layers", "output"):
+        for shown, one in zip(answer[part], told[part], strict=True):
+            assert {name: shown[name] for name in shown} == {name: approximately(one[name]) for name in shown}
+
+
+def approximately(value):
+    if isinstance(value, dict):
+        return {name: approximately(one) for name, one in value.items()}
+    return pytest.approx(value, rel=1e-3, abs=1e-6) if isinstance(value, float) else value
+
+
+def test_a_model_is_diagnosed_once_until_it_trains_on(client, runs, monkeypatch):
+    seen = []
+    monkeypatch.setattr(runs_module, "diagnose", lambda *given: seen.append(given) or diagnose(*given))
+    weights = runs / "spatial" / "model.safetensors"
+    figures = [client.get(f"/api/runs/spatial/checkup?theme={theme}").json()["figure"] for theme in ("light", "dark")]
+    assert len(seen) == 1
+    os.utime(weights)
+    client.get("/api/runs/spatial/checkup")
+    assert len(seen) == 2
+    for figure, ink, other in zip(figures, ("#1d1f23", "#e9e7e2"), ("#e9e7e2", "#1d1f23"), strict=True):
+        assert ElementTree.fromstring(figure).tag == "{http://www.w3.org/2000/svg}svg"
+        assert ink in figure
+        assert other not in figure
+
+
+def test_a_model_that_cannot_be_diagnosed_says_why(client, runs):
+    weights = runs / "deep" / "model.safetensors"
+    kept = weights.read_bytes()
+    model = ConvAutoencoder.from_pretrained(runs / "deep")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(math.inf)
+    try:
+        model.save_pretrained(runs / "deep")
+        answer = client.get("/api/runs/deep/checkup")
+    finally:
+        weights.write_bytes(kept)
+    assert answer.status_code == 409
+    assert "not finite" in answer.json()["error"]
+
+
+def test_a_pictures_checkup_is_the_doctors_own(client, checkered):
+    found = diagnose_image(checkered / np.float32(255))
+    answer = client.post("/api/pictures/checkup", content=png(checkered)).json()
+    assert (
+        answer["conclusion"]
+        == str(found).splitlines()[-1]
+        == (f"Pattern found: period 4, {found.strength:.1%} of the standard deviation.")
+    )
+    assert [part["measured"] for part in answer["output"]] == [
+        {name: approximately(one[name]) for name in MEASURED}
+        for one in as_told({"output": [], **found.to_dict()})["measured"]
+    ]
+    assert answer["layers"] == []
+
+
+def test_of_a_large_picture_the_middle_is_looked_at(client, checkered):
+    plain = np.random.default_rng(4).integers(0, 256, (1300, 1300), dtype=np.uint8)
+    assert not client.post("/api/pictures/checkup", content=png(plain)).json()["found"]
+    for place, found in ((slice(0, 128), False), (slice(600, 728), True)):
+        picture = plain.copy()
+        picture[place, 200:1100] //= 2
+        picture[place, 200:1100][::4, ::4] += 127
+        assert client.post("/api/pictures/checkup", content=png(picture)).json()["found"] == found
+
+
+def test_a_picture_in_which_nothing_can_repeat_is_refused(client):
+    answer = client.post("/api/pictures/checkup", content=png(np.zeros((7, 90), np.uint8)))
+    assert answer.status_code == 422
+    assert answer.json()["error"] == "`image` (of 7×90) is too small: four periods of 2 take 8 pixels along each axis."
+
+
 # What is refused ------------------------------------------------------------------------------------------------------
 
 
@@ -236,7 +348,7 @@ def test_a_single_run_can_be_shown_and_so_can_none(runs):
     ],
 )
 def test_a_name_that_is_not_one_of_the_runs_leads_nowhere(client, name):
-    for rest in ("", "/metrics", "/images", "/latent"):
+    for rest in ("", "/metrics", "/images", "/latent", "/checkup"):
         answer = client.get(f"/api/runs/{name}{rest}")
         assert answer.status_code == 404, answer.text
         assert set(answer.json()) == {"error"}
@@ -296,6 +408,7 @@ def bomb(width, height):
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
 
 
+@pytest.mark.parametrize("path", ["/api/runs/plane/reconstruct", "/api/pictures/checkup"])
 @pytest.mark.parametrize(
     ("content", "status", "message"),
     [
@@ -313,21 +426,22 @@ def bomb(width, height):
     ],
     ids=["empty", "header", "pdf", "svg", "cut", "bomb", "overflow"],
 )
-def test_a_bad_upload_is_refused_with_a_reason(client, content, status, message):
-    answer = client.post("/api/runs/plane/reconstruct", content=content)
+def test_a_bad_upload_is_refused_with_a_reason(client, path, content, status, message):
+    answer = client.post(path, content=content)
     assert answer.status_code == status, answer.text
     assert message in answer.json()["error"]
 
 
-def test_an_upload_that_is_too_large_is_refused_whether_it_says_so_or_not(client):
-    answer = client.post("/api/runs/plane/reconstruct", content=b"x" * (25 * 2**20 + 1))
+@pytest.mark.parametrize("path", ["/api/runs/plane/reconstruct", "/api/pictures/checkup"])
+def test_an_upload_that_is_too_large_is_refused_whether_it_says_so_or_not(client, path):
+    answer = client.post(path, content=b"x" * (25 * 2**20 + 1))
     assert answer.status_code == 413
 
     def drip():
         for _ in range(27):
             yield b"x" * 2**20
 
-    assert client.post("/api/runs/plane/reconstruct", content=drip()).status_code in (400, 413)
+    assert client.post(path, content=drip()).status_code in (400, 413)
     assert client.post("/api/runs/plane/decode", content=b" " * (2**20 + 1)).status_code == 413
     assert client.post("/api/runs/plane/decode", headers={"content-length": "-1"}).status_code == 400
 
@@ -424,7 +538,15 @@ def test_served_on_all_addresses_it_answers_to_addresses_and_still_not_to_names(
 
 
 def test_every_answer_forbids_what_the_page_does_not_need(client):
-    for path in ("/", "/autoencoder", "/static/upsampling.js", "/api/runs", "/nowhere", "/api/layer?stride=x"):
+    for path in (
+        "/",
+        "/autoencoder",
+        "/doctor",
+        "/static/upsampling.js",
+        "/api/runs",
+        "/nowhere",
+        "/api/layer?stride=x",
+    ):
         headers = client.get(path).headers
         policy = headers["content-security-policy"]
         assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'")
@@ -455,6 +577,8 @@ def test_there_is_a_description_of_all_addresses(client):
         "/api/runs/{name}/decode",
         "/api/runs/{name}/walk",
         "/api/runs/{name}/reconstruct",
+        "/api/runs/{name}/checkup",
+        "/api/pictures/checkup",
     }
     assert client.get("/docs").status_code == 404  # FastAPI's own would load scripts from elsewhere
 
@@ -477,7 +601,64 @@ def test_two_hundred_requests_at_once_are_all_answered(client):
     assert threading.active_count() < 80
 
 
+def test_pages_and_drags_do_not_wait_for_pictures_and_diagnoses(runs, monkeypatch):
+    """Everything that takes long is held up; everything else answers all the same."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def held(*_):
+        begun.set()
+        go_on.wait(20)
+        go_on.set()  # where something did wait, the test ends here, and fails
+        raise PictureError(415, "Let go.")
+
+    monkeypatch.setattr(app_module, "read_picture", held)
+    with TestClient(create_app(runs), base_url="http://localhost") as client, ThreadPoolExecutor(80) as pool:
+        slow = [pool.submit(client.post, "/api/runs/plane/reconstruct", content=b"a picture") for _ in range(30)]
+        slow += [pool.submit(client.post, "/api/pictures/checkup", content=b"a picture") for _ in range(30)]
+        assert begun.wait(60)
+        slow += [pool.submit(client.get, "/api/runs/plane/checkup") for _ in range(5)]
+        slow += [pool.submit(client.get, "/api/layer/animation") for _ in range(5)]
+        for path in ("/", "/static/studio.css", "/api/layer", "/api/runs", "/api/runs/plane/latent"):
+            assert client.get(path).status_code == 200
+        assert client.post("/api/runs/plane/decode", json={"point": [0, 0]}).status_code == 200
+        assert not any(one.done() for one in slow)
+        go_on.set()
+        answers = [one.result() for one in slow]
+    assert [answer.status_code for answer in answers] == [415] * 60 + [200] * 10
+
+
 def test_a_port_that_is_taken_is_stepped_over():
     with server._listen("127.0.0.1", 18765) as first, server._listen("127.0.0.1", first.getsockname()[1]) as second:
         assert second.getsockname()[1] > first.getsockname()[1]
         assert math.isclose(first.getsockname()[1], 18765, abs_tol=50)
+
+
+def test_answers_are_sent_at_once_and_by_one_thread_each(monkeypatch):
+    """Nagle's algorithm would hold the second half of every answer back until the browser confirms the first."""
+    import asyncio
+
+    import uvicorn
+
+    async def answers_at_once(listener):
+        accepted = asyncio.get_running_loop().create_future()
+        async with await asyncio.start_server(lambda _, writer: accepted.set_result(writer), sock=listener):
+            _, client = await asyncio.open_connection(*listener.getsockname())
+            writer = await accepted
+            option = writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            for end in (client, writer):
+                end.close()
+        return option != 0
+
+    seen = []
+
+    def run(_, sockets):
+        seen.extend([asyncio.run(answers_at_once(*sockets)), torch.get_num_threads()])
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    threads = torch.get_num_threads()
+    try:
+        server.serve(None, port=18865, open_browser=False)
+    finally:
+        torch.set_num_threads(threads)
+    assert seen == [True, 1]

@@ -8,6 +8,7 @@ from halfstride.studio.app import create_app
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis needs Python 3.11")
 OPERATIONS = [
     ("GET", "/api/layer"),
+    ("GET", "/api/layer/animation"),
     ("GET", "/api/runs"),
     ("GET", "/api/runs/{name}"),
     ("GET", "/api/runs/{name}/metrics"),
@@ -16,7 +17,10 @@ OPERATIONS = [
     ("POST", "/api/runs/{name}/decode"),
     ("POST", "/api/runs/{name}/walk"),
     ("POST", "/api/runs/{name}/reconstruct"),
+    ("GET", "/api/runs/{name}/checkup"),
+    ("POST", "/api/pictures/checkup"),
 ]
+SLOW = ("animation", "checkup")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +42,7 @@ def test_no_request_makes_the_server_fall_over(api, method, path, known):
         for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
     ]
 
-    @settings(max_examples=25, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=6 if path.endswith(SLOW) else 25, suppress_health_check=list(HealthCheck))
     @given(requests[0] | requests[1])
     def ask(case):
         if known and "{name}" in path:

@@ -29,7 +29,8 @@ def phase_counts(kernel_size: Sequence[int], stride: Sequence[int], dilation: Se
     """
     sizes = zip(kernel_size, stride, dilation, strict=True)
     axes = [[len(taps) for taps in geometry.phase_taps(*axis)] for axis in sizes]
-    return torch.tensor([math.prod(counts) for counts in product(*axes)]).reshape(tuple(stride))
+    counts = [math.prod(taps) for taps in product(*axes)]
+    return torch.tensor(counts, device="cpu").reshape(tuple(stride))  # numbers also where a model is sketched on "meta"
 
 
 def stack_coverage(input_size: int, layers: Sequence[geometry.Window]) -> tuple[int, ...]:

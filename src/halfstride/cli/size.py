@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from halfstride import geometry
+from halfstride import formulas, geometry
 from halfstride.cli.app import app, make_console
 
 if TYPE_CHECKING:
@@ -144,15 +144,7 @@ def resize(
     axes = _by_axis(input_size, output_size, kernel_size, scale_factor, 0 if padding == "same" else padding, dilation)
     for n, o, k, s, p, d in axes:
         console.print(f"Resize-convolution: {n} -> {o}", style="bold", soft_wrap=True)
-        steps = ["s*n", f"{s}*{n}", f"{o}"]
-        if padding != "same":
-            steps = [
-                "s*n + 2p - d(k - 1)",
-                f"{s}*{n} + 2*{p} - {d}*({k} - 1)",
-                f"{s * n} + {2 * p} - {d * (k - 1)}",
-                f"{o}",
-            ]
-        _print_steps(console, steps)
+        _print_steps(console, formulas.resize_conv(n, k, s, "same" if padding == "same" else p, d))
     console.print("No checkerboard from overlap: every phase sums the whole kernel.", style="green", soft_wrap=True)
     console.print()
     _, _, kernels, scales, paddings, dilations = zip(*axes, strict=True)
@@ -216,10 +208,11 @@ def _print_layer(layer: str, axes: list[_Axis]) -> None:
     for axis in axes:
         if layer == "Conv":
             _print_heading(console, layer, axis.large, axis.small)
-            steps = _conv_steps(axis)
+            steps = formulas.conv(axis.large, axis.kernel_size, axis.stride, axis.padding, axis.dilation)
         else:
             _print_heading(console, layer, axis.small, axis.large)
-            steps = _conv_transpose_steps(axis)
+            _, _, k, s, p, op, d = axis
+            steps = formulas.conv_transpose(axis.small, k, s, p, op, d)
         _print_steps(console, steps)
         _print_coverage(console, layer, axis)
         _print_joined_sizes(console, axis)
@@ -232,34 +225,9 @@ def _print_heading(console: Console, layer: str, n: int, m: int) -> None:
     console.print(f"{name}: {n} -> {m}", style="bold", soft_wrap=True)
 
 
-def _print_steps(console: Console, steps: list[str]) -> None:
-    console.print("  o = " + "\n    = ".join(steps), soft_wrap=True)
+def _print_steps(console: Console, steps: list[formulas.Line]) -> None:
+    console.print("  " + "\n    ".join(map(formulas.plain, steps)), soft_wrap=True)
     console.print()
-
-
-def _conv_steps(axis: _Axis) -> list[str]:
-    o, n, k, s, p, _, d = axis
-    symbols, numbers = ("k", f"{k}") if d == 1 else ("d(k - 1) - 1", f"{d}*({k} - 1) - 1")
-    room = n + 2 * p - d * (k - 1) - 1
-    return [
-        f"floor((n + 2p - {symbols}) / s) + 1",
-        f"floor(({n} + 2*{p} - {numbers}) / {s}) + 1",
-        f"floor({room} / {s}) + 1",
-        f"{room // s} + 1",
-        f"{o}",
-    ]
-
-
-def _conv_transpose_steps(axis: _Axis) -> list[str]:
-    n, o, k, s, p, op, d = axis
-    symbols, numbers = ("k", f"{k}") if d == 1 else ("d(k - 1) + 1", f"{d}*({k} - 1) + 1")
-    end = f" + {op}" if op else ""
-    return [
-        f"s(n - 1) + {symbols} - 2p{' + op' if op else ''}",
-        f"{s}*({n} - 1) + {numbers} - 2*{p}{end}",
-        f"{s * (n - 1)} + {d * (k - 1) + 1} - {2 * p}{end}",
-        f"{o}",
-    ]
 
 
 _LABEL = "{:13}{}".format  # what stands on the left, and what there is to say of it

@@ -1,14 +1,14 @@
 """The studio's addresses: thin, every answer is computed by `layer.py` and `runs.py`.
 
-Work goes to a few threads of its own, so that however many requests wait, the pages answer at once and the memory
-that is used stays that of a few.
+Work goes to a few threads of its own, so that however many requests wait, the memory that is used stays that of a few.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -16,8 +16,7 @@ import anyio
 import numpy as np
 from fastapi import Body, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
-from fastapi.staticfiles import StaticFiles
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -25,6 +24,7 @@ from starlette.requests import ClientDisconnect
 import halfstride
 from halfstride.figures.upsampling import Theme, View
 from halfstride.studio.animation import Format, animate, encode
+from halfstride.studio.doctor import Checkup, check_picture, told
 from halfstride.studio.guard import Guard, TooLargeError
 from halfstride.studio.layer import Explanation, Layer, explain, read_layer
 from halfstride.studio.pictures import PictureError, read_picture
@@ -44,7 +44,7 @@ __all__ = ["create_app"]
 
 STATIC = Path(__file__).parent / "static"
 _UPLOAD_SECONDS = 30
-_UPLOADS_WAITING = 32
+_UPLOADS_WAITING = 64
 
 T = TypeVar("T")
 
@@ -86,6 +86,22 @@ _FAILURES: dict[int | str, dict[str, Any]] = {
         422: "Arguments out of range, or that do not go together.",
     }.items()
 }
+
+_UPLOAD: dict[str, Any] = {
+    "responses": {
+        408: {"model": Failure, "description": "The picture did not arrive in time."},
+        415: {"model": Failure, "description": "Not a picture that can be read."},
+        429: {"model": Failure, "description": "Too many pictures at once."},
+    },
+    "openapi_extra": {
+        "requestBody": {
+            "required": True,
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+}
+
+_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 _MEDIA: dict[str, str] = {"gif": "image/gif", "svg": "image/svg+xml", "png": "application/zip"}
 
@@ -139,10 +155,12 @@ def create_app(runs: Path | None = None, host: str = "127.0.0.1") -> FastAPI:
     )
     folder = RunsFolder(runs)
     workers = anyio.CapacityLimiter(max(2, min(4, os.cpu_count() or 2)))
+    # Uploads, animations and diagnoses take seconds: they go one after the other, and a drag has no need to wait.
+    slow = anyio.CapacityLimiter(1)
     uploads = anyio.Semaphore(4)
 
-    async def work(compute: Callable[..., T], *arguments: Any) -> T:
-        return await anyio.to_thread.run_sync(compute, *arguments, limiter=workers)
+    async def work(compute: Callable[..., T], *arguments: Any, limiter: anyio.CapacityLimiter = workers) -> T:
+        return await anyio.to_thread.run_sync(compute, *arguments, limiter=limiter)
 
     # The layer --------------------------------------------------------------------------------------------------------
 
@@ -168,7 +186,7 @@ def create_app(runs: Path | None = None, host: str = "127.0.0.1") -> FastAPI:
         theme: Annotated[Theme, Query()] = "light",
     ) -> Response:
         """The layer at work, step by step, for a slide."""
-        content = await work(lambda: encode(animate(layer, view, theme), format))
+        content = await work(lambda: encode(animate(layer, view, theme), format), limiter=slow)
         name = f"{layer.form}-{view}.{'zip' if format == 'png' else format}"
         return Response(
             content, media_type=_MEDIA[format], headers={"content-disposition": f'attachment; filename="{name}"'}
@@ -236,46 +254,73 @@ def create_app(runs: Path | None = None, host: str = "127.0.0.1") -> FastAPI:
 
         return _json(await work(compute))
 
-    @app.post(
-        "/api/runs/{name}/reconstruct",
-        response_model=Reconstruction,
-        responses={
-            408: {"model": Failure, "description": "The picture did not arrive in time."},
-            415: {"model": Failure, "description": "Not a picture that can be read."},
-            429: {"model": Failure, "description": "Too many pictures at once."},
-        },
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-            }
-        },
-    )
-    async def reconstruct(name: str, request: Request) -> Response:
-        """Send a picture of one's own, the bytes of an image file, through the model."""
+    @asynccontextmanager
+    async def uploaded(request: Request) -> AsyncIterator[bytes]:
+        """A picture's bytes; the block is entered by few at a time, and does with them what is to be done."""
         if uploads.statistics().tasks_waiting >= _UPLOADS_WAITING:
             raise PictureError(429, "Too many pictures at once: try again in a moment.")
         async with uploads:
             with anyio.fail_after(_UPLOAD_SECONDS):
                 content = await request.body()  # of bounded size: see guard.py
+            yield content
+
+    @app.post("/api/runs/{name}/reconstruct", response_model=Reconstruction, **_UPLOAD)
+    async def reconstruct(name: str, request: Request) -> Response:
+        """Send a picture of one's own, the bytes of an image file, through the model."""
+        async with uploaded(request) as content:
 
             def compute() -> str:
                 run = folder.open(name)
                 return run.reconstruct(read_picture(content, run.model)).model_dump_json()
 
-            return _json(await work(compute))
+            return _json(await work(compute, limiter=slow))
+
+    # The doctor -------------------------------------------------------------------------------------------------------
+
+    @app.get("/api/runs/{name}/checkup", response_model=Checkup)
+    async def check_run(name: str, theme: Annotated[Theme, Query()] = "light") -> Response:
+        """Look for checkerboards in a run's model, and name the layers that make them."""
+
+        def compute() -> str:
+            return told(folder.open(name).diagnosis, theme).model_dump_json()
+
+        return _json(await work(compute, limiter=slow))
+
+    @app.post("/api/pictures/checkup", response_model=Checkup, **_UPLOAD)
+    async def check_upload(request: Request, theme: Annotated[Theme, Query()] = "light") -> Response:
+        """Look for a periodic pattern in a picture, the bytes of an image file."""
+        async with uploaded(request) as content:
+
+            def compute() -> str:
+                return check_picture(read_picture(content), theme).model_dump_json()
+
+            return _json(await work(compute, limiter=slow))
 
     # Pages ------------------------------------------------------------------------------------------------------------
 
+    # They stay in memory: while all threads are at work, whoever opens a page does not wait for one.
+    files = {path.name: path.read_bytes() for path in STATIC.iterdir()}
+
+    def file(name: str) -> Response:
+        if name not in files:
+            raise HTTPException(404)
+        return Response(files[name], media_type=_TYPES[Path(name).suffix])
+
+    @app.get("/static/{name}", include_in_schema=False)
+    async def read_file(name: str) -> Response:
+        return file(name)
+
     @app.get("/", include_in_schema=False)
-    async def upsampling_page() -> FileResponse:
-        return FileResponse(STATIC / "upsampling.html")
+    async def upsampling_page() -> Response:
+        return file("upsampling.html")
 
     @app.get("/autoencoder", include_in_schema=False)
-    async def autoencoder_page() -> FileResponse:
-        return FileResponse(STATIC / "autoencoder.html")
+    async def autoencoder_page() -> Response:
+        return file("autoencoder.html")
 
-    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    @app.get("/doctor", include_in_schema=False)
+    async def doctor_page() -> Response:
+        return file("doctor.html")
 
     # Errors -----------------------------------------------------------------------------------------------------------
 

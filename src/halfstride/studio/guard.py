@@ -74,7 +74,7 @@ class Guard:
                 ]
             await send(message)
 
-        limit = LARGEST_PICTURE if path.endswith("/reconstruct") else LARGEST_REQUEST
+        limit = LARGEST_PICTURE if path.endswith(("/reconstruct", "/checkup")) else LARGEST_REQUEST
         if refusal := self._foreign(headers, path) or _too_large(headers, limit):
             await _refuse(send_with_headers, *refusal)
             return

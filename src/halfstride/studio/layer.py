@@ -11,6 +11,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
@@ -142,9 +143,11 @@ def _sentence(error: Any) -> str:
 
 
 # What a front is told ---------------------------------------------------------------------------------------------
+# What there are thousands of are dataclasses: a model would check every number of each.
 
 
-class Term(BaseModel):
+@dataclass(slots=True)
+class Term:
     """One product: `input[i] * kernel[t]`, added to `output[j]`."""
 
     i: int
@@ -153,7 +156,8 @@ class Term(BaseModel):
     product: float
 
 
-class Entry(BaseModel):
+@dataclass(slots=True)
+class Entry:
     """One entry of the operator's matrix: what `input[i]` contributes to `output[j]`, per unit."""
 
     j: int
@@ -161,7 +165,8 @@ class Entry(BaseModel):
     value: float
 
 
-class Tap(BaseModel):
+@dataclass(slots=True)
+class Tap:
     """One tap of the kernel, lying on a cell of the emulated view's grid."""
 
     cell: int
@@ -257,6 +262,7 @@ def explain(layer: Layer) -> Explanation:
     first_ones = torch.ones(len(x), len(x), dtype=x.dtype).tril() * x
     entries = layer(every_input, kernels).flatten(1)
     reached = structure.sum(1)
+    filled = reached.T.nonzero()
     return Explanation(
         layer=layer,
         output_size=output_size,
@@ -271,7 +277,10 @@ def explain(layer: Layer) -> Explanation:
         partial=layer(first_ones.reshape(images), kernels).flatten(1).tolist(),
         emulated=_emulated(layer, output_size),
         phases=(phases := _phases(layer, output_size, kernels)),
-        matrix=[Entry(j=j, i=i, value=entries[i, j].item()) for j, i in reached.T.nonzero().tolist()],
+        matrix=[
+            Entry(j=j, i=i, value=value)
+            for (j, i), value in zip(filled.tolist(), entries.T[tuple(filled.T)].tolist(), strict=True)
+        ],
         coverage=_coverage(layer, phases, reached),
         costs=_costs(layer),
         formula=formula(layer, output_size),

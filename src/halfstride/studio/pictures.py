@@ -59,18 +59,17 @@ def _shades() -> np.ndarray:
     return np.asarray(np.round(colormaps["inferno"](np.arange(256))[:, :3] * 255), dtype=np.uint8)
 
 
-def read_picture(content: bytes, model: ConvAutoencoder) -> Tensor:
-    """The bytes of a file as a uint8 image of the model's shape.
+def read_picture(content: bytes, model: ConvAutoencoder | None = None) -> Tensor:
+    """The bytes of a file as a uint8 image C×H×W of the model's shape; without a model, as it is, grey or in colour.
 
     Raises:
         PictureError: where it is no picture, or too large a one.
     """
     try:
-        header = inspect(content)
-        if header.height * header.width > MAX_PIXELS:
-            raise PictureError(
-                413, f"The picture has {header.height * header.width:,} pixels: at most {MAX_PIXELS:,} are taken."
-            )
-        return decode(content, (model.channels, *model.image_size))
+        height, width, grey = inspect(content)
+        if height * width > MAX_PIXELS:
+            raise PictureError(413, f"The picture has {height * width:,} pixels: at most {MAX_PIXELS:,} are taken.")
+        own = (1 if grey else 3, height, width)
+        return decode(content, own if model is None else (model.channels, *model.image_size))
     except ImageError as error:
         raise PictureError(415, f"This file is not a picture that can be read: {error.reason}.") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import threading
@@ -15,8 +16,9 @@ import torch
 from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
-from halfstride import figures
+from halfstride import diagnose, figures
 from halfstride.autoencoder import ConvAutoencoder, Run, load_images, reconstruct, to_float
+from halfstride.checkerboard import Diagnosis
 from halfstride.studio.pictures import Picture, error_map, picture
 
 __all__ = ["DamagedRunError", "OpenRun", "RunsFolder", "UnknownRunError"]
@@ -24,11 +26,17 @@ __all__ = ["DamagedRunError", "OpenRun", "RunsFolder", "UnknownRunError"]
 _MODELS_KEPT = 2
 _IMAGES_SHOWN = 1_000
 _SLIDERS = 32
+_EXAMINED = 256
+"""Images that the checkerboard doctor looks at: enough to find a pattern of half a percent."""
+_EXAMINED_CELLS = 2**25
+"""Numbers that they may have in the model's first layer, which bounds the memory that a diagnosis takes."""
 _LOADED_BYTES = 2**28
 """Images beyond these are read from their files as they are needed."""
 _LARGEST_MODEL = 2**31
 _LARGEST_TEXT = 2**24
 _LARGEST_ACTIVATION = 2**28
+
+_Stamp = tuple[tuple[int, ...], ...]
 
 
 class UnknownRunError(Exception):
@@ -111,7 +119,7 @@ class RunsFolder:
 
     def __init__(self, root: Path | None) -> None:
         self.root = None if root is None else root.resolve()
-        self._open: OrderedDict[str, tuple[tuple[int, ...], OpenRun]] = OrderedDict()
+        self._open: OrderedDict[str, OpenRun] = OrderedDict()
         self._lock = threading.Lock()
 
     def names(self) -> list[str]:
@@ -190,22 +198,23 @@ class RunsFolder:
 
     def open(self, name: str) -> OpenRun:
         """A run with its model loaded; the last two stay in memory, and one that went on training is loaded anew."""
+        with self._lock:
+            kept = self._open.get(name)
+            if kept is not None and kept.stamp == _stamp(kept.path):  # a drag does not search the folder every time
+                self._open.move_to_end(name)
+                return kept
         run = self.run(name)
-        try:
-            stamp = tuple(
-                (run.path / file).stat().st_mtime_ns for file in ("config.json", "model.safetensors", "run.json")
-            )
-        except OSError as error:
-            raise DamagedRunError(f"{name} has no model yet: {error.strerror}.") from None
+        stamp = _stamp(run.path)
+        if stamp is None:
+            raise DamagedRunError(f"{name} has no model yet.")
         with self._lock:
             kept = self._open.pop(name, None)
-            if kept is None or kept[0] != stamp:
-                images = kept[1] if kept is not None else None
-                kept = (stamp, OpenRun(run, images))
+            if kept is None or kept.stamp != stamp:
+                kept = OpenRun(run, stamp, earlier=kept)
             self._open[name] = kept
             while len(self._open) > _MODELS_KEPT:
                 self._open.popitem(last=False)
-            return kept[1]
+            return kept
 
 
 class OpenRun:
@@ -213,10 +222,12 @@ class OpenRun:
 
     Args:
         run: the run.
+        stamp: the version of its files.
         earlier: the same run before it was trained further, whose images are taken over.
     """
 
-    def __init__(self, run: Run, earlier: OpenRun | None = None) -> None:
+    def __init__(self, run: Run, stamp: _Stamp, earlier: OpenRun | None = None) -> None:
+        self.path, self.stamp = run.path, stamp
         self.model = _load_model(run)
         self.recipe = _record(run).get("data")
         self._lock = threading.Lock()
@@ -283,6 +294,17 @@ class OpenRun:
 
     def reconstruct(self, image: Tensor) -> Reconstruction:
         return _compared(image, reconstruct(self.model, image[None])[0])
+
+    @cached_property
+    def diagnosis(self) -> Diagnosis:
+        """What the checkerboard doctor says of the model; a copy of it, since it is watched while it runs."""
+        images, _, _ = self.images
+        first = next(parameter for parameter in self.model.parameters() if parameter.ndim == 4)
+        count = min(_EXAMINED, max(1, _EXAMINED_CELLS // (math.prod(self.model.image_size) * len(first))))
+        try:
+            return diagnose(copy.deepcopy(self.model), to_float(images[:count]))
+        except ValueError as error:
+            raise DamagedRunError(_one_line(error)) from None
 
     def latent(self) -> LatentSpace:
         points, _, _, shares = self._plane
@@ -371,6 +393,15 @@ def _compared(original: Tensor, output: Tensor, index: int | None = None, label:
 
 
 # Reading files that anyone may have written -----------------------------------------------------------------------
+
+
+def _stamp(run: Path) -> _Stamp | None:
+    """Which files a run's model and record are, and of which version; None where one is not there."""
+    try:
+        found = [(run / file).stat() for file in ("config.json", "model.safetensors", "run.json")]
+    except OSError:
+        return None
+    return tuple((one.st_dev, one.st_ino, one.st_mtime_ns) for one in found)
 
 
 def _check_file_size(path: Path, most: int) -> None:

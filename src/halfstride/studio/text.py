@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, Field
 
-from halfstride import geometry
+from halfstride import formulas, geometry
 
 if TYPE_CHECKING:
     from halfstride.studio.layer import Layer
@@ -19,7 +19,7 @@ class Token(BaseModel):
     """A piece of a formula, and what it speaks of."""
 
     text: str
-    role: Literal["plain", "input", "kernel", "output"] = "plain"
+    role: formulas.Role
 
 
 class Formula(BaseModel):
@@ -50,54 +50,26 @@ NAMES = {
 
 def formula(layer: Layer, output_size: int) -> Formula:
     """How the output size comes about, along one axis."""
-    n, k, o = Token(text="n", role="input"), Token(text="k", role="kernel"), Token(text="o", role="output")
-    n_, k_ = Token(text=str(layer.input_size), role="input"), Token(text=str(layer.kernel_size), role="kernel")
-    o_ = Token(text=str(output_size), role="output")
-    s, p, d, op = layer.stride, layer.padding, layer.dilation, layer.output_padding
-    size, span = layer.input_size, d * (layer.kernel_size - 1) + 1
-    dilated = d > 1
-    lines: list[list[Token | str]]
-    taken: list[Token | str] = ["d(", k, " − 1) − 1"] if dilated else [k]
-    taken_: list[Token | str] = [f"{d}·(", k_, " − 1) − 1"] if dilated else [k_]
+    n, k, s, p, d = layer.input_size, layer.kernel_size, layer.stride, layer.padding, layer.dilation
     if layer.form == "transposed":
-        adds: list[Token | str] = ["d(", k, " − 1) + 1"] if dilated else [k]
-        adds_: list[Token | str] = [f"{d}·(", k_, " − 1) + 1"] if dilated else [k_]
-        end, end_ = (" + op", f" + {op}") if op else ("", "")
-        lines = [
-            [o, " = s(", n, " − 1) + ", *adds, " − 2p" + end],
-            [f"= {s}·(", n_, " − 1) + ", *adds_, f" − 2·{p}{end_}"],
-            [f"= {s * (size - 1)} + {span} − {2 * p}{end_}"],
-        ]
-        note = f"It undoes the sizes of the convolution of this geometry, which takes {_inputs(layer)} to {size}."
+        lines = formulas.conv_transpose(n, k, s, p, layer.output_padding, d)
+        note = f"It undoes the sizes of the convolution of this geometry, which takes {_inputs(layer)} to {n}."
     elif layer.form == "conv":
-        lines = [
-            [o, " = ⌊(", n, " + 2p − ", *taken, ") / s⌋ + 1"],
-            ["= ⌊(", n_, f" + 2·{p} − ", *taken_, f") / {s}⌋ + 1"],
-            [f"= ⌊{size + 2 * p - span} / {s}⌋ + 1"],
-        ]
-        left = geometry.output_padding_for(output_size, size, layer.kernel_size, s, p, d)
+        lines = formulas.conv(n, k, s, p, d)
+        left = geometry.output_padding_for(output_size, n, k, s, p, d)
         way = "" if not left else f" with output_padding={left}"
-        note = f"The transposed convolution of this geometry takes {output_size} back to {size}{way}."
+        note = f"The transposed convolution of this geometry takes {output_size} back to {n}{way}."
     elif layer.form == "resize":
-        lines = [
-            [o, " = s·", n, " + 2p − ", *taken, " + 1"],
-            [f"= {s}·", n_, f" + 2·{p} − ", *taken_, " + 1"],
-            [f"= {s * size} + {2 * p} − {span} + 1"],
-        ]
-        note = f"It is the transposed convolution with a kernel of {span - 1 + s}, whose taps are sums of these."
+        lines = formulas.resize_conv(n, k, s, p, d)
+        note = f"It is the transposed convolution with a kernel of {d * (k - 1) + s}, whose taps are sums of these."
     else:
-        lines = [
-            [o, " = s(", n, " + 2p − ", *taken, " + 1)"],
-            [f"= {s}·(", n_, f" + 2·{p} − ", *taken_, " + 1)"],
-            [f"= {s}·{size + 2 * p - span + 1}"],
-        ]
-        note = f"It is the transposed convolution with a kernel of {layer.kernel_size * s}" + (
-            ", dilated." if dilated else ", one small kernel for each phase."
+        lines = formulas.subpixel_conv(n, k, s, p, d)
+        note = f"It is the transposed convolution with a kernel of {k * s}" + (
+            ", dilated." if d > 1 else ", one small kernel for each phase."
         )
-    lines.append(["= ", o_])
     return Formula(
         name=NAMES[layer.form],
-        lines=[[Token(text=piece) if isinstance(piece, str) else piece for piece in line] for line in lines],
+        lines=[[Token(text=text, role=role) for text, role in line] for line in lines],
         note=note,
     )
 

@@ -1,6 +1,7 @@
 // The autoencoder page: one run, its losses, its latent space, what it gives back.
 
-import { ask, find, html, newestOnly, svg, written } from "./dom.js";
+import { ask, count, find, html, newestOnly, svg, written } from "./dom.js";
+import { chosen, listRuns, onPicture } from "./runs.js";
 
 const PAGE = 12;
 const POLL = 2000;
@@ -12,7 +13,7 @@ let code = null;
 let point = null;
 let ends = { A: 0, B: 1 };
 let first = 0;
-let count = 0;
+let total = 0;
 let stamp = "";
 
 const of = (rest = "") => `/api/runs/${encodeURIComponent(run)}${rest}`;
@@ -24,14 +25,16 @@ function fail(error) {
 
 /** Draw a picture that the server sent on a canvas, pixel by pixel. */
 function paint(canvas, { width, height, rgb }) {
-  const bytes = Uint8Array.from(atob(rgb), (letter) => letter.charCodeAt(0));
+  const bytes = atob(rgb);
   const image = new ImageData(width, height);
-  for (let pixel = 0; pixel < width * height; pixel++) {
-    image.data.set(bytes.subarray(3 * pixel, 3 * pixel + 3), 4 * pixel);
-    image.data[4 * pixel + 3] = 255;
+  const pixels = image.data.fill(255);
+  for (let from = 0, to = 0; from < bytes.length; from += 3, to += 4) {
+    pixels[to] = bytes.charCodeAt(from);
+    pixels[to + 1] = bytes.charCodeAt(from + 1);
+    pixels[to + 2] = bytes.charCodeAt(from + 2);
   }
-  canvas.width = width;
-  canvas.height = height;
+  if (canvas.width !== width) canvas.width = width; // setting it clears the canvas, even to the same
+  if (canvas.height !== height) canvas.height = height;
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
@@ -43,22 +46,6 @@ function picture(image, name) {
 
 // Runs and losses --------------------------------------------------------------------------------------------------
 
-async function listRuns() {
-  const runs = await ask("/api/runs");
-  find("#runs").replaceChildren(
-    ...runs.map(({ name, epochs_done: done, epochs_asked: asked, test_mse: mse, error }) =>
-      html("li", {},
-        html("a", { href: `?run=${encodeURIComponent(name)}`, "aria-current": name === run ? "page" : null, title: error },
-          html("span", { class: "name", text: name }),
-          html("span", { class: "numbers", text: error ? "damaged" : `${done}${asked ? `/${asked}` : ""}` }),
-          html("span", { class: "numbers", text: mse === null ? "" : `test MSE ${mse.toFixed(4)}` }),
-        ),
-      ),
-    ),
-  );
-  return runs;
-}
-
 async function follow() {
   try {
     if (!document.hidden) {
@@ -68,7 +55,7 @@ async function follow() {
         const newer = stamp !== "";
         stamp = now;
         showLoss(metrics);
-        await listRuns();
+        await listRuns(run);
         if (newer) await showModelAnew();
       }
     }
@@ -166,8 +153,6 @@ function showPlane() {
     svg("text", { class: "axis", x: SIZE.width / 2, y: SIZE.height - 9, text: latent.axes[0] }),
     svg("text", { class: "axis", x: 11, y: SIZE.height / 2, transform: `rotate(-90 11 ${SIZE.height / 2})`, text: latent.axes[1] }),
     svg("g", { id: "path" }),
-    svg("circle", { class: "halo", id: "halo", r: 9 }),
-    svg("circle", { class: "handle", id: "handle", r: 9 }),
   );
   const at = (event) => {
     const box = plane.getBoundingClientRect();
@@ -186,7 +171,8 @@ function showPlane() {
     event.preventDefault();
     moveTo(moves[event.key].map((move, axis) => point[axis] + move * step[axis]));
   });
-  find("#plane").replaceChildren(plane);
+  // The handle is no part of the drawing: moving it would have a thousand points painted again.
+  find("#plane").replaceChildren(plane, html("div", { class: "handle", id: "handle" }));
   find("#legend").replaceChildren(
     ...(letters ? [] : names.slice(0, 20).map((name, index) =>
       html("span", {}, svg("svg", { viewBox: "0 0 8 8", "aria-hidden": "true" }, svg("circle", { class: `p${index % 10}`, cx: 4, cy: 4, r: 4 })), ` ${name}`),
@@ -196,19 +182,22 @@ function showPlane() {
 
 function showHandle() {
   const { x, y } = scale();
-  for (const id of ["#halo", "#handle"]) {
-    find(id).setAttribute("cx", x(point[0]));
-    find(id).setAttribute("cy", y(point[1]));
-  }
+  const { style } = find("#handle");
+  style.left = `${(100 * x(point[0])) / SIZE.width}%`;
+  style.top = `${(100 * y(point[1])) / SIZE.height}%`;
 }
 
-const decode = newestOnly(async (wanted) => {
+let taken = 0;
+const decode = newestOnly(async (wanted, turn) => {
   try {
-    take(await ask(of("/decode"), { body: wanted }));
+    const decoded = await ask(of("/decode"), { body: wanted });
+    if (turn < taken) return;
+    taken = turn;
+    take(decoded);
   } catch (error) {
     fail(error);
   }
-});
+}, 2);
 
 function moveTo(where) {
   point = where;
@@ -221,7 +210,7 @@ function take(decoded) {
   ({ code, point } = decoded);
   const canvas = find("#decoded");
   paint(canvas, decoded.image);
-  canvas.dataset.frames = Number(canvas.dataset.frames ?? 0) + 1;
+  count(canvas);
   find("#where").textContent = `decoded at ${point.map((value) => written(Number(value.toFixed(2)))).join(", ")}`;
   showHandle();
   for (const input of document.querySelectorAll("#sliders input")) {
@@ -295,9 +284,9 @@ async function showPictures() {
       return triple(one, html("span", { class: "ends" }, ...buttons));
     }),
   );
-  find("#range").textContent = `${first + 1}–${first + found.length} of ${count}`;
+  find("#range").textContent = `${first + 1}–${first + found.length} of ${total}`;
   find("#before").disabled = first === 0;
-  find("#after").disabled = first + PAGE >= count;
+  find("#after").disabled = first + PAGE >= total;
   showEnds();
 }
 
@@ -325,23 +314,15 @@ async function send(file) {
   }
 }
 
-find("#file").addEventListener("change", (event) => event.target.files[0] && send(event.target.files[0]));
-for (const kind of ["dragover", "dragleave", "drop"]) {
-  document.addEventListener(kind, (event) => {
-    event.preventDefault();
-    find("#drop").classList.toggle("over", kind === "dragover");
-    const file = kind === "drop" && event.dataTransfer.files[0];
-    if (file) send(file);
-  });
-}
+onPicture(send);
 
 // Beginning --------------------------------------------------------------------------------------------------------
 
 /** All that depends on the weights. */
 async function showModelAnew() {
   latent = await ask(of("/latent"));
-  count = latent.points.length;
-  ends.B = Math.min(ends.B, count - 1);
+  total = latent.points.length;
+  ends.B = Math.min(ends.B, total - 1);
   showPlane();
   showSliders();
   if (code?.length !== latent.code.length) code = latent.code;
@@ -350,14 +331,13 @@ async function showModelAnew() {
 }
 
 async function begin() {
-  const wanted = new URLSearchParams(location.search).get("run");
   const runs = await listRuns();
   if (!runs.length) {
     find("#empty").hidden = false;
     return;
   }
-  run = wanted ?? runs.find((one) => !one.error)?.name ?? runs[0].name;
-  await listRuns();
+  run = chosen(runs);
+  await listRuns(run);
   find("#lab").hidden = false;
   document.title = `${run} · halfstride studio`;
   showFacts(await ask(of()));

@@ -4,25 +4,46 @@ import { svg, written } from "./dom.js";
 
 const SIDE = 0.92;
 
+// Cloned a thousand times for every picture, which is much quicker than making as many elements one by one.
+const CELL = svg("g", {}, svg("rect", { width: SIDE, height: SIDE, rx: 0.12 }), svg("text", { class: "number", x: SIDE / 2, y: SIDE / 2 + 0.02 }));
+const DOT = svg("rect", { width: SIDE, height: SIDE });
+
 /** One cell. `kind` and `index` say what it stands for; the same thing may have cells in several views. */
-export function cell(x, y, kind, index, value, extra = {}) {
-  const node = svg("g", { class: `cell ${kind} ${extra.class ?? ""}`, transform: `translate(${x} ${y})` });
-  if (index !== null) {
-    node.dataset.kind = kind;
-    node.dataset.index = index;
-  }
-  node.append(
-    svg("rect", { width: SIDE, height: SIDE, rx: 0.12 }),
-    svg("text", { class: "number", x: SIDE / 2, y: SIDE / 2 + 0.02 }),
-  );
+export function cell(x, y, kind, index, value, { editable = false } = {}) {
+  const node = CELL.cloneNode(true);
+  node.setAttribute("class", editable ? `cell ${kind} editable` : `cell ${kind}`);
+  node.setAttribute("transform", `translate(${x} ${y})`);
+  if (index !== null) stand(node, kind, index);
   write(node, value);
   return node;
+}
+
+/** A cell without a number, since it has none or would be too small for it. */
+export function dot(x, y, kind, index) {
+  const node = DOT.cloneNode();
+  node.setAttribute("class", `dot ${kind}`);
+  place(node, x, y);
+  if (index !== null) stand(node, kind, index);
+  return node;
+}
+
+function place(node, x, y) {
+  node.setAttribute("x", x);
+  node.setAttribute("y", y);
+}
+
+/** Say what a cell stands for. */
+export function stand(node, kind, index) {
+  node.setAttribute("data-kind", kind);
+  node.setAttribute("data-index", index);
 }
 
 /** Put a number (or nothing) into a cell. */
 export function write(node, value) {
   const text = value === null || value === undefined ? "" : written(value);
-  node.lastElementChild.closest("g").querySelector(".number").textContent = text;
+  const number = node.children[1];
+  if (number.textContent === text) return; // most cells stay as they are from step to step
+  number.textContent = text;
   node.classList.toggle("long", text.length === 3 || text.length === 4);
   node.classList.toggle("longer", text.length > 4);
 }
@@ -47,10 +68,7 @@ export function grid(x, y, columns, values, kind, first = 0, extra = {}) {
 
 export const label = (x, y, text, kind = "") => svg("text", { class: `tag ${kind}`, x, y, text });
 
-/** How much larger than usual everything is, on a very large screen. */
-export const zoom = () => parseFloat(getComputedStyle(document.documentElement).fontSize) / 16;
-
-/** A drawing of so many units, its cells no larger than is pleasant. */
+/** A drawing of so many units, its cells no larger than is pleasant: so many pixels, more on a very large screen. */
 export function drawing(width, height, name, nodes, largest = 46) {
   const node = svg("svg", {
     class: "cells",
@@ -58,7 +76,7 @@ export function drawing(width, height, name, nodes, largest = 46) {
     role: "group",
     "aria-label": name,
   });
-  node.style.maxWidth = `${width * largest * zoom()}px`;
+  node.style.maxWidth = `${(width * largest) / 16}rem`;
   node.append(...nodes);
   return node;
 }
@@ -88,6 +106,6 @@ export class Lights {
 }
 
 /** "2, 3" for position 11 of rows of 4; in one dimension "11". */
-export function place(index, size, dims) {
+export function position(index, size, dims) {
   return dims === 2 ? `${Math.floor(index / size)}, ${index % size}` : String(index);
 }

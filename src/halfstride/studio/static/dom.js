@@ -27,9 +27,12 @@ export function written(value) {
   return String(Number(value.toPrecision(4))).replace("-", "−");
 }
 
+/** Say on an element how often it has been drawn, for whoever waits for it or measures it. */
+export const count = (node) => (node.dataset.frames = Number(node.dataset.frames ?? 0) + 1);
+
 /** What the server answers; an Error with its own words where it refuses. */
-export async function ask(address, { body, signal } = {}) {
-  const options = { signal };
+export async function ask(address, { body } = {}) {
+  const options = {};
   if (body !== undefined) {
     options.method = "POST";
     options.body = body instanceof Blob ? body : JSON.stringify(body);
@@ -38,8 +41,7 @@ export async function ask(address, { body, signal } = {}) {
   let response;
   try {
     response = await fetch(address, options);
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
+  } catch {
     throw new Error("The server does not answer: is halfstride studio still running?");
   }
   const answer = await response.json().catch(() => ({}));
@@ -47,20 +49,32 @@ export async function ask(address, { body, signal } = {}) {
   return answer;
 }
 
-/** Runs `work` for the newest value given, never two at a time: what a drag needs. */
-export function newestOnly(work) {
+/**
+ * Runs `work` for the newest value given, for `most` of them at a time: what a drag needs. With two, the server works on
+ * one while the page shows the other. `work` is also told how manieth value it has, so that it can drop what a newer one
+ * overtook. Returns a promise that all is done.
+ */
+export function newestOnly(work, most = 1) {
   let waiting = null;
-  let busy = false;
-  return async function give(value) {
-    waiting = { value };
-    if (busy) return;
-    busy = true;
-    while (waiting) {
-      const next = waiting.value;
-      waiting = null;
-      await work(next);
+  let busy = 0;
+  let turn = 0;
+  let done = Promise.resolve();
+  async function run() {
+    busy++;
+    try {
+      while (waiting) {
+        const { value } = waiting;
+        waiting = null;
+        await work(value, ++turn);
+      }
+    } finally {
+      busy--;
     }
-    busy = false;
+  }
+  return function give(value) {
+    waiting = { value };
+    if (busy < most) done = Promise.all([done, run()]).then(() => {});
+    return done;
   };
 }
 
@@ -75,10 +89,26 @@ export function choice(container, changed) {
 // Light, dark, or as the machine is set: the same button on every page, remembered.
 const themes = ["auto", "light", "dark"];
 const button = find(".theme");
+const dark = matchMedia("(prefers-color-scheme: dark)");
 function show(theme) {
   if (theme === "auto") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = theme;
   if (button) button.textContent = `Theme: ${theme}`;
+}
+
+/** "light" or "dark", as the page is seen now. */
+export const shade = () => (theme === "auto" ? (dark.matches ? "dark" : "light") : theme);
+
+/** Calls `changed` when the page turns light or dark. */
+export function onShade(changed) {
+  let before = shade();
+  const look = () => {
+    if (shade() === before) return;
+    before = shade();
+    changed();
+  };
+  dark.addEventListener("change", look);
+  button?.addEventListener("click", look);
 }
 let theme = themes.includes(localStorage.getItem("theme")) ? localStorage.getItem("theme") : "auto";
 show(theme);

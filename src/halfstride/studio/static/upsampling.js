@@ -1,7 +1,7 @@
 // The upsampling page: a layer, its views, and a step that all of them follow.
 
-import { Lights, place } from "./cells.js";
-import { ask, choice, find, html, written } from "./dom.js";
+import { Lights, position as at } from "./cells.js";
+import { ask, choice, count, find, html, newestOnly, written } from "./dom.js";
 import * as views from "./views.js";
 
 const SLIDERS = [
@@ -36,6 +36,7 @@ const WORDS = {
     input: "How often each position of the input is read.",
   },
 };
+const VIEWS = ["scatter", "emulated", "phases", "matrix", "coverage"];
 const PLAY = "M4 2v12l10-6z";
 const PAUSE = "M3 2h4v12H3zM9 2h4v12H9z";
 
@@ -47,7 +48,7 @@ let related = null;
 let hovered = null;
 let pinned = null;
 let timer = null;
-let asking = null;
+let drawing = 0;
 const narrow = matchMedia("(max-width: 560px)");
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -103,26 +104,27 @@ function writeAddress() {
 
 // Asking and drawing -----------------------------------------------------------------------------------------------
 
-async function refresh() {
-  asking?.abort();
-  asking = new AbortController();
+function refresh() {
   showControls();
+  return askAndDraw();
+}
+
+/** While an answer is on its way, only the newest change waits: a slider that is dragged draws all the time. */
+const askAndDraw = newestOnly(async () => {
   try {
-    const answer = await ask(`/api/layer?${wholeQuery()}`, { signal: asking.signal });
-    told = answer;
+    told = await ask(`/api/layer?${wholeQuery()}`);
     relate();
     draw();
     find("#error").hidden = true;
     setStale(false);
   } catch (error) {
-    if (error.name === "AbortError") return;
     stop();
     find("#error").textContent = error.message;
     find("#error").hidden = false;
     setStale(true);
   }
   writeAddress();
-}
+});
 
 function showExport() {
   const shade = find("#shade input:checked").value;
@@ -156,14 +158,36 @@ function relate() {
 
 const steps = () => (state.by === "inputs" ? told.input.length : told.output.length);
 
+/** All views; those on the screen at once, the others as soon as these are seen. */
 function draw() {
   lights = new Lights();
   drawn = [];
-  for (const name of ["scatter", "emulated", "phases", "matrix"]) {
-    const view = views[name](told, lights, narrow.matches, state.turned === "yes");
-    find(`#${name} .drawing`).replaceChildren(view.node);
-    drawn.push(view);
+  const boxes = VIEWS.map((name) => [name, find(`#${name}`).getBoundingClientRect()]);
+  const later = boxes.filter(([, box]) => box.top > innerHeight || box.bottom < 0).map(([name]) => name);
+  VIEWS.filter((name) => !later.includes(name)).forEach(drawView);
+  cancelAnimationFrame(drawing);
+  find("#views").setAttribute("aria-busy", String(later.length > 0));
+  if (later.length) {
+    drawing = requestAnimationFrame(() => {
+      drawing = requestAnimationFrame(() => {
+        later.forEach(drawView);
+        find("#views").setAttribute("aria-busy", "false");
+        paint();
+      });
+    });
   }
+  drawWords();
+  paint();
+  count(find("#views"));
+}
+
+function drawView(name) {
+  const place = find(`#${name} .drawing`);
+  if (name === "coverage") return place.replaceChildren(views.coverage(told));
+  const view = views[name](told, lights, narrow.matches, state.turned === "yes");
+  place.replaceChildren(view.node);
+  drawn.push(view);
+  if (name !== "scatter") return;
   for (const node of document.querySelectorAll("#scatter .editable")) {
     const { kind, index } = node.dataset;
     const value = written(told[kind][index]);
@@ -171,11 +195,12 @@ function draw() {
     node.setAttribute("tabindex", index === "0" ? "0" : "-1");
     node.setAttribute("aria-label", `${kind} ${spot(kind, Number(index))}: ${value}. Change it.`);
   }
-  const size = told.emulated.size;
-  find("#emulated-words").textContent = WORDS.emulated[state.form];
-  find("#phases-words").textContent = WORDS.phases[state.form];
+}
+
+function drawWords() {
+  find("#emulated-words").textContent = WORDS.emulated[told.layer.form];
+  find("#phases-words").textContent = WORDS.phases[told.layer.form];
   find("#coverage-words").textContent = WORDS.coverage[told.coverage.side];
-  find("#coverage .drawing").replaceChildren(views.coverage(told));
   find("#verdict").replaceChildren(...verdict(told.coverage));
   find("#formula").replaceChildren(
     ...told.formula.lines.map((line) =>
@@ -184,12 +209,10 @@ function draw() {
   );
   find("#formula-title").textContent = told.formula.name;
   find("#formula-note").textContent = told.formula.note;
-  find("#emulated").dataset.size = size;
   showMatrixWords();
   showCosts();
   showCode();
   find("#step").max = steps();
-  paint();
 }
 
 function showMatrixWords() {
@@ -199,7 +222,7 @@ function showMatrixWords() {
   find("#matrix-words").textContent =
     state.turned === "yes"
       ? `The transposed matrix, ${columns} × ${rows}, takes the output's side back to the input's: a ${
-          state.form === "conv" ? "transposed convolution" : "strided convolution"
+          told.layer.form === "conv" ? "transposed convolution" : "strided convolution"
         } with the same kernel.`
       : `The same layer as one matrix of ${rows} × ${columns}; ${share} % of it is not empty.`;
 }
@@ -231,9 +254,9 @@ function spot(kind, index) {
   const size = kind === "input" ? n : kind === "output" ? told.output_size : k;
   if (kind === "kernel" && told.kernels > 1) {
     const taps = k ** dims;
-    return `[${Math.floor(index / taps)}: ${place(index % taps, k, dims)}]`;
+    return `[${Math.floor(index / taps)}: ${at(index % taps, k, dims)}]`;
   }
-  return `[${place(index, size, dims)}]`;
+  return `[${at(index, size, dims)}]`;
 }
 
 function paint() {
@@ -302,13 +325,13 @@ function say(focus, done) {
   if (focus.kind === "input") {
     const terms = related.input.get(focus.index) ?? [];
     const value = ink("input", `input ${spot("input", focus.index)} = ${written(told.input[focus.index])}`);
-    return [value, " times ", ink("kernel", "the kernel"), ` lands on ${count(terms.length, "output")}: `,
+    return [value, " times ", ink("kernel", "the kernel"), ` lands on ${counted(terms.length, "output")}: `,
       terms.map((term) => written(term.product)).join(", ")];
   }
   if (focus.kind === "kernel") {
     const terms = related.kernel.get(focus.index) ?? [];
     return [ink("kernel", `kernel ${spot("kernel", focus.index)} = ${written(told.kernel[focus.index])}`),
-      ` is part of ${count(terms.length, "product")}.`];
+      ` is part of ${counted(terms.length, "product")}.`];
   }
   if (focus.kind === "phase") {
     const phase = told.phases.kernels[focus.index];
@@ -321,7 +344,7 @@ function say(focus, done) {
 }
 
 const bracketed = (value) => (value < 0 ? `(${written(value)})` : written(value));
-const count = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;
+const counted = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;
 
 function go(step) {
   pinned = null;

@@ -1,10 +1,11 @@
 // The views of one layer. Each is a function of what the server told about the layer: it returns a drawing, registers
 // its cells under what they stand for, and says how it follows the steps. Nothing is computed here.
 
-import { cell, corner, drawing, grid, label, write } from "./cells.js";
+import { cell, corner, dot, drawing, grid, label, stand, write } from "./cells.js";
 import { svg, written } from "./dom.js";
 
 const GAP = 1;
+const EDITABLE = { editable: true };
 
 const side = (told, size) => ({ columns: size, rows: told.layer.dims === 2 ? size : 1 });
 
@@ -21,7 +22,7 @@ function scatterPlane(told, lights, narrow) {
   const heightLeft = n + GAP + 0.7 + kernel.height;
   const across = !narrow || left + o < 14;
   const [x, y] = across ? [left + GAP, 0] : [0, heightLeft + GAP + 0.3];
-  const inputs = grid(0, 0.6, n, told.input, "input", 0, editable());
+  const inputs = grid(0, 0.6, n, told.input, "input", 0, EDITABLE);
   const outputs = grid(x, y + 0.6, o, told.output, "output");
   lights.addAll("input", inputs);
   lights.addAll("kernel", kernel.cells);
@@ -51,7 +52,7 @@ function scatterRows(told, lights) {
   const o = told.output_size;
   const kernel = kernelGrids(told, 2, 0);
   const top = kernel.height + 0.5;
-  const inputs = told.input.map((value, i) => cell(0, top + i, "input", i, value, editable()));
+  const inputs = told.input.map((value, i) => cell(0, top + i, "input", i, value, EDITABLE));
   const products = told.terms.map(({ i, t, j, product }) => {
     const node = cell(2 + j, top + i, "product", null, product);
     lights.add("term", `${i},${t}`, node);
@@ -89,10 +90,9 @@ export function emulated(told, lights, narrow) {
   const o = told.output_size;
   const two = told.layer.dims === 2;
   const cells = source.map((from, place) => {
-    const kind = from >= 0 ? "input" : from === -1 ? "between" : "padding";
-    const node = cell(place % size, 0.6 + Math.floor(place / size), kind, from >= 0 ? from : null, null);
-    write(node, from >= 0 ? told.input[from] : from === -1 ? 0 : null);
-    return node;
+    const [x, y] = [place % size, 0.6 + Math.floor(place / size)];
+    if (from >= 0) return cell(x, y, "input", from, told.input[from]);
+    return cell(x, y, from === -1 ? "between" : "padding", null, from === -1 ? 0 : null);
   });
   const rows = two ? size : 1;
   const across = two && (!narrow || size + o < 17);
@@ -162,8 +162,7 @@ export function phases(told, lights, narrow) {
         x + (at % phase.size[1]), y + 0.65 + Math.floor(at / phase.size[1]), taps ? "kernel" : "padding", null,
         taps ? value : null,
       );
-      node.dataset.kind = "phase";
-      node.dataset.index = place;
+      stand(node, "phase", place);
       for (const position of phase.positions) lights.add(which, position, node);
       nodes.push(node);
     });
@@ -195,8 +194,10 @@ export function matrix(told, lights, narrow, turned) {
   const values = turned ? [told.output, told.input] : [told.input, told.output];
   const nodes = [];
   const shown = [];
+  const largest = Math.min(46, Math.max(7, 430 / (rows + 1.4)));
+  const plain = Math.min(largest, 560 / (columns + 1.4)) < 15; // too small for numbers
   const strip = (kind, index, x, y, value) => {
-    const node = cell(x, y, kind, index, value);
+    const node = plain ? dot(x, y, kind, index) : cell(x, y, kind, index, value);
     lights.add(kind, index, node);
     if (kind === "output") shown[index] = node;
     nodes.push(node);
@@ -205,19 +206,17 @@ export function matrix(told, lights, narrow, turned) {
   for (let row = 0; row < rows; row++) strip(kinds[1], row, 0, 1.4 + row, values[1][row]);
   nodes.push(svg("rect", { class: "rule", x: 1.3, y: 1.3, width: columns + 0.12, height: rows + 0.12, fill: "none", rx: 0.1 }));
   for (const { j, i, value } of told.matrix) {
-    const [column, row] = turned ? [j, i] : [i, j];
-    const node = cell(1.4 + column, 1.4 + row, "kernel", `${j},${i}`, value);
-    node.dataset.kind = "entry";
+    const [x, y] = (turned ? [j, i] : [i, j]).map((place) => 1.4 + place);
+    const node = plain ? dot(x, y, "kernel", null) : cell(x, y, "kernel", null, value);
+    stand(node, "entry", `${j},${i}`);
     lights.add("entry", `${j},${i}`, node);
     nodes.push(node);
   }
-  const largest = Math.min(46, Math.max(7, 430 / (rows + 1.4)));
   const name = turned ? "The transposed matrix" : "The matrix of the layer";
   const node = drawing(columns + 1.4, rows + 1.4, name, nodes, largest);
-  node.classList.toggle("plain-cells", Math.min(largest, 560 / (columns + 1.4)) < 15); // too small to be read
   return {
     node,
-    paint: (now) => paintOutputs(told, shown, now),
+    paint: (now) => (plain ? paintTouched(shown, now) : paintOutputs(told, shown, now)),
   };
 }
 
@@ -247,7 +246,7 @@ function kernelGrids(told, x, y) {
     const left = x + (block % perRow) * (k + 0.35);
     const top = y + 0.6 + Math.floor(block / perRow) * (rows + 0.35);
     const values = told.kernel.slice(block * rows * k, (block + 1) * rows * k);
-    cells.push(...grid(left, top, k, values, "kernel", block * rows * k, editable()));
+    cells.push(...grid(left, top, k, values, "kernel", block * rows * k, EDITABLE));
   }
   nodes.push(...cells);
   const across = Math.min(perRow, told.kernels);
@@ -255,14 +254,14 @@ function kernelGrids(told, x, y) {
   return { nodes, cells, width: across * (k + 0.35) - 0.35, height: 0.6 + down * (rows + 0.35) - 0.35 };
 }
 
-const editable = () => ({ class: "editable" });
-
 /** What the output holds at this step: sums so far, or the outputs that are done. */
 function paintOutputs(told, outputs, now) {
   outputs.forEach((node, j) => {
     const reached = now.reached === null || now.reached.has(j);
     const value = now.by === "inputs" && !now.done ? told.partial[now.cursor][j] : told.output[j];
     write(node, reached ? value : null);
-    node.classList.toggle("touched", now.touched.has(j));
   });
+  paintTouched(outputs, now);
 }
+
+const paintTouched = (outputs, now) => outputs.forEach((node, j) => node.classList.toggle("touched", now.touched.has(j)));

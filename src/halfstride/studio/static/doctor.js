@@ -1,0 +1,127 @@
+// The doctor's page: is there a checkerboard in a run's model or in a picture, and where does it come from?
+
+import { ask, count, find, html, onShade, shade } from "./dom.js";
+import { chosen, listRuns, onPicture } from "./runs.js";
+
+const MARKS = { even: "✓", "weights uneven": "△", checkerboard: "⚠", "not judged": "–" };
+
+let run = null;
+let picture = null;
+
+const sizes = (all) => (new Set(all).size === 1 ? String(all[0]) : all.join("×"));
+const percent = (share) => (share === null ? "–" : `${(100 * share).toPrecision(2)} %`);
+
+function measured({ measured: found, refusal }) {
+  if (!found) return refusal || "–";
+  return found.found ? percent(found.strength) : "none";
+}
+
+function table(caption, heads, rows) {
+  return html("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": caption },
+    html("table", { class: "figures findings-table" },
+      html("caption", { class: "visually-hidden", text: caption }),
+      html("thead", {}, html("tr", {}, ...heads.map((head) => html("th", { scope: "col", text: head })))),
+      html("tbody", {}, ...rows.map(([name, ...rest]) =>
+        html("tr", {}, html("th", { scope: "row", text: name }), ...rest.map((cell) => html("td", { text: cell }))))),
+    ),
+  );
+}
+
+function layers(found) {
+  return table("Upsampling layers", ["layer", "kind", "kernel", "stride", "taps", "gain spread", "makes", "measured", "verdict"],
+    found.map((layer) => [
+      layer.name,
+      layer.kind,
+      layer.kernel_size.length ? sizes(layer.kernel_size) : "–",
+      sizes(layer.stride),
+      layer.taps === null ? "–" : [...new Set(layer.taps)].join(" to "),
+      layer.gain_spread === null ? "–" : layer.gain_spread.toPrecision(2),
+      percent(layer.made),
+      measured(layer),
+      `${MARKS[layer.verdict]} ${layer.verdict}`,
+    ]));
+}
+
+function periods(found) {
+  const made = found.some((one) => one.layers.length);
+  return table("Periods looked for", ["period", ...(made ? ["layers"] : []), "measured", "evidence"],
+    found.map((one) => [
+      sizes(one.period), ...(made ? [one.layers.join(", ")] : []), measured(one),
+      one.measured ? one.measured.evidence.toFixed(1) : "–",
+    ]));
+}
+
+/** The layers' advice, each once with the names of those that it is for. */
+function advice(found) {
+  const names = new Map();
+  for (const layer of found) if (layer.advice) names.set(layer.advice, [...(names.get(layer.advice) ?? []), layer.name]);
+  return [...names].map(([text, of]) => html("li", {}, html("strong", { text: of.join(", ") }), `: ${text}`));
+}
+
+function notes(told) {
+  return [
+    ...advice(told.layers),
+    told.unreached.length ? html("li", { text: `Never reached: ${told.unreached.join(", ")}.` }) : null,
+    told.uneven_gradients.length
+      ? html("li", { text: `Uneven on the way back, where the stride does not divide the kernel: ${told.uneven_gradients.join(", ")}.` })
+      : null,
+  ].filter(Boolean);
+}
+
+function figure(told) {
+  const address = URL.createObjectURL(new Blob([told.figure], { type: "image/svg+xml" }));
+  const words = told.layers.length
+    ? "The gains of each layer's phases, an output, its spectrum, and the pattern in it"
+    : "The picture, its spectrum, and the pattern in it";
+  const image = html("img", { src: address, alt: `${words}. ${told.conclusion}` });
+  image.addEventListener("load", () => URL.revokeObjectURL(address));
+  return html("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Figure" }, image);
+}
+
+function show(place, told) {
+  place.replaceChildren(
+    html("p", { class: "verdict" }, html("strong", { text: `${told.found ? "⚠" : "✓"} ${told.conclusion}` })),
+    ...(told.layers.length ? [layers(told.layers)] : []),
+    ...(notes(told).length ? [html("ul", { class: "notes" }, ...notes(told))] : []),
+    ...(told.output.length ? [html("h3", { text: told.layers.length ? "In the output" : "In the picture" }), periods(told.output)] : []),
+    figure(told),
+  );
+  count(place);
+}
+
+/** Ask for a diagnosis and show it; meanwhile what stands there stays. */
+async function examine(place, address, options) {
+  place.setAttribute("aria-busy", "true");
+  if (!place.childElementCount) place.replaceChildren(html("p", { class: "quiet", text: "Examining …" }));
+  try {
+    show(place, await ask(`${address}?theme=${shade()}`, options));
+  } catch (error) {
+    place.replaceChildren(html("p", { class: "alarm", text: error.message }));
+  }
+  place.removeAttribute("aria-busy");
+}
+
+const examineRun = () => run && examine(find("#model-findings"), `/api/runs/${encodeURIComponent(run)}/checkup`);
+const examinePicture = () => picture && examine(find("#picture-findings"), "/api/pictures/checkup", { body: picture });
+
+async function begin() {
+  const runs = await listRuns();
+  if (!runs.length) {
+    find(".side").hidden = find("#model").hidden = true;
+    return;
+  }
+  run = chosen(runs);
+  find("#model-title").textContent = run;
+  document.title = `${run} · Doctor · halfstride studio`;
+  await Promise.all([listRuns(run), examineRun()]);
+}
+
+onPicture((file) => {
+  picture = file;
+  find("#picture-title").textContent = file.name ?? "A picture";
+  examinePicture();
+});
+onShade(() => (examineRun(), examinePicture()));
+begin().catch((error) => {
+  find("#model-findings").replaceChildren(html("p", { class: "alarm", text: error.message }));
+});

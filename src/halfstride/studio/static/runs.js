@@ -1,0 +1,41 @@
+// What every page with runs and pictures has: the list of runs, and a place to drop a picture.
+
+import { ask, find, html } from "./dom.js";
+
+/** Show the runs, with the one that is open, which the other pages then open too; returns them. */
+export async function listRuns(open) {
+  const runs = await ask("/api/runs");
+  for (const link of document.querySelectorAll(".head nav [data-run]")) link.search = open ? `run=${encodeURIComponent(open)}` : "";
+  find("#runs").replaceChildren(
+    ...runs.map(({ name, epochs_done: done, epochs_asked: asked, test_mse: mse, error }) =>
+      html("li", {},
+        html("a", { href: `?run=${encodeURIComponent(name)}`, "aria-current": name === open ? "page" : null, title: error },
+          html("span", { class: "name", text: name }),
+          html("span", { class: "numbers", text: error ? "damaged" : `${done}${asked ? `/${asked}` : ""}` }),
+          html("span", { class: "numbers", text: mse === null ? "" : `test MSE ${mse.toFixed(4)}` }),
+        ),
+      ),
+    ),
+  );
+  return runs;
+}
+
+/** The run that the address names, or else the first that can be opened. */
+export const chosen = (runs) =>
+  new URLSearchParams(location.search).get("run") ?? (runs.find((one) => !one.error) ?? runs[0])?.name;
+
+/** Calls `take` with a picture that is chosen, or dropped anywhere on the page. */
+export function onPicture(take) {
+  find("#file").addEventListener("change", (event) => {
+    if (event.target.files[0]) take(event.target.files[0]);
+    event.target.value = ""; // so that the same picture can be chosen again
+  });
+  for (const kind of ["dragover", "dragleave", "drop"]) {
+    document.addEventListener(kind, (event) => {
+      event.preventDefault();
+      find("#drop").classList.toggle("over", kind === "dragover");
+      const file = kind === "drop" && event.dataTransfer.files[0];
+      if (file) take(file);
+    });
+  }
+}
