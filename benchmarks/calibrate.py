@@ -1,7 +1,7 @@
 """Measure the algorithms on this machine, and fit the numbers by which `halfstride.planning` chooses.
 
     python -m benchmarks.calibrate
-    python -m benchmarks.calibrate --times benchmarks/results/calibration.json    # from the times measured for the package
+    python -m benchmarks.calibrate --times benchmarks/results/calibration.json    # fit again what was measured here
 
 For each form, algorithm and circumstance it finds the costs of `planning.COSTS` that predict the measured times
 best (least squares of the relative errors), prints them as they stand there, and then what a choice by
