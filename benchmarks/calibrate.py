@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,23 @@ _ROWS = [
             "resize 1x32x16x16x16 -> 1 k3 s2",
         )
     ),
+    *(
+        parse(line, "contiguous")
+        for line in (
+            "resize 32x128x4x4 -> 64 k3 s2",
+            "resize 32x64x7x7 -> 32 k3 s2",
+            "resize 64x32x14x14 -> 1 k3 s2",
+            "resize 128x64x8x8 -> 32 k3 s2",
+            "resize 16x256x4x4 -> 128 k3 s2",
+            "resize 64x16x16x16 -> 3 k3 s2",
+            "transposed 32x128x4x4 -> 64 k4 s2 p1",
+            "transposed 32x64x7x7 -> 32 k4 s2 p1",
+            "transposed 64x32x14x14 -> 1 k4 s2 p1",
+            "transposed 16x256x4x4 -> 128 k4 s2 p1",
+        )
+    ),
 ]
+"""Small images in large batches lie in memory as they do where people train on them: contiguous."""
 
 
 def case_of(row: Row) -> Case:
@@ -81,12 +98,17 @@ def case_of(row: Row) -> Case:
 
 def measured(rows: list[Row], training: bool, threads: int, seconds: float) -> Iterator[tuple[Row, dict[str, float]]]:
     """The seconds of every algorithm that may be chosen."""
-    for form, algorithms in ELIGIBLE.items():
-        of_form = [row for row in rows if row.form == form]
+    for (form, algorithms), channels_last in product(ELIGIBLE.items(), (True, False)):
+        some = [row for row in rows if row.form == form and ("contiguous" not in row.tags) == channels_last]
         times = algorithm_times(
-            [row.name for row in of_form], algorithms, training=training, threads=threads, seconds=seconds
+            [row.name for row in some],
+            algorithms,
+            training=training,
+            channels_last=channels_last,
+            threads=threads,
+            seconds=seconds,
         )
-        for row, (_, by_algorithm) in zip(of_form, times, strict=True):
+        for row, (_, by_algorithm) in zip(some, times, strict=True):
             yield row, by_algorithm
 
 

@@ -9,8 +9,8 @@ The rule of "auto", which never asks for anything that an algorithm cannot do:
 4. Otherwise the one of `ELIGIBLE` whose time is predicted to be shortest, forwards or in training. A time is the sum of
    what an algorithm does, times what it costs (`COSTS`): products, numbers moved, numbers of the kernel, and a call.
 
-The costs were measured on two AVX2 cores in float32, channels last, by `python -m benchmarks.calibrate`. Their absolute
-values do not matter, and their ratios are alike on processors that are alike.
+The costs were measured on two AVX2 cores in float32, mostly channels last, by `python -m benchmarks.calibrate`. Their
+absolute values do not matter, and their ratios are alike on processors that are alike.
 """
 
 from __future__ import annotations
@@ -80,42 +80,42 @@ class Costs(NamedTuple):
 
 
 COSTS: dict[tuple[str, str, int, str], Costs] = {
-    ("forward", "transposed", 2, "native"): Costs(11.2, 9.47, 0.0, 75.1, 839.0, 269.0),
-    ("forward", "transposed", 2, "scatter"): Costs(15.1, 0.0, 0.0, 348.0, 0.0, 371.0),
-    ("forward", "transposed", 1, "native"): Costs(11.2, 0.0, 4.15, 161.0, 541.0, 750.0),
-    ("forward", "transposed", 1, "scatter"): Costs(11.2, 0.0, 0.0, 335.0, 524.0, 266.0),
-    ("forward", "transposed", 3, "native"): Costs(11.2, 0.0, 3.38, 418.0, 0.0, 679.0),
-    ("forward", "transposed", 3, "scatter"): Costs(11.2, 0.0, 7.81, 396.0, 0.0, 628.0),
-    ("forward", "resize", 2, "native"): Costs(10.3, 7.01, 0.137, 61.3, 711.0, 285.0),
-    ("forward", "resize", 2, "scatter"): Costs(12.7, 0.0, 0.0, 412.0, 943.0, 548.0),
-    ("forward", "resize", 2, "folded"): Costs(10.7, 7.95, 0.0, 179.0, 2960.0, 413.0),
-    ("forward", "resize", 2, "differences"): Costs(9.6, 0.0, 0.0213, 299.0, 1410.0, 1240.0),
+    ("forward", "transposed", 2, "native"): Costs(11.3, 9.97, 0.0, 52.6, 1070.0, 282.0),
+    ("forward", "transposed", 2, "scatter"): Costs(15.0, 0.0, 0.0, 362.0, 599.0, 373.0),
+    ("forward", "transposed", 1, "native"): Costs(11.3, 0.0, 6.17, 104.0, 164.0, 782.0),
+    ("forward", "transposed", 1, "scatter"): Costs(15.8, 0.0, 0.0, 251.0, 190.0, 289.0),
+    ("forward", "transposed", 3, "native"): Costs(11.3, 0.0, 3.28, 418.0, 0.0, 678.0),
+    ("forward", "transposed", 3, "scatter"): Costs(11.3, 0.0, 7.71, 396.0, 0.0, 627.0),
+    ("forward", "resize", 2, "native"): Costs(10.5, 6.98, 0.0, 106.0, 900.0, 290.0),
+    ("forward", "resize", 2, "scatter"): Costs(13.1, 0.0, 0.0, 418.0, 1060.0, 583.0),
+    ("forward", "resize", 2, "folded"): Costs(10.7, 8.46, 0.0, 210.0, 3230.0, 447.0),
+    ("forward", "resize", 2, "differences"): Costs(9.48, 0.0, 0.0, 312.0, 1480.0, 1350.0),
     ("forward", "resize", 1, "native"): Costs(10.6, 0.0, 1.78, 148.0, 0.0, 746.0),
     ("forward", "resize", 1, "scatter"): Costs(9.83, 0.0, 1.95, 289.0, 1150.0, 410.0),
     ("forward", "resize", 1, "folded"): Costs(10.8, 0.0, 4.12, 570.0, 2000.0, 515.0),
     ("forward", "resize", 1, "differences"): Costs(10.5, 0.0, 4.28, 323.0, 43.7, 1010.0),
-    ("forward", "resize", 3, "native"): Costs(9.6, 0.0, 0.0, 0.0, 0.0, 2750.0),
-    ("forward", "resize", 3, "scatter"): Costs(9.6, 0.0, 2.41, 352.0, 3620.0, 766.0),
-    ("forward", "resize", 3, "folded"): Costs(9.6, 0.0, 0.0, 387.0, 2880.0, 1530.0),
-    ("forward", "resize", 3, "differences"): Costs(9.6, 0.0, 0.0, 474.0, 657.0, 2110.0),
-    ("training", "transposed", 2, "native"): Costs(39.1, 7.41, 13.2, 712.0, 0.0, 796.0),
-    ("training", "transposed", 2, "scatter"): Costs(38.7, 0.0, 0.0, 874.0, 347.0, 888.0),
-    ("training", "transposed", 1, "native"): Costs(38.7, 0.0, 0.0, 300.0, 2090.0, 2320.0),
-    ("training", "transposed", 1, "scatter"): Costs(43.2, 0.0, 0.0, 523.0, 0.0, 984.0),
-    ("training", "transposed", 3, "native"): Costs(38.7, 0.0, 24.9, 1400.0, 0.0, 786.0),
-    ("training", "transposed", 3, "scatter"): Costs(38.7, 0.0, 7.43, 1100.0, 0.0, 1070.0),
-    ("training", "resize", 2, "native"): Costs(34.3, 9.02, 16.1, 936.0, 0.0, 563.0),
-    ("training", "resize", 2, "scatter"): Costs(33.5, 0.0, 2.02, 1070.0, 3630.0, 1290.0),
-    ("training", "resize", 2, "folded"): Costs(38.3, 5.36, 13.4, 1010.0, 27500.0, 990.0),
-    ("training", "resize", 2, "differences"): Costs(28.6, 0.0, 0.879, 920.0, 4070.0, 3610.0),
+    ("forward", "resize", 3, "native"): Costs(9.48, 0.0, 0.0, 0.0, 0.0, 2780.0),
+    ("forward", "resize", 3, "scatter"): Costs(9.48, 0.0, 2.5, 353.0, 3650.0, 766.0),
+    ("forward", "resize", 3, "folded"): Costs(9.48, 0.0, 0.0, 411.0, 3020.0, 1520.0),
+    ("forward", "resize", 3, "differences"): Costs(9.48, 0.0, 0.0, 476.0, 726.0, 2110.0),
+    ("training", "transposed", 2, "native"): Costs(40.6, 9.05, 8.26, 592.0, 1870.0, 834.0),
+    ("training", "transposed", 2, "scatter"): Costs(37.3, 0.0, 0.0, 946.0, 2410.0, 914.0),
+    ("training", "transposed", 1, "native"): Costs(37.3, 0.0, 0.0, 1890.0, 4540.0, 2150.0),
+    ("training", "transposed", 1, "scatter"): Costs(38.3, 0.0, 0.0, 1350.0, 2910.0, 1150.0),
+    ("training", "transposed", 3, "native"): Costs(37.3, 0.0, 26.2, 1400.0, 0.0, 798.0),
+    ("training", "transposed", 3, "scatter"): Costs(37.3, 0.0, 8.73, 1100.0, 0.0, 1080.0),
+    ("training", "resize", 2, "native"): Costs(37.6, 8.88, 11.1, 1080.0, 374.0, 580.0),
+    ("training", "resize", 2, "scatter"): Costs(35.2, 0.0, 0.0, 1110.0, 4180.0, 1410.0),
+    ("training", "resize", 2, "folded"): Costs(40.1, 5.74, 15.4, 1190.0, 16100.0, 1060.0),
+    ("training", "resize", 2, "differences"): Costs(28.7, 0.0, 0.0, 959.0, 4320.0, 3990.0),
     ("training", "resize", 1, "native"): Costs(36.2, 0.0, 2.45, 431.0, 0.0, 2040.0),
     ("training", "resize", 1, "scatter"): Costs(31.0, 0.0, 4.06, 815.0, 3300.0, 991.0),
-    ("training", "resize", 1, "folded"): Costs(35.0, 0.0, 7.31, 823.0, 8530.0, 1460.0),
+    ("training", "resize", 1, "folded"): Costs(40.8, 0.0, 2.72, 1520.0, 7570.0, 1090.0),
     ("training", "resize", 1, "differences"): Costs(33.5, 0.0, 8.11, 884.0, 2640.0, 2370.0),
     ("training", "resize", 3, "native"): Costs(28.8, 0.0, 0.0, 2660.0, 5340.0, 5900.0),
-    ("training", "resize", 3, "scatter"): Costs(28.6, 0.0, 8.07, 887.0, 5630.0, 1910.0),
-    ("training", "resize", 3, "folded"): Costs(36.4, 0.0, 2.86, 2740.0, 34000.0, 2180.0),
-    ("training", "resize", 3, "differences"): Costs(28.6, 0.0, 0.0, 1430.0, 4720.0, 7200.0),
+    ("training", "resize", 3, "scatter"): Costs(28.7, 0.0, 8.0, 886.0, 5610.0, 1910.0),
+    ("training", "resize", 3, "folded"): Costs(40.6, 0.0, 0.0, 2280.0, 24600.0, 2310.0),
+    ("training", "resize", 3, "differences"): Costs(28.7, 0.0, 0.0, 1430.0, 4660.0, 7200.0),
 }
 """By circumstances, form, axes and algorithm."""
 

@@ -47,10 +47,14 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     # Half types would lose their few digits in sums of many rounded products: they are rounded once, at the end.
     x, weight = widened(x), widened(weight)
     groups, taps, size = case.groups, weight.shape[2:], x.shape[2:]
-    # `bmm` by hand: `matmul` would rearrange an input in memory to save a sum over the images in the weight's gradient.
-    columns = weight.reshape(groups, weight.shape[0] // groups, -1).transpose(1, 2)
-    columns = columns.expand(x.shape[0], -1, -1, -1).flatten(0, 1)
-    products = torch.bmm(columns, x.reshape(len(columns), x.shape[1] // groups, math.prod(size)))
+    columns = weight.reshape(groups, weight.shape[0] // groups, -1)
+    positions = math.prod(size)
+    if groups == 1 and positions < columns.shape[-1]:
+        # The positions of all images in one product: else the weight's gradient is as large for each of them.
+        products = (x.flatten(2).transpose(1, 2) @ columns[0]).transpose(1, 2)
+    else:
+        columns = columns.transpose(1, 2).expand(x.shape[0], -1, -1, -1).flatten(0, 1)
+        products = torch.bmm(columns, x.reshape(len(columns), x.shape[1] // groups, positions))
     output = _added(products.reshape(x.shape[0], case.out_channels, *taps, *size), _plan(twin))
     output = window(output, twin.padding, twin.output_size)
     if bias is not None:
