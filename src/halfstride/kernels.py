@@ -65,15 +65,15 @@ def transposed_from_resize(weight: Tensor, scale_factor: Sizes = 2, dilation: Si
     axes = _axes(weight)
     scales = read_sizes("scale_factor", scale_factor, axes, 1)
     dilations = read_sizes("dilation", dilation, axes, 1)
-    full = widened(weight)
+    full = swap_channels(widened(weight), groups)
     # Which taps a tap is added to: a matrix of zeros and ones, one of all axes being the Kronecker product of theirs.
     boxes = full.new_ones(1, 1)
     for taps, s, d in zip(weight.shape[2:], scales, dilations, strict=True):
         places = [[float(0 <= at - d * tap < s) for at in range(d * (taps - 1) + s)] for tap in reversed(range(taps))]
         boxes = torch.kron(boxes, full.new_tensor(places))
     size = [d * (taps - 1) + s for taps, s, d in zip(weight.shape[2:], scales, dilations, strict=True)]
-    folded = (full.flatten(2) @ boxes).reshape(*full.shape[:2], *size)
-    return swap_channels(folded, groups).to(weight.dtype).contiguous()
+    folded = full.reshape(-1, len(boxes)) @ boxes  # one product, in both directions, of what lies together in memory
+    return folded.reshape(*full.shape[:2], *size).to(weight.dtype)
 
 
 def resize_from_transposed(weight: Tensor, scale_factor: Sizes = 2, groups: int = 1) -> Tensor:
