@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.models import MODELS
 from benchmarks.peers import Task
-from benchmarks.report import best, limit, markdown, median, ratio
+from benchmarks.report import best, limit, markdown, median, overview, ratio
 from benchmarks.rows import LAYERS, parse, select
 from benchmarks.runner import Workers, measure
 
@@ -45,6 +45,7 @@ def main() -> None:
             earlier = json.loads(path.read_text())
             if "rows" in earlier:  # other scripts of this folder keep their results here too
                 path.with_suffix(".md").write_text(markdown(earlier))
+        print(overview(*(json.loads((RESULTS / f"{suite}.json").read_text()) for suite in ("layers", "training"))))
         return
     names = _names(arguments)
     seconds = arguments.seconds or (0.3 if arguments.quick else 12.0 if arguments.suite == "models" else 1.5)

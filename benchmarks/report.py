@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["Spread", "best", "limit", "markdown", "median", "ratio"]
+__all__ = ["Spread", "best", "limit", "markdown", "median", "overview", "ratio"]
 
 Result = dict[str, Any]
 """What `runner.measure` returned for one row."""
@@ -270,3 +270,31 @@ def _ratio_cell(result: Result, slower: str | None, faster: str | None) -> str:
         return ""
     value = ratio(result, slower, faster)
     return f"**{value}**" if value.median < 1 else str(value)
+
+
+# Overview -------------------------------------------------------------------------------------------------------------
+
+
+def overview(layers: dict[str, Any], training: dict[str, Any]) -> str:
+    """The ratios of every layer in one table, forwards and with the backward pass."""
+    trained = {row["name"]: row for row in training["rows"]}
+    lines = []
+    for row in layers["rows"]:
+        cells = [_short_ratio(row, "ready-made"), _short_ratio(row, "by hand")]
+        with_backward = trained.get(row["name"])
+        if with_backward:
+            own = best(with_backward, "halfstride", "auto")
+            cells += [_short_ratio(with_backward, "ready-made"), _short_ratio(with_backward, "by hand")]
+            cells.append(_memory_cell(with_backward, own))
+        lines.append([f"`{row['name']}`", _chosen(row), *cells, *[""] * (5 - len(cells))])
+    head = ["layer", "forward by", "× ready-made", "× by hand", "training × ready-made", "× by hand", "memory of eager's"]
+    return _table(head, lines)
+
+
+def _chosen(result: Result) -> str:
+    return str(result["peers"].get(best(result, "halfstride", "auto"), {}).get("chosen", ""))
+
+
+def _short_ratio(result: Result, kind: str) -> str:
+    other, own = best(result, kind), best(result, "halfstride", "auto")
+    return f"{ratio(result, other, own).median:.2f}" if other and own else ""

@@ -1,6 +1,7 @@
 """Every algorithm against every other, against the sums that define the operator, and against its own gradients."""
 
 import functools
+import gc
 import itertools
 import math
 
@@ -9,7 +10,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from halfstride.algorithms import ALGORITHMS, differences, native
+from halfstride.algorithms import ALGORITHMS, common, differences, folded, native
 from halfstride.algorithms.case import resize_case, subpixel_case, transposed_case
 from tolerance import assert_close
 
@@ -344,3 +345,50 @@ def test_obstacles():
         "summation by parts needs the piecewise constant input of a resize-convolution"
     )
     assert [native.obstacle(case) for case in (resize, subpixel, transposed)] == [None] * 3
+
+
+def test_what_is_kept_of_a_weight_follows_it():
+    """However the weight changes, in inference the result is that of the weight as it is."""
+    case = resize_case(2, (1, 3, 5, 4), (4, 3, 3, 3), 2)
+    weight = torch.nn.Parameter(torch.randn(4, 3, 3, 3))
+    x = torch.randn(1, 3, 5, 4)
+
+    def check(x=x):
+        with torch.no_grad():
+            output = folded.compute(case, x, weight, None)
+            assert_close(output, native.compute(case, x, weight, None))
+        return output
+
+    check()
+    for change in (
+        lambda: weight.data.mul_(1.5),
+        lambda: weight.detach().add_(0.25),
+        lambda: weight.data.__setitem__((3, 2, 1, 0), -7.0),
+        lambda: setattr(weight, "data", torch.randn(4, 3, 3, 3)),
+        lambda: setattr(weight, "data", weight.data.to(memory_format=torch.channels_last)),
+    ):
+        version = weight._version
+        change()
+        check()
+    assert weight._version == version  # so that it could not tell
+    weight.data = weight.data.double()
+    check(x.double())
+
+
+def test_what_is_kept_of_a_weight_is_used_and_goes_with_it():
+    case = resize_case(1, (1, 2, 5), (2, 2, 3), 2)
+    weight, x = torch.nn.Parameter(torch.randn(2, 2, 3)), torch.randn(1, 2, 5)
+    makes = []
+    with torch.no_grad():
+        for _ in range(3):
+            common.kept(weight, "key", lambda: makes.append(1))
+        assert len(makes) == 1
+        before = len(common._KEPT)
+        folded.compute(case, x, weight, None)
+        del weight
+        gc.collect()
+        assert len(common._KEPT) == before - 1
+    trained = torch.nn.Parameter(torch.randn(2, 2, 3))
+    for _ in range(3):
+        common.kept(trained, "key", lambda: makes.append(1))
+    assert len(makes) == 4

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import re
 import runpy
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import matplotlib
 import pytest
 
+from benchmarks.report import overview
 from halfstride import cli
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,6 +78,11 @@ def test_every_link_into_the_repository_leads_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def test_the_table_of_ratios_is_that_of_the_results():
+    suites = [json.loads((ROOT / f"benchmarks/results/{suite}.json").read_text()) for suite in ("layers", "training")]
+    assert overview(*suites) in (ROOT / "docs/fast.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("script", EXAMPLES, ids=name)

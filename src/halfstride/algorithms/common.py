@@ -5,11 +5,14 @@ All tensors are batched, (batch, channels, *spatial).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, MutableMapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from halfstride import kernels
 from halfstride.algorithms.case import Case, cached
@@ -20,6 +23,7 @@ __all__ = [
     "as_transposed",
     "continued",
     "even_cut",
+    "kept",
     "low_resolution_mode",
     "margins",
     "obstacle_to_phases",
@@ -81,6 +85,33 @@ def as_channels_last(output: Tensor, like: Tensor) -> Tensor:
 def typed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """`tensor` in a type; left alone, in exported graphs too, where it has it."""
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
+Derived = TypeVar("Derived")
+
+_KEPT: MutableMapping[Tensor, tuple[Tensor, dict[Hashable, Any]]] = WeakTensorKeyDictionary()
+"""Of each parameter, as long as it lives: its numbers at the time, and what was made of them, by key."""
+
+
+def kept(weight: Tensor, key: Hashable, make: Callable[[], Derived]) -> Derived:
+    """What `make()` makes of a weight, kept from call to call in inference on a CPU.
+
+    Whether the weight has changed is told by its numbers, compared with a copy: a parameter can change in ways that
+    leave no other trace, as `weight.data.lerp_(...)` does when weights are averaged. Comparing costs a fraction of what
+    folding does.
+    """
+    lasting = type(weight) is nn.Parameter and weight.device.type == "cpu" and not torch.is_grad_enabled()
+    traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None or is_in_torch_dispatch_mode()
+    if traced or not lasting:
+        return make()
+    numbers, derived = _KEPT.get(weight, (None, {}))
+    if numbers is None or numbers.dtype != weight.dtype or not torch.equal(numbers, weight):
+        derived = {}
+        _KEPT[weight] = weight.detach().clone(), derived
+    if key not in derived:
+        derived[key] = make()
+    result: Derived = derived[key]
+    return result
 
 
 def low_resolution_mode(case: Case) -> str | None:
