@@ -49,7 +49,7 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     groups, taps, size = case.groups, weight.shape[2:], x.shape[2:]
     columns = weight.reshape(groups, weight.shape[0] // groups, -1)
     positions = math.prod(size)
-    if groups == 1 and positions < columns.shape[-1]:
+    if groups == 1 and x.shape[0] > 1 and positions < columns.shape[-1]:
         # The positions of all images in one product: else the weight's gradient is as large for each of them.
         products = (x.flatten(2).transpose(1, 2) @ columns[0]).transpose(1, 2)
     else:
