@@ -287,7 +287,15 @@ def overview(layers: dict[str, Any], training: dict[str, Any]) -> str:
             cells += [_short_ratio(with_backward, "ready-made"), _short_ratio(with_backward, "by hand")]
             cells.append(_memory_cell(with_backward, own))
         lines.append([f"`{row['name']}`", _chosen(row), *cells, *[""] * (5 - len(cells))])
-    head = ["layer", "forward by", "× ready-made", "× by hand", "training × ready-made", "× by hand", "memory of eager's"]
+    head = [
+        "layer",
+        "forward by",
+        "× ready-made",
+        "× by hand",
+        "training × ready-made",
+        "× by hand",
+        "memory of eager's",
+    ]
     return _table(head, lines)
 
 

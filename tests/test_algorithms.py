@@ -10,7 +10,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from halfstride.algorithms import ALGORITHMS, common, differences, folded, native
+from halfstride.algorithms import ALGORITHMS, common, differences, differences_plan, folded, native
 from halfstride.algorithms.case import resize_case, subpixel_case, transposed_case
 from tolerance import assert_close
 
@@ -130,8 +130,8 @@ def test_summation_by_parts_in_blocks(call, block, rows):
     gradient = torch.randn_like(whole)
     of_whole = torch.autograd.grad(whole, tensors, gradient)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(differences, "_BLOCK", block)
-        patch.setattr(differences, "_ROWS", rows)
+        patch.setattr(differences_plan, "_BLOCK", block)
+        patch.setattr(differences_plan, "_ROWS", rows)
         output = differences.compute(case, *tensors)
         gradients = torch.autograd.grad(output, tensors, gradient)
     for one, other in zip((output, *gradients), (whole, *of_whole), strict=True):
@@ -141,9 +141,9 @@ def test_summation_by_parts_in_blocks(call, block, rows):
 def test_a_single_image_is_cut_into_rows():
     case = resize_case(2, (1, 4, 64, 8), (4, 4, 3, 3), 2, ((1, 1), (1, 1)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(differences, "_BLOCK", 2**13)
-        patch.setattr(differences, "_ROWS", 16)
-        blocks = differences._blocks(differences.plan(case, (64, 8), (0, 0)), 1, 4, 4)
+        patch.setattr(differences_plan, "_BLOCK", 2**13)
+        patch.setattr(differences_plan, "_ROWS", 16)
+        blocks = differences_plan.blocks(differences_plan.plan(case, (64, 8), (0, 0)), 1, 4, 4)
     inputs, outputs = zip(*((block.inputs[1], block.outputs[1]) for block in blocks), strict=True)
     assert len(blocks) > 2
     assert [rows.start for rows in outputs] == [0, *(rows.stop for rows in outputs[:-1])]
