@@ -9,16 +9,10 @@ cure        `cure` a model
 
 from halfstride.checkerboard.coverage import UnevenKernelWarning, phase_counts, stack_coverage, warn_if_uneven
 from halfstride.checkerboard.curing import CureReport, cure
-from halfstride.checkerboard.diagnosis import (
-    Diagnosis,
-    ImageDiagnosis,
-    LayerReport,
-    OutputPattern,
-    diagnose,
-    diagnose_image,
-    gain_spread,
-)
+from halfstride.checkerboard.diagnosis import diagnose, gain_spread
+from halfstride.checkerboard.images import ImageDiagnosis, diagnose_image
 from halfstride.checkerboard.pattern import EVIDENCE, STRENGTH, Pattern, TooSmallError, measure
+from halfstride.checkerboard.reports import Diagnosis, LayerReport, OutputPattern
 
 __all__ = [
     "EVIDENCE",
