@@ -3,8 +3,12 @@
 coverage    what geometry alone says: uneven overlap, through one layer and through a stack
 pattern     what can be measured in a signal, and how sure it is
 sites       where a model upsamples
-diagnosis   `diagnose` a model, `diagnose_image`
-cure        `cure` a model
+reports     what is told of a model, as a table and as data
+diagnosis   `diagnose` a model
+images      `diagnose_image`
+fitting     least squares of a few weights against what the original gives
+replacing   what a cure puts in the place of one layer
+curing      `cure` a model
 """
 
 from halfstride.checkerboard.coverage import UnevenKernelWarning, phase_counts, stack_coverage, warn_if_uneven

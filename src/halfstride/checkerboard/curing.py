@@ -56,8 +56,33 @@ class CureReport:
         if self.error_before is not None and self.error_after is not None:
             change = self.error_after / self.error_before - 1 if self.error_before else 0.0
             told = f"{self.error_before:.5f} before, {self.error_after:.5f} after ({change:+.1%})"
-            lines.append(f"reconstruction error (MSE): {told}")
-        return "\n".join(lines)
+            lines.append(f"reconstruction error (MSE) on these inputs: {told}")
+        return "\n".join([*lines, *self.advice])
+
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """What to try next, in sentences; none where there is nothing to say."""
+        if self.method == "smooth":
+            return ()
+        told = []
+        small = [
+            layer.name
+            for layer in self.before.layers
+            if layer.name in self.changed
+            and layer.kind == "transposed"
+            and all(k <= s for k, s in zip(layer.kernel_size, layer.stride, strict=True))
+        ]
+        if small:
+            told.append(
+                f"{', '.join(small)}: a kernel no larger than the stride has one tap a phase, and equal gains leave "
+                'copies of single values. method="smooth" makes the kernel larger.'
+            )
+        if self.after.visible and not self.after.blamed and not self.left:
+            told.append(
+                "The gains are equal, but a nonlinearity makes a pattern of phases that differ in how much they vary: "
+                'method="smooth" may leave less of it.'
+            )
+        return tuple(told)
 
 
 def cure(

@@ -54,8 +54,9 @@ def fit(
 ) -> bool:
     """Bring a model's output as near to `target` as its free parameters can, and set them to that.
 
-    The sum of squared differences over all examples is minimised by L-BFGS, each parameter in its own unit. Moving all of them by one unit counts as much as leaving one example as wrong as it was at the start, so that few
-    examples don't bend the model to themselves.
+    The sum of squared differences over all examples is minimised by L-BFGS, each parameter in its own unit. Moving all
+    of them by one unit counts as much as leaving one example as wrong as it was at the start, so that few examples
+    don't bend the model to themselves.
 
     Args:
         target: (batch, channels, *size), for all of `example_inputs`.
@@ -95,10 +96,10 @@ def fit(
         for inputs, wanted in chunks:
             part = error(inputs, wanted) / scale
             part.backward()  # type: ignore[no-untyped-call]
-            total += float(part)
+            total += float(part.detach())
         held = torch.stack([move.square().sum() for move in moves.values()]).sum() / (count * len(target))
         held.backward()  # type: ignore[no-untyped-call]
-        total += float(held)
+        total += float(held.detach())
         if math.isfinite(total):
             return total
         optimizer.zero_grad(set_to_none=False)

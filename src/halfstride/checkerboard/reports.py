@@ -181,8 +181,13 @@ class Diagnosis:
             names = ", ".join(self.uneven_gradients)
             lines.append(f"uneven on the way back (kernel not divisible by the stride, gradients checkered): {names}")
         names = ", ".join(self.blamed)
-        if self.visible:
-            lines.append(f"Checkerboard found in the output; made by {names or 'none of these layers directly'}.")
+        if self.visible and names:
+            lines.append(f"Checkerboard found in the output; made by {names}.")
+        elif self.visible:
+            lines.append(
+                "Checkerboard found in the output; no layer makes it by its weights alone. A nonlinearity makes one of "
+                "phases that differ in how much they vary."
+            )
         elif self.found:
             lines.append(f"Checkerboard found in {names}; none was measured in the model's output itself.")
         else:
