@@ -9,7 +9,7 @@ holds the mean of all seeds at that rate. Of every trained model the doctor tell
 strong a pattern it measures on the 1,000 test images, before and after `cure` on 1,000 of the training images.
 
 Finished trainings in `--runs` are read again, not repeated. The numbers go to `benchmarks/results/checkerboard.json`,
-the picture to `docs/images/checkerboard-experiment.png`.
+the pictures of docs/checkerboard.md to `docs/images/checkerboard-*.png`.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import nn
 
-from halfstride import ConvAutoencoder, SubpixelConv2d, TrainingOptions, load_images, to_float, train
+from halfstride import ConvAutoencoder, SubpixelConv2d, TrainingOptions, figures, load_images, to_float, train
 from halfstride.autoencoder import Run
 from halfstride.autoencoder.evaluation import evaluate
 from halfstride.autoencoder.images import Images
 from halfstride.checkerboard import UnevenKernelWarning, cure, diagnose
 
 RESULTS = Path(__file__).parent / "results" / "checkerboard.json"
-PICTURE = Path(__file__).parent.parent / "docs" / "images" / "checkerboard-experiment.png"
+PICTURES = Path(__file__).parent.parent / "docs" / "images"
 RATES = (2e-3, 4e-3, 8e-3)
 CURES: dict[str, dict[str, Any]] = {
     "equal gains, not fitted": {"method": "equalize", "steps": 0},
@@ -132,7 +133,11 @@ def main() -> None:
     result["processor"] = platform.processor() or platform.machine()
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")
-    draw(result).savefig(PICTURE)
+    draw(result).savefig(PICTURES / "checkerboard-experiment.png")
+    draw_doctor().savefig(PICTURES / "checkerboard-doctor.png")
+    model = trained("transposed, kernel 3", RATES[0], 0, arguments.epochs, images, arguments.runs)
+    _, report = cure(model, to_float(images.test.images))  # for the picture the images shown, for the table others
+    figures.cure(report).savefig(PICTURES / "checkerboard-cure.png")
     print()
     print(table(result))
 
@@ -156,6 +161,16 @@ def table(result: dict[str, Any]) -> str:
             f"{told['gain_spread']:.2f} | {last:.1%} | {told['output_strength']:.2%} | {' | '.join(costs)} |"
         )
     return "\n".join(lines)
+
+
+def draw_doctor() -> Figure:
+    """What the doctor sees in an untrained generator, of smooth noise."""
+    torch.manual_seed(3)
+    generator = nn.Sequential(
+        nn.ReLU(), nn.ConvTranspose2d(32, 16, 3, 2, 1, 1), nn.ReLU(), nn.ConvTranspose2d(16, 1, 3, 2, 1, 1)
+    )
+    noise = 3 * F.interpolate(torch.randn(16, 32, 3, 3), size=(16, 16), mode="bicubic")
+    return figures.diagnosis(diagnose(generator, noise))
 
 
 def draw(result: dict[str, Any]) -> Figure:
