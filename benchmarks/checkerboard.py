@@ -6,10 +6,10 @@ Transposed convolutions of kernel 3, 4 and 2, nearest-neighbour upsampling with 
 convolutions with and without ICNR, all of stride 2, stand in the same decoder and are trained by the same recipe on the
 same 4,000 digits. For each of them the learning rate is the best of three on the test error of seed 0; the table then
 holds the mean of all seeds at that rate. Of every trained model the doctor tells how uneven its weights are and how
-strong a pattern it measures on the 1,000 test images, before and after `cure`.
+strong a pattern it measures on the 1,000 test images, before and after `cure` on 1,000 of the training images.
 
 Finished trainings in `--runs` are read again, not repeated. The numbers go to `benchmarks/results/checkerboard.json`,
-the picture to `docs/images/checkerboard-experiment.png`.
+the pictures of docs/checkerboard.md to `docs/images/checkerboard-*.png`.
 """
 
 from __future__ import annotations
@@ -23,19 +23,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import nn
 
-from halfstride import ConvAutoencoder, SubpixelConv2d, TrainingOptions, load_images, to_float, train
+from halfstride import ConvAutoencoder, SubpixelConv2d, TrainingOptions, figures, load_images, to_float, train
 from halfstride.autoencoder import Run
 from halfstride.autoencoder.evaluation import evaluate
 from halfstride.autoencoder.images import Images
 from halfstride.checkerboard import UnevenKernelWarning, cure, diagnose
 
 RESULTS = Path(__file__).parent / "results" / "checkerboard.json"
-PICTURE = Path(__file__).parent.parent / "docs" / "images" / "checkerboard-experiment.png"
+PICTURES = Path(__file__).parent.parent / "docs" / "images"
 RATES = (2e-3, 4e-3, 8e-3)
-STEPS = 300  # of distillation, on 1,000 of the training images
+CURES: dict[str, dict[str, Any]] = {
+    "equal gains, not fitted": {"method": "equalize", "steps": 0},
+    "equalize": {"method": "equalize"},
+    "resize": {"method": "resize"},
+    "smooth": {"method": "smooth"},
+}
 VARIANTS: dict[str, dict[str, Any]] = {
     "transposed, kernel 3": {"upsampling": "transposed", "kernel_size": 3},
     "transposed, kernel 4": {"upsampling": "transposed", "kernel_size": 4},
@@ -97,7 +103,7 @@ def main() -> None:
 
     images = load_images("digits")
     examples = to_float(images.train.images[::4])
-    result: dict[str, Any] = {"epochs": arguments.epochs, "seeds": arguments.seeds, "steps": STEPS, "variants": {}}
+    result: dict[str, Any] = {"epochs": arguments.epochs, "seeds": arguments.seeds, "variants": {}}
     for variant in VARIANTS:
         sweep = {}
         for rate in RATES:
@@ -105,64 +111,80 @@ def main() -> None:
             sweep[rate] = evaluate(model, images.test.batches(250)).mse
             print(f"{variant:<22} rate {rate:.0e}  seed 0  test MSE {sweep[rate]:.5f}", flush=True)
         rate = min(sweep, key=lambda rate: sweep[rate])
-        fresh, before, cured, taught = [], [], [], []
+        fresh, before = [], []
+        cured: dict[str, list[dict[str, Any]]] = {}
         for seed in range(arguments.seeds):
             fresh.append(judged(build(seed, **VARIANTS[variant]), images))
             model = trained(variant, rate, seed, arguments.epochs, images, arguments.runs)
             before.append(judged(model, images))
-            if model.upsampling != "resize":
-                for rows, steps in ((cured, 0), (taught, STEPS)):
-                    rows.append(judged(cure(model, examples, steps=steps)[0], images))
+            for name, options in CURES.items():
+                if model.upsampling == "transposed" or (
+                    model.upsampling == "subpixel" and options["method"] == "equalize"
+                ):
+                    cured.setdefault(name, []).append(judged(cure(model, examples, **options)[0], images))
         parameters = sum(parameter.numel() for parameter in model.parameters())
         entry = {"parameters": parameters, "rate": rate, "sweep": sweep, "fresh": fresh, "trained": before}
-        result["variants"][variant] = {**entry, "cured": cured, "taught": taught}
+        result["variants"][variant] = {**entry, "cured": cured}
         told = averaged(before)
         print(f"{variant:<22} {parameters:,} parameters, " + ", ".join(f"{k} {v:.5f}" for k, v in told.items()))
-        for name, rows in (("cured", cured), ("cured and taught", taught)):
-            if rows:
-                print(f"  {name:<20} " + ", ".join(f"{k} {v:.5f}" for k, v in averaged(rows).items()), flush=True)
+        for name, rows in cured.items():
+            print(f"  {name:<24} " + ", ".join(f"{k} {v:.5f}" for k, v in averaged(rows).items()), flush=True)
     result["torch"] = torch.__version__
     result["processor"] = platform.processor() or platform.machine()
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")
-    draw(result).savefig(PICTURE)
+    draw(result).savefig(PICTURES / "checkerboard-experiment.png")
+    draw_doctor().savefig(PICTURES / "checkerboard-doctor.png")
+    model = trained("transposed, kernel 3", RATES[0], 0, arguments.epochs, images, arguments.runs)
+    _, report = cure(model, to_float(images.test.images))  # for the picture the images shown, for the table others
+    figures.cure(report).savefig(PICTURES / "checkerboard-cure.png")
     print()
     print(table(result))
 
 
 def table(result: dict[str, Any]) -> str:
     """The table of the docs."""
-    lines = [
-        "| upsampling | parameters | test MSE | gain spread | last layer makes | in the output | cured | and taught |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    titles = ["upsampling", "parameters", "test MSE", "gain spread", "last layer makes", "in the output", *CURES]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for variant, entry in result["variants"].items():
         errors = [row["test_mse"] for row in entry["trained"]]
         told = averaged(entry["trained"])
         last = statistics.mean(row["made"][-1] for row in entry["trained"])
-        healed = [
-            f"{averaged(rows)['test_mse'] / statistics.mean(errors) - 1:+.1%}" if rows else "-"
-            for rows in (entry["cured"], entry["taught"])
+        costs = [
+            f"{averaged(entry['cured'][name])['test_mse'] / statistics.mean(errors) - 1:+.1%}"
+            if name in entry["cured"]
+            else "-"
+            for name in CURES
         ]
         lines.append(
             f"| {variant} | {entry['parameters']:,} | {statistics.mean(errors):.5f} ± {statistics.stdev(errors):.5f} | "
-            f"{told['gain_spread']:.2f} | {last:.1%} | {told['output_strength']:.2%} | {' | '.join(healed)} |"
+            f"{told['gain_spread']:.2f} | {last:.1%} | {told['output_strength']:.2%} | {' | '.join(costs)} |"
         )
     return "\n".join(lines)
 
 
+def draw_doctor() -> Figure:
+    """What the doctor sees in an untrained generator, of smooth noise."""
+    torch.manual_seed(3)
+    generator = nn.Sequential(
+        nn.ReLU(), nn.ConvTranspose2d(32, 16, 3, 2, 1, 1), nn.ReLU(), nn.ConvTranspose2d(16, 1, 3, 2, 1, 1)
+    )
+    noise = 3 * F.interpolate(torch.randn(16, 32, 3, 3), size=(16, 16), mode="bicubic")
+    return figures.diagnosis(diagnose(generator, noise))
+
+
 def draw(result: dict[str, Any]) -> Figure:
-    """Test error of every seed, as trained, cured and taught; what the last layer makes before training and after."""
+    """Test errors, as trained, with equal gains and fitted; what the last layer makes, fresh and trained."""
     figure = Figure(figsize=(10, 3.6), dpi=150, layout="constrained")
     errors, patterns = figure.subplots(1, 2, sharey=True)
     names = list(result["variants"])
     for place, entry in enumerate(result["variants"].values()):
-        for key, color, label, shift in (
-            ("trained", "#c2410c", "as trained", -0.25),
-            ("cured", "#fdba74", "equal gains in the last layer", 0.0),
-            ("taught", "#1d4ed8", f"and {STEPS} steps of distillation", 0.25),
+        for rows, color, label, shift in (
+            (entry["trained"], "#c2410c", "as trained", -0.25),
+            (entry["cured"].get("equal gains, not fitted", []), "#fdba74", "equal gains in the last layer", 0.0),
+            (entry["cured"].get("equalize", []), "#1d4ed8", "and fitted to the original", 0.25),
         ):
-            values = [row["test_mse"] for row in entry[key]]
+            values = [row["test_mse"] for row in rows]
             errors.plot(values, [place + shift] * len(values), "o", color=color, markersize=5, label=label)
         for key, color, label, shift in (
             ("fresh", "#fdba74", "fresh", -0.2),

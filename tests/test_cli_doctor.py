@@ -73,6 +73,11 @@ def test_a_factory_in_the_working_folder(halfstride, tmp_path):
     for arguments, error in (
         (("zoo:generator",), "`target` (=zoo:generator) returns no example inputs: give --input-shape."),
         (("zoo:generator", "--input-shape", "big"), "`--input-shape` (=big) must be sizes such as 16x100x1x1."),
+        (
+            ("zoo:generator", "--input-shape", "4x3x8x8"),
+            "`target` (=zoo:generator) does not run on --input-shape 4x3x8x8: Given transposed=1, weight of size "
+            "[8, 3, 3, 3], expected input[4, 3, 8, 8] to have 8 channels, but got 3 channels instead",
+        ),
         (("zoo:missing",), "`target` (=zoo:missing) cannot be imported: module 'zoo' has no attribute 'missing'."),
         (("nowhere:f",), "`target` (=nowhere:f) cannot be imported: No module named 'nowhere'."),
         (("zoo:number",), "`target` (=zoo:number) returns a int: it must return a torch.nn.Module."),
@@ -80,6 +85,13 @@ def test_a_factory_in_the_working_folder(halfstride, tmp_path):
         code, out, err = halfstride("doctor", *arguments)
         assert (code, out) == (1, "")
         assert err == f"error: {error}\n"
+
+
+def test_help_names_the_factory_in_words(halfstride):
+    """Between two colons it would be drawn as an emoji."""
+    code, out, _ = halfstride("doctor", "--help")
+    assert code == 0
+    assert "\N{FACTORY}" not in out
 
 
 def test_wrong_use_and_unreadable_files(halfstride, tmp_path):
@@ -93,7 +105,7 @@ def test_wrong_use_and_unreadable_files(halfstride, tmp_path):
         (("run", "--input-shape", "1x1"), 2, "--input-shape is for a TARGET of the form MODULE:FACTORY."),
         (("--image", "broken.png"), 1, "broken.png"),
         (("--image", "missing.png"), 1, "missing.png"),
-        (("nowhere",), 1, "`run` (=nowhere) is not a folder"),
+        (("nowhere",), 1, "`target` (=nowhere) is no folder that `halfstride train` wrote, and not MODULE:FACTORY."),
         (("--image", "clean.png", "--out", "full"), 1, "`out` (=full) exists already"),
     ):
         code, out, err = halfstride("doctor", *arguments)

@@ -3,22 +3,20 @@
 coverage    what geometry alone says: uneven overlap, through one layer and through a stack
 pattern     what can be measured in a signal, and how sure it is
 sites       where a model upsamples
-diagnosis   `diagnose` a model, `diagnose_image`
-cure        `cure` a model
+reports     what is told of a model, as a table and as data
+diagnosis   `diagnose` a model
+images      `diagnose_image`
+fitting     least squares of a few weights against what the original gives
+replacing   what a cure puts in the place of one layer
+curing      `cure` a model
 """
 
 from halfstride.checkerboard.coverage import UnevenKernelWarning, phase_counts, stack_coverage, warn_if_uneven
 from halfstride.checkerboard.curing import CureReport, cure
-from halfstride.checkerboard.diagnosis import (
-    Diagnosis,
-    ImageDiagnosis,
-    LayerReport,
-    OutputPattern,
-    diagnose,
-    diagnose_image,
-    gain_spread,
-)
+from halfstride.checkerboard.diagnosis import diagnose, gain_spread
+from halfstride.checkerboard.images import ImageDiagnosis, diagnose_image
 from halfstride.checkerboard.pattern import EVIDENCE, STRENGTH, Pattern, TooSmallError, measure
+from halfstride.checkerboard.reports import Diagnosis, LayerReport, OutputPattern
 
 __all__ = [
     "EVIDENCE",

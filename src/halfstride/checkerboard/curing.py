@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from halfstride import kernels
-from halfstride import layers as halfstride_layers
-from halfstride.arguments import Pairs, read_int, read_padding
-from halfstride.checkerboard.diagnosis import Diagnosis, _as_batch, diagnose, evaluating
+from halfstride.arguments import read_int
+from halfstride.checkerboard.diagnosis import as_batch, diagnose, evaluating, gain_spread
+from halfstride.checkerboard.fitting import Free, Ran, fit, watch_weights
+from halfstride.checkerboard.replacing import Method, Replacement, replacement
+from halfstride.checkerboard.reports import EVEN, Diagnosis
 from halfstride.checkerboard.sites import Site, run, watch
 
 __all__ = ["CureReport", "Method", "cure"]
-
-Method = Literal["equalize", "resize", "smooth"]
-
-_TRANSPOSED = (halfstride_layers.ConvTranspose1d, halfstride_layers.ConvTranspose2d, halfstride_layers.ConvTranspose3d)
-_RESIZE = (halfstride_layers.ResizeConv1d, halfstride_layers.ResizeConv2d, halfstride_layers.ResizeConv3d)
-_RATE, _BATCH = 1e-3, 64  # of Adam, where the cured model is taught to do without the pattern
 
 
 @dataclass(frozen=True)
@@ -36,6 +29,8 @@ class CureReport:
     method: str
     changed: tuple[str, ...]
     """The layers that are even now."""
+    fitted: tuple[str, ...]
+    """The modules whose weights were fitted to the original's output; empty where nothing was fitted."""
     left: dict[str, str]
     """The layers that are as uneven as before, and why."""
     before: Diagnosis
@@ -51,6 +46,8 @@ class CureReport:
     def __str__(self) -> str:
         lines = [f"method {self.method}: {len(self.changed)} layers changed ({', '.join(self.changed) or 'none'})"]
         lines += [f"left as it is: {name}, {reason}" for name, reason in self.left.items()]
+        if self.fitted:
+            lines.append(f"fitted to the original's output: {', '.join(self.fitted)}")
         lines += [
             f"pattern in the output: {self.before.strength:.2%} of the standard deviation before, "
             f"{self.after.strength:.2%} after",
@@ -59,8 +56,33 @@ class CureReport:
         if self.error_before is not None and self.error_after is not None:
             change = self.error_after / self.error_before - 1 if self.error_before else 0.0
             told = f"{self.error_before:.5f} before, {self.error_after:.5f} after ({change:+.1%})"
-            lines.append(f"reconstruction error (MSE): {told}")
-        return "\n".join(lines)
+            lines.append(f"reconstruction error (MSE) on these inputs: {told}")
+        return "\n".join([*lines, *self.advice])
+
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """What to try next, in sentences; none where there is nothing to say."""
+        if self.method == "smooth":
+            return ()
+        told = []
+        small = [
+            layer.name
+            for layer in self.before.layers
+            if layer.name in self.changed
+            and layer.kind == "transposed"
+            and all(k <= s for k, s in zip(layer.kernel_size, layer.stride, strict=True))
+        ]
+        if small:
+            told.append(
+                f"{', '.join(small)}: a kernel no larger than the stride has one tap a phase, and equal gains leave "
+                'copies of single values. method="smooth" makes the kernel larger.'
+            )
+        if self.after.visible and not self.after.blamed and not self.left:
+            told.append(
+                "The gains are equal, but a nonlinearity makes a pattern of phases that differ in how much they vary: "
+                'method="smooth" may leave less of it.'
+            )
+        return tuple(told)
 
 
 def cure(
@@ -69,28 +91,29 @@ def cure(
     method: Method = "equalize",
     *,
     layers: Sequence[str] | None = None,
-    steps: int = 0,
+    steps: int = 50,
 ) -> tuple[nn.Module, CureReport]:
     """A copy of a model whose upsampling layers have equal phase gains, so that they make no checkerboard.
 
-    The bias of every changed layer is set so that its output keeps its mean on the example inputs. In a trained model
-    equal gains take away detail that the layer painted with its phases, and later layers have to be taught to do
-    without: the report says what it costs, and `steps` wins most of it back.
+    In a trained model equal gains take away detail that the layer painted with its phases. So the changed layers, and
+    the layer with a weight that runs before each of them, are fitted to what the original gives for the example inputs,
+    less the patterns found in it: least squares, in which the gains stay equal. No labels are needed, and no inputs but
+    the examples. The report says what it costs.
 
     Args:
         model: any module whose uneven layers are modules of their own; weights in `forward` cannot be changed.
-        example_inputs: what to run it on, as `diagnose` takes it; best a batch of what the model is used on.
+        example_inputs: what to run it on, as `diagnose` takes it; best a batch of what the model is used on. Some
+            hundred images make the fit hold for others as well; one is better than none.
         method:
-            "equalize": the nearest weights with equal phase gains (least squares); shapes and number of parameters
-            stay.
-            "resize": the nearest resize-convolution in the place of each transposed convolution: fewer parameters, and
-            it cannot become uneven again, but it gives up more of the layer than equal gains need.
-            "smooth": a moving average of one stride after each transposed convolution, folded into its kernel: it
-            blurs, and with a stride of 2 moves the picture by half a position.
+            "equalize": begin at the nearest weights with equal phase gains; shapes and number of parameters stay.
+            "resize": begin at the nearest resize-convolution in the place of each transposed convolution: fewer
+            parameters, and it cannot become uneven again, but it gives up more of the layer than equal gains need.
+            "smooth": begin with a moving average of one stride after each transposed convolution, folded into its
+            kernel. It is the strongest against patterns, and blurs.
         layers: the names of the layers to change, as `diagnose` gives them; by default the uneven ones whose patterns
             come through to the output, which are those that upsample last and those found there.
-        steps: after that, so many steps of Adam on the whole model, in batches of 64 of the example inputs, towards
-            the original's output without its pattern. Gains stay equal, no images but the inputs are needed.
+        steps: iterations of the fit; each takes about as long as one training step on all examples. With 0 nothing is
+            fitted: the weights are those where the method begins, and biases keep every changed layer's mean output.
 
     Returns:
         The cured copy, and what it cost. The model itself is not changed.
@@ -114,35 +137,30 @@ def cure(
     read_int("steps", steps, 0)
     before = diagnose(model, example_inputs)
     cured = copy.deepcopy(model)
-    changed: dict[str, nn.Module] = {}
-    phases: dict[str, int] = {}
+    done: dict[str, Replacement] = {}
     left: dict[str, str] = {}
     names = {id(module): name for name, module in cured.named_modules()}
     for site in _sites(cured, example_inputs, _to_change(before, layers)):
         try:
-            layer = _replaced(site, method)
+            new = replacement(site, method)
         except ValueError as reason:
             left[site.name] = str(reason)
             continue
         name = names[id(site.owner)]
-        if layer is not site.owner:
+        if new.layer is not site.owner:
             if not name:
-                cured = layer
+                cured = new.layer
             else:
-                cured.set_submodule(name, layer)
-        changed[name] = layer
-        phases[name] = math.prod(site.stride) if site.kind == "sub-pixel" else 1
-    _keep_means(model, cured, phases, example_inputs)
+                cured.set_submodule(name, new.layer)
+        done[name] = new
+    _keep_means(model, cured, {name: new.phases for name, new in done.items()}, example_inputs)
     with evaluating(model), torch.no_grad():
         original = run(model, example_inputs)
-    if steps and changed:
-        target = _target(original, before)
-        with evaluating(cured), _gains_kept(cured, list(changed.values()), example_inputs):
-            _distil(cured, example_inputs, target, before, steps)
+    fitted = _fit(cured, done, before, example_inputs, original, steps) if steps and done else ()
     after = diagnose(cured, example_inputs)
     with evaluating(cured), torch.no_grad():
         result = run(cured, example_inputs)
-    return cured, _report(method, tuple(changed), left, before, after, example_inputs, original, result)
+    return cured, _report(method, tuple(done), fitted, left, before, after, example_inputs, original, result)
 
 
 def _to_change(diagnosis: Diagnosis, layers: Sequence[str] | None) -> set[str]:
@@ -171,115 +189,6 @@ def _sites(model: nn.Module, example_inputs: Any, names: set[str]) -> list[Site]
     with evaluating(model), torch.no_grad(), watch(model, upsampled, lambda layer: None):
         run(model, example_inputs)
     return list(sites.values())
-
-
-# One layer ------------------------------------------------------------------------------------------------------------
-
-
-def _replaced(site: Site, method: Method) -> nn.Module:
-    """The layer itself with new weights, or another in its place; a `ValueError` says why there is none."""
-    owner: Any = site.owner
-    is_module = isinstance(owner, nn.modules.conv._ConvNd | halfstride_layers._SubpixelConv)
-    if not is_module or "weight" not in {*owner._parameters, *getattr(owner, "parametrizations", ())}:
-        raise ValueError("its weight is no parameter of a layer of torch.nn or halfstride.")
-    if parametrize.is_parametrized(owner):
-        owner = _plain(owner)
-    if method == "equalize":
-        with torch.no_grad():
-            owner.weight.copy_(_even(owner, owner.weight, site))
-            if site.kind == "sub-pixel" and owner.bias is not None:
-                phases = owner.bias.reshape(-1, site.bias[0].numel())  # type: ignore[index]  # there, as the owner's is
-                owner.bias.copy_(phases.mean(1, keepdim=True).expand_as(phases).flatten())
-        return owner  # type: ignore[no-any-return]
-    if site.kind == "sub-pixel":
-        raise ValueError('a sub-pixel convolution keeps its form: use method="equalize".')
-    if isinstance(owner, halfstride_layers._ConvTranspose) and owner.padding_mode != "zeros":
-        raise ValueError(f'padding_mode={owner.padding_mode!r} is kept by method="equalize" only.')
-    return _resized(owner) if method == "resize" else _smoothed(owner)
-
-
-def _plain(owner: nn.Module) -> nn.Module:
-    """A layer as it was before its weight was parametrised, with the weight that it has now.
-
-    `torch.nn.utils.parametrize.remove_parametrizations` would change the layer's class, which a deep copy shares with
-    the original.
-    """
-    base: Any = parametrize.type_before_parametrizations(owner)
-    plain: nn.Module = base.__new__(base)
-    plain.__dict__ = {**vars(owner), "_modules": {}, "_parameters": dict(owner._parameters)}
-    for name in owner.parametrizations:  # type: ignore[union-attr]  # a ModuleDict, in every parametrised module
-        plain._parameters[str(name)] = nn.Parameter(getattr(owner, str(name)).detach().clone())
-    return plain
-
-
-def _even(owner: nn.Module, weight: Tensor, site: Site) -> Tensor:
-    """The nearest weight of the same layer with equal phase gains."""
-    if site.kind == "transposed":
-        return kernels.even_from_transposed(weight, site.stride, site.dilation, site.groups)
-    phases = site.stride[0] ** 2 if isinstance(owner, nn.Conv2d) else int(torch.tensor(site.stride).prod())
-    taps = weight.reshape(-1, phases, weight.shape[1], weight[0, 0].numel())
-    gains = taps.sum(-1, keepdim=True)
-    return (taps + (gains.mean(1, keepdim=True) - gains) / taps.shape[-1]).reshape(weight.shape)
-
-
-def _resized(owner: Any) -> nn.Module:
-    if max(owner.dilation) > 1:
-        raise ValueError('a dilated kernel is no resize-convolution: use method="equalize".')
-    weight = kernels.resize_from_transposed(owner.weight.detach(), owner.stride, owner.groups)
-    padding = []
-    for (before, after), extra, k, s in zip(
-        _cuts(owner), owner.output_padding, owner.kernel_size, owner.stride, strict=True
-    ):
-        padding.append((k - s - before, k - s - after + extra))
-    layer = _RESIZE[len(padding) - 1](
-        owner.in_channels,
-        owner.out_channels,
-        tuple(weight.shape[2:]),
-        owner.stride,
-        tuple(padding),
-        groups=owner.groups,
-        bias=owner.bias is not None,
-    )
-    return _filled(layer, weight, owner)
-
-
-def _smoothed(owner: Any) -> nn.Module:
-    weight = kernels.widened(owner.weight.detach())
-    padding = []
-    for axis, ((before, after), d, s) in enumerate(
-        zip(_cuts(owner), owner.dilation, owner.stride, strict=True), start=2
-    ):
-        weight = kernels.spread(weight, axis, d)
-        sides = (0, 0) * (weight.dim() - 1 - axis) + (s - 1, s - 1)
-        weight = F.pad(weight, sides).unfold(axis, s, 1).mean(-1)
-        padding.append((before + (s - 1) // 2, after + s // 2))  # a stride of 2 moves the picture by half a position
-    layer = _TRANSPOSED[len(padding) - 1](
-        owner.in_channels,
-        owner.out_channels,
-        tuple(weight.shape[2:]),
-        owner.stride,
-        tuple(padding),
-        tuple(min(extra, s - 1) for extra, s in zip(owner.output_padding, owner.stride, strict=True)),
-        owner.groups,
-        owner.bias is not None,
-    )
-    return _filled(layer, weight, owner)
-
-
-def _cuts(owner: Any) -> Pairs:
-    """A transposed convolution's padding as (before, after) pairs; "same" cuts what is beyond input times stride."""
-    axes = zip(owner.kernel_size, owner.stride, owner.dilation, strict=True)
-    beyond = [max(d * (k - 1) + 1 - s, 0) for k, s, d in axes]
-    return read_padding(owner.padding, len(beyond)) or tuple((total // 2, total - total // 2) for total in beyond)
-
-
-@torch.no_grad()
-def _filled(layer: Any, weight: Tensor, owner: Any) -> nn.Module:
-    layer.to(owner.weight).train(owner.training)
-    layer.weight.copy_(weight)
-    if owner.bias is not None:
-        layer.bias.copy_(owner.bias)
-    return layer  # type: ignore[no-any-return]
 
 
 # The whole model ------------------------------------------------------------------------------------------------------
@@ -330,13 +239,57 @@ def _channel_means(layer: Any, output: Tensor, phases: int) -> Tensor:
     return means if is_shuffled else means.reshape(-1, phases).mean(1)
 
 
-def _target(original: Any, before: Diagnosis) -> Tensor:
-    """The original's output without the patterns found in it."""
-    target = _as_batch(original, before.layers)
+def _fit(
+    cured: nn.Module,
+    done: dict[str, Replacement],
+    before: Diagnosis,
+    example_inputs: Any,
+    original: Any,
+    steps: int,
+) -> tuple[str, ...]:
+    """Fit the changed layers and those before them; the names of what was fitted."""
+    target = _target(original, before)
     if target is None:
-        raise ValueError("`steps` need a model that returns a tensor (batch, channels, *size): leave them out.")
+        return ()
+    upsampling = {layer.name for layer in before.layers if layer.kind in ("transposed", "sub-pixel")}
+    even = [site.owner for site in _sites(cured, example_inputs, upsampling) if _is_even(site)]  # and must stay so
+    free: dict[str, Free] = {}
+    names: dict[str, None] = {}
+    with evaluating(cured):
+        earlier: Ran | None = None
+        for ran in watch_weights(cured, example_inputs):
+            if ran.name in done:
+                if earlier is not None and earlier.name not in done and earlier.module not in even:
+                    names[earlier.name] = None
+                    free |= _free(earlier, {key: Free(value) for key, value in earlier.module.named_parameters()})
+                names[ran.name] = None
+                free |= _free(ran, done[ran.name].free)
+            earlier = ran
+        is_fitted = fit(cured, example_inputs, target, free, lambda returned: as_batch(returned, before.layers), steps)
+    return tuple(names) if is_fitted else ()
+
+
+def _free(ran: Ran, parameters: dict[str, Free]) -> dict[str, Free]:
+    """By their names in the model. A bias, which may be 0, is measured like a weight: by its share in the output."""
+    weights = sum(part.start.numel() for part in parameters.values() if part.start.dim() > 1)
+
+    def measured(part: Free) -> Free:
+        if part.start.dim() > 1 or ran.size is None:
+            return part
+        return replace(part, unit=ran.size / math.sqrt(weights / part.start.numel()))
+
+    return {f"{ran.name}.{key}".lstrip("."): measured(part) for key, part in parameters.items()}
+
+
+def _is_even(site: Site) -> bool:
+    return site.kernel is not None and gain_spread(site.kernel, site.stride, site.dilation, site.groups) <= EVEN
+
+
+def _target(original: Any, before: Diagnosis) -> Tensor | None:
+    """The original's output without the patterns found in it."""
+    target = as_batch(original, before.layers)
     for part in before.output:
-        if part.pattern is not None and part.pattern.found:
+        if target is not None and part.pattern is not None and part.pattern.found:
             tiles = [n // s + 1 for n, s in zip(target.shape[2:], part.period, strict=True)]
             tiled = part.pattern.phases.repeat(1, *tiles)
             for axis, size in enumerate(target.shape[2:], start=1):
@@ -345,61 +298,10 @@ def _target(original: Any, before: Diagnosis) -> Tensor:
     return target
 
 
-def _distil(cured: nn.Module, example_inputs: Any, target: Tensor, before: Diagnosis, steps: int) -> None:
-    """Teach the cured model to give `target`."""
-    parameters = [parameter for parameter in cured.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(parameters, lr=_RATE)
-    # Up from almost nothing and down again: Adam's first steps are as large as its rate, whatever the gradient.
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: math.sin(math.pi * (step + 1) / (steps + 2)))
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(steps):
-        inputs, wanted = example_inputs, target
-        if isinstance(inputs, Tensor) and len(inputs) == len(target) > _BATCH:
-            chosen = torch.randperm(len(target), generator=generator)[:_BATCH].to(target.device)
-            inputs, wanted = inputs[chosen], target[chosen]
-        output = _as_batch(run(cured, inputs), before.layers)
-        assert output is not None  # as the target was
-        gradients = torch.autograd.grad(F.mse_loss(output, wanted), parameters, allow_unused=True)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        optimizer.step()
-        schedule.step()
-    optimizer.zero_grad()
-
-
-class _EvenWeight(nn.Module):
-    """A parametrisation: the nearest weight with equal phase gains."""
-
-    def __init__(self, owner: nn.Module, site: Site) -> None:
-        super().__init__()
-        self._owner, self._site = (owner,), site  # in a tuple, so that the owner is not taken for a submodule
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return _even(self._owner[0], weight, self._site)
-
-    def right_inverse(self, weight: Tensor) -> Tensor:
-        return weight
-
-
-@contextmanager
-def _gains_kept(cured: nn.Module, changed: Sequence[Any], example_inputs: Any) -> Iterator[None]:
-    sites: dict[int, Site] = {}
-    with torch.no_grad(), watch(cured, lambda site, output: sites.update({id(site.owner): site}), lambda layer: None):
-        run(cured, example_inputs)
-    for layer in changed:
-        if sites[id(layer)].kind != "resize":
-            parametrize.register_parametrization(layer, "weight", _EvenWeight(layer, sites[id(layer)]))
-    try:
-        yield
-    finally:
-        for layer in changed:
-            if parametrize.is_parametrized(layer, "weight"):
-                parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
-
-
 def _report(
     method: str,
     changed: tuple[str, ...],
+    fitted: tuple[str, ...],
     left: dict[str, str],
     before: Diagnosis,
     after: Diagnosis,
@@ -407,7 +309,7 @@ def _report(
     original: Any,
     result: Any,
 ) -> CureReport:
-    old, new = _as_batch(original, before.layers), _as_batch(result, before.layers)
+    old, new = as_batch(original, before.layers), as_batch(result, before.layers)
     difference = 0.0
     error_before = error_after = inputs = None
     if old is not None and new is not None:
@@ -417,4 +319,4 @@ def _report(
             error_before = float(F.mse_loss(old.double(), example_inputs.double()))
             error_after = float(F.mse_loss(new.double(), example_inputs.double()))
             inputs = example_inputs[:16].float().cpu()
-    return CureReport(method, changed, left, before, after, difference, error_before, error_after, inputs)
+    return CureReport(method, changed, fitted, left, before, after, difference, error_before, error_after, inputs)

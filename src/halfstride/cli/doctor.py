@@ -31,7 +31,9 @@ def doctor(
     image: Annotated[Path | None, typer.Option(help="A picture to look at, instead of a model.")] = None,
     input_shape: Annotated[
         str | None,
-        typer.Option(help="For MODULE:FACTORY: run the model on normal noise of this shape, such as 16x100x1x1."),
+        typer.Option(
+            help="Where TARGET is MODULE:FACTORY, run the model on normal noise of this shape, such as 16x100x1x1."
+        ),
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 where a checkerboard is found.")] = False,
     out: Annotated[
@@ -74,7 +76,14 @@ def _look_at_model(target: str, input_shape: str | None) -> Any:
     from halfstride.checkerboard import diagnose
 
     if _is_factory(target):
-        return diagnose(*_made(target, input_shape))
+        model, inputs = _made(target, input_shape)
+        try:
+            return diagnose(model, inputs)
+        except RuntimeError as error:
+            told = f"--input-shape {input_shape}" if input_shape else "the inputs that it comes with"
+            raise ValueError(f"`target` (={target}) does not run on {told}: {error}") from error
+    if not Path(target).exists():
+        raise ValueError(f"`target` (={target}) is no folder that `halfstride train` wrote, and not MODULE:FACTORY.")
     from halfstride.autoencoder import Run, load_images, to_float
 
     run = Run.open(target)

@@ -1,0 +1,110 @@
+"""`diagnose_image`: is there a periodic pattern in a picture?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from halfstride.checkerboard.pattern import EVIDENCE, STRENGTH, Pattern, measure
+from halfstride.checkerboard.reports import joined, pattern_dict, table
+
+__all__ = ["ImageDiagnosis", "diagnose_image"]
+
+_PERIODS = range(2, 9)
+
+
+@dataclass(frozen=True)
+class ImageDiagnosis:
+    """What `diagnose_image` found; print it for a summary."""
+
+    patterns: tuple[Pattern, ...]
+    """One measurement for each period from 2 to 8 that the image is large enough for; a period's own harmonics only."""
+    samples: Tensor
+    """What was looked at, (n, channels, height, width)."""
+
+    @property
+    def found(self) -> bool:
+        return any(pattern.found for pattern in self.patterns)
+
+    @property
+    def period(self) -> int | None:
+        """The period of all that was found together."""
+        periods = [pattern.period[0] for pattern in self.patterns if pattern.found]
+        return math.lcm(*periods) if periods else None
+
+    @property
+    def strength(self) -> float:
+        """Of all patterns found together, in units of the image's standard deviation."""
+        return math.sqrt(sum(pattern.strength**2 for pattern in self.patterns if pattern.found))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the samples, as plain numbers and lists."""
+        return {
+            "found": self.found,
+            "period": self.period,
+            "strength": self.strength,
+            "measured": [pattern_dict(pattern) for pattern in self.patterns],
+            "thresholds": {"evidence": EVIDENCE, "strength": STRENGTH},
+        }
+
+    def __str__(self) -> str:
+        rows = [("period", "strength", "evidence", "")]
+        for pattern in self.patterns:
+            told = f"found, brightest at row, column {pattern.brightest}" if pattern.found else ""
+            rows.append((joined(pattern.period), f"{pattern.strength:.2%}", f"{pattern.evidence:.1f}", told))
+        last = f"Pattern found: period {self.period}, {self.strength:.1%} of the standard deviation."
+        if self.found and self.period == 8:
+            last += " (JPEG's blocks have this period as well.)"
+        return "\n".join([*table(rows), "", last if self.found else "No periodic pattern found."])
+
+
+def diagnose_image(image: Tensor | np.ndarray) -> ImageDiagnosis:
+    """Look for a periodic pattern, of a period from 2 to 8 pixels, in one image or in a batch of them.
+
+    Args:
+        image: (height, width), (channels, height, width), (height, width, 1 to 4 channels) or (batch, channels, height,
+            width), of any real type and range. All images of a batch must share the pattern, as those of one generator
+            do.
+
+    Raises:
+        ValueError: for another shape, for values that are not finite, and where the image has fewer than eight pixels
+            along an axis.
+
+    Example:
+        >>> image = torch.rand(64, 64, generator=torch.Generator().manual_seed(0))
+        >>> diagnose_image(image).found
+        False
+        >>> image[::4, ::4] += 1
+        >>> diagnose_image(image).period
+        4
+    """
+    batch = _image_batch(torch.as_tensor(image))
+    patterns = []
+    for period in _PERIODS:
+        if min(batch.shape[2:]) >= 4 * period:
+            divisors = [(d, d) for d in range(2, period) if period % d == 0]
+            patterns.append(measure(batch, (period, period), without=divisors))
+    if not patterns:
+        raise ValueError(
+            f"`image` (of {joined(tuple(batch.shape[2:]))}) is too small: four periods of 2 take 8 pixels along each "
+            f"axis."
+        )
+    return ImageDiagnosis(tuple(patterns), batch)
+
+
+def _image_batch(image: Tensor) -> Tensor:
+    if image.is_complex() or image.dim() not in (2, 3, 4) or not image.numel():
+        raise ValueError(
+            f"`image` (of shape {tuple(image.shape)} and {image.dtype}) must be (height, width), (channels, height, "
+            f"width), (height, width, channels) or (batch, channels, height, width), of real numbers."
+        )
+    if image.dim() == 3 and image.shape[-1] <= 4 < image.shape[0]:
+        image = image.movedim(-1, 0)
+    if not image.is_floating_point():
+        image = image.float()
+    return image.reshape(-1, *((1, *image.shape) if image.dim() == 2 else image.shape[-3:]))
