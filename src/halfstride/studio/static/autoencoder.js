@@ -69,7 +69,7 @@ function showLoss(metrics) {
   find("#live").textContent = metrics.length ? `epoch ${metrics.at(-1).epoch}` : "no epoch yet";
   const values = metrics.flatMap((one) => [one.train_mse, one.test_mse]).filter((value) => value > 0);
   if (!values.length) return find("#loss").replaceChildren();
-  const [width, height, left, right, top, bottom] = [230, 160, 40, 6, 8, 22];
+  const [width, height, left, right, top, bottom] = [230, 160, 48, 6, 8, 22];
   const low = Math.log10(Math.min(...values)) - 0.04;
   const high = Math.log10(Math.max(...values)) + 0.04;
   const last = Math.max(2, metrics.at(-1).epoch);
