@@ -436,3 +436,14 @@ def test_what_is_no_tensor_is_a_type_error():
         with pytest.raises(TypeError) as error:
             call()
         assert str(error.value) == text
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_an_empty_batch_is_planned_too(trained):
+    """With the default algorithm, whose prediction is a matter of products per image."""
+    x = torch.zeros(0, 3, 4, 5)
+    for output in (
+        functional.resize_conv2d(x, torch.zeros(2, 3, 3, 3, requires_grad=trained), scale_factor=2),
+        functional.conv_transpose2d(x, torch.zeros(3, 2, 2, 2, requires_grad=trained), stride=2),
+    ):
+        assert output.shape == (0, 2, 8, 10)

@@ -207,6 +207,8 @@ def _decide(case: Case, algorithm: str, circumstances: str = "forward") -> tuple
         return "native", "a sub-pixel convolution is made of its phases already"
     if all(s == 1 for s in case.stride):
         return "native", "nothing is enlarged, so this is a convolution"
+    if not case.channel_pairs:
+        return "native", "there is nothing to multiply"
     able = [name for name in ELIGIBLE[case.form] if ALGORITHMS[name].obstacle(case) is None]
     if len(able) == 1:
         return "native", "its borders allow no other"
