@@ -24,7 +24,7 @@ from benchmarks.report import geometric_mean
 from benchmarks.rows import LAYERS, Row, parse
 from benchmarks.runner import algorithm_times
 from halfstride.algorithms.case import Case, resize_case, transposed_case
-from halfstride.planning import ELIGIBLE, Costs, features
+from halfstride.planning import ELIGIBLE, Costs, features, milliseconds
 
 _ROWS = [
     *(row for row in LAYERS if row.form in ELIGIBLE),
@@ -148,10 +148,10 @@ def main() -> None:
             costs[key] = fitted(times, *key, 0.0 if key[1] == 2 else min(images))
         for key, numbers in costs.items():
             print(f"    {(circumstance, *key)}: Costs{tuple(numbers)},".replace("'", '"'))
-        losses, units = [], np.array([1e-6] * 5 + [1])
+        losses = []
         for row, by in times:
             case, of_row = case_of(row), {each: costs[row.form, row.axes, each] for each in ELIGIBLE[row.form]}
-            predicted = {each: np.dot(cost * units, features(case, each)) for each, cost in of_row.items()}
+            predicted = {each: milliseconds(cost, features(case, each)) for each, cost in of_row.items()}
             chosen, best = min(predicted, key=predicted.__getitem__), min(by, key=by.__getitem__)
             losses.append(by[chosen] / by[best])
             mark = f"  {losses[-1]:.2f} x {best}" if chosen != best else ""

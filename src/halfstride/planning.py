@@ -153,6 +153,15 @@ def features(case: Case, algorithm: str) -> tuple[float, ...]:
     return products, products * idle, products / case.batch, traffic, kernel, calls
 
 
+def milliseconds(costs: Costs, amounts: Sequence[float]) -> float:
+    """The time that is predicted for what an algorithm does (`features`)."""
+    *picoseconds, microseconds = costs
+    *others, calls = amounts
+    return (
+        sum(cost * amount for cost, amount in zip(picoseconds, others, strict=True)) / 1e9 + microseconds * calls / 1e3
+    )
+
+
 def explain(
     form: Form,
     input_shape: Sequence[int],
@@ -216,16 +225,12 @@ def _decide(case: Case, algorithm: str, circumstances: str = "forward") -> tuple
         if case.form == "transposed":
             return "native", "torch's transposed convolution multiplies nothing in vain"
         return "folded", "the taps that meet copies of one value are added before they are multiplied"
-    times = {name: _microseconds(case, name, circumstances) for name in able}
+    times = {
+        name: milliseconds(COSTS[circumstances, case.form, case.axes, name], features(case, name)) for name in able
+    }
     fastest, *others = sorted(times, key=times.__getitem__)
-    compared = ", ".join(f"{times[name] / 1000:.3g} ms as {name!r}" for name in others)
-    return fastest, f"predicted to take {times[fastest] / 1000:.3g} ms where it was measured, against {compared}"
-
-
-def _microseconds(case: Case, algorithm: str, circumstances: str) -> float:
-    *picoseconds, call = COSTS[circumstances, case.form, case.axes, algorithm]
-    *amounts, calls = features(case, algorithm)
-    return sum(cost * amount for cost, amount in zip(picoseconds, amounts, strict=True)) / 1e6 + call * calls
+    compared = ", ".join(f"{times[name]:.3g} ms as {name!r}" for name in others)
+    return fastest, f"predicted to take {times[fastest]:.3g} ms where it was measured, against {compared}"
 
 
 def read_algorithm(algorithm: Any) -> str:

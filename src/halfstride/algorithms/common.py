@@ -20,6 +20,7 @@ from halfstride.arguments import Pairs
 
 __all__ = [
     "as_channels_last",
+    "as_more_images",
     "as_transposed",
     "continued",
     "even_cut",
@@ -80,6 +81,13 @@ def as_channels_last(output: Tensor, like: Tensor) -> Tensor:
     if is_channels_last(like):
         return output.movedim(1, -1).contiguous().movedim(-1, 1)
     return output.contiguous()
+
+
+def as_more_images(function: Callable[..., Tensor], images: Tensor, dim: int, *arguments: Any) -> Tensor:
+    """`function` of many batches at once, as `torch.func.vmap` asks for along `dim`: of one larger batch."""
+    images = images.movedim(dim, 0)
+    output = function(images.flatten(0, 1), *arguments)
+    return output.reshape(*images.shape[:2], *output.shape[1:])
 
 
 def typed(tensor: Tensor, dtype: torch.dtype) -> Tensor:

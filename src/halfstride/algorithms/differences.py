@@ -34,7 +34,14 @@ import torch
 from torch import Tensor
 
 from halfstride.algorithms.case import Case, Cost
-from halfstride.algorithms.common import as_channels_last, margins, obstacle_to_phases, settled, typed
+from halfstride.algorithms.common import (
+    as_channels_last,
+    as_more_images,
+    margins,
+    obstacle_to_phases,
+    settled,
+    typed,
+)
 from halfstride.algorithms.differences_plan import Plan, blocks, plan
 from halfstride.algorithms.differences_steps import (
     features_adjoint,
@@ -111,9 +118,7 @@ class _Output(torch.autograd.Function):
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
         if in_dims[0] is None or any(dim is not None for dim in in_dims[1:]):
             return torch.stack([_output(*each) for each in _one_by_one(info.batch_size, in_dims, arguments)]), 0
-        images = arguments[0].movedim(in_dims[0], 0)  # only they are many: then there are just more of them
-        output = _output(images.flatten(0, 1), *arguments[1:])
-        return output.reshape(*images.shape[:2], *output.shape[1:]), 0
+        return as_more_images(_output, arguments[0], in_dims[0], *arguments[1:]), 0
 
 
 class _Gradients(torch.autograd.Function):

@@ -20,6 +20,7 @@ from torch import Tensor
 from halfstride.algorithms.case import Case, Cost, cached
 from halfstride.algorithms.common import (
     as_channels_last,
+    as_more_images,
     as_transposed,
     obstacle_to_phases,
     settled,
@@ -106,10 +107,8 @@ def _plan(case: Case) -> _Plan:
     for k, s, d in zip(case.kernel_size, case.stride, case.dilation, strict=True):
         of_axis = []
         for shift in range(d * (k - 1) // s + 1):
-            first, end = (
-                -(-s * shift // d),
-                min(-(-s * (shift + 1) // d), k),
-            )  # taps with s·shift <= d·tap < s·(shift+1)
+            # The taps that land in this step: those with s·shift <= d·tap < s·(shift + 1).
+            first, end = -(-s * shift // d), min(-(-s * (shift + 1) // d), k)
             start = d * first - s * shift
             if first < end:
                 of_axis.append(_Block(shift, slice(first, end), slice(start, start + d * (end - first - 1) + 1, d)))
@@ -144,9 +143,7 @@ class _Added(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int, None], products: Tensor, plan: _Plan) -> tuple[Tensor, int]:
-        images = products.movedim(in_dims[0], 0)
-        output = _added(images.flatten(0, 1), plan)
-        return output.reshape(*images.shape[:2], *output.shape[1:]), 0
+        return as_more_images(_added, products, in_dims[0], plan), 0
 
 
 class _Gathered(torch.autograd.Function):
@@ -173,9 +170,7 @@ class _Gathered(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int, None], whole: Tensor, plan: _Plan) -> tuple[Tensor, int]:
-        images = whole.movedim(in_dims[0], 0)
-        output = _gathered(images.flatten(0, 1), plan)
-        return output.reshape(*images.shape[:2], *output.shape[1:]), 0
+        return as_more_images(_gathered, whole, in_dims[0], plan), 0
 
 
 class _EagerAdded(_Added):
