@@ -10,7 +10,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from halfstride.algorithms import ALGORITHMS, common, differences, differences_plan, folded, native
+from halfstride import caching
+from halfstride.algorithms import ALGORITHMS, differences, differences_plan, folded, native, scatter
 from halfstride.algorithms.case import resize_case, subpixel_case, transposed_case
 from tolerance import assert_close
 
@@ -136,6 +137,28 @@ def test_summation_by_parts_in_blocks(call, block, rows):
         gradients = torch.autograd.grad(output, tensors, gradient)
     for one, other in zip((output, *gradients), (whole, *of_whole), strict=True):
         assert_close(one, other)
+
+
+@settings(max_examples=100)
+@given(drawn(forms=("transposed", "resize")), st.booleans(), st.booleans())
+def test_scattering_in_runs_of_taps_and_in_both_layouts(call, together, last):
+    """Added one by one or together, with channels first or last, the result and the gradients are the definition's."""
+    case, *tensors = call
+    assume(scatter.obstacle(case) is None)
+    if last and case.axes > 1:
+        tensors[0] = tensors[0].movedim(1, -1).contiguous().movedim(-1, 1)
+    for tensor in tensors:
+        tensor.requires_grad_()
+    expected = native.compute(case, *tensors)
+    gradient = torch.randn_like(expected)
+    of_expected = torch.autograd.grad(expected, tensors, gradient)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scatter, "_RUN", 1 if together else math.inf)
+        patch.setattr(scatter, "_plan", scatter._plan.__wrapped__)
+        output = scatter.compute(case, *tensors)
+        assert_close(output, expected)
+        for one, other in zip(torch.autograd.grad(output, tensors, gradient), of_expected, strict=True):
+            assert_close(one, other)
 
 
 def test_a_single_image_is_cut_into_rows():
@@ -381,14 +404,14 @@ def test_what_is_kept_of_a_weight_is_used_and_goes_with_it():
     makes = []
     with torch.no_grad():
         for _ in range(3):
-            common.kept(weight, "key", lambda: makes.append(1))
+            caching.kept(weight, "key", lambda: makes.append(1))
         assert len(makes) == 1
-        before = len(common._KEPT)
+        before = len(caching._KEPT)
         folded.compute(case, x, weight, None)
         del weight
         gc.collect()
-        assert len(common._KEPT) == before - 1
+        assert len(caching._KEPT) == before - 1
     trained = torch.nn.Parameter(torch.randn(2, 2, 3))
     for _ in range(3):
-        common.kept(trained, "key", lambda: makes.append(1))
+        caching.kept(trained, "key", lambda: makes.append(1))
     assert len(makes) == 4

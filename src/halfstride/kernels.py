@@ -31,6 +31,7 @@ from torch import Tensor
 
 from halfstride import geometry
 from halfstride.arguments import Sizes, read_int, read_sizes
+from halfstride.caching import cached
 
 __all__ = [
     "even_from_transposed",
@@ -65,15 +66,23 @@ def transposed_from_resize(weight: Tensor, scale_factor: Sizes = 2, dilation: Si
     axes = _axes(weight)
     scales = read_sizes("scale_factor", scale_factor, axes, 1)
     dilations = read_sizes("dilation", dilation, axes, 1)
-    full = swap_channels(widened(weight), groups)
-    # Which taps a tap is added to: a matrix of zeros and ones, one of all axes being the Kronecker product of theirs.
-    boxes = full.new_ones(1, 1)
-    for taps, s, d in zip(weight.shape[2:], scales, dilations, strict=True):
-        places = [[float(0 <= at - d * tap < s) for at in range(d * (taps - 1) + s)] for tap in reversed(range(taps))]
-        boxes = torch.kron(boxes, full.new_tensor(places))
+    full = widened(weight)
+    # One product, in both directions, of what lies together in memory; the channels are swapped afterwards.
+    boxes = full.new_tensor(_boxes(tuple(weight.shape[2:]), scales, dilations))
     size = [d * (taps - 1) + s for taps, s, d in zip(weight.shape[2:], scales, dilations, strict=True)]
-    folded = full.reshape(-1, len(boxes)) @ boxes  # one product, in both directions, of what lies together in memory
-    return folded.reshape(*full.shape[:2], *size).to(weight.dtype)
+    folded = (full.reshape(-1, len(boxes)) @ boxes).reshape(*full.shape[:2], *size)
+    return swap_channels(folded, groups).to(weight.dtype)
+
+
+@cached
+def _boxes(taps: tuple[int, ...], scales: tuple[int, ...], dilations: tuple[int, ...]) -> list[list[float]]:
+    """Which taps of a transposed kernel each tap of a resize kernel is added to: zeros and ones."""
+    along_axes = [
+        [[float(0 <= at - d * tap < s) for at in range(d * (k - 1) + s)] for tap in reversed(range(k))]
+        for k, s, d in zip(taps, scales, dilations, strict=True)
+    ]
+    # Of all axes it is the Kronecker product of theirs.
+    return [[math.prod(cells) for cells in product(*rows)] for rows in product(*along_axes)]
 
 
 def resize_from_transposed(weight: Tensor, scale_factor: Sizes = 2, groups: int = 1) -> Tensor:

@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 import torch
 
 from halfstride.algorithms import ALGORITHMS
-from halfstride.algorithms.case import Case, Form, cached, resize_case, subpixel_case, transposed_case
+from halfstride.algorithms.case import Case, Form, resize_case, subpixel_case, transposed_case
+from halfstride.caching import cached
 
 __all__ = ["Candidate", "Plan", "choose", "explain", "read_algorithm"]
 

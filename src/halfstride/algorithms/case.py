@@ -7,11 +7,8 @@ functions. Whatever is wrong with sizes is found here, before any arithmetic.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import lru_cache, wraps
-from typing import Any, Literal, NamedTuple, TypeVar, cast
-
-import torch
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
 
 from halfstride.arguments import (
     Padding,
@@ -27,7 +24,7 @@ from halfstride.arguments import (
     read_sizes,
 )
 
-__all__ = ["Case", "Cost", "Form", "cached", "resize_case", "subpixel_case", "transposed_case"]
+__all__ = ["Case", "Cost", "Form", "resize_case", "subpixel_case", "transposed_case"]
 
 Form = Literal["transposed", "resize", "subpixel"]
 
@@ -104,20 +101,6 @@ class Cost(NamedTuple):
     """Multiplications of two numbers."""
     traffic: int
     """Numbers read and written, every tensor in between once each way; not those of the kernel."""
-
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def cached(function: Function) -> Function:
-    """Remember what a function made of its cases, except under torch.compile, where sizes may be symbols."""
-    remembered = lru_cache(maxsize=4096)(function)
-
-    @wraps(function)
-    def call(*arguments: Any) -> Any:
-        return function(*arguments) if torch.compiler.is_compiling() else remembered(*arguments)
-
-    return cast(Function, call)
 
 
 # From arguments to a case ---------------------------------------------------------------------------------------------

@@ -5,30 +5,32 @@ All tensors are batched, (batch, channels, *spatial).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, MutableMapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
-from torch.utils.weak import WeakTensorKeyDictionary
+from torch import Tensor
+from torch.autograd import Function, forward_ad
 
 from halfstride import kernels
-from halfstride.algorithms.case import Case, cached
+from halfstride.algorithms.case import Case
 from halfstride.arguments import Pairs
+from halfstride.caching import cached, kept
 
 __all__ = [
+    "applied",
     "as_channels_last",
     "as_more_images",
     "as_transposed",
     "continued",
     "even_cut",
-    "kept",
+    "is_channels_last",
     "low_resolution_mode",
     "margins",
     "obstacle_to_phases",
     "settled",
+    "store",
     "transposed_weight",
     "typed",
     "window",
@@ -95,31 +97,25 @@ def typed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
-Derived = TypeVar("Derived")
+def applied(function: type[Function], eager: type[Function], *arguments: Any) -> Any:
+    """What a function of autograd says of its arguments: its eager variant, where no compiler reads along.
 
-_KEPT: MutableMapping[Tensor, tuple[Tensor, dict[Hashable, Any]]] = WeakTensorKeyDictionary()
-"""Of each parameter, as long as it lives: its numbers at the time, and what was made of them, by key."""
-
-
-def kept(weight: Tensor, key: Hashable, make: Callable[[], Derived]) -> Derived:
-    """What `make()` makes of a weight, kept from call to call in inference on a CPU.
-
-    Whether the weight has changed is told by its numbers, compared with a copy: a parameter can change in ways that
-    leave no other trace, as `weight.data.lerp_(...)` does when weights are averaged. Comparing costs a fraction of what
-    folding does.
+    Called without ceremony where nobody can ask for a derivative: `apply` takes longer than a small layer.
     """
-    lasting = type(weight) is nn.Parameter and weight.device.type == "cpu" and not torch.is_grad_enabled()
-    traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None or is_in_torch_dispatch_mode()
-    if traced or not lasting:
-        return make()
-    numbers, derived = _KEPT.get(weight, (None, {}))
-    if numbers is None or numbers.dtype != weight.dtype or not torch.equal(numbers, weight):
-        derived = {}
-        _KEPT[weight] = weight.detach().clone(), derived
-    if key not in derived:
-        derived[key] = make()
-    result: Derived = derived[key]
-    return result
+    if torch.compiler.is_compiling():
+        return function.apply(*arguments)  # type: ignore[no-untyped-call]
+    differentiable = torch.is_grad_enabled() or forward_ad._current_level >= 0
+    if differentiable or torch._C._are_functorch_transforms_active():
+        return eager.apply(*arguments)  # type: ignore[no-untyped-call]
+    return eager.forward(*arguments)
+
+
+def store(operation: Any, target: Tensor, *operands: Tensor) -> None:
+    """`target = operation(*operands)` in one pass; compilers, which fuse by themselves, know no `out=` into a view."""
+    if torch.compiler.is_compiling():
+        target.copy_(operation(*operands))
+    else:
+        operation(*operands, out=target)
 
 
 def low_resolution_mode(case: Case) -> str | None:
@@ -194,8 +190,15 @@ def as_transposed(case: Case) -> tuple[Case, Pairs]:
     return twin, padding
 
 
-def transposed_weight(case: Case, weight: Tensor) -> Tensor:
-    """The kernel of the case as a transposed convolution."""
+def transposed_weight(case: Case, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """The kernel of the case as a transposed convolution, in a type that is no narrower than the weight's."""
     if case.form == "transposed":
-        return weight
-    return kernels.transposed_from_resize(weight, case.stride, case.dilation, case.groups)
+        return typed(weight, dtype)
+
+    def folded() -> Tensor:
+        # Widened first: a sum of taps is rounded once, to the type that is asked for.
+        return typed(
+            kernels.transposed_from_resize(kernels.widened(weight), case.stride, case.dilation, case.groups), dtype
+        )
+
+    return kept(weight, (case.stride, case.dilation, case.groups, dtype), folded)

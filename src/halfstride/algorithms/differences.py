@@ -35,6 +35,7 @@ from torch import Tensor
 
 from halfstride.algorithms.case import Case, Cost
 from halfstride.algorithms.common import (
+    applied,
     as_channels_last,
     as_more_images,
     margins,
@@ -202,8 +203,7 @@ class _EagerGradients(_Gradients):
 
 
 def _output(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
-    function = _Output if torch.compiler.is_compiling() else _EagerOutput
-    output: Tensor = function.apply(x, weight, bias, plan)
+    output: Tensor = applied(_Output, _EagerOutput, x, weight, bias, plan)
     return output
 
 
@@ -211,8 +211,7 @@ def _gradients(g: Tensor, x: Tensor | None, weight: Tensor | None, ctx: Any) -> 
     """To the input where the weight is given, and to the weight where the input is."""
     if x is None and weight is None:
         return None, None
-    function = _Gradients if torch.compiler.is_compiling() else _EagerGradients
-    of_x, of_weight = function.apply(g, x, weight, ctx.plan, ctx.dtype)
+    of_x, of_weight = applied(_Gradients, _EagerGradients, g, x, weight, ctx.plan, ctx.dtype)
     return of_x, of_weight
 
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import torch
 
-from halfstride.algorithms.case import Case, cached
+from halfstride.algorithms.case import Case
+from halfstride.caching import cached
 
 __all__ = ["AxisPlan", "Block", "Plan", "Subset", "blocks", "plan"]
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from halfstride.algorithms.common import store
 from halfstride.algorithms.differences_plan import AxisPlan, Plan, Subset
 
 __all__ = [
@@ -63,9 +63,9 @@ def _beyond_gaps(taps: Tensor, axis: int) -> Tensor:
     sums = taps.new_empty([size - (i == axis) for i, size in enumerate(taps.shape)])
     tap, gap = taps.unbind(axis), sums.unbind(axis)
     for t in range(anchor):
-        _store(torch.neg, gap[t], tap[t]) if t == 0 else _store(torch.sub, gap[t], gap[t - 1], tap[t])
+        store(torch.neg, gap[t], tap[t]) if t == 0 else store(torch.sub, gap[t], gap[t - 1], tap[t])
     for t in range(k - 1, anchor, -1):
-        gap[t - 1].copy_(tap[t]) if t == k - 1 else _store(torch.add, gap[t - 1], gap[t], tap[t])
+        gap[t - 1].copy_(tap[t]) if t == k - 1 else store(torch.add, gap[t - 1], gap[t], tap[t])
     return sums
 
 
@@ -77,9 +77,9 @@ def _taps_adjoint(total: Tensor, sums: Tensor | None, axis: int, k: int) -> Tens
     tap, gap, anchor = taps.unbind(axis), sums.unbind(axis), (k - 1) // 2
     tap[anchor].copy_(total.select(axis, 0))
     for t in reversed(range(anchor)):
-        _store(torch.sub, tap[t], tap[t + 1], gap[t])
+        store(torch.sub, tap[t], tap[t + 1], gap[t])
     for t in range(anchor + 1, k):
-        _store(torch.add, tap[t], tap[t - 1], gap[t - 1])
+        store(torch.add, tap[t], tap[t - 1], gap[t - 1])
     return taps
 
 
@@ -127,7 +127,7 @@ def _jumps(values: Tensor, axis: int, positions: range) -> Tensor:
     first, last = max(positions.start, 1), min(positions.stop, n)
     if first < last:
         inner = jumps.narrow(axis, first - positions.start, last - first)
-        _store(torch.sub, inner, values.narrow(axis, first, last - first), values.narrow(axis, first - 1, last - first))
+        store(torch.sub, inner, values.narrow(axis, first, last - first), values.narrow(axis, first - 1, last - first))
     for i in positions:
         if i <= 0 or i >= n:
             target = jumps.select(axis, i - positions.start)
@@ -224,19 +224,11 @@ def _of_terms(terms: Sequence[tuple[int, int]], sizes: Sequence[int]) -> Place:
     return (slice(None), *(slice(start, start + n) for (_, start), n in zip(terms, sizes, strict=True)))
 
 
-def _store(operation: Any, target: Tensor, *operands: Tensor) -> None:
-    """`target = operation(*operands)` in one pass; compilers, which fuse by themselves, know no `out=` into a view."""
-    if torch.compiler.is_compiling():
-        target.copy_(operation(*operands))
-    else:
-        operation(*operands, out=target)
-
-
 def _store_sum(summands: Sequence[Tensor], target: Tensor) -> None:
     if len(summands) == 1:
         target.copy_(summands[0])
         return
-    _store(torch.add, target, summands[0], summands[1])
+    store(torch.add, target, summands[0], summands[1])
     for summand in summands[2:]:
         target.add_(summand)
 

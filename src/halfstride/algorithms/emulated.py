@@ -17,7 +17,6 @@ from halfstride.algorithms.common import (
     obstacle_to_phases,
     settled,
     transposed_weight,
-    typed,
 )
 from halfstride.algorithms.native import conv
 from halfstride.kernels import spread, swap_channels
@@ -41,9 +40,9 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     x = settled(case, input, margin)
     for axis, s in enumerate(case.stride, start=2):
         x = spread(x, axis, s)
-    turned = swap_channels(transposed_weight(case, weight), case.groups).flip(tuple(range(2, weight.dim())))
+    turned = swap_channels(transposed_weight(case, weight, x.dtype), case.groups).flip(tuple(range(2, weight.dim())))
     padding = [
         (span - p, o + p - n)
         for n, o, p, span in zip(x.shape[2:], case.output_size, twin.padding, twin.span, strict=True)
     ]
-    return as_channels_last(conv(x, typed(turned, x.dtype), bias, padding, twin.dilation, case.groups), like=input)
+    return as_channels_last(conv(x, turned, bias, padding, twin.dilation, case.groups), like=input)

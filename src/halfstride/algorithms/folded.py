@@ -15,7 +15,7 @@ from torch import Tensor
 
 from halfstride.algorithms import native
 from halfstride.algorithms.case import Case, Cost
-from halfstride.algorithms.common import as_transposed, kept, obstacle_to_phases, settled, transposed_weight, typed
+from halfstride.algorithms.common import as_transposed, obstacle_to_phases, settled, transposed_weight, typed
 from halfstride.kernels import widened
 
 __all__ = ["compute", "cost", "obstacle"]
@@ -39,8 +39,7 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     x = settled(case, input, margin)
     if x.device.type == "cpu":  # where torch rounds every product of half types before it adds them up
         x = widened(x)
-    key = ("folded", case.stride, case.dilation, case.groups, x.dtype)
-    kernel = kept(weight, key, lambda: typed(transposed_weight(case, widened(weight)), x.dtype))
+    kernel = transposed_weight(case, weight, x.dtype)
     bias = None if bias is None else typed(bias, x.dtype)
     if all(p + o <= full for full, p, o in zip(twin.full_size, twin.padding, twin.output_size, strict=True)):
         output = native.transposed(twin, x, kernel, bias)

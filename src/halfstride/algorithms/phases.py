@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from halfstride.algorithms import native
-from halfstride.algorithms.case import Case, Cost, cached
+from halfstride.algorithms.case import Case, Cost
 from halfstride.algorithms.common import (
     as_channels_last,
     is_channels_last,
@@ -30,6 +30,7 @@ from halfstride.algorithms.common import (
     typed,
     window,
 )
+from halfstride.caching import cached
 from halfstride.kernels import swap_channels, widened
 
 __all__ = ["Phase", "compute", "cost", "obstacle", "phases_of"]

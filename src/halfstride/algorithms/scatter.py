@@ -1,15 +1,16 @@
 # mypy: disable-error-code="no-untyped-call"
 """Each input value times the kernel, added at steps of the stride.
 
-All the products are one matrix product, (out·taps, in) by (in, positions). What remains is to add each of them to its
-output position. Of a kernel's taps, each block of `s` neighbours lands on `s` neighbouring outputs, one of each phase:
-so blocks are added whole, phase beside phase, and the phases are interleaved last. A kernel no longer than the stride
-is one block, and nothing needs to be added at all.
+All the products are one matrix product of the kernel, (out·taps, in), and the input's values, (in, positions). What
+remains is to add each of them to its output. The products of one tap land `s` outputs apart, so that one operation adds
+all of them where they belong; those that come first are stored, together with the bias. Every product is read once, and
+nothing is made in between.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, NamedTuple
@@ -17,22 +18,28 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from halfstride.algorithms.case import Case, Cost, cached
+from halfstride.algorithms.case import Case, Cost
 from halfstride.algorithms.common import (
+    applied,
     as_channels_last,
     as_more_images,
     as_transposed,
+    is_channels_last,
     obstacle_to_phases,
     settled,
+    store,
     transposed_weight,
     typed,
-    window,
 )
+from halfstride.caching import cached
 from halfstride.kernels import widened
 
 __all__ = ["compute", "cost", "obstacle"]
 
 obstacle = obstacle_to_phases
+
+_RUN = 8
+"""Taps that land next to each other are added together from this stride on: fewer of them are faster one by one."""
 
 
 def cost(case: Case) -> Cost:
@@ -44,10 +51,19 @@ def cost(case: Case) -> Cost:
 
 def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     twin, margin = as_transposed(case)
-    x, weight = settled(case, input, margin), transposed_weight(case, weight)
     # Half types would lose their few digits in sums of many rounded products: they are rounded once, at the end.
-    x, weight = widened(x), widened(weight)
-    groups, taps, size = case.groups, weight.shape[2:], x.shape[2:]
+    x = widened(settled(case, input, margin))
+    plan, weight = _plan(twin), transposed_weight(case, weight, x.dtype)
+    bias = None if bias is None else typed(bias, x.dtype)
+    last = is_channels_last(x) and case.groups == 1
+    multiplied = _products_channels_last if last else _products
+    output = _added(multiplied(x, weight, case.groups), bias, plan)
+    return as_channels_last(typed(output, input.dtype), like=input)
+
+
+def _products(x: Tensor, weight: Tensor, groups: int) -> Tensor:
+    """(batch, out, *taps, *positions)."""
+    taps, size = weight.shape[2:], x.shape[2:]
     columns = weight.reshape(groups, weight.shape[0] // groups, -1)
     positions = math.prod(size)
     if groups == 1 and x.shape[0] > 1 and positions < columns.shape[-1]:
@@ -56,146 +72,217 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     else:
         columns = columns.transpose(1, 2).expand(x.shape[0], -1, -1, -1).flatten(0, 1)
         products = torch.bmm(columns, x.reshape(len(columns), x.shape[1] // groups, positions))
-    output = _added(products.reshape(x.shape[0], case.out_channels, *taps, *size), _plan(twin))
-    output = window(output, twin.padding, twin.output_size)
-    if bias is not None:
-        output = output + bias.reshape(-1, *(1,) * case.axes)
-    return as_channels_last(typed(output, input.dtype), like=input)
+    return products.reshape(x.shape[0], groups * weight.shape[1], *taps, *size)
 
 
-class _Block(NamedTuple):
-    """Along one axis, neighbouring taps that land within one step of the stride."""
-
-    shift: int
-    """The step that the product of input position 0 lands in,"""
-    taps: slice
-    phases: slice
-    """and the phase that each of the taps lands on."""
+def _products_channels_last(x: Tensor, weight: Tensor, _: int) -> Tensor:
+    """The same, with the channels next to each other in memory."""
+    axes = x.dim() - 2
+    products = x.movedim(1, -1).flatten(0, -2) @ weight.movedim(1, -1).flatten(1)
+    products = products.view(x.shape[0], *x.shape[2:], *weight.shape[2:], weight.shape[1])
+    return products.permute(0, -1, *range(1 + axes, 1 + 2 * axes), *range(1, 1 + axes))
 
 
-_Place = tuple[slice, ...]
-_IMAGES = (slice(None), slice(None))
+class _Run(NamedTuple):
+    """Along one axis, taps that land next to each other, and the input positions whose products land in the output."""
+
+    taps: range
+    inputs: range
+    start: int
+    """Where the first tap of the first of these positions lands; each next position lands a stride further."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Plan:
     """What is added to what."""
 
     taps: tuple[int, ...]
     input_size: tuple[int, ...]
+    output_size: tuple[int, ...]
     stride: tuple[int, ...]
-    blocks: tuple[tuple[_Block, ...], ...]
+    first: tuple[tuple[_Run, ...], ...]
+    """Runs of all axes that land on each output exactly once, where there are such,"""
+    others: tuple[tuple[_Run, ...], ...]
+    """and all others."""
+    complete: bool
+    """Whether every product lands somewhere in the output."""
 
-    @property
-    def steps(self) -> list[int]:
-        """How many steps of the stride the whole output has, per axis."""
-        return [n + blocks[-1].shift for n, blocks in zip(self.input_size, self.blocks, strict=True)]
+    def pairs(self, products: Tensor, output: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """What runs add and what they add it to, both (batch, out, *inputs, *taps): the first ones, then the others."""
+        for size, source, source_start, target, target_start in _places(self, products.stride(), output.stride()):
+            size = (*output.shape[:2], *size)
+            yield (
+                products.as_strided(size, source, products.storage_offset() + source_start),
+                output.as_strided(size, target, output.storage_offset() + target_start),
+            )
 
-    def places(self) -> list[tuple[_Place, _Place]]:
-        """For each block per axis where it is among (*taps, *input_size), and where it goes among (*phases, *steps)."""
-        places = []
-        for blocks in product(*self.blocks):
-            moved = [slice(each.shift, each.shift + n) for each, n in zip(blocks, self.input_size, strict=True)]
-            source = (*(each.taps for each in blocks), *(slice(None) for _ in moved))
-            places.append((source, (*(each.phases for each in blocks), *moved)))
-        return places
+
+_Numbers = tuple[int, ...]
+
+
+@cached
+def _places(plan: _Plan, products: _Numbers, output: _Numbers) -> list[tuple[_Numbers, _Numbers, int, _Numbers, int]]:
+    """Size, strides and start within products and within the output, of tensors of such strides, for `_Plan.pairs`."""
+    axes = len(plan.taps)
+    of_taps, of_inputs, of_outputs = products[2 : 2 + axes], products[2 + axes :], output[2:]
+    source = (*products[:2], *of_inputs, *of_taps)
+    target = (*output[:2], *(s * each for s, each in zip(plan.stride, of_outputs, strict=True)), *of_outputs)
+    places = []
+    for runs in plan.first + plan.others:
+        size = (*(len(run.inputs) for run in runs), *(len(run.taps) for run in runs))
+        source_start = sum(run.taps.start * each for run, each in zip(runs, of_taps, strict=True))
+        source_start += sum(run.inputs.start * each for run, each in zip(runs, of_inputs, strict=True))
+        target_start = sum(run.start * each for run, each in zip(runs, of_outputs, strict=True))
+        places.append((size, source, source_start, target, target_start))
+    return places
 
 
 @cached
 def _plan(case: Case) -> _Plan:
-    blocks = []
-    for k, s, d in zip(case.kernel_size, case.stride, case.dilation, strict=True):
-        of_axis = []
-        for shift in range(d * (k - 1) // s + 1):
-            # The taps that land in this step: those with s·shift <= d·tap < s·(shift + 1).
-            first, end = -(-s * shift // d), min(-(-s * (shift + 1) // d), k)
-            start = d * first - s * shift
-            if first < end:
-                of_axis.append(_Block(shift, slice(first, end), slice(start, start + d * (end - first - 1) + 1, d)))
-        blocks.append(tuple(of_axis))
-    return _Plan(case.kernel_size, case.input_size, case.stride, tuple(blocks))
+    sizes = zip(
+        case.kernel_size, case.input_size, case.output_size, case.stride, case.dilation, case.padding, strict=True
+    )
+    runs, covering, complete = [], [], True
+    for k, n, o, s, d, p in sizes:
+        of_axis = _runs(k, n, o, s, d, p)
+        runs.append(of_axis)
+        covering.append(_covering(of_axis, o, s))
+        complete = complete and sum(len(run.taps) * len(run.inputs) for run in of_axis) == k * n
+    first = tuple(product(*covering))
+    others = tuple(each for each in product(*runs) if each not in first)
+    return _Plan(case.kernel_size, case.input_size, case.output_size, case.stride, first, others, complete)
+
+
+def _covering(runs: list[_Run], o: int, s: int) -> list[_Run]:
+    """Runs that land on each output exactly once; none where there are no such."""
+    phases: set[int] = set()
+    covering = []
+    for run in runs:
+        its_phases = {(run.start + i) % s for i in range(len(run.taps))}
+        outputs = sum(len(range(phase, o, s)) for phase in its_phases)
+        if len(run.inputs) * len(run.taps) == outputs and not its_phases & phases:
+            phases |= its_phases
+            covering.append(run)
+    return covering if len(phases) == min(s, o) else []
+
+
+def _runs(k: int, n: int, o: int, s: int, d: int, p: int) -> list[_Run]:
+    together = s >= _RUN and d == 1
+    runs, tap = [], 0
+    while tap < k:
+        shift, phase = divmod(d * tap - p, s)  # position i lands on output s·(i + shift) + phase
+        taps = range(tap, min(tap + s - phase, k) if together else tap + 1)
+        whole = (o - phase - len(taps)) // s + 1  # steps of the output which all of these taps fit into
+        first, end = max(0, -shift), min(n, whole - shift)
+        if first < end:
+            runs.append(_Run(taps, range(first, end), s * (first + shift) + phase))
+        fitting = o - phase - s * whole  # taps that fit into the step after those, which the output's end cuts
+        if fitting > 0 and 0 <= whole - shift < n:
+            runs.append(_Run(taps[:fitting], range(whole - shift, whole - shift + 1), s * whole + phase))
+        tap = taps.stop
+    return runs
 
 
 class _Added(torch.autograd.Function):
-    """(batch, out, *taps, *n) to (batch, out, *whole output), which goes on to the end of the last step."""
+    """(batch, out, *output_size) from products (batch, out, *taps, *input_size), with the same order in memory."""
 
     @staticmethod
-    def forward(products: Tensor, plan: _Plan) -> Tensor:
-        axes, places = len(plan.stride), plan.places()
-        if len(places) == 1 and plan.taps == plan.stride:
-            phases = products
+    def forward(products: Tensor, bias: Tensor | None, plan: _Plan) -> Tensor:
+        if products.stride(1) == 1:
+            output = products.new_empty(len(products), *plan.output_size, products.shape[1]).movedim(-1, 1)
         else:
-            phases = products.new_zeros(*products.shape[:2], *plan.stride, *plan.steps)
-            for i, (source, target) in enumerate(places):
-                place, part = phases[_IMAGES + target], products[_IMAGES + source]
-                place.copy_(part) if i == 0 else place.add_(part)
-        interleaved = phases.permute(0, 1, *(2 + i + axes * of for i in range(axes) for of in (1, 0)))
-        whole = [steps * s for steps, s in zip(plan.steps, plan.stride, strict=True)]
-        return interleaved.reshape(*products.shape[:2], *whole)
+            output = products.new_empty(*products.shape[:2], *plan.output_size)
+        if not plan.first:
+            output.zero_() if bias is None else output.movedim(1, -1).copy_(bias)
+        elif bias is not None:
+            bias = bias.view(-1, *(1,) * 2 * len(plan.taps))
+        for i, (source, target) in enumerate(plan.pairs(products, output)):
+            if i >= len(plan.first):
+                target.add_(source)
+            elif bias is None:
+                target.copy_(source)
+            else:
+                store(torch.add, target, source, bias)
+        return output
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.plan = inputs
+        products, _, ctx.plan = inputs
+        ctx.last, ctx.output_shape = products.stride(1) == 1, output.shape
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _gathered(gradient, ctx.plan), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        to_products, to_bias, _ = ctx.needs_input_grad
+        of_products = _gathered(gradient, ctx.plan, ctx.last) if to_products else None
+        return of_products, gradient.sum([0, *range(2, gradient.dim())]) if to_bias else None, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int, None], products: Tensor, plan: _Plan) -> tuple[Tensor, int]:
-        return as_more_images(_added, products, in_dims[0], plan), 0
+    def vmap(info: Any, in_dims: tuple[int | None, ...], products: Tensor, bias: Tensor | None, plan: _Plan) -> Any:
+        dim, of_bias, _ = in_dims
+        if dim is None:
+            products, dim = products.expand(info.batch_size, *products.shape), 0
+        if of_bias is None:
+            return as_more_images(_added, products, dim, bias, plan), 0
+        assert bias is not None
+        biases = bias.movedim(of_bias, 0)
+        output = as_more_images(_added, products, dim, None, plan)
+        return output + biases.view(len(biases), 1, -1, *(1,) * len(plan.taps)), 0
 
 
 class _Gathered(torch.autograd.Function):
     """The adjoint: for each product what is at the place that it was added to."""
 
     @staticmethod
-    def forward(whole: Tensor, plan: _Plan) -> Tensor:
-        axes = len(plan.stride)
-        steps_and_phases = [n for pair in zip(plan.steps, plan.stride, strict=True) for n in pair]
-        split = whole.reshape(*whole.shape[:2], *steps_and_phases)
-        phases = split.permute(0, 1, *range(3, 3 + 2 * axes, 2), *range(2, 2 + 2 * axes, 2))
-        products = whole.new_empty(*whole.shape[:2], *plan.taps, *plan.input_size)
-        for source, target in plan.places():
-            products[_IMAGES + source].copy_(phases[_IMAGES + target])
+    def forward(output: Tensor, plan: _Plan, last: bool) -> Tensor:
+        axes, (batch, channels) = len(plan.taps), output.shape[:2]
+        if last:
+            products = output.new_empty(batch, *plan.input_size, *plan.taps, channels)
+            products = products.permute(0, -1, *range(1 + axes, 1 + 2 * axes), *range(1, 1 + axes))
+        else:
+            products = output.new_empty(batch, channels, *plan.taps, *plan.input_size)
+        if not plan.complete:
+            products.zero_()
+        for source, target in plan.pairs(products, output):
+            source.copy_(target)
         return products
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.plan = inputs
+        _, ctx.plan, ctx.last = inputs
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _added(gradient, ctx.plan), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return _added(gradient, None, ctx.plan), None, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int, None], whole: Tensor, plan: _Plan) -> tuple[Tensor, int]:
-        return as_more_images(_gathered, whole, in_dims[0], plan), 0
+    def vmap(info: Any, in_dims: tuple[int, None, None], output: Tensor, plan: _Plan, last: bool) -> tuple[Tensor, int]:
+        return as_more_images(_gathered, output, in_dims[0], plan, last), 0
 
 
 class _EagerAdded(_Added):
     """With a derivative in forward mode, which compilers cannot read."""
 
     @staticmethod
-    def jvp(ctx: Any, along: Tensor, _: None) -> Tensor:
-        return _added(along, ctx.plan)
+    def jvp(ctx: Any, along_products: Tensor | None, along_bias: Tensor | None, _: None) -> Tensor:
+        if along_products is not None:
+            return _added(along_products, along_bias, ctx.plan)
+        assert along_bias is not None
+        return along_bias.view(-1, *(1,) * len(ctx.plan.taps)).expand(ctx.output_shape)
 
 
 class _EagerGathered(_Gathered):
     """With a derivative in forward mode, which compilers cannot read."""
 
     @staticmethod
-    def jvp(ctx: Any, along: Tensor, _: None) -> Tensor:
-        return _gathered(along, ctx.plan)
+    def jvp(ctx: Any, along: Tensor, *_: None) -> Tensor:
+        return _gathered(along, ctx.plan, ctx.last)
 
 
-def _added(products: Tensor, plan: _Plan) -> Tensor:
-    function = _Added if torch.compiler.is_compiling() else _EagerAdded
-    output: Tensor = function.apply(products, plan)
+def _added(products: Tensor, bias: Tensor | None, plan: _Plan) -> Tensor:
+    output: Tensor = applied(_Added, _EagerAdded, products, bias, plan)
     return output
 
 
-def _gathered(whole: Tensor, plan: _Plan) -> Tensor:
-    function = _Gathered if torch.compiler.is_compiling() else _EagerGathered
-    output: Tensor = function.apply(whole, plan)
-    return output
+def _gathered(output: Tensor, plan: _Plan, last: bool) -> Tensor:
+    products: Tensor = applied(_Gathered, _EagerGathered, output, plan, last)
+    return products
