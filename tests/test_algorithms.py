@@ -161,6 +161,16 @@ def test_scattering_in_runs_of_taps_and_in_both_layouts(call, together, last):
             assert_close(one, other)
 
 
+@pytest.mark.parametrize("padding", [4, ((0, 3),), ((5, 1),), ((9, 13),)])
+@pytest.mark.parametrize("k, d", [(16, 1), (11, 1), (5, 3)])
+def test_scattering_at_a_large_stride(k, d, padding):
+    """Where the output ends in the middle of a step, the taps beyond its end are left out."""
+    case = transposed_case(1, (2, 3, 5), (3, 2, k), 8, padding, dilation=d)
+    generator = torch.Generator().manual_seed(k)
+    x, weight, bias = (torch.randn(size, generator=generator).double() for size in ((2, 3, 5), (3, 2, k), (2,)))
+    assert_close(scatter.compute(case, x, weight, bias), by_definition(case, x, weight, bias))
+
+
 def test_a_single_image_is_cut_into_rows():
     case = resize_case(2, (1, 4, 64, 8), (4, 4, 3, 3), 2, ((1, 1), (1, 1)))
     with pytest.MonkeyPatch.context() as patch:
