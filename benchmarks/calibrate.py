@@ -3,9 +3,9 @@
     python -m benchmarks.calibrate
     python -m benchmarks.calibrate --times benchmarks/results/calibration.json    # fit again what was measured here
 
-For each form, algorithm and circumstance it finds the costs of `planning.COSTS` that predict the measured times
-best (least squares of the relative errors), prints them as they stand there, and then what a choice by
-them loses on every row against the fastest algorithm. A quarter of an hour on two cores; nothing else should run.
+For each form, algorithm, circumstance and order in memory it finds the costs of `planning.COSTS` that predict the
+measured times best (least squares of the relative errors), prints them as they stand there, and then what a choice by
+them loses on every row against the fastest algorithm. Half an hour on two cores; nothing else should run.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from benchmarks.rows import LAYERS, Row, parse
 from benchmarks.runner import algorithm_times
 from halfstride.algorithms.case import Case, resize_case, transposed_case
 from halfstride.planning import ELIGIBLE, Costs, features, milliseconds
+
+_ORDERS = ("contiguous", "channels last")
 
 _ROWS = [
     *(row for row in LAYERS if row.form in ELIGIBLE),
@@ -70,7 +72,7 @@ _ROWS = [
         )
     ),
     *(
-        parse(line, "contiguous")
+        parse(line)
         for line in (
             "resize 32x128x4x4 -> 64 k3 s2",
             "resize 32x64x7x7 -> 32 k3 s2",
@@ -85,7 +87,6 @@ _ROWS = [
         )
     ),
 ]
-"""Small images in large batches lie in memory as they do where people train on them: contiguous."""
 
 
 def case_of(row: Row) -> Case:
@@ -96,10 +97,15 @@ def case_of(row: Row) -> Case:
     return resize_case(row.axes, row.input_shape, row.weight_shape, row.stride, row.padding)
 
 
-def measured(rows: list[Row], training: bool, threads: int, seconds: float) -> Iterator[tuple[Row, dict[str, float]]]:
+Sample = tuple[str, Row, dict[str, float]]
+"""An order in memory, a row, and the seconds of each algorithm."""
+
+
+def measured(rows: list[Row], training: bool, threads: int, seconds: float) -> Iterator[Sample]:
     """The seconds of every algorithm that may be chosen."""
-    for (form, algorithms), channels_last in product(ELIGIBLE.items(), (True, False)):
-        some = [row for row in rows if row.form == form and ("contiguous" not in row.tags) == channels_last]
+    for (form, algorithms), order in product(ELIGIBLE.items(), _ORDERS):
+        channels_last = order == "channels last"
+        some = [row for row in rows if row.form == form and (row.axes > 1 or not channels_last)]
         times = algorithm_times(
             [row.name for row in some],
             algorithms,
@@ -109,14 +115,13 @@ def measured(rows: list[Row], training: bool, threads: int, seconds: float) -> I
             seconds=seconds,
         )
         for row, (_, by_algorithm) in zip(some, times, strict=True):
-            yield row, by_algorithm
+            yield order, row, by_algorithm
 
 
-def fitted(
-    times: list[tuple[Row, dict[str, float]]], form: str, axes: int, algorithm: str, fastest_product: float
-) -> Costs:
+def fitted(times: list[Sample], order: str, form: str, axes: int, algorithm: str, fastest_product: float) -> Costs:
     """The costs that predict the times of an algorithm best, no product being faster than the machine can do it."""
-    samples = [(case_of(row), by[algorithm]) for row, by in times if (row.form, row.axes) == (form, axes)]
+    wanted = (order, form, axes)
+    samples = [(case_of(row), by[algorithm]) for of, row, by in times if (of, row.form, row.axes) == wanted]
     relative = np.array([[feature / seconds for feature in features(case, algorithm)] for case, seconds in samples])
     scale = np.linalg.norm(relative, axis=0)
     scale[scale == 0] = 1
@@ -135,27 +140,32 @@ def main() -> None:
     for circumstance in ("forward", "training"):
         file = options.times and options.times.with_suffix(f".{circumstance}.json")
         if file and file.exists():
-            times = [(parse(name), by) for name, by in json.loads(file.read_text())]
+            times = [(order, parse(name), by) for order, name, by in json.loads(file.read_text())]
         else:
             training = circumstance == "training"
             times = list(measured(_ROWS, training, options.threads, options.seconds))
             if file:
-                file.write_text(json.dumps([(row.name, by) for row, by in times], indent=1))
-        keys = [(form, axes, each) for form, every in ELIGIBLE.items() for axes in (2, 1, 3) for each in every]
-        costs: dict[tuple[str, int, str], Costs] = {}
+                file.write_text(json.dumps([(order, row.name, by) for order, row, by in times], indent=1))
+        keys = [
+            (order, form, axes, each)
+            for axes, order, (form, every) in product((2, 1, 3), _ORDERS, ELIGIBLE.items())
+            for each in every
+            if axes > 1 or order == "contiguous"
+        ]
+        costs: dict[tuple[str, str, int, str], Costs] = {}
         for key in keys:  # images first: they have rows enough to tell how fast a product can be
-            images = [numbers.product for (_, axes, _), numbers in costs.items() if axes == 2]
-            costs[key] = fitted(times, *key, 0.0 if key[1] == 2 else min(images))
+            images = [numbers.product for (_, _, axes, _), numbers in costs.items() if axes == 2]
+            costs[key] = fitted(times, *key, 0.0 if key[2] == 2 else min(images))
         for key, numbers in costs.items():
             print(f"    {(circumstance, *key)}: Costs{tuple(numbers)},".replace("'", '"'))
         losses = []
-        for row, by in times:
-            case, of_row = case_of(row), {each: costs[row.form, row.axes, each] for each in ELIGIBLE[row.form]}
+        for order, row, by in times:
+            case, of_row = case_of(row), {each: costs[order, row.form, row.axes, each] for each in ELIGIBLE[row.form]}
             predicted = {each: milliseconds(cost, features(case, each)) for each, cost in of_row.items()}
             chosen, best = min(predicted, key=predicted.__getitem__), min(by, key=by.__getitem__)
             losses.append(by[chosen] / by[best])
             mark = f"  {losses[-1]:.2f} x {best}" if chosen != best else ""
-            print(f"# {row.name:44s} {chosen:12s} {by[chosen] * 1e3:9.3f} ms{mark}")
+            print(f"# {order:13s} {row.name:44s} {chosen:12s} {by[chosen] * 1e3:9.3f} ms{mark}")
         print(f"# {circumstance}: {geometric_mean(losses):.3f} times as long as the best, at most {max(losses):.2f}")
 
 

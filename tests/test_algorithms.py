@@ -162,7 +162,7 @@ def test_scattering_in_runs_of_taps_and_in_both_layouts(call, together, last):
 
 
 @pytest.mark.parametrize("padding", [4, ((0, 3),), ((5, 1),), ((9, 13),)])
-@pytest.mark.parametrize("k, d", [(16, 1), (11, 1), (5, 3)])
+@pytest.mark.parametrize(("k", "d"), [(16, 1), (11, 1), (5, 3)])
 def test_scattering_at_a_large_stride(k, d, padding):
     """Where the output ends in the middle of a step, the taps beyond its end are left out."""
     case = transposed_case(1, (2, 3, 5), (3, 2, k), 8, padding, dilation=d)

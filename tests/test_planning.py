@@ -14,11 +14,12 @@ RESIZE = resize_case(2, (8, 64, 32, 32), (32, 64, 3, 3), 2)
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_the_rule(training):
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_rule(training, channels_last):
     """Far from the crossovers, which may move with the next calibration."""
 
     def chosen(case, **arguments):
-        return planning.choose(case, training=training, **arguments)
+        return planning.choose(case, training=training, channels_last=channels_last, **arguments)
 
     assert chosen(transposed_case(2, (32, 128, 16, 16), (128, 64, 4, 4), 2, 1)) == "native"
     assert chosen(transposed_case(1, (1, 1026, 224), (1026, 1, 1024), 256, 384)) == "scatter"
@@ -47,18 +48,18 @@ def test_the_fastest_by_the_table_is_chosen():
         for fastest in planning.ELIGIBLE["resize"]:
             with pytest.MonkeyPatch.context() as patch:
                 costs = {
-                    (circumstance, "resize", 2, name): (0, 0, 0, 0, 0, 1 if name == fastest else 2)
+                    (circumstance, "channels last", "resize", 2, name): (0, 0, 0, 0, 0, 1 if name == fastest else 2)
                     for name in planning.ELIGIBLE["resize"]
                 }
                 patch.setattr(planning, "COSTS", costs)
-                assert planning._decide.__wrapped__(case, "auto", circumstance)[0] == fastest
+                assert planning._decide.__wrapped__(case, "auto", circumstance, True)[0] == fastest
 
 
-def test_layers_tell_whether_they_are_trained(monkeypatch):
+def test_layers_tell_whether_they_are_trained_and_how_their_input_lies_in_memory(monkeypatch):
     asked = []
 
-    def choose(case, algorithm, device, *, training):
-        asked.append(training)
+    def choose(case, algorithm, device, *, training, channels_last):
+        asked.append((training, channels_last))
         return "native"
 
     monkeypatch.setattr(planning, "choose", choose)
@@ -66,8 +67,9 @@ def test_layers_tell_whether_they_are_trained(monkeypatch):
     functional.resize_conv2d(x, w)
     functional.resize_conv2d(x, w.detach())
     with torch.no_grad():
-        functional.resize_conv2d(x, w)
-    assert asked == [True, False, False]
+        functional.resize_conv2d(x.contiguous(memory_format=torch.channels_last), w)
+        functional.resize_conv2d(x.contiguous(memory_format=torch.channels_last)[0], w)
+    assert asked == [(True, False), (False, False), (False, True), (False, True)]
 
 
 def test_the_choice_can_be_made_by_hand():

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from halfstride import algorithms, planning
 from halfstride.algorithms.case import Case, resize_case, subpixel_case, transposed_case
+from halfstride.algorithms.common import is_channels_last
 from halfstride.arguments import Padding, Sizes
 
 __all__ = [
@@ -402,11 +403,12 @@ def _upsample(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None, al
     if bias is not None and tuple(bias.shape) != (channels,):
         raise ValueError(f"`bias` (of shape {tuple(bias.shape)}) must have shape {(channels,)}, one for each channel.")
     training = torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad)
-    chosen = planning.choose(case, algorithm, input.device.type, training=training)
-    compute: Callable[..., Tensor] = algorithms.ALGORITHMS[chosen].compute
     unbatched = input.dim() == case.axes + 1
     if unbatched:
         input = input.unsqueeze(0)
+    channels_last = is_channels_last(input)
+    chosen = planning.choose(case, algorithm, input.device.type, training=training, channels_last=channels_last)
+    compute: Callable[..., Tensor] = algorithms.ALGORITHMS[chosen].compute
     dtype = _autocast_type(input)
     if dtype is not None:
         # The input takes autocast's type, and with it the output; kernels are formed from the weight as it is.

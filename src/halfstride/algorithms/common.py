@@ -100,7 +100,7 @@ def typed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def applied(function: type[Function], eager: type[Function], *arguments: Any) -> Any:
     """What a function of autograd says of its arguments: its eager variant, where no compiler reads along.
 
-    Called without ceremony where nobody can ask for a derivative: `apply` takes longer than a small layer.
+    Called without ceremony where that changes nothing: `apply` takes longer than a small layer.
     """
     if torch.compiler.is_compiling():
         return function.apply(*arguments)  # type: ignore[no-untyped-call]

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ from halfstride.algorithms.common import (
     settled,
     typed,
 )
-from halfstride.algorithms.differences_plan import Plan, blocks, plan
+from halfstride.algorithms.differences_plan import Block, Plan, Subset, blocks, plan
 from halfstride.algorithms.differences_steps import (
     features_adjoint,
     features_of,
@@ -98,8 +99,9 @@ class _Output(torch.autograd.Function):
         bias = None if bias is None else typed(bias, values.dtype)
         output = values.new_empty(len(x), *(axis.output_size for axis in plan.axes), weight.shape[0])
         for block in blocks(plan, len(x), x.shape[1], weight.shape[0]):
-            features = features_of(values[block.inputs], block.plan)
-            sum_products(features, kernels, bias, block.plan, output[block.outputs])
+            sum_products(
+                features_of(values[block.inputs], block.plan), kernels, bias, block.plan, output[block.outputs]
+            )
         return typed(output.movedim(-1, 1), x.dtype)
 
     @staticmethod
@@ -138,19 +140,26 @@ class _Gradients(torch.autograd.Function):
         if x is not None:
             values = _channels_at_the_end(x)
             sums = {subset: values.new_zeros(*plan.gaps(subset), g.shape[1], channels) for subset in plan.subsets}
+
+        def rows(block: Block, features: dict[Subset, Tensor], subset: Subset) -> Tensor:
+            """(images·positions, gaps·out), gathered for a subset; the gradient of the weight takes its share."""
+            summed = gathered(gradient[block.outputs], block.plan, subset).flatten(0, len(plan.axes)).flatten(1)
+            if features:
+                sums[subset].view(-1, channels).addmm_(summed.t(), features.pop(subset).reshape(-1, channels))
+            return summed
+
+        def back(block: Block, features: dict[Subset, Tensor], subset: Subset) -> Tensor:
+            """(images, *positions, in), what a subset says of the input."""
+            products = rows(block, features, subset) @ kernels[subset].flatten(0, -2)
+            return products.view(-1, *block.plan.positions(subset), channels)
+
         for block in blocks(plan, len(g), channels, g.shape[1]):
-            features = None if x is None else features_of(values[block.inputs], block.plan)
-            products = {}
-            for subset in plan.subsets:
-                summed = gathered(gradient[block.outputs], block.plan, subset)
-                rows = summed.flatten(0, len(plan.axes)).flatten(1)
-                if features is not None:
-                    sums[subset].view(-1, channels).addmm_(rows.t(), features[subset].reshape(-1, channels))
-                if of_x is not None:
-                    back = rows @ kernels[subset].flatten(0, -2)
-                    products[subset] = back.view(*summed.shape[: 1 + len(plan.axes)], -1)
+            features = {} if x is None else features_of(values[block.inputs], block.plan)
             if of_x is not None:
-                of_x[block.inputs] += features_adjoint(products, block.plan)
+                of_x[block.inputs] += features_adjoint(partial(back, block, features), block.plan)
+                continue
+            for subset in plan.subsets:
+                rows(block, features, subset)
         if x is not None:
             of_weight = typed(gap_kernels_adjoint(sums, plan), dtype)
         return None if of_x is None else typed(of_x.movedim(-1, 1), g.dtype), of_weight

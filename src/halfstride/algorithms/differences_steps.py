@@ -9,7 +9,7 @@ Tensors are laid out (images, *positions, channels).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 
 import torch
@@ -98,18 +98,21 @@ def features_of(values: Tensor, plan: Plan) -> dict[Subset, Tensor]:
     return features
 
 
-def features_adjoint(features: dict[Subset, Tensor], plan: Plan) -> Tensor:
-    """Takes its argument apart."""
-    for at, axis in reversed(list(enumerate(plan.axes, start=1))):
-        whole: dict[Subset, Tensor] = {}
-        for (*others, jumps), values in features.items():
-            subset = tuple(others)
-            if jumps:
-                _add_jumps_adjoint(whole[subset], at, values, axis.jumps)
-            else:
-                whole[subset] = _window(values, at, range(-axis.anchors.start, axis.input_size - axis.anchors.start))
-        features = whole
-    return features[()]
+def features_adjoint(feature: Callable[[Subset], Tensor], plan: Plan) -> Tensor:
+    """The sum of what all features say of the values. They are made one after another, and taken apart."""
+
+    def summed(subset: Subset) -> Tensor:
+        """Over the axes that `subset` leaves open."""
+        if len(subset) == len(plan.axes):
+            return feature(subset)
+        at, axis = 1 + len(subset), plan.axes[len(subset)]
+        back = range(-axis.anchors.start, axis.input_size - axis.anchors.start)
+        values = _window(summed((*subset, False)), at, back)
+        if True in axis.choices:
+            _add_jumps_adjoint(values, at, summed((*subset, True)), axis.jumps)
+        return values
+
+    return summed(())
 
 
 def _window(values: Tensor, axis: int, positions: range) -> Tensor:
@@ -156,11 +159,14 @@ def _add_jumps_adjoint(target: Tensor, axis: int, jumps: Tensor, positions: rang
 def sum_products(
     features: dict[Subset, Tensor], kernels: dict[Subset, Tensor], bias: Tensor | None, plan: Plan, output: Tensor
 ) -> None:
-    """Multiply, and sum into (images, *output_size, out)."""
+    """Multiply, and sum into (images, *output_size, out). Features are forgotten as soon as they are multiplied."""
     lead, *others = plan.axes
 
-    def multiplied(gap: int, gaps: tuple[int, ...], start: int, size: int, summand: Tensor | None) -> Tensor:
-        """The products of one gap per axis, at so many positions of the first axis, added to a summand."""
+    def multiplied(
+        gap: int, gaps: tuple[int, ...], start: int, size: int, summand: Tensor | None, take: bool = False
+    ) -> Tensor:
+        """The products of one gap per axis, at so many positions of the first axis, added to a summand or, to take its
+        place, into it."""
         subset = (gap > 0, *(other > 0 for other in gaps))
         rows = features[subset].narrow(1, start, size)
         kernel = kernels[subset][tuple(max(one - 1, 0) for one in (gap, *gaps))]
@@ -169,18 +175,20 @@ def sum_products(
             result = torch.bmm(matrices, columns)
         else:
             summand = summand.expand(*rows.shape[:-1], len(kernel)).flatten(1, -2)
-            result = torch.baddbmm(summand, matrices, columns)
+            result = (summand.baddbmm_ if take else summand.baddbmm)(matrices, columns)
         return result.view(*rows.shape[:-1], len(kernel))
 
     all_gaps = list(product(*(axis.gaps for axis in others)))
     anchors = {gaps: multiplied(0, gaps, 0, len(lead.anchors), None if any(gaps) else bias) for gaps in all_gaps}
+    features = {subset: jumps for subset, jumps in features.items() if subset[0]}  # which leaves room for what follows
     for phase in lead.phases:
         (_, start), *jumps = lead.terms[phase]
         along_lead = {}
         for gaps, values in anchors.items():
             summed = values.narrow(1, start, lead.size_of(phase))
-            for gap, at in jumps:
-                summed = multiplied(gap, gaps, at, lead.size_of(phase), summed)
+            for i, (gap, at) in enumerate(jumps):
+                nobody_elses = i > 0 or phase == lead.phases[-1]
+                summed = multiplied(gap, gaps, at, lead.size_of(phase), summed, nobody_elses)
             along_lead[gaps] = summed
         for phases in product((phase,), *(axis.phases for axis in others)):
             target = output[_of_phases(phases, plan.axes)]

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from halfstride.algorithms.case import Case, Cost
 from halfstride.algorithms.common import as_channels_last, as_transposed, continued, even_cut, typed, window
+from halfstride.caching import cached
 from halfstride.kernels import shuffle
 
 __all__ = ["compute", "conv", "cost", "obstacle", "transposed"]
@@ -72,6 +73,16 @@ def conv(
 
 def transposed(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """torch's transposed convolution, of what `as_transposed` says."""
+    padding, output_padding, start = _cuts(case)
+    output = _CONV_TRANSPOSE[case.axes - 1](
+        input, weight, bias, case.stride, padding, output_padding, case.groups, case.dilation
+    )
+    return _cut(output, start, case.output_size)
+
+
+@cached
+def _cuts(case: Case) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """The padding and output_padding that torch's operator knows, and where the output begins in what it makes then."""
     cuts = [
         even_cut(full, p, o, max(s, d))
         for full, p, o, s, d in zip(
@@ -79,10 +90,7 @@ def transposed(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -
         )
     ]
     padding, output_padding = zip(*cuts, strict=True)
-    output = _CONV_TRANSPOSE[case.axes - 1](
-        input, weight, bias, case.stride, padding, output_padding, case.groups, case.dilation
-    )
-    return _cut(output, [p - cut for p, cut in zip(case.padding, padding, strict=True)], case.output_size)
+    return padding, output_padding, tuple(p - cut for p, cut in zip(case.padding, padding, strict=True))
 
 
 def _resize(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -103,8 +111,10 @@ def _subpixel(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) ->
 
 def _cut(output: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
     """The window of an output, not as a view into what is cut off."""
+    if output.shape[2:] == size:
+        return output
     cut = window(output, start, size)
-    return output if cut is output else as_channels_last(cut, like=output)
+    return as_channels_last(cut, like=output)
 
 
 def _nearest(input: Tensor, scale: Sequence[int]) -> Tensor:
