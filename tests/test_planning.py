@@ -126,7 +126,7 @@ def test_products_counted_by_hand():
 
 
 def test_explain_gives_bytes_reasons_and_obstacles():
-    arguments = ("resize", (64, 64, 16, 16), (8, 64, 3, 3))
+    arguments = ("resize", (64, 64, 16, 16), (32, 64, 3, 3))
     plan = planning.explain(*arguments)
     assert plan.algorithm == "folded"
     others = "([\\d.]+ ms as '(scatter|native|differences)',? ?){3}"

@@ -66,12 +66,11 @@ def transposed_from_resize(weight: Tensor, scale_factor: Sizes = 2, dilation: Si
     axes = _axes(weight)
     scales = read_sizes("scale_factor", scale_factor, axes, 1)
     dilations = read_sizes("dilation", dilation, axes, 1)
-    full = widened(weight)
-    # One product, in both directions, of what lies together in memory; the channels are swapped afterwards.
+    full = swap_channels(widened(weight), groups)
     boxes = full.new_tensor(_boxes(tuple(weight.shape[2:]), scales, dilations))
     size = [d * (taps - 1) + s for taps, s, d in zip(weight.shape[2:], scales, dilations, strict=True)]
-    folded = (full.reshape(-1, len(boxes)) @ boxes).reshape(*full.shape[:2], *size)
-    return swap_channels(folded, groups).to(weight.dtype)
+    folded = full.reshape(-1, len(boxes)) @ boxes  # one product, in both directions, of what lies together in memory
+    return folded.reshape(*full.shape[:2], *size).to(weight.dtype)
 
 
 @cached

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from halfstride import functional
+from halfstride.caching import kept, lasts
 from halfstride.optimizing.lazy import Recipe, is_channels_last, is_ordinary, recipe_of
 from halfstride.optimizing.plan import Site, shown, times
 
@@ -125,7 +126,7 @@ class _OfParts:
     def compute(self, algorithm: str) -> Tensor:
         self.recipe.used = True
         widths = [piece.shape[self.channels] for piece in self.recipe.pieces]
-        kernels = torch.split(self.weight, widths, 1) if len(widths) > 1 else (self.weight,)
+        kernels = _split(self.weight, widths) if len(widths) > 1 else (self.weight,)
         output = None
         for piece, scale, kernel in zip(self.recipe.pieces, self.recipe.scales, kernels, strict=True):
             part = self._part(piece, scale, kernel, self.bias if output is None else None, algorithm)
@@ -150,6 +151,18 @@ class _OfParts:
             algorithm=algorithm,
         )
         return output
+
+
+def _split(weight: Tensor, widths: list[int]) -> tuple[Tensor, ...]:
+    """The kernels of an input's parts; where the weight lasts they do too, so that they can be folded beforehand."""
+    parts = torch.split(weight, widths, 1)
+    if not lasts(weight):
+        return parts
+
+    def lasting() -> tuple[Tensor, ...]:
+        return tuple(nn.Parameter(part.clone(), requires_grad=False) for part in parts)
+
+    return kept(weight, ("parts", *widths), lasting)
 
 
 def _commuted(rewriting: Rewriting, of_parts: _OfParts, algorithm: str) -> Tensor:
