@@ -46,13 +46,14 @@ from halfstride.algorithms.common import (
 )
 from halfstride.algorithms.differences_plan import Block, Plan, Subset, blocks, plan
 from halfstride.algorithms.differences_steps import (
-    features_adjoint,
-    features_of,
-    gap_kernels,
-    gap_kernels_adjoint,
+    by_gaps,
     gathered,
     sum_products,
+    summed_taps,
+    summed_taps_adjoint,
+    through_features,
 )
+from halfstride.caching import kept, lasts
 from halfstride.kernels import widened
 
 __all__ = ["compute", "cost", "obstacle"]
@@ -71,7 +72,11 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     of_case = plan(case, tuple(x.shape[2:]), first)
     biases = (None,) * case.groups if bias is None else bias.chunk(case.groups)
     groups = zip(x.chunk(case.groups, 1), weight.chunk(case.groups), biases, strict=True)
-    outputs = [_output(*group, of_case) for group in groups]
+    kernels = None
+    if case.groups == 1 and lasts(weight):
+        key = ("differences", *(axis.has_jumps for axis in of_case.axes))
+        kernels = kept(weight, key, lambda: summed_taps(widened(weight), of_case))
+    outputs = [_output(*group, of_case, kernels) for group in groups]
     return as_channels_last(outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1), like=input)
 
 
@@ -90,32 +95,30 @@ def cost(case: Case) -> Cost:
 
 
 class _Output(torch.autograd.Function):
-    """(batch, out, *output_size) from input, weight and bias."""
+    """(batch, out, *output_size) from input, weight and bias; the weight's kernels are given where they are known."""
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
-        kernels = gap_kernels(widened(weight), plan)
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, known: Tensor | None) -> Tensor:
+        kernels = by_gaps(summed_taps(widened(weight), plan) if known is None else known, plan)
         values = _channels_at_the_end(x)
         bias = None if bias is None else typed(bias, values.dtype)
         output = values.new_empty(len(x), *(axis.output_size for axis in plan.axes), weight.shape[0])
         for block in blocks(plan, len(x), x.shape[1], weight.shape[0]):
-            sum_products(
-                features_of(values[block.inputs], block.plan), kernels, bias, block.plan, output[block.outputs]
-            )
+            sum_products(values[block.inputs], kernels, bias, block.plan, output[block.outputs])
         return typed(output.movedim(-1, 1), x.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, _, ctx.plan = inputs
+        x, weight, _, ctx.plan, _ = inputs
         ctx.dtype, ctx.output_shape = weight.dtype, output.shape
         ctx.save_for_backward(x, weight)
         ctx.save_for_forward(x, weight)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        (x, weight), (to_x, to_weight, to_bias, _) = ctx.saved_tensors, ctx.needs_input_grad
+        (x, weight), (to_x, to_weight, to_bias, *_) = ctx.saved_tensors, ctx.needs_input_grad
         of_x, of_weight = _gradients(g, x.conj() if to_weight else None, weight.conj() if to_x else None, ctx)
-        return of_x, of_weight, g.sum([0, *range(2, g.dim())]) if to_bias else None, None
+        return of_x, of_weight, g.sum([0, *range(2, g.dim())]) if to_bias else None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
@@ -133,35 +136,35 @@ class _Gradients(torch.autograd.Function):
     ) -> tuple[Tensor | None, Tensor | None]:
         gradient = _channels_at_the_end(g)
         channels = (x if weight is None else weight).shape[1]  # type: ignore[union-attr]
-        of_x = of_weight = None
+        kernels = sums = of_x = of_weight = values = None
         if weight is not None:
-            kernels = gap_kernels(widened(weight), plan)
+            kernels = by_gaps(summed_taps(widened(weight), plan), plan)
             of_x = gradient.new_zeros(len(g), *(axis.input_size for axis in plan.axes), channels)
         if x is not None:
             values = _channels_at_the_end(x)
-            sums = {subset: values.new_zeros(*plan.gaps(subset), g.shape[1], channels) for subset in plan.subsets}
+            of_weight = values.new_zeros(*(len(axis.gaps) for axis in plan.axes), g.shape[1], channels)
+            sums = by_gaps(of_weight, plan)
 
-        def rows(block: Block, features: dict[Subset, Tensor], subset: Subset) -> Tensor:
-            """(images·positions, gaps·out), gathered for a subset; the gradient of the weight takes its share."""
-            summed = gathered(gradient[block.outputs], block.plan, subset).flatten(0, len(plan.axes)).flatten(1)
-            if features:
-                sums[subset].view(-1, channels).addmm_(summed.t(), features.pop(subset).reshape(-1, channels))
-            return summed
-
-        def back(block: Block, features: dict[Subset, Tensor], subset: Subset) -> Tensor:
-            """(images, *positions, in), what a subset says of the input."""
-            products = rows(block, features, subset) @ kernels[subset].flatten(0, -2)
-            return products.view(-1, *block.plan.positions(subset), channels)
+        def visit(block: Block, subset: Subset, feature: Tensor | None) -> Tensor | None:
+            """The gradient of a subset's feature; the gradient of the weight takes its share."""
+            of_feature = None
+            columns = None if feature is None else feature.reshape(-1, channels)
+            for gaps in block.plan.gaps(subset):
+                rows = gathered(gradient[block.outputs], block.plan, gaps).flatten(0, -2)
+                if sums is not None and columns is not None:
+                    sums[gaps].addmm_(rows.t(), columns)
+                if kernels is not None:
+                    of_feature = rows @ kernels[gaps] if of_feature is None else of_feature.addmm_(rows, kernels[gaps])
+            return None if of_feature is None else of_feature.view(-1, *block.plan.positions(subset), channels)
 
         for block in blocks(plan, len(g), channels, g.shape[1]):
-            features = {} if x is None else features_of(values[block.inputs], block.plan)
-            if of_x is not None:
-                of_x[block.inputs] += features_adjoint(partial(back, block, features), block.plan)
-                continue
-            for subset in plan.subsets:
-                rows(block, features, subset)
-        if x is not None:
-            of_weight = typed(gap_kernels_adjoint(sums, plan), dtype)
+            of_block = through_features(
+                None if values is None else values[block.inputs], block.plan, partial(visit, block)
+            )
+            if of_x is not None and of_block is not None:
+                of_x[block.inputs] += of_block
+        if of_weight is not None:
+            of_weight = typed(summed_taps_adjoint(of_weight, plan), dtype)
         return None if of_x is None else typed(of_x.movedim(-1, 1), g.dtype), of_weight
 
     @staticmethod
@@ -193,7 +196,7 @@ class _EagerOutput(_Output):
     """With a derivative in forward mode, which compilers cannot read."""
 
     @staticmethod
-    def jvp(ctx: Any, along_x: Tensor | None, along_weight: Tensor | None, along_bias: Tensor | None, _: None) -> Any:
+    def jvp(ctx: Any, along_x: Tensor | None, along_weight: Tensor | None, along_bias: Tensor | None, *_: None) -> Any:
         x, weight = ctx.saved_tensors
         of_x = None if along_x is None else _output(along_x, weight, None, ctx.plan)
         of_weight = None if along_weight is None else _output(x, along_weight, None, ctx.plan)
@@ -211,8 +214,8 @@ class _EagerGradients(_Gradients):
         return tuple(map(_total, of_g, _gradients(g, along_x, along_weight, ctx)))
 
 
-def _output(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
-    output: Tensor = applied(_Output, _EagerOutput, x, weight, bias, plan)
+def _output(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, known: Tensor | None = None) -> Tensor:
+    output: Tensor = applied(_Output, _EagerOutput, x, weight, bias, plan, known)
     return output
 
 

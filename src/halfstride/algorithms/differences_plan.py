@@ -12,10 +12,13 @@ import torch
 from halfstride.algorithms.case import Case
 from halfstride.caching import cached
 
-__all__ = ["AxisPlan", "Block", "Plan", "Subset", "blocks", "plan"]
+__all__ = ["AxisPlan", "Block", "Gaps", "Plan", "Subset", "blocks", "plan"]
 
 Subset = tuple[bool, ...]
 """Of the axes: whether the input is differenced along them."""
+
+Gaps = tuple[int, ...]
+"""Of the axes: which gap between taps, counted from 1, or 0 for the anchor."""
 
 
 _BLOCK = 2**22
@@ -42,8 +45,17 @@ class AxisPlan:
     """Of each phase the pairs (gap, start): output `q` adds product `q + start` of that gap. Gap 0 is the anchor."""
 
     @property
+    def anchor(self) -> int:
+        """The tap at which the kernel meets the value itself."""
+        return (self.kernel_size - 1) // 2
+
+    @property
+    def has_jumps(self) -> bool:
+        return self.kernel_size > 1 and bool(self.jumps)
+
+    @property
     def choices(self) -> tuple[bool, ...]:
-        return (False, True) if self.kernel_size > 1 and self.jumps else (False,)
+        return (False, True) if self.has_jumps else (False,)
 
     @property
     def phases(self) -> range:
@@ -51,7 +63,13 @@ class AxisPlan:
 
     @property
     def gaps(self) -> range:
-        return range(self.kernel_size) if True in self.choices else range(1)
+        return range(self.kernel_size if self.has_jumps else 1)
+
+    def place(self, gap: int) -> int:
+        """Where the sum of taps that belongs to a gap is kept: at the last tap that it has."""
+        if not self.has_jumps:
+            return 0
+        return self.anchor if gap == 0 else gap - 1 if gap <= self.anchor else gap
 
     def size_of(self, phase: int) -> int:
         return len(range(phase, self.output_size, self.stride))
@@ -76,9 +94,11 @@ class Plan:
     def subsets(self) -> list[Subset]:
         return list(product(*(axis.choices for axis in self.axes)))
 
-    def gaps(self, subset: Subset) -> tuple[int, ...]:
-        """How many kernels a subset has, per axis."""
-        return tuple(axis.kernel_size - 1 if jumps else 1 for jumps, axis in zip(subset, self.axes, strict=True))
+    def gaps(self, subset: Subset) -> list[Gaps]:
+        """The gaps that are multiplied with a subset's jumps, and anchors."""
+        return list(
+            product(*(axis.gaps[1:] if jumps else axis.gaps[:1] for jumps, axis in zip(subset, self.axes, strict=True)))
+        )
 
     def positions(self, subset: Subset) -> tuple[int, ...]:
         return tuple(len(axis.jumps if jumps else axis.anchors) for jumps, axis in zip(subset, self.axes, strict=True))

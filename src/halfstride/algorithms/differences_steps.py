@@ -17,79 +17,61 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from halfstride.algorithms.common import store
-from halfstride.algorithms.differences_plan import AxisPlan, Plan, Subset
+from halfstride.algorithms.differences_plan import AxisPlan, Gaps, Plan, Subset
 
-__all__ = [
-    "features_adjoint",
-    "features_of",
-    "gap_kernels",
-    "gap_kernels_adjoint",
-    "gathered",
-    "sum_products",
-]
+__all__ = ["by_gaps", "gathered", "sum_products", "summed_taps", "summed_taps_adjoint", "through_features"]
 
 # Kernels --------------------------------------------------------------------------------------------------------------
 
 
-def gap_kernels(weight: Tensor, plan: Plan) -> dict[Subset, Tensor]:
-    """(*gaps, out, in) for each subset: the sums of all taps for anchors, of those beyond the gap for jumps."""
-    axes = len(plan.axes)
-    kernels: dict[Subset, Tensor] = {(): weight.permute(*range(2, 2 + axes), 0, 1).contiguous()}
+def summed_taps(weight: Tensor, plan: Plan) -> Tensor:
+    """(*taps, out, in): all kernels, each in the place of a tap; `by_gaps` tells which is where."""
+    kernels = weight.permute(*range(2, weight.dim()), 0, 1).clone(memory_format=torch.contiguous_format)
     for at, axis in enumerate(plan.axes):
-        kernels = {
-            (*subset, jumps): _beyond_gaps(taps, at) if jumps else taps.sum(at, keepdim=True)
-            for subset, taps in kernels.items()
-            for jumps in axis.choices
-        }
+        if not axis.has_jumps:
+            kernels = kernels.sum(at, keepdim=True)
+            continue
+        tap, anchor = kernels.unbind(at), axis.anchor
+        for t in range(anchor):  # minus the taps before a gap
+            tap[t].neg_() if t == 0 else store(torch.sub, tap[t], tap[t - 1], tap[t])
+        for t in range(axis.kernel_size - 2, anchor, -1):  # plus the taps after it
+            tap[t].add_(tap[t + 1])
+        if anchor > 0:
+            tap[anchor].sub_(tap[anchor - 1])
+        if anchor + 1 < axis.kernel_size:
+            tap[anchor].add_(tap[anchor + 1])
     return kernels
 
 
-def gap_kernels_adjoint(kernels: dict[Subset, Tensor], plan: Plan) -> Tensor:
+def summed_taps_adjoint(kernels: Tensor, plan: Plan) -> Tensor:
+    """The weight, (out, in, *taps), in the memory of the kernels."""
     for at, axis in reversed(list(enumerate(plan.axes))):
-        whole = {}
-        for (*others, jumps), kernel in kernels.items():
-            if not jumps:
-                sums = kernels.get((*others, True))
-                whole[tuple(others)] = _taps_adjoint(kernel, sums, at, axis.kernel_size)
-        kernels = whole
-    weight = kernels[()]
-    return weight.permute(-2, -1, *range(weight.dim() - 2))
+        if not axis.has_jumps:
+            kernels = kernels.repeat_interleave(axis.kernel_size, at)
+            continue
+        tap, anchor = kernels.unbind(at), axis.anchor
+        for t in reversed(range(anchor)):  # from the anchor outwards
+            store(torch.sub, tap[t], tap[t + 1], tap[t])
+        for t in range(anchor + 1, axis.kernel_size):
+            tap[t].add_(tap[t - 1])
+    return kernels.permute(-2, -1, *range(kernels.dim() - 2))
 
 
-def _beyond_gaps(taps: Tensor, axis: int) -> Tensor:
-    """Of k taps the k - 1 sums beyond each gap: minus those before it up to the anchor, plus those after it behind."""
-    k = taps.shape[axis]
-    anchor = (k - 1) // 2
-    sums = taps.new_empty([size - (i == axis) for i, size in enumerate(taps.shape)])
-    tap, gap = taps.unbind(axis), sums.unbind(axis)
-    for t in range(anchor):
-        store(torch.neg, gap[t], tap[t]) if t == 0 else store(torch.sub, gap[t], gap[t - 1], tap[t])
-    for t in range(k - 1, anchor, -1):
-        gap[t - 1].copy_(tap[t]) if t == k - 1 else store(torch.add, gap[t - 1], gap[t], tap[t])
-    return sums
-
-
-def _taps_adjoint(total: Tensor, sums: Tensor | None, axis: int, k: int) -> Tensor:
-    """The k taps, of which the total and the sums beyond the gaps were made: from the anchor outwards."""
-    taps = total.new_empty([k if i == axis else size for i, size in enumerate(total.shape)])
-    if sums is None:
-        return taps.copy_(total)
-    tap, gap, anchor = taps.unbind(axis), sums.unbind(axis), (k - 1) // 2
-    tap[anchor].copy_(total.select(axis, 0))
-    for t in reversed(range(anchor)):
-        store(torch.sub, tap[t], tap[t + 1], gap[t])
-    for t in range(anchor + 1, k):
-        store(torch.add, tap[t], tap[t - 1], gap[t - 1])
-    return taps
+def by_gaps(kernels: Tensor, plan: Plan) -> dict[Gaps, Tensor]:
+    """(out, in) for each gap per axis."""
+    return {
+        gaps: kernels[tuple(axis.place(gap) for axis, gap in zip(plan.axes, gaps, strict=True))]
+        for gaps in product(*(axis.gaps for axis in plan.axes))
+    }
 
 
 # Features: values and jumps -------------------------------------------------------------------------------------------
 
 
-def features_of(values: Tensor, plan: Plan) -> dict[Subset, Tensor]:
+def _features_of(values: Tensor, axes: Sequence[AxisPlan], first: int) -> dict[Subset, Tensor]:
     """(images, *positions, in): along each axis the values at the anchors, or the jumps, in all combinations."""
     features: dict[Subset, Tensor] = {(): values}
-    for at, axis in enumerate(plan.axes, start=1):
+    for at, axis in enumerate(axes, start=first):
         features = {
             (*subset, jumps): _jumps(whole, at, axis.jumps) if jumps else _window(whole, at, axis.anchors)
             for subset, whole in features.items()
@@ -98,21 +80,28 @@ def features_of(values: Tensor, plan: Plan) -> dict[Subset, Tensor]:
     return features
 
 
-def features_adjoint(feature: Callable[[Subset], Tensor], plan: Plan) -> Tensor:
-    """The sum of what all features say of the values. They are made one after another, and taken apart."""
+def through_features(
+    values: Tensor | None, plan: Plan, visit: Callable[[Subset, Tensor | None], Tensor | None]
+) -> Tensor | None:
+    """Visit each feature of the values, and add up, as values, what is said of them.
 
-    def summed(subset: Subset) -> Tensor:
-        """Over the axes that `subset` leaves open."""
+    One after another, so that few of them exist at a time. Without values there is only what is said.
+    """
+
+    def descend(subset: Subset, whole: Tensor | None) -> Tensor | None:
         if len(subset) == len(plan.axes):
-            return feature(subset)
+            return visit(subset, whole)
         at, axis = 1 + len(subset), plan.axes[len(subset)]
-        back = range(-axis.anchors.start, axis.input_size - axis.anchors.start)
-        values = _window(summed((*subset, False)), at, back)
-        if True in axis.choices:
-            _add_jumps_adjoint(values, at, summed((*subset, True)), axis.jumps)
-        return values
+        total = descend((*subset, False), None if whole is None else _window(whole, at, axis.anchors))
+        if total is not None:
+            total = _window(total, at, range(-axis.anchors.start, axis.input_size - axis.anchors.start))
+        if axis.has_jumps:
+            jumps = descend((*subset, True), None if whole is None else _jumps(whole, at, axis.jumps))
+            if total is not None and jumps is not None:
+                _add_jumps_adjoint(total, at, jumps, axis.jumps)
+        return total
 
-    return summed(())
+    return descend((), values)
 
 
 def _window(values: Tensor, axis: int, positions: range) -> Tensor:
@@ -156,20 +145,17 @@ def _add_jumps_adjoint(target: Tensor, axis: int, jumps: Tensor, positions: rang
 # Products: from features to outputs -----------------------------------------------------------------------------------
 
 
-def sum_products(
-    features: dict[Subset, Tensor], kernels: dict[Subset, Tensor], bias: Tensor | None, plan: Plan, output: Tensor
-) -> None:
-    """Multiply, and sum into (images, *output_size, out). Features are forgotten as soon as they are multiplied."""
+def sum_products(values: Tensor, kernels: dict[Gaps, Tensor], bias: Tensor | None, plan: Plan, output: Tensor) -> None:
+    """Multiply the features of the values, and sum into (images, *output_size, out)."""
     lead, *others = plan.axes
 
     def multiplied(
-        gap: int, gaps: tuple[int, ...], start: int, size: int, summand: Tensor | None, take: bool = False
+        features: dict[Subset, Tensor], gaps: Gaps, start: int, size: int, summand: Tensor | None, take: bool = False
     ) -> Tensor:
         """The products of one gap per axis, at so many positions of the first axis, added to a summand or, to take its
         place, into it."""
-        subset = (gap > 0, *(other > 0 for other in gaps))
-        rows = features[subset].narrow(1, start, size)
-        kernel = kernels[subset][tuple(max(one - 1, 0) for one in (gap, *gaps))]
+        rows = features[tuple(gap > 0 for gap in gaps[1:])].narrow(1, start, size)
+        kernel = kernels[gaps]
         matrices, columns = rows.flatten(1, -2), kernel.t().expand(len(rows), -1, -1)
         if summand is None:
             result = torch.bmm(matrices, columns)
@@ -179,42 +165,42 @@ def sum_products(
         return result.view(*rows.shape[:-1], len(kernel))
 
     all_gaps = list(product(*(axis.gaps for axis in others)))
-    anchors = {gaps: multiplied(0, gaps, 0, len(lead.anchors), None if any(gaps) else bias) for gaps in all_gaps}
-    features = {subset: jumps for subset, jumps in features.items() if subset[0]}  # which leaves room for what follows
+    features = _features_of(_window(values, 1, lead.anchors), others, first=2)
+    anchors = {
+        gaps: multiplied(features, (0, *gaps), 0, len(lead.anchors), None if any(gaps) else bias) for gaps in all_gaps
+    }
+    if lead.has_jumps:
+        features = _features_of(_jumps(values, 1, lead.jumps), others, first=2)
     for phase in lead.phases:
         (_, start), *jumps = lead.terms[phase]
         along_lead = {}
-        for gaps, values in anchors.items():
-            summed = values.narrow(1, start, lead.size_of(phase))
+        for gaps, products in anchors.items():
+            summed = products.narrow(1, start, lead.size_of(phase))
             for i, (gap, at) in enumerate(jumps):
                 nobody_elses = i > 0 or phase == lead.phases[-1]
-                summed = multiplied(gap, gaps, at, lead.size_of(phase), summed, nobody_elses)
+                summed = multiplied(features, (gap, *gaps), at, lead.size_of(phase), summed, nobody_elses)
             along_lead[gaps] = summed
         for phases in product((phase,), *(axis.phases for axis in others)):
             target = output[_of_phases(phases, plan.axes)]
             summands = []
             for terms in product(((0, 0),), *(axis.terms[r] for r, axis in zip(phases[1:], others, strict=True))):
-                values = along_lead[tuple(gap for gap, _ in terms[1:])]
-                summands.append(values[_of_terms(terms, target.shape[1:-1])])
+                values_of = along_lead[tuple(gap for gap, _ in terms[1:])]
+                summands.append(values_of[_of_terms(terms, target.shape[1:-1])])
             _store_sum(summands, target)
 
 
-def gathered(gradient: Tensor, plan: Plan, subset: Subset) -> Tensor:
-    """(images, *positions, *gaps, out): the output's gradient summed at the places that each product was added to."""
-    parts: dict[tuple[int, ...], list[tuple[Place, Tensor]]] = {}
+def gathered(gradient: Tensor, plan: Plan, gaps: Gaps) -> Tensor:
+    """(images, *positions, out): the output's gradient summed at the places that each product of a gap was added to."""
+    parts: list[tuple[Place, Tensor]] = []
     for phases in product(*(axis.phases for axis in plan.axes)):
         part = gradient[_of_phases(phases, plan.axes)]
         terms_of = [
-            [(gap, start) for gap, start in axis.terms[phase] if (gap > 0) == jumps]
-            for phase, axis, jumps in zip(phases, plan.axes, subset, strict=True)
+            [term for term in axis.terms[phase] if term[0] == gap]
+            for phase, axis, gap in zip(phases, plan.axes, gaps, strict=True)
         ]
-        for terms in product(*terms_of):
-            gaps = tuple(max(gap - 1, 0) for gap, _ in terms)
-            parts.setdefault(gaps, []).append((_of_terms(terms, part.shape[1:-1]), part))
-    result = gradient.new_empty(len(gradient), *plan.positions(subset), *plan.gaps(subset), gradient.shape[-1])
-    for gaps in product(*map(range, plan.gaps(subset))):
-        target = result[(slice(None),) * (1 + len(gaps)) + gaps]
-        _store_placed(parts.get(gaps, []), target)
+        parts += [(_of_terms(terms, part.shape[1:-1]), part) for terms in product(*terms_of)]
+    result = gradient.new_empty(len(gradient), *plan.positions(tuple(gap > 0 for gap in gaps)), gradient.shape[-1])
+    _store_placed(parts, result)
     return result
 
 
