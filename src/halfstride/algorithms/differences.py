@@ -44,14 +44,14 @@ from halfstride.algorithms.common import (
     settled,
     typed,
 )
-from halfstride.algorithms.differences_plan import Block, Plan, Subset, blocks, plan
+from halfstride.algorithms.differences_plan import Block, Gaps, Plan, Subset, blocks, plan
 from halfstride.algorithms.differences_steps import (
-    by_gaps,
+    gap_kernel,
+    gap_kernels,
     gathered,
     sum_products,
-    summed_taps,
-    summed_taps_adjoint,
     through_features,
+    to_taps,
 )
 from halfstride.caching import kept, lasts
 from halfstride.kernels import widened
@@ -70,14 +70,15 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     margin = margins(case)
     x, first = settled(case, input, margin), tuple(-before for before, _ in margin)
     of_case = plan(case, tuple(x.shape[2:]), first)
+    if case.groups == 1:
+        kernels = None
+        if lasts(weight):
+            gaps = tuple(of_case.all_gaps)
+            kernels = kept(weight, gaps, lambda: {each: gap_kernel(widened(weight), of_case, each) for each in gaps})
+        return as_channels_last(_output(x, weight, bias, of_case, kernels), like=input)
     biases = (None,) * case.groups if bias is None else bias.chunk(case.groups)
     groups = zip(x.chunk(case.groups, 1), weight.chunk(case.groups), biases, strict=True)
-    kernels = None
-    if case.groups == 1 and lasts(weight):
-        key = ("differences", *(axis.has_jumps for axis in of_case.axes))
-        kernels = kept(weight, key, lambda: summed_taps(widened(weight), of_case))
-    outputs = [_output(*group, of_case, kernels) for group in groups]
-    return as_channels_last(outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1), like=input)
+    return as_channels_last(torch.cat([_output(*group, of_case) for group in groups], 1), like=input)
 
 
 def cost(case: Case) -> Cost:
@@ -91,6 +92,8 @@ def cost(case: Case) -> Cost:
     return Cost(products * case.channel_pairs, case.input_numbers + case.output_numbers + 2 * intermediate)
 
 
+Kernels = dict[Gaps, Tensor]
+
 # The trilinear form, without each of its arguments --------------------------------------------------------------------
 
 
@@ -98,13 +101,13 @@ class _Output(torch.autograd.Function):
     """(batch, out, *output_size) from input, weight and bias; the weight's kernels are given where they are known."""
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, known: Tensor | None) -> Tensor:
-        kernels = by_gaps(summed_taps(widened(weight), plan) if known is None else known, plan)
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, known: Kernels | None) -> Tensor:
         values = _channels_at_the_end(x)
-        bias = None if bias is None else typed(bias, values.dtype)
         output = values.new_empty(len(x), *(axis.output_size for axis in plan.axes), weight.shape[0])
+        kernel_of = partial(gap_kernel, widened(weight), plan) if known is None else known.__getitem__
+        bias = None if bias is None else typed(bias, values.dtype)
         for block in blocks(plan, len(x), x.shape[1], weight.shape[0]):
-            sum_products(values[block.inputs], kernels, bias, block.plan, output[block.outputs])
+            sum_products(values[block.inputs], kernel_of, bias, block.plan, output[block.outputs])
         return typed(output.movedim(-1, 1), x.dtype)
 
     @staticmethod
@@ -136,14 +139,12 @@ class _Gradients(torch.autograd.Function):
     ) -> tuple[Tensor | None, Tensor | None]:
         gradient = _channels_at_the_end(g)
         channels = (x if weight is None else weight).shape[1]  # type: ignore[union-attr]
-        kernels = sums = of_x = of_weight = values = None
-        if weight is not None:
-            kernels = by_gaps(summed_taps(widened(weight), plan), plan)
-            of_x = gradient.new_zeros(len(g), *(axis.input_size for axis in plan.axes), channels)
+        taps = values = None
         if x is not None:
             values = _channels_at_the_end(x)
-            of_weight = values.new_zeros(*(len(axis.gaps) for axis in plan.axes), g.shape[1], channels)
-            sums = by_gaps(of_weight, plan)
+            taps = values.new_zeros(*(len(axis.gaps) for axis in plan.axes), g.shape[1], channels)
+        sums = {} if taps is None else gap_kernels(taps, plan)
+        wide = None if weight is None else widened(weight)
 
         def visit(block: Block, subset: Subset, feature: Tensor | None) -> Tensor | None:
             """The gradient of a subset's feature; the gradient of the weight takes its share."""
@@ -151,20 +152,26 @@ class _Gradients(torch.autograd.Function):
             columns = None if feature is None else feature.reshape(-1, channels)
             for gaps in block.plan.gaps(subset):
                 rows = gathered(gradient[block.outputs], block.plan, gaps).flatten(0, -2)
-                if sums is not None and columns is not None:
+                if columns is not None:
                     sums[gaps].addmm_(rows.t(), columns)
-                if kernels is not None:
-                    of_feature = rows @ kernels[gaps] if of_feature is None else of_feature.addmm_(rows, kernels[gaps])
+                if wide is not None:
+                    kernel = gap_kernel(wide, plan, gaps)
+                    of_feature = rows @ kernel if of_feature is None else of_feature.addmm_(rows, kernel)
+                del rows  # before there are more
             return None if of_feature is None else of_feature.view(-1, *block.plan.positions(subset), channels)
 
-        for block in blocks(plan, len(g), channels, g.shape[1]):
-            of_block = through_features(
-                None if values is None else values[block.inputs], block.plan, partial(visit, block)
-            )
-            if of_x is not None and of_block is not None:
-                of_x[block.inputs] += of_block
-        if of_weight is not None:
-            of_weight = typed(summed_taps_adjoint(of_weight, plan), dtype)
+        # A single block gives all of the input's gradient, unless it does not see all of the input.
+        parts, of_x = blocks(plan, len(g), channels, g.shape[1]), None
+        if weight is not None and [block.plan.axes[0].input_size for block in parts] != [plan.axes[0].input_size]:
+            of_x = gradient.new_zeros(len(g), *(axis.input_size for axis in plan.axes), channels)
+        for block in parts:
+            part = None if values is None else values[block.inputs]
+            of_part = through_features(part, block.plan, partial(visit, block))
+            if of_x is None:
+                of_x = of_part
+            elif of_part is not None:
+                of_x[block.inputs].add_(of_part)
+        of_weight = None if taps is None else typed(to_taps(taps, plan), dtype)
         return None if of_x is None else typed(of_x.movedim(-1, 1), g.dtype), of_weight
 
     @staticmethod
@@ -214,7 +221,7 @@ class _EagerGradients(_Gradients):
         return tuple(map(_total, of_g, _gradients(g, along_x, along_weight, ctx)))
 
 
-def _output(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, known: Tensor | None = None) -> Tensor:
+def _output(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, known: Kernels | None = None) -> Tensor:
     output: Tensor = applied(_Output, _EagerOutput, x, weight, bias, plan, known)
     return output
 

@@ -21,9 +21,9 @@ Gaps = tuple[int, ...]
 """Of the axes: which gap between taps, counted from 1, or 0 for the anchor."""
 
 
-_BLOCK = 2**22
-"""Numbers of intermediate results in a block: 16 MiB of float32,"""
-_ROWS = 2**11
+_BLOCK = 2**21
+"""Numbers of intermediate results in a block: 8 MiB of float32,"""
+_ROWS = 2**10
 """and at least so many rows of each matrix, without which products are slow."""
 
 
@@ -66,7 +66,7 @@ class AxisPlan:
         return range(self.kernel_size if self.has_jumps else 1)
 
     def place(self, gap: int) -> int:
-        """Where the sum of taps that belongs to a gap is kept: at the last tap that it has."""
+        """Of the taps whose sum belongs to a gap, the one next to it; of all taps the anchor."""
         if not self.has_jumps:
             return 0
         return self.anchor if gap == 0 else gap - 1 if gap <= self.anchor else gap
@@ -93,6 +93,10 @@ class Plan:
     @property
     def subsets(self) -> list[Subset]:
         return list(product(*(axis.choices for axis in self.axes)))
+
+    @property
+    def all_gaps(self) -> list[Gaps]:
+        return list(product(*(axis.gaps for axis in self.axes)))
 
     def gaps(self, subset: Subset) -> list[Gaps]:
         """The gaps that are multiplied with a subset's jumps, and anchors."""
