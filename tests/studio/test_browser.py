@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import shutil
 import threading
 import time
@@ -95,29 +96,46 @@ def visit(browser, address):
     assert troubles == []
 
 
-def numbers(page, selector):
-    """The numbers in cells, as the page writes them; None where a cell is empty."""
-    found = page.eval_on_selector_all(
-        selector, "nodes => nodes.map(node => node.querySelector('.number').textContent.replace('−', '-'))"
+def cells(page, view, **wanted):
+    """The cells that a view's canvas shows, in the order in which they are drawn."""
+    shown = page.eval_on_selector(
+        f"#{view} canvas",
+        """canvas => canvas.cells.map(({x, y, kind, index, look, value, lit, window, editable}) =>
+            ({x, y, kind, index, look, value, lit, window, editable}))""",
     )
-    return [float(text) if text else None for text in found]
+    return [cell for cell in shown if all(cell[name] == value for name, value in wanted.items())]
+
+
+def numbers(page, view, **wanted):
+    """The numbers in cells; None where one is empty."""
+    return [cell["value"] for cell in cells(page, view, **wanted)]
 
 
 def lit(page, view, kind):
-    cells = f"#{view} .lit[data-kind='{kind}']"
-    return sorted(page.eval_on_selector_all(cells, "nodes => nodes.map(node => Number(node.dataset.index))"))
+    return sorted(cell["index"] for cell in cells(page, view, kind=kind, lit=True))
 
 
-def entries(page, which=""):
-    """Row and column of the matrix's entries, in the order in which they were drawn."""
-    found = page.eval_on_selector_all(
-        f"#matrix {which}[data-kind='entry']", "nodes => nodes.map(one => one.dataset.index)"
-    )
-    return [tuple(map(int, index.split(","))) for index in found]
+def entries(page, **wanted):
+    """Row and column of the matrix's entries, in the order in which they are drawn."""
+    return [tuple(map(int, cell["index"].split(","))) for cell in cells(page, "matrix", kind="entry", **wanted)]
 
 
 def outputs(page, view="scatter"):
-    return numbers(page, f"#{view} .cell[data-kind='output']")
+    return numbers(page, view, kind="output")
+
+
+def middle(page, view, kind, index):
+    """Where the first cell that stands for this is on the screen, brought into sight."""
+    page.locator(f"#{view} canvas").scroll_into_view_if_needed()
+    box, width = page.eval_on_selector(
+        f"#{view} canvas", "canvas => [canvas.getBoundingClientRect().toJSON(), parseFloat(canvas.style.aspectRatio)]"
+    )
+    cell = cells(page, view, kind=kind, index=index)[0]
+    return [box[side] + (cell[side] + 0.51) * box["width"] / width for side in ("x", "y")]
+
+
+def point(page, view, kind, index):
+    page.mouse.move(*middle(page, view, kind, index))
 
 
 def slide(page, name, value):
@@ -126,14 +144,9 @@ def slide(page, name, value):
 
 def drawn(page, telling):
     """Wait until the page shows the output of this layer."""
-    shown = [f"{value:.4g}".replace("-", "−") for value in telling.output]
-    until(
-        page,
-        "shown => document.querySelector('#views').ariaBusy === 'false' "
-        "&& JSON.stringify([...document.querySelectorAll('#scatter .cell[data-kind=\"output\"] .number')]"
-        ".map(node => node.textContent)) === JSON.stringify(shown)",
-        shown,
-    )
+    script = """shown => document.querySelector('#views').ariaBusy === 'false' && JSON.stringify(shown) === JSON.stringify(
+        document.querySelector('#scatter canvas').cells.filter(cell => cell.kind === 'output').map(cell => cell.value))"""
+    until(page, script, telling.output)
 
 
 # Upsampling -----------------------------------------------------------------------------------------------------------
@@ -154,15 +167,14 @@ def test_every_kind_of_layer_shows_its_own_numbers_in_every_view(visit):
             drawn(page, told)
             assert outputs(page) == told.output
             assert outputs(page, "emulated") == told.output
-            assert numbers(page, "#scatter .cell[data-kind='input']") == told.input
-            assert numbers(page, "#scatter .cell[data-kind='kernel']") == told.kernel
+            assert numbers(page, "scatter", kind="input") == told.input
+            assert numbers(page, "scatter", kind="kernel") == told.kernel
             assert entries(page) == [(entry.j, entry.i) for entry in told.matrix]
-            if dims == "1":  # in a larger matrix there is no room for numbers
-                assert outputs(page, "matrix") == told.output
-                assert numbers(page, "#matrix .cell[data-kind='entry']") == [entry.value for entry in told.matrix]
+            assert outputs(page, "matrix") == told.output
+            assert numbers(page, "matrix", kind="entry") == told.matrix.value
             kernels = [v for phase in told.phases.kernels for v, t in zip(phase.kernel, phase.taps, strict=True) if t]
-            assert numbers(page, "#phases .cell.kernel") == kernels
-            assert numbers(page, "#coverage .cell") == told.coverage.counts
+            assert numbers(page, "phases", look="kernel") == kernels
+            assert numbers(page, "coverage") == told.coverage.counts
             assert page.locator("#verdict").inner_text()[2:] == told.coverage.verdict
             formula = page.locator("#formula").inner_text().split("\n")
             assert formula == ["".join(token.text for token in line) for line in told.formula.lines]
@@ -170,8 +182,8 @@ def test_every_kind_of_layer_shows_its_own_numbers_in_every_view(visit):
             assert [p.replace(",", "") for p in products] == [
                 "cannot do it" if cost.products is None else str(cost.products) for cost in told.costs
             ]
-            window = page.locator("#emulated .cell.input, #emulated .cell.between, #emulated .cell.padding").count()
-            assert window == len(told.emulated.source)
+            sources = [cell["index"] for cell in cells(page, "emulated") if cell["kind"] != "output"]
+            assert sources == [None if source < 0 else source for source in told.emulated.source]
 
 
 def test_stepping_and_playing_move_all_views_together(visit):
@@ -186,7 +198,7 @@ def test_stepping_and_playing_move_all_views_together(visit):
             assert outputs(page, view) == expected
         for view in ("scatter", "matrix"):
             assert lit(page, view, "input") == [step]
-        assert entries(page, ".lit") == [(entry.j, entry.i) for entry in told.matrix if entry.i == step]
+        assert entries(page, lit=True) == [(entry.j, entry.i) for entry in told.matrix if entry.i == step]
         page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowLeft")
     assert "step=2" in page.url
@@ -194,8 +206,8 @@ def test_stepping_and_playing_move_all_views_together(visit):
     page.locator("#forward").click()
     page.locator("#forward").click()
     assert outputs(page) == [told.output[0], told.output[1], *[None] * 47]
-    windows = {tap.cell for tap in told.emulated.windows[1]}
-    assert page.locator("#emulated .cell.window").count() == len(windows)
+    under = [place for place, cell in enumerate(cells(page, "emulated")) if cell["window"]]
+    assert under == sorted(told.emulated.cells[1])
     page.locator("body").press("Space")
     assert page.locator("#play").get_attribute("aria-label") == "Pause"
     until(page, "document.querySelector('#step').value > 3")
@@ -214,30 +226,70 @@ def test_pointing_at_a_cell_lights_up_what_it_depends_on(visit, query):
     told = explain(Layer(form=form, dims=dims, input_size=size, padding=0 if form == "transposed" else 1))
     drawn(page, told)
     j = len(told.output) // 2
-    page.locator(f"#scatter .cell[data-kind='output'][data-index='{j}']").hover()
+    point(page, "scatter", "output", j)
     terms = [term for term in told.terms if term.j == j]
     assert lit(page, "scatter", "input") == sorted({term.i for term in terms})
     assert lit(page, "scatter", "kernel") == sorted({term.t for term in terms})
     assert lit(page, "matrix", "output") == [j]
-    assert sorted(entries(page, ".lit")) == sorted({(j, term.i) for term in terms})
+    assert sorted(entries(page, lit=True)) == sorted({(j, term.i) for term in terms})
     sums = " + ".join(f"{told.input[term.i]:g} · {told.kernel[term.t]:g}" for term in terms)
     assert page.locator("#said").inner_text().endswith(f" = {sums} = {told.output[j]:g}")
-    page.locator("#scatter .cell[data-kind='kernel'][data-index='1']").hover()
+    point(page, "scatter", "kernel", 1)
     assert lit(page, "scatter", "output") == sorted({term.j for term in told.terms if term.t == 1})
+    point(page, "matrix", "entry", f"{j},{terms[0].i}")
+    assert lit(page, "scatter", "kernel") == sorted({term.t for term in terms if term.i == terms[0].i})
+    assert (lit(page, "phases", "input"), lit(page, "phases", "output")) == (
+        ([terms[0].i], []) if form == "conv" else ([], [j])
+    )
     page.locator("h1").hover()
-    assert page.locator(".cell.lit").count() == 0
+    assert not any(cells(page, view, lit=True) for view in ("scatter", "emulated", "phases", "matrix"))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_is_lit_is_seen(visit, scheme):
+    """The pixels themselves: in the canvas's colours, with a number's ink where there is a number."""
+    page = visit("/?step=0&padding=1", color_scheme=scheme)
+    assert None in outputs(page)
+    colors = {}
+    for name in ("input", "input-tint", "output-tint"):
+        page.evaluate("name => (document.querySelector('h1').style.color = `var(--${name})`)", name)
+        shown = page.evaluate("getComputedStyle(document.querySelector('h1')).color")
+        colors[name] = [int(part) for part in re.findall(r"\d+", shown)]
+    script = """([kind, index]) => {
+        const canvas = document.querySelector('#scatter canvas');
+        const unit = canvas.width / parseFloat(canvas.style.aspectRatio);
+        const cell = canvas.cells.find(one => one.kind === kind && one.index === index);
+        const [x, y, side] = [cell.x + 0.15, cell.y + 0.2, 0.7].map(value => Math.round(value * unit));
+        return [...canvas.getContext('2d').getImageData(x, y, side, side).data];
+    }"""
+    for kind, index, color in [("input", 0, "input"), ("input", 1, "input-tint"), ("output", 24, "output-tint")]:
+        pixels = np.array(page.evaluate(script, [kind, index]), dtype=int).reshape(-1, 4)[:, :3]
+        assert pixels[0].tolist() == colors[color]
+        number = cells(page, "scatter", kind=kind, index=index)[0]["value"]
+        assert (pixels != pixels[0]).any() == (number is not None)
+
+
+def test_drawings_are_as_sharp_as_the_screen_at_any_width(visit):
+    page = visit("/?dims=1")
+    for width in (500, 1400):
+        page.set_viewport_size({"width": width, "height": 900})
+        until(
+            page,
+            "[...document.querySelectorAll('.sheet canvas')].every(one => one.width === one.clientWidth"
+            " && Math.abs(one.height - one.clientHeight) <= 1)",
+        )
 
 
 def test_a_number_is_edited_with_the_mouse_and_with_the_keyboard(visit):
     page = visit("/?dims=1")
     drawn(page, explain(Layer(dims=1)))
-    page.locator("#scatter .cell[data-kind='kernel'][data-index='1']").click()
+    page.mouse.click(*middle(page, "scatter", "kernel", 1))
     page.locator(".editor").fill("-0.5")
     page.locator(".editor").press("Enter")
     told = explain(Layer(dims=1, kernel=(1, -0.5, 3)))
     drawn(page, told)
     assert outputs(page) == told.output
-    page.locator("#scatter .cell[data-kind='input'][data-index='0']").focus()
+    page.locator("#scatter .spot[data-kind='input']").focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("7")
     page.keyboard.press("Enter")
@@ -318,7 +370,7 @@ def test_a_tap_keeps_a_cell_lit(visit):
     page = visit(width=390, height=800, has_touch=True, is_mobile=True)
     told = explain(Layer())
     drawn(page, told)
-    page.locator("#emulated .cell[data-kind='output'][data-index='24']").tap()
+    page.touchscreen.tap(*middle(page, "emulated", "output", 24))
     assert lit(page, "scatter", "input") == sorted({term.i for term in told.terms if term.j == 24})
 
 
