@@ -116,7 +116,7 @@ def test_metrics_follow_a_training(client, runs):
             before + '{"epoch": 4, "train_mse": 0.01, "test_mse": NaN, "test_psnr": 20.0}\n{"epoch": 5, "tr',
             encoding="utf-8",
         )
-        metrics = client.get("/api/runs/plane/metrics").json()
+        metrics = client.get("/api/runs/plane/progress").json()["metrics"]
     finally:
         path.write_text(before, encoding="utf-8")
     assert len(metrics) == 4  # what is being written is not there yet
@@ -198,6 +198,8 @@ def test_a_picture_of_ones_own_is_brought_to_size_and_reconstructed(client, runs
 
 def test_a_run_that_trained_on_is_loaded_anew(client, runs):
     path = runs / "plane"
+    version = client.get("/api/runs/plane/progress").json()["model"]
+    assert client.get("/api/runs/plane/progress").json()["model"] == version
     before = client.post("/api/runs/plane/decode", json={"point": [0, 0]}).json()
     kept = (path / "model.safetensors").read_bytes()
     model = ConvAutoencoder.from_pretrained(path)
@@ -206,6 +208,7 @@ def test_a_run_that_trained_on_is_loaded_anew(client, runs):
             parameter.mul_(-2)
     try:
         model.save_pretrained(path)
+        assert client.get("/api/runs/plane/progress").json()["model"] != version
         assert client.post("/api/runs/plane/decode", json={"point": [0, 0]}).json()["image"] != before["image"]
     finally:
         (path / "model.safetensors").write_bytes(kept)
@@ -348,7 +351,7 @@ def test_a_picture_in_which_nothing_can_repeat_is_refused(client):
     ],
 )
 def test_a_name_that_is_not_one_of_the_runs_leads_nowhere(client, name):
-    for rest in ("", "/metrics", "/images", "/latent", "/checkup"):
+    for rest in ("", "/progress", "/images", "/latent", "/checkup"):
         answer = client.get(f"/api/runs/{name}{rest}")
         assert answer.status_code == 404, answer.text
         assert set(answer.json()) == {"error"}
@@ -571,7 +574,7 @@ def test_there_is_a_description_of_all_addresses(client):
         "/api/layer/animation",
         "/api/runs",
         "/api/runs/{name}",
-        "/api/runs/{name}/metrics",
+        "/api/runs/{name}/progress",
         "/api/runs/{name}/images",
         "/api/runs/{name}/latent",
         "/api/runs/{name}/decode",

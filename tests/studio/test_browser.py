@@ -138,14 +138,23 @@ def point(page, view, kind, index):
     page.mouse.move(*middle(page, view, kind, index))
 
 
+def query(page):
+    """What the page's address says now; Playwright hears of it later."""
+    return page.evaluate("location.search")
+
+
 def slide(page, name, value):
     page.locator(f"#{name}").fill(str(value))
 
 
 def drawn(page, telling):
     """Wait until the page shows the output of this layer."""
-    script = """shown => document.querySelector('#views').ariaBusy === 'false' && JSON.stringify(shown) === JSON.stringify(
-        document.querySelector('#scatter canvas').cells.filter(cell => cell.kind === 'output').map(cell => cell.value))"""
+    script = """output => {
+        const shown = document.querySelector('#scatter canvas').cells.filter(cell => cell.kind === 'output');
+        return document.querySelector('#views').ariaBusy === 'false' && shown.length === output.length
+            && shown.every((cell, place) => cell.value === output[place]);
+    }"""
+    until(page, "document.querySelector('#scatter canvas').cells !== undefined")
     until(page, script, telling.output)
 
 
@@ -201,7 +210,7 @@ def test_stepping_and_playing_move_all_views_together(visit):
         assert entries(page, lit=True) == [(entry.j, entry.i) for entry in told.matrix if entry.i == step]
         page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowLeft")
-    assert "step=2" in page.url
+    assert "step=2" in query(page)
     page.locator("#by input[value='outputs']").check(force=True)
     page.locator("#forward").click()
     page.locator("#forward").click()
@@ -296,9 +305,8 @@ def test_a_number_is_edited_with_the_mouse_and_with_the_keyboard(visit):
     told = explain(Layer(dims=1, input=(1, 7, 3), kernel=(1, -0.5, 3)))
     drawn(page, told)
     assert page.evaluate("document.activeElement.dataset.index") == "1"
-    assert "input=1,7,3" in page.url
-    assert "kernel=1,-0.5,3" in page.url
-    again = visit(page.url.partition("8770")[2] or page.url[page.url.index("/?") :])
+    assert query(page) == "?dims=1&input=1,7,3&kernel=1,-0.5,3"
+    again = visit(f"/{query(page)}")
     drawn(again, told)
     page.keyboard.press("Enter")
     page.locator(".editor").fill("seven")
@@ -371,6 +379,7 @@ def test_a_tap_keeps_a_cell_lit(visit):
     told = explain(Layer())
     drawn(page, told)
     page.touchscreen.tap(*middle(page, "emulated", "output", 24))
+    until(page, "document.querySelector('#scatter canvas').cells.some(cell => cell.lit)")
     assert lit(page, "scatter", "input") == sorted({term.i for term in told.terms if term.j == 24})
 
 
@@ -416,49 +425,108 @@ def decoded(model, code):
         return model.decode(latents).mul(255).round().to(torch.uint8)[0]
 
 
-def frames(page):
-    return int(page.locator("#decoded").get_attribute("data-frames"))
+def settle(page):
+    """Wait until the newest code that was asked for is shown."""
+    until(page, "document.querySelector('#decoded').ariaBusy === 'false'")
 
 
-def settle(page, before):
-    until(page, "before => Number(document.querySelector('#decoded').dataset.frames) > before", before)
-    page.wait_for_timeout(150)
+def shows(page, selector, image, within=0):
+    """Wait until a canvas shows this uint8 image 1×H×W, to so many grey values."""
+    deadline = time.monotonic() + 20
+    while np.abs(canvas(page, selector).astype(int) - as_shown(image).astype(int)).max() > within:
+        assert time.monotonic() < deadline, f"{selector} never shows it"
+        page.wait_for_timeout(20)
 
 
 def test_dragging_in_the_latent_plane_decodes_what_is_under_the_finger(visit, runs):
     page = visit("/autoencoder?run=plane")
     model = ConvAutoencoder.from_pretrained(runs / "plane")
+    settle(page)
     box = page.locator(".plane").bounding_box()
-    before = frames(page)
     page.mouse.move(box["x"] + 200, box["y"] + 150)
     page.mouse.down()
     for step in range(8):
         page.mouse.move(box["x"] + 200 + 10 * step, box["y"] + 150 + 5 * step)
     page.mouse.up()
-    settle(page, before)
+    settle(page)
     first = page.evaluate("[...document.querySelectorAll('#sliders input')].map(input => Number(input.value))")
     shown = canvas(page, "#decoded").astype(int)
     # Sliders have steps, so that the code is known to half a step: the picture then is to a grey value or two.
     assert np.abs(shown - as_shown(decoded(model, first)).astype(int)).max() <= 12
     page.locator(".plane").focus()
-    before = frames(page)
     page.keyboard.press("ArrowRight")
-    settle(page, before)
+    settle(page)
     assert (canvas(page, "#decoded").astype(int) != shown).any()
+
+
+def move(page, place, end="max"):
+    """Move a slider of the code to one of its ends; returns its number there, as the page has it."""
+    script = f"""input => {{
+        input.value = input.{end};
+        input.dispatchEvent(new Event('input'));
+        return Number(input.value);
+    }}"""
+    return page.locator("#sliders input").nth(place).evaluate(script)
 
 
 def test_a_single_number_of_the_code_is_moved(visit, runs):
     page = visit("/autoencoder?run=deep")
     model = ConvAutoencoder.from_pretrained(runs / "deep")
+    settle(page)
     with page.expect_response("**/decode") as answering:
-        page.locator("#sliders input").nth(3).evaluate(
-            "input => { input.value = input.max; input.dispatchEvent(new Event('input')); }"
-        )
+        most = move(page, 3)
     sent = json.loads(answering.value.request.post_data)["code"]
     assert len(sent) == 12
-    assert sent[3] == pytest.approx(float(page.locator("#sliders input").nth(3).get_attribute("max")), rel=0.02)
-    page.wait_for_timeout(200)
-    assert (canvas(page, "#decoded") == as_shown(decoded(model, sent))).all()
+    assert sent[3] == most
+    shows(page, "#decoded", decoded(model, sent))
+
+
+def test_an_answer_takes_back_nothing_that_was_chosen_meanwhile(visit, runs):
+    """Sliders and plane are moved while earlier answers are still on their way, and these come one by one."""
+    page = visit("/autoencoder?run=deep")
+    model = ConvAutoencoder.from_pretrained(runs / "deep")
+    settle(page)
+    held = []
+    page.route("**/decode", lambda route: held.append(route))
+
+    def sent(place):
+        deadline = time.monotonic() + 20
+        while len(held) <= place:
+            assert time.monotonic() < deadline, f"request {place} never came"
+            page.wait_for_timeout(20)
+        return json.loads(held[place].request.post_data)
+
+    def answer(place):
+        drawn = page.evaluate("document.querySelector('#decoded').dataset.frames")
+        held[place].continue_()
+        until(page, "drawn => document.querySelector('#decoded').dataset.frames !== drawn", drawn)
+
+    ends = {3: move(page, 3), 5: move(page, 5)}
+    code = sent(1)["code"]
+    answer(0)
+    ends[0] = move(page, 0, "min")
+    assert {place: sent(2)["code"][place] for place in ends} == ends
+    assert sent(2)["code"] == [ends.get(place, number) for place, number in enumerate(code)]
+    answer(2)
+    shows(page, "#decoded", decoded(model, sent(2)["code"]))
+    held[1].continue_()  # overtaken
+    settle(page)
+    page.wait_for_timeout(100)
+    shows(page, "#decoded", decoded(model, sent(2)["code"]))
+    assert [
+        page.locator("#sliders input").nth(place).evaluate("input => Number(input.value)") for place in ends
+    ] == list(ends.values())
+    page.locator(".plane").focus()
+    for _ in range(2):
+        page.keyboard.press("ArrowRight")
+    steps = [sent(place)["point"] for place in (3, 4)]
+    answer(3)
+    page.keyboard.press("ArrowRight")
+    steps.append(sent(5)["point"])
+    assert np.diff(np.array(steps)[:, 0]) == pytest.approx([steps[1][0] - steps[0][0]] * 2)
+    for place in (4, 5):
+        held[place].continue_()
+    settle(page)
 
 
 def test_reconstructions_walk_and_pages_show_the_test_images(visit, runs):
@@ -472,14 +540,11 @@ def test_reconstructions_walk_and_pages_show_the_test_images(visit, runs):
     page.locator("#after").click()
     until(page, "document.querySelector('#range').textContent.startsWith('13')")
     assert (canvas(page, ".triple:nth-child(1) canvas:nth-child(1)") == as_shown(images[12])).all()
-    with page.expect_response("**/walk"):
-        page.locator(".triple:nth-child(1) button[data-end='A']").click()
-    page.wait_for_timeout(200)
+    page.locator(".triple:nth-child(1) button[data-end='A']").click()
     with torch.inference_mode():
         codes = model.encode(to_float(images[[12, 1]])).numpy()
     for place, code in ((1, codes[0]), (11, codes[1])):
-        shown = canvas(page, f".walk button:nth-child({place}) canvas").astype(int)
-        assert np.abs(shown - as_shown(decoded(model, code.tolist())).astype(int)).max() <= 1
+        shows(page, f".walk button:nth-child({place}) canvas", decoded(model, code.tolist()), within=1)
     assert page.locator(".triple:nth-child(1) button[data-end='A']").get_attribute("aria-pressed") == "true"
 
 
@@ -544,7 +609,7 @@ def test_the_doctor_names_the_layers(visit, runs):
         assert float(row["makes"].removesuffix(" %")) == pytest.approx(100 * layer.made, rel=0.06)
         assert row["verdict"].endswith(layer.verdict)
         assert layer.advice in page.locator("#model-findings .notes").inner_text()
-    assert page.locator("#model-findings img").evaluate("image => image.complete && image.naturalWidth > 500")
+    until(page, "document.querySelector('#model-findings img').naturalWidth > 500")
     page.locator(".head nav a", has_text="Autoencoder").click()
     page.wait_for_selector(".walk canvas")
     assert page.url.endswith("/autoencoder?run=uneven")

@@ -58,6 +58,13 @@ class Epoch(BaseModel):
     seconds: float | None = None
 
 
+class Progress(BaseModel):
+    """How far a run is: what changes while it trains."""
+
+    metrics: list[Epoch] = Field(description="Of every finished epoch.")
+    model: str | None = Field(description="The version of its model; null where there is none yet.")
+
+
 class RunSummary(BaseModel):
     name: str
     epochs_done: int
@@ -193,8 +200,11 @@ class RunsFolder:
             metrics=_metrics(run),
         )
 
-    def metrics(self, name: str) -> list[Epoch]:
-        return _metrics(self.run(name))
+    def progress(self, name: str) -> Progress:
+        run = self.run(name)
+        # The model first: of one that is written in between, the next answer says that it is another.
+        stamp = _stamp(run.path)
+        return Progress(metrics=_metrics(run), model=None if stamp is None else str(hash(stamp)))
 
     def open(self, name: str) -> OpenRun:
         """A run with its model loaded; the last two stay in memory, and one that went on training is loaded anew."""
