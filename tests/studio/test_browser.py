@@ -74,7 +74,9 @@ def visit(browser, address):
     """Open a page; afterwards it must have had no error and asked nobody but its own server."""
     contexts, troubles = [], []
 
-    def visit(path="/", width=1400, height=1000, **options):
+    ready = "#views[aria-busy='false'], .walk canvas, [id$=findings][data-frames], .alarm:not([hidden])"
+
+    def visit(path="/", width=1400, height=1000, ready=ready, **options):
         context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce", **options)
         contexts.append(context)
         page = context.new_page()
@@ -83,7 +85,6 @@ def visit(browser, address):
         page.on("console", lambda message: troubles.append(message.text) if "Security" in message.text else None)
         page.on("request", lambda request: troubles.append(request.url) if not ours(request.url) else None)
         page.goto(address + path)
-        ready = "#views[aria-busy='false'], .walk canvas, [id$=findings][data-frames], .alarm:not([hidden])"
         until(page, "ready => !!document.querySelector(ready)", ready)
         return page
 
@@ -226,7 +227,7 @@ def test_stepping_and_playing_move_all_views_together(visit):
     assert outputs(page) == told.output
 
 
-@pytest.mark.parametrize("query", ["", "?form=conv&input_size=5&dims=1", "?form=subpixel&dims=1", "?form=resize"])
+@pytest.mark.parametrize("query", ["", "?form=conv&input_size=5&dims=1", "?form=resize&dims=1", "?form=subpixel"])
 def test_pointing_at_a_cell_lights_up_what_it_depends_on(visit, query):
     page = visit(f"/{query}")
     form = "transposed" if not query else query.split("form=")[1].split("&")[0]
@@ -234,7 +235,18 @@ def test_pointing_at_a_cell_lights_up_what_it_depends_on(visit, query):
     size = 5 if "input_size=5" in query else 3
     told = explain(Layer(form=form, dims=dims, input_size=size, padding=0 if form == "transposed" else 1))
     drawn(page, told)
-    j = len(told.output) // 2
+    j, i = len(told.output) // 2, len(told.input) // 2
+    point(page, "scatter", "input", i)
+    landing = [entry for entry in told.matrix if entry.i == i]
+    listed = ", ".join(f"{entry.contribution:g}" for entry in landing)
+    outputs_reached = f"{len(landing)} output{'s' * (len(landing) > 1)}"
+    assert page.locator("#said").inner_text().endswith(f" lands on {outputs_reached}: {listed}")
+    assert lit(page, "matrix", "output") == []
+    assert {entry[0] for entry in entries(page, lit=True)} == {entry.j for entry in landing}
+    if dims == 1:  # a row for every input, and in it where it lands
+        shown = cells(page, "scatter", kind="product")
+        assert [cell["value"] for cell in shown] == told.matrix.contribution
+        assert len({(cell["x"], cell["y"]) for cell in shown}) == len(shown)
     point(page, "scatter", "output", j)
     terms = [term for term in told.terms if term.j == j]
     assert lit(page, "scatter", "input") == sorted({term.i for term in terms})
@@ -576,6 +588,30 @@ def test_the_losses_follow_a_training(visit, runs):
         path.write_text(before, encoding="utf-8")
 
 
+def test_a_run_that_does_not_name_its_images_takes_ones_own(visit, runs):
+    page = visit("/autoencoder?run=imageless")
+    assert page.locator("#error").inner_text().startswith("The run does not say where its images came from")
+    assert page.locator("#facts").inner_text().startswith("image\n1 × 28 × 28")
+    assert page.locator(".plane, #walk, #pictures").locator("visible=true").count() == 0
+    drop(page, png(np.zeros((40, 40), np.uint8)))
+    page.wait_for_selector("#own .triple")
+    page = visit("/doctor?run=imageless")
+    assert page.locator("#model-findings").inner_text().startswith("The run does not say where its images came from")
+
+
+def test_a_run_without_a_model_waits_for_it(visit, runs):
+    weights = runs / "imageless" / "model.safetensors"
+    kept = weights.read_bytes()
+    weights.unlink()
+    try:
+        page = visit("/autoencoder?run=imageless", ready="#live:not(:empty)")
+        assert page.locator("#live").inner_text() == "no model yet: it comes with the first epoch"
+        assert page.locator("#error").is_hidden()
+    finally:
+        weights.write_bytes(kept)
+    until(page, "document.querySelector('#facts').innerText.startsWith('image')")
+
+
 def test_a_damaged_run_says_so_and_the_others_can_be_chosen(visit):
     page = visit("/autoencoder?run=damaged")
     assert "does not hold the weights of this model" in page.locator("#error").inner_text()
@@ -593,7 +629,6 @@ def table(page, selector):
     return [dict(zip(heads, row.locator("th, td").all_inner_texts(), strict=True)) for row in rows]
 
 
-@pytest.mark.filterwarnings("ignore::halfstride.UnevenKernelWarning")
 def test_the_doctor_names_the_layers(visit, runs):
     page = visit("/doctor?run=uneven")
     model = ConvAutoencoder.from_pretrained(runs / "uneven")

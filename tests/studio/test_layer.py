@@ -77,7 +77,8 @@ def test_the_products_the_matrix_and_the_windows_all_add_up_to_the_output(layer)
         assert term.product == x[term.i] * w[term.t]
         by_term[term.j] += term.product
     for entry in told.matrix:
-        by_matrix[entry.j] += entry.value * x[entry.i]
+        assert entry.contribution == entry.value * x[entry.i]
+        by_matrix[entry.j] += entry.contribution
     for j, (cells, taps) in enumerate(zip(told.emulated.cells, told.emulated.taps, strict=True)):
         assert len(cells) == layer.kernel_size**layer.dims
         for cell, tap in zip(cells, taps, strict=True):

@@ -171,11 +171,12 @@ class Terms:
 
 
 class Entry(NamedTuple):
-    """One entry of the operator's matrix: what `input[i]` contributes to `output[j]`, per unit."""
+    """One entry of the operator's matrix: what a unit of `input[i]` adds to `output[j]`, and what all of it adds."""
 
     j: int
     i: int
     value: float
+    contribution: float
 
 
 @dataclass(slots=True)
@@ -185,9 +186,10 @@ class Matrix:
     j: list[int]
     i: list[int]
     value: list[float]
+    contribution: list[float]
 
     def __iter__(self) -> Iterator[Entry]:
-        return map(Entry, self.j, self.i, self.value)
+        return map(Entry, self.j, self.i, self.value, self.contribution)
 
 
 @dataclass(slots=True)
@@ -296,7 +298,12 @@ def explain(layer: Layer) -> Explanation:
         partial=layer(first_ones.reshape(images), kernels).flatten(1).tolist(),
         emulated=_emulated(layer, output_size),
         phases=(phases := _phases(layer, output_size, kernels)),
-        matrix=Matrix(row.tolist(), column.tolist(), entries[column, row].tolist()),
+        matrix=Matrix(
+            row.tolist(),
+            column.tolist(),
+            (values := entries[column, row]).tolist(),
+            (values * x[column]).tolist(),
+        ),
         coverage=_coverage(layer, phases, reached),
         costs=_costs(layer),
         formula=formula(layer, output_size),

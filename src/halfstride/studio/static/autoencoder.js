@@ -47,15 +47,18 @@ function picture(image, name) {
 
 // Runs and losses --------------------------------------------------------------------------------------------------
 
-/** Look now and then whether the run went on; after a failure too, since it may have been of the moment. */
+/** Look now and then whether the run went on; after a failure too, but not so often: it may have been of the moment. */
 async function follow() {
+  let pause = POLL;
   try {
     if (!document.hidden) await look();
   } catch (error) {
     seen = null;
+    pause = 5 * POLL;
+    find("#lab").classList.toggle("bare", latent === null); // without images only one's own can be shown
     fail(error);
   }
-  setTimeout(follow, POLL);
+  setTimeout(follow, pause);
 }
 
 async function look() {
@@ -72,6 +75,7 @@ async function look() {
     model = progress.model;
   }
   seen = now;
+  find("#lab").classList.remove("bare");
   find("#error").hidden = true;
 }
 

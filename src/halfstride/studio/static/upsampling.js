@@ -285,7 +285,7 @@ function lit(focus) {
   }
   const keys = [`${focus.kind} ${focus.index}`];
   for (const place of touching(focus.kind, focus.index)) {
-    keys.push(`term ${i[place]},${t[place]}`, `entry ${j[place]},${i[place]}`);
+    keys.push(`entry ${j[place]},${i[place]}`);
     if (focus.kind !== "input") keys.push(`input ${i[place]}`);
     if (focus.kind !== "kernel") keys.push(`kernel ${t[place]}`);
     if (focus.kind === "kernel") keys.push(`output ${j[place]}`);
@@ -314,10 +314,10 @@ function say(focus, done) {
     return [ink("output", `output ${spot("output", focus.index)}`), " = ", ...(terms.length ? [...sum, " = "] : []), total];
   }
   if (focus.kind === "input") {
-    const terms = touching("input", focus.index);
+    const { i, contribution } = told.matrix;
+    const landing = contribution.filter((_, place) => i[place] === focus.index);
     const value = ink("input", `input ${spot("input", focus.index)} = ${written(told.input[focus.index])}`);
-    return [value, " times ", ink("kernel", "the kernel"), ` lands on ${counted(terms.length, "output")}: `,
-      terms.map((place) => written(told.terms.product[place])).join(", ")];
+    return [value, " times ", ink("kernel", "the kernel"), ` lands on ${counted(landing.length, "output")}: `, landing.map(written).join(", ")];
   }
   if (focus.kind === "kernel") {
     const terms = touching("kernel", focus.index);

@@ -35,8 +35,8 @@ function scatterPlane(told, narrow) {
         fillOutputs(told, outputs, now);
         for (const one of outputs) one.corner = null;
         if (now.focus?.kind !== "input") return;
-        told.terms.i.forEach((i, place) => {
-          if (i === now.focus.index) outputs[told.terms.j[place]].corner = told.terms.product[place];
+        told.matrix.i.forEach((i, place) => {
+          if (i === now.focus.index) outputs[told.matrix.j[place]].corner = told.matrix.contribution[place];
         });
       },
     },
@@ -50,10 +50,10 @@ function scatterRows(told) {
   const kernel = kernelGrids(told, 2, 0);
   const top = kernel.height + 0.5;
   const bottom = top + n + 0.3;
-  const { i: rows, t: taps, j: columns, product } = told.terms;
+  const { i: rows, j: columns, contribution } = told.matrix;
   const inputs = told.input.map((value, i) => cell(0, top + i, "input", i, value, EDITABLE));
   const products = rows.map((i, place) =>
-    cell(2 + columns[place], top + i, "product", null, product[place], { keys: [`term ${i},${taps[place]}`] }),
+    cell(2 + columns[place], top + i, "product", null, contribution[place], { keys: [`entry ${columns[place]},${i}`] }),
   );
   const outputs = grid(2, bottom, o, told.output, "output");
   return drawing(2 + Math.max(o, kernel.width), bottom + 1, "Each input times the kernel, and their sum", {
@@ -64,7 +64,7 @@ function scatterRows(told) {
       fillOutputs(told, outputs, now);
       products.forEach((one, place) => {
         const there = now.by === "inputs" ? rows[place] <= now.cursor : columns[place] <= now.cursor;
-        one.value = now.done || there ? product[place] : null;
+        one.value = now.done || there ? contribution[place] : null;
       });
     },
   });
