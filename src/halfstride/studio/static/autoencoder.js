@@ -65,14 +65,15 @@ async function look() {
   const progress = await ask(of("/progress"));
   const now = JSON.stringify(progress);
   if (now === seen) return;
-  showLoss(progress.metrics);
+  const { model: newest, metrics } = progress;
+  find("#live").textContent =
+    newest === null ? "no model yet: it comes with the first epoch" : metrics.length ? `epoch ${metrics.at(-1).epoch}` : "no epoch yet";
+  showLoss(metrics);
   await listRuns(run);
-  if (progress.model === null) {
-    find("#live").textContent = "no model yet: it comes with the first epoch";
-  } else if (progress.model !== model) {
+  if (newest !== null && newest !== model) {
     showFacts(await ask(of()));
     await showModel();
-    model = progress.model;
+    model = newest;
   }
   seen = now;
   find("#lab").classList.remove("bare");
@@ -80,7 +81,6 @@ async function look() {
 }
 
 function showLoss(metrics) {
-  find("#live").textContent = metrics.length ? `epoch ${metrics.at(-1).epoch}` : "no epoch yet";
   const values = metrics.flatMap((one) => [one.train_mse, one.test_mse]).filter((value) => value > 0);
   if (!values.length) return find("#loss").replaceChildren();
   const [width, height, left, right, top, bottom] = [230, 160, 48, 6, 8, 22];
