@@ -320,12 +320,23 @@ def test_a_number_is_edited_with_the_mouse_and_with_the_keyboard(visit):
     assert query(page) == "?dims=1&input=1,7,3&kernel=1,-0.5,3"
     again = visit(f"/{query(page)}")
     drawn(again, told)
+    # From one number straight to the next: the first is taken, and its answer leaves the second alone.
+    page.mouse.click(*middle(page, "scatter", "kernel", 0))
+    page.locator(".editor").fill("4")
+    page.mouse.click(*middle(page, "scatter", "kernel", 2))
+    drawn(page, explain(Layer(dims=1, input=(1, 7, 3), kernel=(4, -0.5, 3))))
+    assert page.evaluate("document.activeElement.matches('.editor') && document.activeElement.value") == "3"
+    page.locator(".editor").fill("5")
+    page.locator(".editor").press("Escape")
+    slide(page, "kernel_size", 4)
+    drawn(page, explain(Layer(dims=1, kernel_size=4, input=(1, 7, 3))))
+    page.locator("#scatter .spot[data-kind='kernel']").focus()
     page.keyboard.press("Enter")
     page.locator(".editor").fill("seven")
     page.locator(".editor").press("Enter")
     assert page.locator("#error").inner_text() == "“seven” is not a number: type one such as 3 or −0.5."
     page.locator("#reset").click()
-    drawn(page, explain(Layer(dims=1)))
+    drawn(page, explain(Layer(dims=1, kernel_size=4)))
     assert page.locator("#error").is_hidden()
 
 

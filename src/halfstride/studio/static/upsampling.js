@@ -112,7 +112,9 @@ function refresh() {
 /** While an answer is on its way, only the newest change waits: a slider that is dragged draws all the time. */
 const askAndDraw = newestOnly(async () => {
   try {
+    const before = told && shape(told.layer);
     told = await ask(`/api/layer?${wholeQuery()}`);
+    if (shape(told.layer) !== before) editing?.(false); // its number is of a layer that is gone
     relate();
     draw();
     find("#error").hidden = true;
@@ -125,6 +127,9 @@ const askAndDraw = newestOnly(async () => {
   }
   writeAddress();
 });
+
+/** All of a layer but its numbers. */
+const shape = (layer) => JSON.stringify({ ...layer, input: null, kernel: null });
 
 function showExport() {
   const shade = find("#shade input:checked").value;
@@ -165,7 +170,6 @@ const steps = () => (state.by === "inputs" ? told.input.length : told.output.len
 function draw() {
   const seen = VIEWS.map((name) => find(`#${name}`).getBoundingClientRect()).map((box) => box.top < innerHeight && box.bottom > 0);
   const later = VIEWS.filter((_, place) => !seen[place]);
-  editing?.(false); // its number is of a layer that is gone
   for (const name of VIEWS) if (!later.includes(name)) show(name);
   cancelAnimationFrame(drawing);
   find("#views").setAttribute("aria-busy", String(later.length > 0));
@@ -581,7 +585,10 @@ function edit(cell, first = null) {
   field.addEventListener("blur", () => editing?.(true));
 }
 
-narrow.addEventListener("change", () => told && draw());
+narrow.addEventListener("change", () => {
+  editing?.(false);
+  if (told) draw();
+});
 addEventListener("popstate", () => {
   Object.assign(state, readAddress());
   refresh();
