@@ -1,7 +1,7 @@
 // Numbered cells, one unit wide each, drawn on a canvas. A layer has thousands of them: as elements of the document they
 // took ten times as long to come up, and every step as long again.
 
-import { html, onShade, written } from "./dom.js";
+import { html, onShade, shade, written } from "./dom.js";
 
 const SIDE = 0.92;
 const EDGE = 0.05; // around a drawing, for the outlines of its outermost cells
@@ -10,6 +10,7 @@ const FILL = { input: "input-tint", kernel: "kernel-tint", output: "output-tint"
 const FILL_LIT = { input: "input", kernel: "kernel", output: "output", product: "kernel-tint" };
 const INK = { between: "muted", padding: "muted", product: "muted" };
 const INK_LIT = { product: "ink" };
+const HEAT = { light: 0.7, dark: 0.45 }; // of the whole colour; numbers on it keep a contrast of 4.5
 
 /**
  * One cell. `kind` and `index` say what it stands for, when it is pointed at; it lights up with all that its `keys` name.
@@ -137,7 +138,7 @@ function paintBox(pen, unit, one) {
   const [x, y, side] = [(one.x + EDGE) * unit, (one.y + EDGE) * unit, SIDE * unit];
   if (one.plain || one.share !== undefined) {
     pen.fillStyle = ink(one.look);
-    pen.globalAlpha = one.plain ? (one.lit || one.touched ? 1 : 0.55) : 0.45 * one.share; // pale enough for a number
+    pen.globalAlpha = one.plain ? (one.lit || one.touched ? 1 : 0.55) : HEAT[shade()] * one.share;
     pen.fillRect(x, y, side, side);
     pen.globalAlpha = 1;
     return;
