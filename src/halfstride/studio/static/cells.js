@@ -13,8 +13,9 @@ const INK_LIT = { product: "ink" };
 const HEAT = { light: 0.7, dark: 0.45 }; // of the whole colour; numbers on it keep a contrast of 4.5
 
 /**
- * One cell. `kind` and `index` say what it stands for, when it is pointed at; it lights up with all that its `keys` name.
- * `look` is its colour. A plain one has no number, since it would be too small for it.
+ * One cell. `kind` and `index` say what it stands for, when it is pointed at; it lights up with all that its `keys` name,
+ * or as its view says where it is `own`. `look` is its colour. A plain one has no number, since it would be too small for
+ * it; one with a `share` is coloured by so much of the whole colour.
  */
 export function cell(x, y, kind, index, value, options = {}) {
   const keys = index === null ? [] : [`${kind} ${index}`];
