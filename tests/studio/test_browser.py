@@ -99,12 +99,10 @@ def visit(browser, address):
 
 def cells(page, view, **wanted):
     """The cells that a view's canvas shows, in the order in which they are drawn."""
-    shown = page.eval_on_selector(
-        f"#{view} canvas",
-        """canvas => canvas.cells.map(({x, y, kind, index, look, value, lit, window, editable}) =>
-            ({x, y, kind, index, look, value, lit, window, editable}))""",
-    )
-    return [cell for cell in shown if all(cell[name] == value for name, value in wanted.items())]
+    script = """(canvas, wanted) => JSON.stringify(canvas.cells.filter(
+        cell => Object.entries(wanted).every(([name, value]) => cell[name] === value)
+    ))"""
+    return json.loads(page.eval_on_selector(f"#{view} canvas", script, wanted))
 
 
 def numbers(page, view, **wanted):
@@ -281,10 +279,11 @@ def test_what_is_lit_is_seen(visit, scheme):
         const unit = canvas.width / parseFloat(canvas.style.aspectRatio);
         const cell = canvas.cells.find(one => one.kind === kind && one.index === index);
         const [x, y, side] = [cell.x + 0.15, cell.y + 0.2, 0.7].map(value => Math.round(value * unit));
-        return [...canvas.getContext('2d').getImageData(x, y, side, side).data];
+        return btoa(String.fromCharCode(...canvas.getContext('2d').getImageData(x, y, side, side).data));
     }"""
     for kind, index, color in [("input", 0, "input"), ("input", 1, "input-tint"), ("output", 24, "output-tint")]:
-        pixels = np.array(page.evaluate(script, [kind, index]), dtype=int).reshape(-1, 4)[:, :3]
+        data = base64.b64decode(page.evaluate(script, [kind, index]))
+        pixels = np.frombuffer(data, dtype=np.uint8).reshape(-1, 4)[:, :3]
         assert pixels[0].tolist() == colors[color]
         number = cells(page, "scatter", kind=kind, index=index)[0]["value"]
         assert (pixels != pixels[0]).any() == (number is not None)
