@@ -50,6 +50,9 @@ def runs(tmp_path_factory):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnevenKernelWarning)
         make_run(folder / "uneven", upsampling="transposed", kernel_size=3)
+    make_run(folder / "imageless")
+    record = json.loads((folder / "imageless" / "run.json").read_text(encoding="utf-8"))
+    (folder / "imageless" / "run.json").write_text(json.dumps({**record, "data": None}), encoding="utf-8")
     make_run(folder / "damaged")
     (folder / "damaged" / "model.safetensors").write_bytes(b"no weights at all")
     make_run(folder / "bad-metrics")

@@ -77,12 +77,13 @@ def test_the_products_the_matrix_and_the_windows_all_add_up_to_the_output(layer)
         assert term.product == x[term.i] * w[term.t]
         by_term[term.j] += term.product
     for entry in told.matrix:
-        by_matrix[entry.j] += entry.value * x[entry.i]
-    for j, window in enumerate(told.emulated.windows):
-        assert len(window) == layer.kernel_size**layer.dims
-        for tap in window:
-            source = told.emulated.source[tap.cell]
-            by_window[j] += w[tap.t] * (x[source] if source >= 0 else 0)
+        assert entry.contribution == entry.value * x[entry.i]
+        by_matrix[entry.j] += entry.contribution
+    for j, (cells, taps) in enumerate(zip(told.emulated.cells, told.emulated.taps, strict=True)):
+        assert len(cells) == layer.kernel_size**layer.dims
+        for cell, tap in zip(cells, taps, strict=True):
+            source = told.emulated.source[cell]
+            by_window[j] += w[tap] * (x[source] if source >= 0 else 0)
     assert by_term == by_matrix == by_window == told.output
 
 

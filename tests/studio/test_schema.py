@@ -11,7 +11,7 @@ OPERATIONS = [
     ("GET", "/api/layer/animation"),
     ("GET", "/api/runs"),
     ("GET", "/api/runs/{name}"),
-    ("GET", "/api/runs/{name}/metrics"),
+    ("GET", "/api/runs/{name}/progress"),
     ("GET", "/api/runs/{name}/images"),
     ("GET", "/api/runs/{name}/latent"),
     ("POST", "/api/runs/{name}/decode"),

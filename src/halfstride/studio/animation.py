@@ -40,11 +40,11 @@ def animate(layer: Layer, view: View = "scatter", theme: Theme = "light") -> lis
         input=np.reshape(told.input, n),
         kernels=np.reshape(told.kernel, (told.kernels, *k)),
         output=np.reshape(told.output, o),
-        terms=np.array([(term.i, term.t, term.j) for term in told.terms], dtype=int).reshape(-1, 3),
-        products=np.array([term.product for term in told.terms]),
+        terms=np.array([told.terms.i, told.terms.t, told.terms.j], dtype=int).T,
+        products=np.array(told.terms.product),
         partial=np.reshape(told.partial, (-1, *o)),
         source=np.reshape(told.emulated.source, padded),
-        windows=[np.array([(tap.cell, tap.t) for tap in window], dtype=int) for window in told.emulated.windows],
+        windows=list(np.stack([told.emulated.cells, told.emulated.taps], axis=-1)),
     )
     return upsampling_frames(steps, view, theme)
 

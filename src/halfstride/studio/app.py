@@ -31,8 +31,8 @@ from halfstride.studio.pictures import PictureError, read_picture
 from halfstride.studio.runs import (
     DamagedRunError,
     Decoded,
-    Epoch,
     LatentSpace,
+    Progress,
     Reconstruction,
     RunDetails,
     RunsFolder,
@@ -204,10 +204,10 @@ def create_app(runs: Path | None = None, host: str = "127.0.0.1") -> FastAPI:
         """A run's model, and its metrics so far."""
         return await work(folder.details, name)
 
-    @app.get("/api/runs/{name}/metrics")
-    async def read_metrics(name: str) -> list[Epoch]:
-        """The metrics of every finished epoch; ask again while a training goes on."""
-        return await work(folder.metrics, name)
+    @app.get("/api/runs/{name}/progress")
+    async def read_progress(name: str) -> Progress:
+        """The metrics of every finished epoch, and which model there is; ask again while a training goes on."""
+        return await work(folder.progress, name)
 
     @app.get("/api/runs/{name}/images", response_model=list[Reconstruction])
     async def read_images(

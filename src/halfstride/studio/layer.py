@@ -10,10 +10,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -143,11 +144,11 @@ def _sentence(error: Any) -> str:
 
 
 # What a front is told ---------------------------------------------------------------------------------------------
-# What there are thousands of are dataclasses: a model would check every number of each.
+# What there are thousands of stands in columns, and these are no models: making an object of each product, checking it
+# and writing its names out took longer than computing them all.
 
 
-@dataclass(slots=True)
-class Term:
+class Term(NamedTuple):
     """One product: `input[i] * kernel[t]`, added to `output[j]`."""
 
     i: int
@@ -157,28 +158,52 @@ class Term:
 
 
 @dataclass(slots=True)
-class Entry:
-    """One entry of the operator's matrix: what `input[i]` contributes to `output[j]`, per unit."""
+class Terms:
+    """Every product, ordered by input, then kernel tap."""
+
+    i: list[int]
+    t: list[int]
+    j: list[int]
+    product: list[float]
+
+    def __iter__(self) -> Iterator[Term]:
+        return map(Term, self.i, self.t, self.j, self.product)
+
+
+class Entry(NamedTuple):
+    """One entry of the operator's matrix: what a unit of `input[i]` adds to `output[j]`, and what all of it adds."""
 
     j: int
     i: int
     value: float
+    contribution: float
 
 
 @dataclass(slots=True)
-class Tap:
-    """One tap of the kernel, lying on a cell of the emulated view's grid."""
+class Matrix:
+    """The entries of the operator's matrix that are not empty, row by row."""
 
-    cell: int
-    t: int
+    j: list[int]
+    i: list[int]
+    value: list[float]
+    contribution: list[float]
+
+    def __iter__(self) -> Iterator[Entry]:
+        return map(Entry, self.j, self.i, self.value, self.contribution)
 
 
-class Emulated(BaseModel):
-    """The layer as a convolution that slides over a grid: the input, spread out and padded."""
+@dataclass(slots=True)
+class Emulated:
+    """The layer as a convolution that slides over a grid: the input, spread out and padded.
 
-    size: int = Field(description="Cells along each axis.")
-    source: list[int] = Field(description="The input shown by each cell; -1 a zero put between, -2 padding.")
-    windows: list[list[Tap]] = Field(description="For each output, where the kernel lies.")
+    `size` is the number of cells along each axis. `source` is the input shown by each cell: -1 a zero put between, -2
+    padding. For each output, `cells` has the cells that the kernel lies on, and `taps` the tap on each.
+    """
+
+    size: int
+    source: list[int]
+    cells: list[list[int]]
+    taps: list[list[int]]
 
 
 class PhaseKernel(BaseModel):
@@ -222,11 +247,11 @@ class Explanation(BaseModel):
     input: list[float]
     kernel: list[float]
     output: list[float]
-    terms: list[Term] = Field(description="Ordered by input, then kernel tap.")
+    terms: Terms
     partial: list[list[float]] = Field(description="The output after the first input, after two, and so on.")
     emulated: Emulated
     phases: Phases
-    matrix: list[Entry]
+    matrix: Matrix
     coverage: Coverage
     costs: list[Cost] = Field(description="Empty for a convolution, which torch alone computes.")
     formula: Formula
@@ -256,13 +281,12 @@ def explain(layer: Layer) -> Explanation:
     every_kernel = torch.eye(len(w), dtype=w.dtype).reshape(taps)
 
     structure = layer(every_input, every_kernel).flatten(2)
-    where = structure.nonzero()
-    products = x[where[:, 0]] * w[where[:, 1]]
+    i, t, j = structure.nonzero(as_tuple=True)
     # Cumulative inputs: the first alone, the first two, and so on.
     first_ones = torch.ones(len(x), len(x), dtype=x.dtype).tril() * x
     entries = layer(every_input, kernels).flatten(1)
     reached = structure.sum(1)
-    filled = reached.T.nonzero()
+    row, column = reached.T.nonzero(as_tuple=True)
     return Explanation(
         layer=layer,
         output_size=output_size,
@@ -270,17 +294,16 @@ def explain(layer: Layer) -> Explanation:
         input=x.tolist(),
         kernel=w.tolist(),
         output=layer(inputs, kernels).flatten().tolist(),
-        terms=[
-            Term(i=i, t=t, j=j, product=product)
-            for (i, t, j), product in zip(where.tolist(), products.tolist(), strict=True)
-        ],
+        terms=Terms(i.tolist(), t.tolist(), j.tolist(), (x[i] * w[t]).tolist()),
         partial=layer(first_ones.reshape(images), kernels).flatten(1).tolist(),
         emulated=_emulated(layer, output_size),
         phases=(phases := _phases(layer, output_size, kernels)),
-        matrix=[
-            Entry(j=j, i=i, value=value)
-            for (j, i), value in zip(filled.tolist(), entries.T[tuple(filled.T)].tolist(), strict=True)
-        ],
+        matrix=Matrix(
+            row.tolist(),
+            column.tolist(),
+            (values := entries[column, row]).tolist(),
+            (values * x[column]).tolist(),
+        ),
         coverage=_coverage(layer, phases, reached),
         costs=_costs(layer),
         formula=formula(layer, output_size),
@@ -327,29 +350,23 @@ def _axes(layer: Layer, size: int) -> tuple[int, ...]:
 
 
 def _emulated(layer: Layer, output_size: int) -> Emulated:
-    source, windows = _emulated_axis(layer, output_size)
-    if layer.dims == 1:
-        return Emulated(
-            size=len(source),
-            source=source,
-            windows=[
-                [Tap(cell=cell, t=_block(layer, (j,)) * layer.kernel_size + t) for cell, t in window]
-                for j, window in enumerate(windows)
-            ],
-        )
-    n, k, size = layer.input_size, layer.kernel_size, len(source)
-    return Emulated(
-        size=size,
+    """The view along one axis, combined with itself for each further one."""
+    shown, windows = _emulated_axis(layer, output_size)
+    n, k, s, size = layer.input_size, layer.kernel_size, layer.stride, len(shown)
+    axis = np.array(windows).reshape(output_size, k, 2)
+    source = np.array(shown)
+    cells, taps = axis[..., 0], axis[..., 1]
+    # Which of a sub-pixel convolution's kernels an output uses, in the order of `torch.nn.PixelShuffle`.
+    block = np.arange(output_size) % s
+    if layer.dims == 2:
         # Padding beats the zeros between: a cell that is padding along one axis is padding.
-        source=[row * n + column if min(row, column) >= 0 else min(row, column) for row in source for column in source],
-        windows=[
-            [
-                Tap(cell=row * size + column, t=_block(layer, (y, x)) * k * k + a * k + b)
-                for (row, a), (column, b) in itertools.product(windows[y], windows[x])
-            ]
-            for y, x in itertools.product(range(output_size), repeat=2)
-        ],
-    )
+        least = np.minimum.outer(source, source)
+        source = np.where(least >= 0, np.add.outer(n * source, source), least).ravel()
+        cells, taps, block = (np.add.outer(step * one, one) for step, one in ((size, cells), (k, taps), (s, block)))
+        cells, taps = (one.transpose(0, 2, 1, 3).reshape(output_size**2, k * k) for one in (cells, taps))
+    if layer.form == "subpixel":
+        taps = taps + block.reshape(-1, 1) * k**layer.dims
+    return Emulated(size=size, source=source.tolist(), cells=cells.tolist(), taps=taps.tolist())
 
 
 def _emulated_axis(layer: Layer, output_size: int) -> tuple[list[int], list[list[tuple[int, int]]]]:
@@ -365,16 +382,6 @@ def _emulated_axis(layer: Layer, output_size: int) -> tuple[list[int], list[list
     source = [cell // repeated if 0 <= cell < n * repeated else -2 for cell in range(-p, n * repeated + p)]
     step, shared = {"conv": (s, 1), "resize": (1, 1), "subpixel": (1, s)}[layer.form]
     return source, [[(step * (j // shared) + d * t, t) for t in range(k)] for j in range(output_size)]
-
-
-def _block(layer: Layer, position: Sequence[int]) -> int:
-    """Which of a sub-pixel convolution's kernels an output position uses, in the order of `torch.nn.PixelShuffle`."""
-    if layer.form != "subpixel":
-        return 0
-    block = 0
-    for index in position:
-        block = block * layer.stride + index % layer.stride
-    return block
 
 
 def _phases(layer: Layer, output_size: int, kernels: Tensor) -> Phases:
@@ -395,12 +402,8 @@ def _phases(layer: Layer, output_size: int, kernels: Tensor) -> Phases:
     for remainder in itertools.product(range(s), repeat=layer.dims):
         every = tuple(slice(r, None, s) for r in remainder)
         kernel, counts = full[every], taps[every]
-        members = [
-            row * wide + column if layer.dims == 2 else column
-            for row in (range(wide) if layer.dims == 2 else (0,))
-            for column in range(wide)
-            if all((at + first) % s == r for at, r in zip((row, column)[-layer.dims :], remainder, strict=True))
-        ]
+        rows, columns = [range(1), *(range((r - first) % s, wide, s) for r in remainder)][-2:]
+        members = [row * wide + column for row, column in itertools.product(rows, columns)]
         found.append(
             PhaseKernel(
                 remainder=list(remainder),

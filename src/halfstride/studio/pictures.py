@@ -72,4 +72,4 @@ def read_picture(content: bytes, model: ConvAutoencoder | None = None) -> Tensor
         own = (1 if grey else 3, height, width)
         return decode(content, own if model is None else (model.channels, *model.image_size))
     except ImageError as error:
-        raise PictureError(415, f"This file is not a picture that can be read: {error.reason}.") from None
+        raise PictureError(415, f"This file {error.reason}.") from None

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import threading
+import warnings
 from collections import OrderedDict
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
-from halfstride import diagnose, figures
+from halfstride import UnevenKernelWarning, diagnose, figures
 from halfstride.autoencoder import ConvAutoencoder, Run, load_images, reconstruct, to_float
 from halfstride.checkerboard import Diagnosis
 from halfstride.studio.pictures import Picture, error_map, picture
@@ -56,6 +57,13 @@ class Epoch(BaseModel):
     test_psnr: float | None
     test_ssim: float | None = None
     seconds: float | None = None
+
+
+class Progress(BaseModel):
+    """How far a run is: what changes while it trains."""
+
+    metrics: list[Epoch] = Field(description="Of every finished epoch.")
+    model: str | None = Field(description="The version of its model; null where there is none yet.")
 
 
 class RunSummary(BaseModel):
@@ -193,8 +201,11 @@ class RunsFolder:
             metrics=_metrics(run),
         )
 
-    def metrics(self, name: str) -> list[Epoch]:
-        return _metrics(self.run(name))
+    def progress(self, name: str) -> Progress:
+        run = self.run(name)
+        # The model first: of one that is written in between, the next answer says that it is another.
+        stamp = _stamp(run.path)
+        return Progress(metrics=_metrics(run), model=None if stamp is None else str(hash(stamp)))
 
     def open(self, name: str) -> OpenRun:
         """A run with its model loaded; the last two stay in memory, and one that went on training is loaded anew."""
@@ -243,7 +254,10 @@ class OpenRun:
     @cached_property
     def _images(self) -> tuple[Tensor, list[int] | None, list[str] | None]:
         if not isinstance(self.recipe, dict):
-            raise DamagedRunError("The run does not say where its images came from; drop a picture of your own.")
+            raise DamagedRunError(
+                "The run does not say where its images came from (`data` of `train`), so there are none to show: drop "
+                "a picture of your own."
+            )
         allowed = {"source", "size", "channels", "fit", "test_fraction", "seed"}
         recipe = {name: value for name, value in self.recipe.items() if name in allowed}
         try:
@@ -312,11 +326,11 @@ class OpenRun:
         codes = self._codes
         low, high = np.quantile(codes, (0.01, 0.99), axis=0)
         shown = np.sort(np.argsort(-codes.var(axis=0), kind="stable")[:_SLIDERS])
-        names = (
-            ("latent 1", "latent 2")
-            if codes.shape[1] <= 2
-            else (f"principal component 1 ({shares[0]:.0%} of the variance)", f"2 ({shares[1]:.0%})")
-        )
+        if codes.shape[1] <= 2:
+            names = "latent 1", "latent 2"
+        else:
+            first, second = (f"principal component {axis} ({shares[axis - 1]:.0%} of the variance)" for axis in (1, 2))
+            names = first, second
         (left, bottom), (right, top) = points.min(axis=0), points.max(axis=0)
         return LatentSpace(
             points=points.tolist(),
@@ -437,7 +451,8 @@ def _load_model(run: Run) -> ConvAutoencoder:
     _check_file_size(run.path / "model.safetensors", _LARGEST_MODEL)
     try:
         config = json.loads((run.path / "config.json").read_text(encoding="utf-8"))
-        with torch.device("meta"):  # weighs nothing, so that its sizes can be looked at first
+        with torch.device("meta"), warnings.catch_warnings():  # weighs nothing: its sizes can be looked at first
+            warnings.simplefilter("ignore", UnevenKernelWarning)  # whoever trained it has been told
             sketch = ConvAutoencoder(**config)
         weights = sum(parameter.numel() for parameter in sketch.parameters())
         channels = max(parameter.shape[0] for parameter in sketch.parameters() if parameter.ndim == 4)

@@ -14,12 +14,13 @@ let point = null;
 let ends = { A: 0, B: 1 };
 let first = 0;
 let total = 0;
-let stamp = "";
+let seen = null; // how far the run was when it was last looked at
+let model = null; // the version of its model that is shown
 
 const of = (rest = "") => `/api/runs/${encodeURIComponent(run)}${rest}`;
 
 function fail(error) {
-  find("#error").textContent = error.message;
+  if (find("#error").textContent !== error.message) find("#error").textContent = error.message; // announced once
   find("#error").hidden = false;
 }
 
@@ -46,27 +47,40 @@ function picture(image, name) {
 
 // Runs and losses --------------------------------------------------------------------------------------------------
 
+/** Look now and then whether the run went on; after a failure too, but not so often: it may have been of the moment. */
 async function follow() {
+  let pause = POLL;
   try {
-    if (!document.hidden) {
-      const metrics = await ask(of("/metrics"));
-      const now = JSON.stringify(metrics);
-      if (now !== stamp) {
-        const newer = stamp !== "";
-        stamp = now;
-        showLoss(metrics);
-        await listRuns(run);
-        if (newer) await showModelAnew();
-      }
-    }
+    if (!document.hidden) await look();
   } catch (error) {
+    seen = null;
+    pause = 5 * POLL;
+    find("#lab").classList.toggle("bare", latent === null); // without images only one's own can be shown
     fail(error);
   }
-  setTimeout(follow, POLL);
+  setTimeout(follow, pause);
+}
+
+async function look() {
+  const progress = await ask(of("/progress"));
+  const now = JSON.stringify(progress);
+  if (now === seen) return;
+  const { model: newest, metrics } = progress;
+  find("#live").textContent =
+    newest === null ? "no model yet: it comes with the first epoch" : metrics.length ? `epoch ${metrics.at(-1).epoch}` : "no epoch yet";
+  showLoss(metrics);
+  await listRuns(run);
+  if (newest !== null && newest !== model) {
+    showFacts(await ask(of()));
+    await showModel();
+    model = newest;
+  }
+  seen = now;
+  find("#lab").classList.remove("bare");
+  find("#error").hidden = true;
 }
 
 function showLoss(metrics) {
-  find("#live").textContent = metrics.length ? `epoch ${metrics.at(-1).epoch}` : "no epoch yet";
   const values = metrics.flatMap((one) => [one.train_mse, one.test_mse]).filter((value) => value > 0);
   if (!values.length) return find("#loss").replaceChildren();
   const [width, height, left, right, top, bottom] = [230, 160, 48, 6, 8, 22];
@@ -134,29 +148,14 @@ const scale = () => {
   };
 };
 
-function showPlane() {
-  const { x, y, back, step } = scale();
-  const names = latent.classes ?? [];
-  const letters = names.length > 0 && names.every((name) => name.length <= 2);
+/** The plane is made once, so that a training that goes on does not take it from under a finger. */
+function makePlane() {
   const plane = svg("svg", { class: "plane", viewBox: `0 0 ${SIZE.width} ${SIZE.height}`, tabindex: 0, role: "application",
-    "aria-label": "The latent plane. Arrow keys move the point that is decoded." });
-  latent.points.forEach(([a, b], index) => {
-    const label = latent.labels?.[index];
-    const color = label === undefined ? "p0" : `p${label % 10}`;
-    plane.append(
-      letters && label !== undefined
-        ? svg("text", { class: color, x: x(a), y: y(b), text: names[label] })
-        : svg("circle", { class: color, cx: x(a), cy: y(b), r: 3 }),
-    );
-  });
-  plane.append(
-    svg("text", { class: "axis", x: SIZE.width / 2, y: SIZE.height - 9, text: latent.axes[0] }),
-    svg("text", { class: "axis", x: 11, y: SIZE.height / 2, transform: `rotate(-90 11 ${SIZE.height / 2})`, text: latent.axes[1] }),
-    svg("g", { id: "path" }),
-  );
+    "aria-label": "The latent plane. Arrow keys move the point that is decoded." },
+    svg("g", { id: "points" }), svg("g", { id: "path" }));
   const at = (event) => {
     const box = plane.getBoundingClientRect();
-    return back(((event.clientX - box.left) / box.width) * SIZE.width, ((event.clientY - box.top) / box.height) * SIZE.height);
+    return scale().back(((event.clientX - box.left) / box.width) * SIZE.width, ((event.clientY - box.top) / box.height) * SIZE.height);
   };
   plane.addEventListener("pointerdown", (event) => {
     plane.setPointerCapture(event.pointerId);
@@ -169,10 +168,29 @@ function showPlane() {
     const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
     if (!(event.key in moves)) return;
     event.preventDefault();
-    moveTo(moves[event.key].map((move, axis) => point[axis] + move * step[axis]));
+    moveTo(moves[event.key].map((move, axis) => point[axis] + move * scale().step[axis]));
   });
   // The handle is no part of the drawing: moving it would have a thousand points painted again.
   find("#plane").replaceChildren(plane, html("div", { class: "handle", id: "handle" }));
+}
+
+function showPoints() {
+  if (!find(".plane")) makePlane();
+  const { x, y } = scale();
+  const names = latent.classes ?? [];
+  const letters = names.length > 0 && names.every((name) => name.length <= 2);
+  const points = latent.points.map(([a, b], index) => {
+    const label = latent.labels?.[index];
+    const color = label === undefined ? "p0" : `p${label % 10}`;
+    return letters && label !== undefined
+      ? svg("text", { class: color, x: x(a), y: y(b), text: names[label] })
+      : svg("circle", { class: color, cx: x(a), cy: y(b), r: 3 });
+  });
+  find("#points").replaceChildren(
+    ...points,
+    svg("text", { class: "axis", x: SIZE.width / 2, y: SIZE.height - 9, text: latent.axes[0] }),
+    svg("text", { class: "axis", x: 11, y: SIZE.height / 2, transform: `rotate(-90 11 ${SIZE.height / 2})`, text: latent.axes[1] }),
+  );
   find("#legend").replaceChildren(
     ...(letters ? [] : names.slice(0, 20).map((name, index) =>
       html("span", {}, svg("svg", { viewBox: "0 0 8 8", "aria-hidden": "true" }, svg("circle", { class: `p${index % 10}`, cx: 4, cy: 4, r: 4 })), ` ${name}`),
@@ -187,70 +205,96 @@ function showHandle() {
   style.top = `${(100 * y(point[1])) / SIZE.height}%`;
 }
 
+// What was chosen is ahead of what is shown: an answer shows its picture, but takes back nothing that was chosen after
+// it was asked for, neither the code by the sliders nor the point in the plane.
+let asked = 0;
 let taken = 0;
-const decode = newestOnly(async (wanted, turn) => {
+const chosenAt = { code: 0, point: 0 };
+
+const decode = newestOnly(async ({ turn, ...wanted }) => {
   try {
-    const decoded = await ask(of("/decode"), { body: wanted });
-    if (turn < taken) return;
-    taken = turn;
-    take(decoded);
+    take(await ask(of("/decode"), { body: wanted }), turn);
   } catch (error) {
+    if (turn === asked) find("#decoded").ariaBusy = "false";
     fail(error);
   }
 }, 2);
 
+/** A new turn; `what` was chosen in it. */
+function choose(...what) {
+  asked++;
+  for (const one of what) chosenAt[one] = asked;
+  find("#decoded").ariaBusy = "true";
+  return asked;
+}
+
 function moveTo(where) {
   point = where;
   showHandle();
-  decode({ point });
+  decode({ point, turn: choose("point") });
 }
 
 /** Show a decoded code in the picture, the plane and the sliders. */
-function take(decoded) {
-  ({ code, point } = decoded);
+function take(decoded, turn) {
+  if (turn < taken) return;
+  taken = turn;
   const canvas = find("#decoded");
   paint(canvas, decoded.image);
   count(canvas);
-  find("#where").textContent = `decoded at ${point.map((value) => written(Number(value.toFixed(2)))).join(", ")}`;
-  showHandle();
+  canvas.ariaBusy = String(turn < asked);
+  find("#where").textContent = `decoded at ${decoded.point.map((value) => written(Number(value.toFixed(2)))).join(", ")}`;
+  if (turn >= chosenAt.point) {
+    point = decoded.point;
+    showHandle();
+  }
+  if (turn >= chosenAt.code) {
+    code = decoded.code;
+    showCode();
+  }
+}
+
+function showCode() {
   for (const input of document.querySelectorAll("#sliders input")) {
     const value = code[input.dataset.index];
-    if (input !== document.activeElement) input.value = value; // never pull it from under a finger
+    input.value = value;
     input.parentElement.querySelector("output").textContent = written(Number(value.toFixed(2)));
   }
 }
 
+/** A slider for each number that varies; those that are there already stay, and may be held. */
 function showSliders() {
-  find("#sliders").replaceChildren(
-    ...latent.sliders.map(({ index, low, high }) => {
-      const output = html("output", {});
-      const input = html("input", { type: "range", min: low, max: high, step: (high - low) / 200 || 1, "data-index": index });
-      input.addEventListener("input", () => {
-        code = code.with(index, Number(input.value));
-        decode({ code });
-      });
-      return html("label", { class: "slider of-input" }, html("span", {}, `latent ${index + 1}`, output), input);
-    }),
-  );
+  const place = find("#sliders");
+  const wanted = latent.sliders.map(({ index }) => index);
+  if ([...place.querySelectorAll("input")].map((input) => input.dataset.index).join() !== wanted.join()) {
+    place.replaceChildren(...wanted.map(makeSlider));
+  }
+  latent.sliders.forEach(({ low, high }, at) => {
+    const input = place.children[at].querySelector("input");
+    Object.assign(input, { min: low, max: high, step: (high - low) / 200 || 1 });
+  });
+}
+
+function makeSlider(index) {
+  const input = html("input", { type: "range", "data-index": index });
+  input.addEventListener("input", () => {
+    code = code.with(index, Number(input.value));
+    showCode();
+    decode({ code, turn: choose("code") });
+  });
+  return html("label", { class: "slider of-input" }, html("span", {}, `latent ${index + 1}`, html("output", {})), input);
 }
 
 // Walk and reconstructions -----------------------------------------------------------------------------------------
 
-async function walk() {
-  const steps = await ask(of("/walk"), { body: { start: ends.A, end: ends.B, steps: 11 } });
-  find("#walk").replaceChildren(
-    ...steps.map((step, place) => {
-      const button = html("button", { type: "button", "aria-label": `Step ${place + 1} of ${steps.length}` }, picture(step.image, ""));
-      button.firstElementChild.removeAttribute("aria-label");
-      button.firstElementChild.setAttribute("role", "presentation");
-      button.addEventListener("click", () => {
-        take(step);
-        for (const other of find("#walk").children) other.removeAttribute("aria-current");
-        button.setAttribute("aria-current", "true");
-      });
-      return button;
-    }),
-  );
+let steps = [];
+const walk = newestOnly(async () => {
+  steps = await ask(of("/walk"), { body: { start: ends.A, end: ends.B, steps: 11 } });
+  const place = find("#walk");
+  if (!place.childElementCount) place.replaceChildren(...steps.map((_, at) => makeStep(at)));
+  steps.forEach((step, at) => {
+    paint(place.children[at].firstElementChild, step.image);
+    place.children[at].removeAttribute("aria-current");
+  });
   const { x, y } = scale();
   const path = steps.map(({ point: [a, b] }) => `${x(a)} ${y(b)}`).join("L");
   const ended = Object.entries({ A: steps[0], B: steps.at(-1) }).flatMap(([name, { point: [a, b] }]) => [
@@ -258,6 +302,16 @@ async function walk() {
     svg("text", { class: "end-name", x: x(a), y: y(b) + 0.5, text: name }),
   ]);
   find("#path").replaceChildren(svg("path", { class: "path", d: `M${path}` }), ...ended);
+});
+
+function makeStep(at) {
+  const button = html("button", { type: "button", "aria-label": `Step ${at + 1} of ${steps.length}` }, html("canvas", { role: "presentation" }));
+  button.addEventListener("click", () => {
+    take(steps[at], choose("code", "point"));
+    for (const other of find("#walk").children) other.removeAttribute("aria-current");
+    button.setAttribute("aria-current", "true");
+  });
+  return button;
 }
 
 function triple(one, controls = null) {
@@ -267,8 +321,10 @@ function triple(one, controls = null) {
   );
 }
 
-async function showPictures() {
-  const found = await ask(of(`/images?start=${first}&count=${PAGE}`));
+const showPictures = newestOnly(async () => {
+  const start = first;
+  const found = await ask(of(`/images?start=${start}&count=${PAGE}`));
+  const { end, index } = document.activeElement.dataset;
   find("#pictures").replaceChildren(
     ...found.map((one) => {
       const buttons = ["A", "B"].map((end) => {
@@ -277,18 +333,19 @@ async function showPictures() {
           ends[end] = one.index;
           showEnds();
           walk().catch(fail);
-          decode({ index: one.index });
+          decode({ index: one.index, turn: choose("code", "point") });
         });
         return button;
       });
       return triple(one, html("span", { class: "ends" }, ...buttons));
     }),
   );
-  find("#range").textContent = `${first + 1}–${first + found.length} of ${total}`;
-  find("#before").disabled = first === 0;
-  find("#after").disabled = first + PAGE >= total;
+  find("#range").textContent = `${start + 1}–${start + found.length} of ${total}`;
+  find("#before").disabled = start === 0;
+  find("#after").disabled = start + PAGE >= total;
   showEnds();
-}
+  if (end) find(`.ends [data-end="${end}"][data-index="${index}"]`)?.focus(); // it was there before
+});
 
 function showEnds() {
   for (const button of document.querySelectorAll(".ends button")) {
@@ -305,29 +362,31 @@ for (const [id, by] of [["#before", -PAGE], ["#after", PAGE]]) {
 
 // A picture of one's own -------------------------------------------------------------------------------------------
 
-async function send(file) {
+const send = newestOnly(async (file) => {
   try {
     const answer = await ask(of("/reconstruct"), { body: file });
     find("#own").replaceChildren(triple({ ...answer, label: file.name ?? "yours" }));
   } catch (error) {
     find("#own").replaceChildren(html("p", { class: "alarm", text: error.message }));
   }
-}
+});
 
 onPicture(send);
 
 // Beginning --------------------------------------------------------------------------------------------------------
 
 /** All that depends on the weights. */
-async function showModelAnew() {
+async function showModel() {
   latent = await ask(of("/latent"));
   total = latent.points.length;
   ends.B = Math.min(ends.B, total - 1);
-  showPlane();
+  showPoints();
   showSliders();
   if (code?.length !== latent.code.length) code = latent.code;
   point ??= [0, 0];
-  await Promise.all([decode({ code }), showPictures(), walk()]);
+  showHandle();
+  showCode();
+  await Promise.all([decode({ code, turn: choose() }), showPictures(), walk()]);
 }
 
 async function begin() {
@@ -337,15 +396,9 @@ async function begin() {
     return;
   }
   run = chosen(runs);
-  await listRuns(run);
   find("#lab").hidden = false;
   document.title = `${run} · halfstride studio`;
-  showFacts(await ask(of()));
-  const metrics = await ask(of("/metrics"));
-  stamp = JSON.stringify(metrics);
-  showLoss(metrics);
-  setTimeout(follow, POLL);
-  await showModelAnew();
+  await follow();
 }
 
 begin().catch((error) => {

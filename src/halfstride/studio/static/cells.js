@@ -1,109 +1,191 @@
-// Grids of numbered cells, one unit wide each, and what lights up together.
+// Numbered cells, one unit wide each, drawn on a canvas. A layer has thousands of them: as elements of the document they
+// took ten times as long to come up, and every step as long again.
 
-import { svg, written } from "./dom.js";
+import { html, onShade, shade, written } from "./dom.js";
 
 const SIDE = 0.92;
+const EDGE = 0.05; // around a drawing, for the outlines of its outermost cells
+const FONTS = { number: 0.4, long: 0.31, longer: 0.23, tag: 0.42, corner: 0.24 };
+const FILL = { input: "input-tint", kernel: "kernel-tint", output: "output-tint", between: "well" };
+const FILL_LIT = { input: "input", kernel: "kernel", output: "output", product: "kernel-tint" };
+const INK = { between: "muted", padding: "muted", product: "muted" };
+const INK_LIT = { product: "ink" };
+const HEAT = { light: 0.7, dark: 0.45 }; // of the whole colour; numbers on it keep a contrast of 4.5
 
-// Cloned a thousand times for every picture, which is much quicker than making as many elements one by one.
-const CELL = svg("g", {}, svg("rect", { width: SIDE, height: SIDE, rx: 0.12 }), svg("text", { class: "number", x: SIDE / 2, y: SIDE / 2 + 0.02 }));
-const DOT = svg("rect", { width: SIDE, height: SIDE });
-
-/** One cell. `kind` and `index` say what it stands for; the same thing may have cells in several views. */
-export function cell(x, y, kind, index, value, { editable = false } = {}) {
-  const node = CELL.cloneNode(true);
-  node.setAttribute("class", editable ? `cell ${kind} editable` : `cell ${kind}`);
-  node.setAttribute("transform", `translate(${x} ${y})`);
-  if (index !== null) stand(node, kind, index);
-  write(node, value);
-  return node;
-}
-
-/** A cell without a number, since it has none or would be too small for it. */
-export function dot(x, y, kind, index) {
-  const node = DOT.cloneNode();
-  node.setAttribute("class", `dot ${kind}`);
-  place(node, x, y);
-  if (index !== null) stand(node, kind, index);
-  return node;
-}
-
-function place(node, x, y) {
-  node.setAttribute("x", x);
-  node.setAttribute("y", y);
-}
-
-/** Say what a cell stands for. */
-export function stand(node, kind, index) {
-  node.setAttribute("data-kind", kind);
-  node.setAttribute("data-index", index);
-}
-
-/** Put a number (or nothing) into a cell. */
-export function write(node, value) {
-  const text = value === null || value === undefined ? "" : written(value);
-  const number = node.children[1];
-  if (number.textContent === text) return; // most cells stay as they are from step to step
-  number.textContent = text;
-  node.classList.toggle("long", text.length === 3 || text.length === 4);
-  node.classList.toggle("longer", text.length > 4);
-}
-
-/** A small number in a cell's corner; nothing takes it away. */
-export function corner(node, value) {
-  let text = node.querySelector(".corner");
-  if (!text) {
-    if (value === null) return;
-    text = svg("text", { class: "corner", x: SIDE - 0.2, y: 0.18 });
-    node.append(text);
-  }
-  text.textContent = value === null ? "" : written(value);
+/**
+ * One cell. `kind` and `index` say what it stands for, when it is pointed at; it lights up with all that its `keys` name,
+ * or as its view says where it is `own`. `look` is its colour. A plain one has no number, since it would be too small for
+ * it; one with a `share` is coloured by so much of the whole colour.
+ */
+export function cell(x, y, kind, index, value, options = {}) {
+  const keys = index === null ? [] : [`${kind} ${index}`];
+  return { x, y, kind, index, keys, value, look: kind, corner: null, lit: false, window: false, touched: false, ...options };
 }
 
 /** Rows and columns of cells, row by row. */
-export function grid(x, y, columns, values, kind, first = 0, extra = {}) {
+export function grid(x, y, columns, values, kind, first = 0, options = {}) {
   return values.map((value, place) =>
-    cell(x + (place % columns), y + Math.floor(place / columns), kind, first + place, value, extra),
+    cell(x + (place % columns), y + Math.floor(place / columns), kind, first + place, value, options),
   );
 }
 
-export const label = (x, y, text, kind = "") => svg("text", { class: `tag ${kind}`, x, y, text });
+export const label = (x, y, text, look = "muted") => ({ x, y, text, look });
 
-/** A drawing of so many units, its cells no larger than is pleasant: so many pixels, more on a very large screen. */
-export function drawing(width, height, name, nodes, largest = 46) {
-  const node = svg("svg", {
-    class: "cells",
-    viewBox: `-0.05 -0.05 ${width + 0.1} ${height + 0.1}`,
-    role: "group",
-    "aria-label": name,
-  });
-  node.style.maxWidth = `${(width * largest) / 16}rem`;
-  node.append(...nodes);
-  return node;
+/**
+ * A drawing of so many units, its cells no larger than is pleasant: so many pixels, more on a very large screen.
+ * `follow` is told of every step, and changes what is in the cells.
+ */
+export function drawing(width, height, name, { cells, labels = [], rules = [], largest = 46, follow = () => {} }) {
+  const ends = labels.map(({ x, text }) => x + measured(text));
+  return { width: Math.max(width, ...ends) + 2 * EDGE, height: height + 2 * EDGE, name, cells, labels, rules, largest, follow };
 }
 
-/** Which cells of all views stand for one thing, so that they light up together. */
-export class Lights {
-  constructor() {
-    this.cells = new Map();
-    this.lit = [];
+const ruler = document.createElement("canvas").getContext("2d");
+const family = getComputedStyle(document.body).fontFamily;
+
+function measured(text) {
+  ruler.font = `100px ${family}`;
+  return (ruler.measureText(text).width * FONTS.tag) / 100;
+}
+
+// The page's colours: a canvas does not know the names that its style sheet gives them.
+let inks = new Map();
+const probe = html("i", { hidden: true });
+document.body.append(probe);
+onShade(() => (inks = new Map()));
+
+function ink(name) {
+  if (!inks.has(name)) {
+    probe.style.color = `var(--${name})`;
+    inks.set(name, getComputedStyle(probe).color);
+  }
+  return inks.get(name);
+}
+
+/** Where a view is drawn. */
+export class Sheet {
+  constructor(place) {
+    this.canvas = html("canvas", { role: "img" });
+    this.node = html("div", { class: "sheet", hidden: true }, this.canvas);
+    this.drawing = null;
+    place.replaceChildren(this.node);
+    new ResizeObserver(() => this.fit() && this.paint()).observe(this.canvas);
+    addEventListener("resize", () => this.fit() && this.paint()); // zooming changes pixels, and no sizes
+    onShade(() => this.drawing && this.paint());
   }
 
-  add(kind, index, node) {
-    const key = `${kind} ${index}`;
-    if (!this.cells.has(key)) this.cells.set(key, []);
-    this.cells.get(key).push(node);
+  show(drawing) {
+    this.drawing = drawing;
+    this.node.hidden = false;
+    this.canvas.cells = drawing.cells; // for whoever reads the page with a program
+    this.canvas.setAttribute("aria-label", drawing.name);
+    this.canvas.style.aspectRatio = `${drawing.width} / ${drawing.height}`;
+    this.node.style.maxWidth = `${(drawing.width * drawing.largest) / 16}rem`;
+    this.fit();
   }
 
-  addAll(kind, nodes) {
-    nodes.forEach((node, index) => this.add(kind, index, node));
+  /** As many pixels as the screen has there; says whether they changed. */
+  fit() {
+    const { canvas, drawing } = this;
+    if (!drawing || !canvas.clientWidth) return false;
+    const width = Math.round(canvas.clientWidth * devicePixelRatio);
+    const height = Math.round((width * drawing.height) / drawing.width);
+    if (canvas.width === width && canvas.height === height) return false;
+    canvas.width = width;
+    canvas.height = height;
+    return true;
   }
 
-  show(wanted) {
-    for (const node of this.lit) node.classList.remove("lit");
-    this.lit = wanted.flatMap(([kind, index]) => this.cells.get(`${kind} ${index}`) ?? []);
-    for (const node of this.lit) node.classList.add("lit");
+  /** Follow a step, or paint again. */
+  paint(now = null) {
+    const { canvas, drawing } = this;
+    if (now) {
+      drawing.follow(now);
+      for (const one of drawing.cells) if (!one.own) one.lit = one.keys.some((key) => now.lit.has(key));
+    }
+    const pen = canvas.getContext("2d");
+    const unit = canvas.width / drawing.width;
+    pen.clearRect(0, 0, canvas.width, canvas.height);
+    pen.lineJoin = "round";
+    for (const one of drawing.cells) paintBox(pen, unit, one);
+    for (const { x, y, width, height } of drawing.rules) {
+      pen.strokeStyle = ink("line");
+      pen.lineWidth = 0.04 * unit;
+      pen.strokeRect((x + EDGE) * unit, (y + EDGE) * unit, width * unit, height * unit);
+    }
+    paintWords(pen, unit, drawing);
+  }
+
+  /** The cell under the pointer, where it stands for something. */
+  at({ clientX, clientY }) {
+    const box = this.canvas.getBoundingClientRect();
+    const unit = box.width / this.drawing.width;
+    const [x, y] = [(clientX - box.left) / unit - EDGE, (clientY - box.top) / unit - EDGE];
+    return this.drawing.cells.find((one) => one.index !== null && x >= one.x && x < one.x + 1 && y >= one.y && y < one.y + 1) ?? null;
+  }
+
+  /** Put an element over a cell, its middle on the cell's; there it stays when the drawing changes its size. */
+  cover(node, { x, y }) {
+    const { width, height } = this.drawing;
+    node.style.left = `${(100 * (x + EDGE + SIDE / 2)) / width}%`;
+    node.style.top = `${(100 * (y + EDGE + SIDE / 2)) / height}%`;
+    node.style.width = `${(100 * SIDE) / width}%`;
+    node.style.height = `${(100 * SIDE) / height}%`;
   }
 }
+
+function paintBox(pen, unit, one) {
+  const fill = (one.lit ? FILL_LIT : FILL)[one.look];
+  const [x, y, side] = [(one.x + EDGE) * unit, (one.y + EDGE) * unit, SIDE * unit];
+  if (one.plain || one.share !== undefined) {
+    pen.fillStyle = ink(one.look);
+    pen.globalAlpha = one.plain ? (one.lit || one.touched ? 1 : 0.55) : HEAT[shade()] * one.share;
+    pen.fillRect(x, y, side, side);
+    pen.globalAlpha = 1;
+    return;
+  }
+  const outlined = one.window || one.touched;
+  if (!fill && !outlined && one.look !== "padding") return;
+  pen.beginPath();
+  pen.roundRect(x, y, side, side, 0.12 * unit);
+  if (fill) {
+    pen.fillStyle = ink(fill);
+    pen.fill();
+  }
+  if (!outlined && one.look !== "padding") return;
+  pen.strokeStyle = ink(outlined ? "kernel" : "line");
+  pen.lineWidth = (outlined ? 0.07 : 0.04) * unit;
+  pen.setLineDash(outlined ? [] : [0.1 * unit, 0.1 * unit]);
+  pen.stroke();
+  pen.setLineDash([]);
+}
+
+/** All texts, those of one size after the other: setting the font takes as long as writing with it. */
+function paintWords(pen, unit, { cells, labels }) {
+  const words = { number: [], long: [], longer: [], tag: [], corner: [] };
+  for (const { x, y, text, look } of labels) words.tag.push([text, x, y, look]);
+  for (const one of cells) {
+    if (one.plain) continue;
+    const text = textOf(one);
+    const size = text.length > 4 ? "longer" : text.length > 2 ? "long" : "number";
+    const color = one.lit ? (INK_LIT[one.look] ?? "on-accent") : (INK[one.look] ?? "ink");
+    if (text) words[size].push([text, one.x + SIDE / 2, one.y + SIDE / 2 + 0.02, color]);
+    if (one.corner !== null) words.corner.push([written(one.corner), one.x + SIDE - 0.2, one.y + 0.18, one.lit ? "on-accent" : "kernel"]);
+  }
+  pen.textBaseline = "middle";
+  for (const [size, all] of Object.entries(words)) {
+    if (!all.length) continue;
+    pen.font = `${size === "corner" ? 650 : 400} ${FONTS[size] * unit}px ${family}`;
+    pen.textAlign = size === "tag" ? "left" : "center";
+    for (const [text, x, y, color] of all) {
+      pen.fillStyle = ink(color);
+      pen.fillText(text, (x + EDGE) * unit, (y + EDGE) * unit);
+    }
+  }
+}
+
+/** The number in a cell, as it is written there. */
+export const textOf = ({ value }) => (value === null || value === undefined ? "" : written(value));
 
 /** "2, 3" for position 11 of rows of 4; in one dimension "11". */
 export function position(index, size, dims) {

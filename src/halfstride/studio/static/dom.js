@@ -51,29 +51,26 @@ export async function ask(address, { body } = {}) {
 
 /**
  * Runs `work` for the newest value given, for `most` of them at a time: what a drag needs. With two, the server works on
- * one while the page shows the other. `work` is also told how manieth value it has, so that it can drop what a newer one
- * overtook. Returns a promise that all is done.
+ * one while the page shows the other. Returns a promise that all given so far, or newer ones in their place, are done.
  */
 export function newestOnly(work, most = 1) {
   let waiting = null;
   let busy = 0;
-  let turn = 0;
   let done = Promise.resolve();
   async function run() {
+    let failure = null;
     busy++;
-    try {
-      while (waiting) {
-        const { value } = waiting;
-        waiting = null;
-        await work(value, ++turn);
-      }
-    } finally {
-      busy--;
+    while (waiting) {
+      const { value } = waiting;
+      waiting = null;
+      await work(value).catch((error) => (failure = error));
     }
+    busy--;
+    if (failure) throw failure;
   }
   return function give(value) {
     waiting = { value };
-    if (busy < most) done = Promise.all([done, run()]).then(() => {});
+    if (busy < most) done = Promise.all([done.catch(() => {}), run()]).then(() => {});
     return done;
   };
 }

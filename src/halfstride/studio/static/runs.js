@@ -6,6 +6,7 @@ import { ask, find, html } from "./dom.js";
 export async function listRuns(open) {
   const runs = await ask("/api/runs");
   for (const link of document.querySelectorAll(".head nav [data-run]")) link.search = open ? `run=${encodeURIComponent(open)}` : "";
+  const focused = document.activeElement.closest("#runs a")?.href;
   find("#runs").replaceChildren(
     ...runs.map(({ name, epochs_done: done, epochs_asked: asked, test_mse: mse, error }) =>
       html("li", {},
@@ -17,6 +18,7 @@ export async function listRuns(open) {
       ),
     ),
   );
+  if (focused) [...document.querySelectorAll("#runs a")].find((link) => link.href === focused)?.focus();
   return runs;
 }
 

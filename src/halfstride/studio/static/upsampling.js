@@ -1,6 +1,6 @@
 // The upsampling page: a layer, its views, and a step that all of them follow.
 
-import { Lights, position as at } from "./cells.js";
+import { position as at, Sheet, textOf } from "./cells.js";
 import { ask, choice, count, find, html, newestOnly, written } from "./dom.js";
 import * as views from "./views.js";
 
@@ -42,13 +42,13 @@ const PAUSE = "M3 2h4v12H3zM9 2h4v12H9z";
 
 const state = readAddress();
 let told = null;
-let drawn = [];
-let lights = new Lights();
 let related = null;
 let hovered = null;
 let pinned = null;
 let timer = null;
 let drawing = 0;
+let editing = null; // closes the field in which a number is edited
+const sheets = Object.fromEntries(VIEWS.map((name) => [name, new Sheet(find(`#${name} .drawing`))]));
 const narrow = matchMedia("(max-width: 560px)");
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -112,7 +112,9 @@ function refresh() {
 /** While an answer is on its way, only the newest change waits: a slider that is dragged draws all the time. */
 const askAndDraw = newestOnly(async () => {
   try {
+    const before = told && shape(told.layer);
     told = await ask(`/api/layer?${wholeQuery()}`);
+    if (shape(told.layer) !== before) editing?.(false); // its number is of a layer that is gone
     relate();
     draw();
     find("#error").hidden = true;
@@ -125,6 +127,9 @@ const askAndDraw = newestOnly(async () => {
   }
   writeAddress();
 });
+
+/** All of a layer but its numbers. */
+const shape = (layer) => JSON.stringify({ ...layer, input: null, kernel: null });
 
 function showExport() {
   const shade = find("#shade input:checked").value;
@@ -146,55 +151,45 @@ function setStale(stale) {
 /** Which products touch which cell, looked up once for every answer. */
 function relate() {
   related = { input: new Map(), kernel: new Map(), output: new Map() };
-  for (const term of told.terms) {
-    for (const [kind, index] of [["input", term.i], ["kernel", term.t], ["output", term.j]]) {
+  for (const [kind, column] of [["input", told.terms.i], ["kernel", told.terms.t], ["output", told.terms.j]]) {
+    column.forEach((index, place) => {
       if (!related[kind].has(index)) related[kind].set(index, []);
-      related[kind].get(index).push(term);
-    }
+      related[kind].get(index).push(place);
+    });
   }
   if (state.step !== null && state.step >= steps()) state.step = null;
   hovered = pinned = null;
 }
 
+/** The products that touch a cell: their places in the columns of `told.terms`. */
+const touching = (kind, index) => related[kind].get(index) ?? [];
+
 const steps = () => (state.by === "inputs" ? told.input.length : told.output.length);
 
 /** All views; those on the screen at once, the others as soon as these are seen. */
 function draw() {
-  lights = new Lights();
-  drawn = [];
-  const boxes = VIEWS.map((name) => [name, find(`#${name}`).getBoundingClientRect()]);
-  const later = boxes.filter(([, box]) => box.top > innerHeight || box.bottom < 0).map(([name]) => name);
-  VIEWS.filter((name) => !later.includes(name)).forEach(drawView);
+  const seen = VIEWS.map((name) => find(`#${name}`).getBoundingClientRect()).map((box) => box.top < innerHeight && box.bottom > 0);
+  const later = VIEWS.filter((_, place) => !seen[place]);
+  for (const name of VIEWS) if (!later.includes(name)) show(name);
   cancelAnimationFrame(drawing);
   find("#views").setAttribute("aria-busy", String(later.length > 0));
   if (later.length) {
     drawing = requestAnimationFrame(() => {
       drawing = requestAnimationFrame(() => {
-        later.forEach(drawView);
+        later.forEach(show);
         find("#views").setAttribute("aria-busy", "false");
-        paint();
+        paint(later);
       });
     });
   }
   drawWords();
-  paint();
+  paint(VIEWS.filter((name) => !later.includes(name)));
   count(find("#views"));
 }
 
-function drawView(name) {
-  const place = find(`#${name} .drawing`);
-  if (name === "coverage") return place.replaceChildren(views.coverage(told));
-  const view = views[name](told, lights, narrow.matches, state.turned === "yes");
-  place.replaceChildren(view.node);
-  drawn.push(view);
-  if (name !== "scatter") return;
-  for (const node of document.querySelectorAll("#scatter .editable")) {
-    const { kind, index } = node.dataset;
-    const value = written(told[kind][index]);
-    node.setAttribute("role", "button");
-    node.setAttribute("tabindex", index === "0" ? "0" : "-1");
-    node.setAttribute("aria-label", `${kind} ${spot(kind, Number(index))}: ${value}. Change it.`);
-  }
+function show(name) {
+  sheets[name].show(views[name](told, narrow.matches, state.turned === "yes"));
+  if (name === "scatter") for (const kind of ["input", "kernel"]) stand(kind, Number(buttons[kind].dataset.index));
 }
 
 function drawWords() {
@@ -218,7 +213,7 @@ function drawWords() {
 function showMatrixWords() {
   const rows = told.output.length;
   const columns = told.input.length;
-  const share = Math.round((100 * told.matrix.length) / (rows * columns));
+  const share = Math.round((100 * told.matrix.value.length) / (rows * columns));
   find("#matrix-words").textContent =
     state.turned === "yes"
       ? `The transposed matrix, ${columns} × ${rows}, takes the output's side back to the input's: a ${
@@ -259,48 +254,48 @@ function spot(kind, index) {
   return `[${at(index, size, dims)}]`;
 }
 
-function paint() {
+function paint(names = VIEWS) {
   const done = state.step === null;
   const cursor = done ? steps() - 1 : state.step;
   const stepped = done ? null : { kind: state.by === "inputs" ? "input" : "output", index: cursor };
   const focus = hovered ?? pinned ?? stepped;
   const reached = done ? null : reachedBy(cursor);
-  const touched = new Set(focus?.kind === "input" ? (related.input.get(focus.index) ?? []).map((term) => term.j) : []);
-  for (const view of drawn) view.paint({ by: state.by, done, cursor, focus, reached, touched });
-  lights.show(focus ? lit(focus) : []);
+  const touched = new Set(focus?.kind === "input" ? outputsOf(focus.index) : []);
+  const now = { by: state.by, done, cursor, focus, reached, touched, lit: new Set(focus ? lit(focus) : []) };
+  for (const name of names) sheets[name].paint(now);
   find("#step").value = done ? steps() : cursor;
   find("#step").setAttribute("aria-valuetext", done ? "all steps" : `step ${cursor + 1} of ${steps()}`);
   find("#said").replaceChildren(...say(focus, done));
 }
 
+const outputsOf = (input) => touching("input", input).map((place) => told.terms.j[place]);
+
 /** Outputs that have something in them after so many steps. */
 function reachedBy(cursor) {
-  const found = new Set();
-  if (state.by === "outputs") for (let j = 0; j <= cursor; j++) found.add(j);
-  else for (let i = 0; i <= cursor; i++) for (const term of related.input.get(i) ?? []) found.add(term.j);
-  return found;
+  const first = [...Array(cursor + 1).keys()];
+  return new Set(state.by === "outputs" ? first : first.flatMap(outputsOf));
 }
 
+/** The keys of all that lights up with a cell. */
 function lit(focus) {
   if (focus.kind === "phase") {
-    return told.phases.kernels[focus.index].positions.map((position) => [told.phases.side, position]);
+    return told.phases.kernels[focus.index].positions.map((position) => `${told.phases.side} ${position}`);
   }
+  const { i, t, j } = told.terms;
   if (focus.kind === "entry") {
-    const [j, i] = focus.index.split(",").map(Number);
-    const taps = (related.output.get(j) ?? []).filter((term) => term.i === i);
-    return [["entry", focus.index], ["input", i], ["output", j], ...taps.map((term) => ["kernel", term.t])];
+    const [row, column] = focus.index.split(",").map(Number);
+    const taps = touching("output", row).filter((place) => i[place] === column);
+    return [`entry ${focus.index}`, `input ${column}`, `output ${row}`, ...taps.map((place) => `kernel ${t[place]}`)];
   }
-  const wanted = [[focus.kind, focus.index]];
-  for (const term of related[focus.kind].get(focus.index) ?? []) {
-    wanted.push(["term", `${term.i},${term.t}`], ["entry", `${term.j},${term.i}`]);
-    if (focus.kind === "input") wanted.push(["kernel", term.t]);
-    else if (focus.kind === "output") wanted.push(["input", term.i], ["kernel", term.t]);
-    else wanted.push(["output", term.j], ["input", term.i]);
+  const keys = [`${focus.kind} ${focus.index}`];
+  for (const place of touching(focus.kind, focus.index)) {
+    keys.push(`entry ${j[place]},${i[place]}`);
+    if (focus.kind !== "input") keys.push(`input ${i[place]}`);
+    if (focus.kind !== "kernel") keys.push(`kernel ${t[place]}`);
+    if (focus.kind === "kernel") keys.push(`output ${j[place]}`);
   }
-  return unique(wanted);
+  return keys;
 }
-
-const unique = (pairs) => [...new Map(pairs.map((pair) => [pair.join(" "), pair])).values()];
 
 const ink = (kind, text) => html("span", { class: `${kind}-ink`, text });
 
@@ -309,27 +304,27 @@ function say(focus, done) {
   if (!focus) {
     return [
       ink("input", `${told.input.length} inputs`), ", ", ink("kernel", `${told.kernel.length} taps`), ", ",
-      ink("output", `${told.output.length} outputs`), `: ${told.terms.length} products. `,
+      ink("output", `${told.output.length} outputs`), `: ${told.terms.product.length} products. `,
       done ? "Play, or step with the arrow keys." : "",
     ];
   }
   if (focus.kind === "output") {
-    const terms = related.output.get(focus.index) ?? [];
-    const sum = terms.flatMap((term, place) => [
-      place ? " + " : "",
-      ink("input", bracketed(told.input[term.i])), " · ", ink("kernel", bracketed(told.kernel[term.t])),
+    const terms = touching("output", focus.index);
+    const sum = terms.flatMap((place, at) => [
+      at ? " + " : "",
+      ink("input", bracketed(told.input[told.terms.i[place]])), " · ", ink("kernel", bracketed(told.kernel[told.terms.t[place]])),
     ]);
     const total = ink("output", written(told.output[focus.index]));
     return [ink("output", `output ${spot("output", focus.index)}`), " = ", ...(terms.length ? [...sum, " = "] : []), total];
   }
   if (focus.kind === "input") {
-    const terms = related.input.get(focus.index) ?? [];
+    const { i, contribution } = told.matrix;
+    const landing = contribution.filter((_, place) => i[place] === focus.index);
     const value = ink("input", `input ${spot("input", focus.index)} = ${written(told.input[focus.index])}`);
-    return [value, " times ", ink("kernel", "the kernel"), ` lands on ${counted(terms.length, "output")}: `,
-      terms.map((term) => written(term.product)).join(", ")];
+    return [value, " times ", ink("kernel", "the kernel"), ` lands on ${counted(landing.length, "output")}: `, landing.map(written).join(", ")];
   }
   if (focus.kind === "kernel") {
-    const terms = related.kernel.get(focus.index) ?? [];
+    const terms = touching("kernel", focus.index);
     return [ink("kernel", `kernel ${spot("kernel", focus.index)} = ${written(told.kernel[focus.index])}`),
       ` is part of ${counted(terms.length, "product")}.`];
   }
@@ -338,8 +333,8 @@ function say(focus, done) {
     return [`Phase ${phase.remainder.join(", ")} answers a constant input of 1 with ${written(phase.gain)}.`];
   }
   const [j, i] = focus.index.split(",").map(Number);
-  const entry = told.matrix.find((one) => one.j === j && one.i === i);
-  return [`One unit of `, ink("input", `input ${spot("input", i)}`), ` adds ${written(entry.value)} to `,
+  const value = told.matrix.value.find((_, place) => told.matrix.j[place] === j && told.matrix.i[place] === i);
+  return [`One unit of `, ink("input", `input ${spot("input", i)}`), ` adds ${written(value)} to `,
     ink("output", `output ${spot("output", j)}`), "."];
 }
 
@@ -438,7 +433,11 @@ const setBy = choice(find("#by"), (by) => {
 });
 const setTurned = choice(find("#turned"), (turned) => {
   state.turned = turned;
-  if (told) draw();
+  if (told) {
+    show("matrix");
+    paint(["matrix"]);
+    showMatrixWords();
+  }
   writeAddress();
 });
 const setLanguage = choice(find("#language"), (language) => {
@@ -468,7 +467,7 @@ async function copy(text, button) {
 }
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, .cell, pre, a, [tabindex='0']")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, .spot, pre, a, [tabindex='0']")) return;
   if (event.key === " " && !event.target.closest("button")) play();
   else if (event.key === "ArrowRight") find("#forward").click();
   else if (event.key === "ArrowLeft") find("#back").click();
@@ -484,18 +483,16 @@ document.addEventListener("click", (event) => {
 
 // Pointing at cells ------------------------------------------------------------------------------------------------
 
-function pointedAt(event) {
-  const node = event.target.closest?.("[data-kind]");
-  if (!node) return null;
-  const { kind, index } = node.dataset;
-  return { kind, index: kind === "entry" ? index : Number(index) };
-}
+const pointedAt = (event) => sheets[event.target.closest(".drawing")?.parentElement.id]?.at(event) ?? null;
+const same = (one, other) => one?.kind === other?.kind && one?.index === other?.index;
 
-find("#views").addEventListener("pointerover", (event) => {
+find("#views").addEventListener("pointermove", (event) => {
   if (event.pointerType === "touch" || timer !== null || !told) return;
-  const before = hovered;
-  hovered = pointedAt(event);
-  if (hovered || before) paint();
+  const found = pointedAt(event);
+  find("#scatter .sheet").classList.toggle("editable", Boolean(found?.editable));
+  if (same(found, hovered)) return;
+  hovered = found;
+  paint();
 });
 find("#views").addEventListener("pointerleave", () => {
   if (hovered && told) {
@@ -504,90 +501,94 @@ find("#views").addEventListener("pointerleave", () => {
   }
 });
 find("#views").addEventListener("click", (event) => {
-  if (!told) return;
-  const editable = event.target.closest(".editable");
-  if (editable) return edit(editable);
-  if (event.target.closest(".transport")) return;
+  if (!told || event.target.closest(".transport, .editor")) return;
+  const found = pointedAt(event);
+  if (found?.editable) return edit(found);
   stop();
-  const focus = pointedAt(event); // a tap stays lit, since a finger cannot hover
-  pinned = focus && JSON.stringify(focus) === JSON.stringify(pinned) ? null : focus;
-  paint();
-});
-find("#views").addEventListener("focusin", (event) => {
-  const node = event.target.closest(".editable");
-  if (!node || !told) return;
-  pinned = pointedAt({ target: node });
+  pinned = same(found, pinned) ? null : found; // a tap stays lit, since a finger cannot hover
   paint();
 });
 
+// For the keyboard, one button each lies over a number of the input and one of the kernel, and is moved by the arrows.
+const buttons = {};
+for (const kind of ["input", "kernel"]) {
+  buttons[kind] = html("button", { type: "button", class: "spot", "data-kind": kind, "data-index": 0 });
+  buttons[kind].addEventListener("focus", () => {
+    if (!told) return;
+    pinned = { kind, index: Number(buttons[kind].dataset.index) };
+    paint();
+  });
+  find("#scatter .sheet").append(buttons[kind]);
+}
+
+const cellOf = (kind, index) => sheets.scatter.drawing.cells.find((one) => one.editable && same(one, { kind, index }));
+
+/** Move the button over a number of the input or the kernel; says whether there is such a number. */
+function stand(kind, index) {
+  const found = cellOf(kind, index) ?? cellOf(kind, 0);
+  sheets.scatter.cover(buttons[kind], found);
+  buttons[kind].dataset.index = found.index;
+  buttons[kind].setAttribute("aria-label", `${kind} ${spot(kind, found.index)}: ${textOf(found)}. Change it.`);
+  return found.index === index;
+}
+
 find("#scatter").addEventListener("keydown", (event) => {
-  const node = event.target.closest?.(".editable");
-  if (!node || event.target.matches("input")) return;
-  const { kind, index } = node.dataset;
-  const width = told.layer.dims === 1 ? (kind === "input" ? 1 : Infinity) : kind === "input" ? told.layer.input_size : told.layer.kernel_size;
-  const moves = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: width, ArrowUp: -width };
-  if (event.key in moves && Number.isFinite(moves[event.key])) {
-    const next = find(`#scatter .editable[data-kind="${kind}"][data-index="${Number(index) + moves[event.key]}"]`);
-    if (next) moveTo(node, next);
-  } else if (event.key === "Enter" || event.key === " ") edit(node);
-  else if (/^[-0-9.]$/.test(event.key)) edit(node, event.key);
+  if (!event.target.matches(".spot")) return;
+  const { kind } = event.target.dataset;
+  const index = Number(event.target.dataset.index);
+  const { input_size: n, kernel_size: k, dims } = told.layer;
+  // One axis: the input stands upright there, the kernel lies.
+  const row = dims === 2 ? { input: n, kernel: k }[kind] : { input: 1, kernel: 0 }[kind];
+  const moves = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: row, ArrowUp: -row };
+  if (event.key in moves) {
+    if (!stand(kind, index + moves[event.key])) stand(kind, index);
+    pinned = { kind, index: Number(event.target.dataset.index) };
+    paint();
+  } else if (event.key === "Enter" || event.key === " ") edit(cellOf(kind, index));
+  else if (/^[-0-9.]$/.test(event.key)) edit(cellOf(kind, index), event.key);
   else return;
   event.preventDefault();
 });
 
-function moveTo(from, to) {
-  from.setAttribute("tabindex", "-1");
-  to.setAttribute("tabindex", "0");
-  to.focus();
-}
-
 /** A field over the cell; Enter or leaving it takes the number, Escape does not. */
-function edit(node, first = null) {
+function edit(cell, first = null) {
   stop();
-  const { kind, index } = node.dataset;
-  const panel = find("#scatter");
-  panel.style.position = "relative";
-  const box = node.getBoundingClientRect();
-  const outer = panel.getBoundingClientRect();
+  const { kind, index } = cell;
   const field = html("input", {
-    class: "editor", type: "text", inputmode: "decimal", "aria-label": `New value of ${kind} ${spot(kind, Number(index))}`,
+    class: "editor", type: "text", inputmode: "decimal", "aria-label": `New value of ${kind} ${spot(kind, index)}`,
   });
   field.value = first ?? String(told[kind][index]);
-  field.style.left = `${box.left - outer.left + box.width / 2 - Math.max(box.width, 52) / 2}px`;
-  field.style.top = `${box.top - outer.top + box.height / 2 - Math.max(box.height, 32) / 2}px`;
-  field.style.width = `${Math.max(box.width, 52)}px`;
-  field.style.height = `${Math.max(box.height, 32)}px`;
-  panel.append(field);
+  sheets.scatter.cover(field, cell);
+  stand(kind, index);
+  find("#scatter .sheet").append(field);
   field.focus();
   if (first === null) field.select();
-  let open = true;
-  const close = async (take) => {
-    if (!open) return;
-    open = false;
+  editing = (take) => {
+    editing = null;
     const text = field.value.trim().replace(",", ".").replace("−", "-");
     field.remove();
-    if (!take || text === String(told[kind][index])) return node.focus();
-    const values = [...told[kind]];
-    values[index] = text === "" || Number.isNaN(Number(text)) ? text || "?" : Number(text);
-    if (typeof values[index] === "string") {
+    if (!take || text === String(told[kind][index])) return;
+    if (text === "" || !Number.isFinite(Number(text))) {
       find("#error").textContent = `“${text}” is not a number: type one such as 3 or −0.5.`;
       find("#error").hidden = false;
-      return node.focus();
+      return;
     }
-    state[kind] = values.join(",");
-    await refresh();
-    const again = find(`#scatter .editable[data-kind="${kind}"][data-index="${index}"]`);
-    if (again) moveTo(find(`#scatter .editable[data-kind="${kind}"][tabindex="0"]`) ?? again, again);
+    state[kind] = told[kind].with(index, Number(text)).join(",");
+    refresh();
   };
   field.addEventListener("keydown", (event) => {
     event.stopPropagation();
-    if (event.key === "Enter") close(true);
-    if (event.key === "Escape") close(false);
+    if (event.key !== "Enter" && event.key !== "Escape") return;
+    editing?.(event.key === "Enter");
+    buttons[kind].focus({ preventScroll: true });
   });
-  field.addEventListener("blur", () => close(true));
+  field.addEventListener("blur", () => editing?.(true));
 }
 
-narrow.addEventListener("change", () => told && draw());
+narrow.addEventListener("change", () => {
+  editing?.(false);
+  if (told) draw();
+});
 addEventListener("popstate", () => {
   Object.assign(state, readAddress());
   refresh();
