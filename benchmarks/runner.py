@@ -74,7 +74,7 @@ class Workers(AbstractContextManager["Workers"]):
         try:
             outcome, value = self._pipes[name].recv()
         except EOFError:
-            self._stop(name)
+            self.stop(name)
             raise RuntimeError("its process ended") from None
         if outcome == "failed":
             raise RuntimeError(value)
@@ -86,9 +86,11 @@ class Workers(AbstractContextManager["Workers"]):
 
     def __exit__(self, *error: object) -> None:
         for name in list(self._pipes):
-            self._stop(name)
+            self.stop(name)
 
-    def _stop(self, name: str) -> None:
+    def stop(self, name: str) -> None:
+        if name not in self._pipes:
+            return
         self._pipes.pop(name).close()
         process = self._processes.pop(name)
         process.join(timeout=5)
@@ -131,9 +133,9 @@ def measure(workers: Workers, task: Task, seconds: float, peers: Sequence[Peer] 
                 contestants[peer.name]["chosen"] = chosen[peer.name]
     _take_turns(workers, calls, {name: result["seconds"] for name, result in contestants.items()}, seconds)
     if task.training:
-        for name, result in contestants.items():
-            if result["kind"] != "limit":
-                result["memory"] = workers.ask(name, "memory")
+        for peer in peers:
+            if peer.name in contestants and peer.kind != "limit":
+                contestants[peer.name]["memory"] = _memory(workers, peer, task)
     facts: dict[str, Any] = {"name": row.name, "tags": sorted(row.tags)}
     if isinstance(row, Row):
         facts["output_shape"] = row.output_shape
@@ -197,6 +199,18 @@ def _answers(workers: Workers, peers: Iterable[Peer]) -> tuple[dict[str, Any], d
         except RuntimeError as error:
             failed[peer.name] = str(error)
     return values, failed
+
+
+def _memory(workers: Workers, peer: Peer, task: Task) -> int | None:
+    """The bytes that a peer needs at its peak, in a new process."""
+    name = f"{peer.name}, for its memory"
+    try:
+        workers.ask(name, "map_tensors")
+        workers.ask(name, "prepare", peer, task)
+        needed: int | None = workers.ask(name, "memory")
+    finally:
+        workers.stop(name)
+    return needed
 
 
 def _take_turns(workers: Workers, calls: dict[str, int], times: dict[str, list[float]], budget: float) -> None:

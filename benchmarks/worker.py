@@ -3,6 +3,7 @@
     prepare PEER TASK    build, compile and call once                        -> the algorithm that auto chose
     check PATH           compare one call with the float64 results           -> the errors, and seconds the call took
     turn CALLS           that many calls in a row                            -> the median of the seconds each took
+    map_tensors          keep large tensors out of the heap
     memory               one call                                            -> bytes it had allocated at its peak
     share TASK           five calls, the upsampling modules under the clock  -> the median of their share of the time
     reference TASK PATH  compute and save the float64 results
@@ -31,6 +32,8 @@ __all__ = ["TOLERANCE", "serve"]
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 """How far from float64 a result may be, in root mean square, relative to the root mean square of the result."""
+
+_M_MMAP_THRESHOLD, _M_MMAP_MAX = -3, -4  # of glibc's mallopt
 
 
 def serve(pipe: Connection, threads: int) -> None:
@@ -80,6 +83,13 @@ class _Worker:
             seconds.append(time.perf_counter() - started)
         return median(seconds)
 
+    def map_tensors(self) -> None:
+        """From now on every large tensor has pages of its own: a heap with holes in it would count them too."""
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallopt"):
+            libc.mallopt(_M_MMAP_THRESHOLD, 1 << 16)
+            libc.mallopt(_M_MMAP_MAX, 1 << 16)
+
     def memory(self) -> int | None:
         """What one call needs beyond its inputs, weights and whatever is kept from call to call."""
         gc.collect()
@@ -90,7 +100,7 @@ class _Worker:
             return torch.cuda.max_memory_allocated() - before
         if not Path("/proc/self/clear_refs").exists():
             return None
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed long ago shall not hide what is allocated now
+        self._run()
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again at what is resident
         before = _status("VmRSS")
         self._run()
