@@ -44,14 +44,14 @@ from halfstride.algorithms.common import (
     settled,
     typed,
 )
-from halfstride.algorithms.differences_plan import Block, Gaps, Plan, Subset, blocks, plan
+from halfstride.algorithms.differences_plan import Block, Plan, Subset, blocks, plan
 from halfstride.algorithms.differences_steps import (
-    gap_kernel,
     gap_kernels,
     gathered,
     sum_products,
+    summed_taps,
+    summed_taps_adjoint,
     through_features,
-    to_taps,
 )
 from halfstride.caching import kept, lasts
 from halfstride.kernels import widened
@@ -73,8 +73,8 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     if case.groups == 1:
         kernels = None
         if lasts(weight):
-            gaps = tuple(of_case.all_gaps)
-            kernels = kept(weight, gaps, lambda: {each: gap_kernel(widened(weight), of_case, each) for each in gaps})
+            key = ("differences", *(axis.has_jumps for axis in of_case.axes))
+            kernels = kept(weight, key, partial(summed_taps, widened(weight), of_case))
         return as_channels_last(_output(x, weight, bias, of_case, kernels), like=input)
     biases = (None,) * case.groups if bias is None else bias.chunk(case.groups)
     groups = zip(x.chunk(case.groups, 1), weight.chunk(case.groups), biases, strict=True)
@@ -92,8 +92,6 @@ def cost(case: Case) -> Cost:
     return Cost(products * case.channel_pairs, case.input_numbers + case.output_numbers + 2 * intermediate)
 
 
-Kernels = dict[Gaps, Tensor]
-
 # The trilinear form, without each of its arguments --------------------------------------------------------------------
 
 
@@ -101,13 +99,13 @@ class _Output(torch.autograd.Function):
     """(batch, out, *output_size) from input, weight and bias; the weight's kernels are given where they are known."""
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, known: Kernels | None) -> Tensor:
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, known: Tensor | None) -> Tensor:
         values = _channels_at_the_end(x)
         output = values.new_empty(len(x), *(axis.output_size for axis in plan.axes), weight.shape[0])
-        kernel_of = partial(gap_kernel, widened(weight), plan) if known is None else known.__getitem__
+        kernels = gap_kernels(summed_taps(widened(weight), plan) if known is None else known, plan)
         bias = None if bias is None else typed(bias, values.dtype)
         for block in blocks(plan, len(x), x.shape[1], weight.shape[0]):
-            sum_products(values[block.inputs], kernel_of, bias, block.plan, output[block.outputs])
+            sum_products(values[block.inputs], kernels, bias, block.plan, output[block.outputs])
         return typed(output.movedim(-1, 1), x.dtype)
 
     @staticmethod
@@ -144,7 +142,7 @@ class _Gradients(torch.autograd.Function):
             values = _channels_at_the_end(x)
             taps = values.new_zeros(*(len(axis.gaps) for axis in plan.axes), g.shape[1], channels)
         sums = {} if taps is None else gap_kernels(taps, plan)
-        wide = None if weight is None else widened(weight)
+        kernels = None if weight is None else gap_kernels(summed_taps(widened(weight), plan), plan)
 
         def visit(block: Block, subset: Subset, feature: Tensor | None) -> Tensor | None:
             """The gradient of a subset's feature; the gradient of the weight takes its share."""
@@ -154,9 +152,8 @@ class _Gradients(torch.autograd.Function):
                 rows = gathered(gradient[block.outputs], block.plan, gaps).flatten(0, -2)
                 if columns is not None:
                     sums[gaps].addmm_(rows.t(), columns)
-                if wide is not None:
-                    kernel = gap_kernel(wide, plan, gaps)
-                    of_feature = rows @ kernel if of_feature is None else of_feature.addmm_(rows, kernel)
+                if kernels is not None:
+                    of_feature = rows @ kernels[gaps] if of_feature is None else of_feature.addmm_(rows, kernels[gaps])
                 del rows  # before there are more
             return None if of_feature is None else of_feature.view(-1, *block.plan.positions(subset), channels)
 
@@ -171,7 +168,7 @@ class _Gradients(torch.autograd.Function):
                 of_x = of_part
             elif of_part is not None:
                 of_x[block.inputs].add_(of_part)
-        of_weight = None if taps is None else typed(to_taps(taps, plan), dtype)
+        of_weight = None if taps is None else typed(summed_taps_adjoint(taps, plan), dtype)
         return None if of_x is None else typed(of_x.movedim(-1, 1), g.dtype), of_weight
 
     @staticmethod
@@ -221,7 +218,7 @@ class _EagerGradients(_Gradients):
         return tuple(map(_total, of_g, _gradients(g, along_x, along_weight, ctx)))
 
 
-def _output(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, known: Kernels | None = None) -> Tensor:
+def _output(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, known: Tensor | None = None) -> Tensor:
     output: Tensor = applied(_Output, _EagerOutput, x, weight, bias, plan, known)
     return output
 

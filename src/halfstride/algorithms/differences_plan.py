@@ -21,9 +21,9 @@ Gaps = tuple[int, ...]
 """Of the axes: which gap between taps, counted from 1, or 0 for the anchor."""
 
 
-_BLOCK = 2**21
-"""Numbers of intermediate results in a block: 8 MiB of float32,"""
-_ROWS = 2**10
+_BLOCK = 2**22
+"""Numbers of intermediate results in a block: 16 MiB of float32,"""
+_ROWS = 2**11
 """and at least so many rows of each matrix, without which products are slow."""
 
 
@@ -94,10 +94,6 @@ class Plan:
     def subsets(self) -> list[Subset]:
         return list(product(*(axis.choices for axis in self.axes)))
 
-    @property
-    def all_gaps(self) -> list[Gaps]:
-        return list(product(*(axis.gaps for axis in self.axes)))
-
     def gaps(self, subset: Subset) -> list[Gaps]:
         """The gaps that are multiplied with a subset's jumps, and anchors."""
         return list(
@@ -147,7 +143,8 @@ def blocks(plan: Plan, images: int, in_channels: int, out_channels: int) -> list
         return [Block((slice(None), slice(None)), (slice(None), slice(None)), plan)]
     positions = [math.prod(plan.positions(subset)) for subset in plan.subsets]
     products = 2 * max(positions) * math.prod([len(axis.gaps) for axis in plan.axes[1:]])
-    fitting = _BLOCK / max(sum(positions) * in_channels + products * out_channels, 1)
+    numbers = sum(positions) * in_channels + products * out_channels
+    fitting = _BLOCK / max(numbers, 1)
     step = math.ceil(max(fitting - 1, _ROWS / positions[0]))
     lead = plan.axes[0]
     height = lead.output_size

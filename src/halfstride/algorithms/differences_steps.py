@@ -19,35 +19,42 @@ from torch import Tensor
 from halfstride.algorithms.common import store
 from halfstride.algorithms.differences_plan import AxisPlan, Gaps, Plan, Subset
 
-__all__ = ["gap_kernel", "gap_kernels", "gathered", "sum_products", "through_features", "to_taps"]
+__all__ = ["gap_kernels", "gathered", "sum_products", "summed_taps", "summed_taps_adjoint", "through_features"]
 
 # Kernels --------------------------------------------------------------------------------------------------------------
 
 
-def gap_kernel(weight: Tensor, plan: Plan, gaps: Gaps) -> Tensor:
-    """(out, in): along each axis the sum of all taps, for gap 0, or of those beyond a gap, seen from the anchor.
-
-    Those before the anchor count as negative: there, a jump is what the value still lacks.
-    """
-    taps: list[slice] = []
-    before = 0
-    for axis, gap in zip(plan.axes, gaps, strict=True):
-        taps.append(slice(None) if gap == 0 else slice(gap) if gap <= axis.anchor else slice(gap, None))
-        before += 0 < gap <= axis.anchor
-    region = (slice(None), slice(None), *taps)
-    kernel = weight[region].sum(tuple(range(2, weight.dim())))
-    return kernel.neg_() if before % 2 else kernel
+def summed_taps(weight: Tensor, plan: Plan) -> Tensor:
+    """(*taps, out, in): in the place of the anchor the sum of all taps, for values, in that of each other tap the sum
+    from there outwards, for the jumps of the gap on its inner side; minus it before the anchor, where a jump is what
+    the value still lacks. `gap_kernels` tells them apart."""
+    kernels = weight.permute(*range(2, weight.dim()), 0, 1).clone(memory_format=torch.contiguous_format)
+    for at, axis in enumerate(plan.axes):
+        if not axis.has_jumps:
+            kernels = kernels.sum(at, keepdim=True)
+            continue
+        tap, anchor = kernels.unbind(at), axis.anchor
+        for t in range(anchor):
+            tap[t].neg_() if t == 0 else store(torch.sub, tap[t], tap[t - 1], tap[t])
+        for t in range(axis.kernel_size - 2, anchor, -1):
+            tap[t].add_(tap[t + 1])
+        if anchor > 0:
+            tap[anchor].sub_(tap[anchor - 1])
+        if anchor + 1 < axis.kernel_size:
+            tap[anchor].add_(tap[anchor + 1])
+    return kernels
 
 
 def gap_kernels(taps: Tensor, plan: Plan) -> dict[Gaps, Tensor]:
-    """(out, in) for each gap per axis, in (*taps, out, in): each in the place of one of its taps."""
+    """(out, in) for each gap per axis, in (*taps, out, in)."""
     return {
-        gaps: taps[tuple(axis.place(gap) for axis, gap in zip(plan.axes, gaps, strict=True))] for gaps in plan.all_gaps
+        gaps: taps[tuple(axis.place(gap) for axis, gap in zip(plan.axes, gaps, strict=True))]
+        for gaps in product(*(axis.gaps for axis in plan.axes))
     }
 
 
-def to_taps(kernels: Tensor, plan: Plan) -> Tensor:
-    """The adjoint of all `gap_kernel`s, (out, in, *taps), of what `gap_kernels` lie in; in the same memory."""
+def summed_taps_adjoint(kernels: Tensor, plan: Plan) -> Tensor:
+    """(out, in, *taps), in the memory of the kernels."""
     for at, axis in enumerate(plan.axes):
         if not axis.has_jumps:
             kernels = kernels.repeat_interleave(axis.kernel_size, at)
@@ -140,9 +147,7 @@ def _add_jumps_adjoint(target: Tensor, axis: int, jumps: Tensor, positions: rang
 # Products: from features to outputs -----------------------------------------------------------------------------------
 
 
-def sum_products(
-    values: Tensor, kernel_of: Callable[[Gaps], Tensor], bias: Tensor | None, plan: Plan, output: Tensor
-) -> None:
+def sum_products(values: Tensor, kernels: dict[Gaps, Tensor], bias: Tensor | None, plan: Plan, output: Tensor) -> None:
     """Multiply the features of the values, and sum into (images, *output_size, out)."""
     lead, *others = plan.axes
 
@@ -152,7 +157,7 @@ def sum_products(
         """The products of one gap per axis, at so many positions of the first axis, added to a summand or, to take its
         place, into it."""
         rows = features[tuple(gap > 0 for gap in gaps[1:])].narrow(1, start, size)
-        kernel = kernel_of(gaps)
+        kernel = kernels[gaps]
         matrices, columns = rows.flatten(1, -2), kernel.t().expand(len(rows), -1, -1)
         if summand is None:
             result = torch.bmm(matrices, columns)
