@@ -241,6 +241,20 @@ def test_a_trained_decoder_is_cured_for_at_most_two_percent_of_its_error(trained
     assert (tmp_path / "cure.png").stat().st_size > 0
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_the_pattern_multiplied_with_the_strokes_is_taken_out(method, trained):
+    """What two passes over the digits leave inside the strokes, measured before and after on images not fitted."""
+    model, known, unseen = trained
+    before = diagnose(model, unseen[:256])
+    assert before.visible
+    assert before.output[-1].pattern.period == (2, 2)
+    assert before.output[-1].pattern.multiplicative.found
+    cured, _ = cure(model, known[:256], method, steps=20)
+    after = diagnose(cured, unseen[:256])
+    assert not after.visible or method == "smooth"  # which here leaves just enough to be found
+    assert after.output[-1].pattern.multiplicative.strength < before.output[-1].pattern.multiplicative.strength / 2
+
+
 def test_few_examples_do_not_bend_the_model_to_themselves(trained):
     model, known, unseen = trained
     errors = []

@@ -180,7 +180,7 @@ def _draw_samples(figure: Any, samples: Tensor, patterns: Sequence[Pattern]) -> 
         _bare(axes[2])
         kinds = " and ".join(dict.fromkeys(name for pattern in found for name in pattern.parts))
         where = f"{part.shape[0]}×{part.shape[1]} positions from row {top}, column {left}"
-        axes[2].set_xlabel(f"{kinds}; {where}" if found else "", fontsize=8)
+        axes[2].set_xlabel(f"{kinds}\n{where}" if found else "", fontsize=8)
     _draw_spectrum(axes[1], samples.numpy(), found)
 
 
