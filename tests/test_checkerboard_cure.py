@@ -72,10 +72,8 @@ def test_the_fit_of_one_layer_is_the_least_squares_solution(kernel, stride, grou
     begun, report = cure(model, x, steps=0)
     fitted, _ = cure(model, x, steps=200)
     with torch.no_grad():
-        pattern = report.before.output[0].pattern.phases
         target = model(x)
-        height, width = target.shape[2:]
-        target -= pattern.repeat(1, height, width)[:, :height, :width]
+        target -= report.before.output[0].pattern.within(target)
         columns = []
         for unit in torch.eye(layer.weight.numel(), dtype=torch.float64).reshape(-1, *layer.weight.shape):
             even = even_from_transposed(unit, stride, 1, groups)
@@ -241,6 +239,20 @@ def test_a_trained_decoder_is_cured_for_at_most_two_percent_of_its_error(trained
     figure = figures.cure(report)
     figure.savefig(tmp_path / "cure.png")
     assert (tmp_path / "cure.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_pattern_multiplied_with_the_strokes_is_taken_out(method, trained):
+    """What two passes over the digits leave inside the strokes, measured before and after on images not fitted."""
+    model, known, unseen = trained
+    before = diagnose(model, unseen[:256])
+    assert before.visible
+    assert before.output[-1].pattern.period == (2, 2)
+    assert before.output[-1].pattern.multiplicative.found
+    cured, _ = cure(model, known[:256], method, steps=20)
+    after = diagnose(cured, unseen[:256])
+    assert not after.visible or method == "smooth"  # which here leaves just enough to be found
+    assert after.output[-1].pattern.multiplicative.strength < before.output[-1].pattern.multiplicative.strength / 2
 
 
 def test_few_examples_do_not_bend_the_model_to_themselves(trained):

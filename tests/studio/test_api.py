@@ -239,7 +239,7 @@ def as_told(found):
     return told
 
 
-MEASURED = ("period", "strength", "evidence", "found")
+MEASURED = ("period", "strength", "evidence", "found", "kinds")
 
 
 @pytest.fixture(scope="module")
@@ -308,7 +308,7 @@ def test_a_pictures_checkup_is_the_doctors_own(client, checkered):
     assert (
         answer["conclusion"]
         == str(found).splitlines()[-1]
-        == (f"Pattern found: period 4, {found.strength:.1%} of the standard deviation.")
+        == (f"Pattern found: period 4, {found.strength:.1%} of the standard deviation, additive.")
     )
     assert [part["measured"] for part in answer["output"]] == [
         {name: approximately(one[name]) for name in MEASURED}

@@ -1,6 +1,8 @@
 """The checkerboard doctor: see a checkerboard, measure it, blame the layer, cure it.
 
 coverage    what geometry alone says: uneven overlap, through one layer and through a stack
+harmonics   the harmonic F test
+content     the content that a pattern grows with
 pattern     what can be measured in a signal, and how sure it is
 sites       where a model upsamples
 reports     what is told of a model, as a table and as data
@@ -15,7 +17,7 @@ from halfstride.checkerboard.coverage import UnevenKernelWarning, phase_counts, 
 from halfstride.checkerboard.curing import CureReport, cure
 from halfstride.checkerboard.diagnosis import diagnose, gain_spread
 from halfstride.checkerboard.images import ImageDiagnosis, diagnose_image
-from halfstride.checkerboard.pattern import EVIDENCE, STRENGTH, Pattern, TooSmallError, measure
+from halfstride.checkerboard.pattern import EVIDENCE, STRENGTH, Part, Pattern, TooSmallError, measure
 from halfstride.checkerboard.reports import Diagnosis, LayerReport, OutputPattern
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "ImageDiagnosis",
     "LayerReport",
     "OutputPattern",
+    "Part",
     "Pattern",
     "TooSmallError",
     "UnevenKernelWarning",

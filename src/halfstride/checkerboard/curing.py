@@ -287,15 +287,13 @@ def _is_even(site: Site) -> bool:
 
 def _target(original: Any, before: Diagnosis) -> Tensor | None:
     """The original's output without the patterns found in it."""
-    target = as_batch(original, before.layers)
-    for part in before.output:
-        if target is not None and part.pattern is not None and part.pattern.found:
-            tiles = [n // s + 1 for n, s in zip(target.shape[2:], part.period, strict=True)]
-            tiled = part.pattern.phases.repeat(1, *tiles)
-            for axis, size in enumerate(target.shape[2:], start=1):
-                tiled = tiled.narrow(axis, 0, size)
-            target = target - tiled.to(target)
-    return target
+    output = as_batch(original, before.layers)
+    if output is None:
+        return None
+    patterns = [part.pattern for part in before.output if part.pattern is not None and part.pattern.found]
+    for pattern in [pattern.within(output) for pattern in patterns]:
+        output = output - pattern.to(output)
+    return output
 
 
 def _report(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from halfstride.checkerboard.pattern import EVIDENCE, STRENGTH, Pattern, measure
-from halfstride.checkerboard.reports import joined, pattern_dict, table
+from halfstride.checkerboard.reports import joined, pattern_dict, shares, table
 
 __all__ = ["ImageDiagnosis", "diagnose_image"]
 
@@ -55,9 +55,11 @@ class ImageDiagnosis:
     def __str__(self) -> str:
         rows = [("period", "strength", "evidence", "")]
         for pattern in self.patterns:
-            told = f"found, brightest at row, column {pattern.brightest}" if pattern.found else ""
+            told = f"found, {shares(pattern)}; brightest at row, column {pattern.brightest}" if pattern.found else ""
             rows.append((joined(pattern.period), f"{pattern.strength:.2%}", f"{pattern.evidence:.1f}", told))
-        last = f"Pattern found: period {self.period}, {self.strength:.1%} of the standard deviation."
+        kinds = [name for pattern in self.patterns if pattern.found for name in pattern.parts]
+        kind = " and ".join(dict.fromkeys(kinds))
+        last = f"Pattern found: period {self.period}, {self.strength:.1%} of the standard deviation, {kind}."
         if self.found and self.period == 8:
             last += " (JPEG's blocks have this period as well.)"
         return "\n".join([*table(rows), "", last if self.found else "No periodic pattern found."])

@@ -1,35 +1,43 @@
 """Is there a periodic pattern in a signal, and how strong? Measured, with a stated rate of false alarms.
 
-A pattern of period `s` (one per axis) that is added to a signal puts energy on the *harmonics* of `s`, the frequencies
-`a / s` with `a = 1 .. s-1` along each axis, and nowhere else. The content of images, sounds and feature maps puts
-energy there too, but it does not stop there: next to a harmonic there is as much of it as on it. So each harmonic is
-compared with its own neighbourhood:
+A pattern of period `s` (one per axis) puts energy on the *harmonics* of `s`, the frequencies `a / s` with
+`a = 1 .. s-1` along each axis, and nowhere else, if it is *additive*: the same in every signal. A *multiplicative* one
+grows with the content, as the grid inside the strokes of digits on a black ground does; it stands at other places in
+each signal, and has energy beside the harmonics too. Where a signal's local mean is `m`, phase `r` deviates by
 
-1. The signals are averaged over the batch. A pattern is the same in all of them and stays; content averages out.
-2. The smooth part is taken off: the moving average over one period, applied twice, in which no harmonic is left.
-3. The rest is shifted in frequency, so that the harmonic becomes a constant, and projected onto the first sine tapers.
-   The pattern is the part that looks like the tapers of a constant; what is left over is the neighbourhood's energy.
-   Where it differs by direction, as beside straight edges, the direction with most of it counts. The tapers vanish
-   towards the borders, where zero padding leaves marks of its own.
+    additive[r] + multiplicative[r] * (m - mean of m)
+
+and each of the two is tested for. The content of images, sounds and feature maps has energy at the harmonics as well,
+but it does not stop there: next to a harmonic there is as much of it as on it. So each harmonic is compared with its
+own neighbourhood:
+
+1. The local mean is the moving average over one period, applied twice, in which no harmonic is left. The rest is the
+   detail.
+2. Over the batch the detail is averaged: an additive pattern is the same in all signals and stays; content averages
+   out. For the multiplicative one it is put in proportion to the content, at each position by least squares over the
+   batch (`content`), which makes an additive one of it.
+3. What was averaged is shifted in frequency, so that the harmonic becomes a constant, and projected onto the first sine
+   tapers (`harmonics`). The pattern is the part that looks like the tapers of a constant; what is left over is the
+   neighbourhood's energy. Where it differs by direction, as beside straight edges, the direction with most of it
+   counts. The tapers vanish towards the borders, where zero padding leaves marks of its own.
 4. The ratio of the two follows an F distribution where there is no pattern. Over all harmonics the ratios, brought to
    the chi-squared scale by their likelihood, are summed: one test with (number of phases - 1) degrees of freedom.
-
-Reference:
-    Thomson, "Spectrum estimation and harmonic analysis", Proceedings of the IEEE 70 (1982), section XIII: the harmonic
-    F test. Riedel & Sidorenko, "Minimum bias multiple taper spectral estimation" (1995): the sine tapers.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["EVIDENCE", "STRENGTH", "Pattern", "TooSmallError", "measure"]
+from halfstride.checkerboard.content import averages, extended, local_mean
+from halfstride.checkerboard.harmonics import Lines, chances, harmonics, lines_in, sight_of
+
+__all__ = ["EVIDENCE", "STRENGTH", "Part", "Pattern", "TooSmallError", "measure"]
 
 EVIDENCE = 3.5
 """A pattern counts as found from this evidence on: a false alarm in one of 3,000 measurements."""
@@ -37,8 +45,8 @@ STRENGTH = 0.005
 """... and from this strength on: half a percent of the signal's standard deviation, less than can be seen."""
 
 _PERIODS = 4  # fewer along an axis say nothing about what repeats
-_MOST_TAPERS = 32  # per axis
 _MOST_EVIDENCE = 300.0  # the smallest float64 is 1e-308
+_TESTS = 2  # additive and multiplicative
 
 
 class TooSmallError(ValueError):
@@ -46,21 +54,20 @@ class TooSmallError(ValueError):
 
 
 @dataclass(frozen=True)
-class Pattern:
-    """What was measured of one period in one signal."""
+class Part:
+    """The additive or the multiplicative part of a pattern."""
 
-    period: tuple[int, ...]
-    """Positions after which the pattern repeats, along each axis."""
     strength: float
-    """Root mean square of the pattern, over all channels, in units of the signal's standard deviation."""
+    """Root mean square of this part, over all channels, in units of the signal's standard deviation."""
     evidence: float
     """How sure: `-log10` of the probability that a signal without any pattern gives as much, corrected for the number
-    of channels."""
+    of channels and for the two parts looked for."""
     channel: int
     """The channel with the strongest evidence."""
     phases: Tensor
-    """Mean deviation of each phase, (channels, *period), in the signal's own units, whether it counts as found or not;
-    phases are counted from the signal's first position."""
+    """Of each phase, (channels, *period), whether it counts as found or not; phases are counted from the signal's first
+    position. Additive: its deviation, in the signal's own units. Multiplicative: its gain less 1, by which the local
+    mean's distance from its overall mean shows in it."""
 
     @property
     def found(self) -> bool:
@@ -73,9 +80,70 @@ class Pattern:
         phases = self.phases[self.channel]
         return tuple(int(i) for i in torch.unravel_index(phases.argmax(), phases.shape))
 
+
+@dataclass(frozen=True)
+class Pattern:
+    """What was measured of one period in one signal."""
+
+    period: tuple[int, ...]
+    """Positions after which the pattern repeats, along each axis."""
+    additive: Part
+    """What is the same everywhere in every signal."""
+    multiplicative: Part
+    """What grows with the content."""
+    mean: Tensor
+    """The local mean, (channels,), at which the additive part is all."""
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """The parts that count as found, by their names; where none does, the one with more evidence."""
+        both = {"additive": self.additive, "multiplicative": self.multiplicative}
+        surer = max(both, key=lambda name: both[name].evidence)
+        return {name: part for name, part in both.items() if part.found} or {surer: both[surer]}
+
+    @property
+    def found(self) -> bool:
+        """Whether one of the parts counts as found."""
+        return self.additive.found or self.multiplicative.found
+
+    @property
+    def strength(self) -> float:
+        """Root mean square of the `parts` taken together, in units of the signal's standard deviation."""
+        return math.sqrt(sum(part.strength**2 for part in self.parts.values()))
+
+    @property
+    def evidence(self) -> float:
+        """Of the surer of the `parts`."""
+        return max(part.evidence for part in self.parts.values())
+
+    @property
+    def brightest(self) -> tuple[int, ...]:
+        """The phase that is raised most where the signal is bright, by the surer of the `parts`."""
+        return max(self.parts.values(), key=lambda part: part.evidence).brightest
+
+    def within(self, signals: Tensor) -> Tensor:
+        """The pattern as it is in these signals, (batch, channels, *size); zeros where none counts as found.
+
+        A multiplicative part is told with the additive one, which is its amount where the content is at its mean.
+        """
+        alone = torch.zeros_like(signals, dtype=torch.float64)
+        told = [self.additive] * self.found + [self.multiplicative] * self.multiplicative.found
+        for part in told:
+            phases = part.phases.to(alone)
+            for axis, size in enumerate(signals.shape[2:], start=1):
+                phases = phases.index_select(axis, torch.arange(size, device=alone.device) % phases.shape[axis])
+            if part is self.multiplicative:
+                mean = self.mean.to(alone).reshape(-1, *(1,) * len(self.period))
+                phases = phases * (
+                    local_mean(extended(signals.to(alone), [s - 1 for s in self.period]), self.period) - mean
+                )
+            alone += phases
+        return alone
+
     def __str__(self) -> str:
         period = "×".join(map(str, self.period))
-        return f"period {period}, {self.strength:.1%} of the standard deviation, evidence {self.evidence:.1f}"
+        told = " and ".join(f"{part.strength:.1%} {name}" for name, part in self.parts.items())
+        return f"period {period}, {told} of the standard deviation, evidence {self.evidence:.1f}"
 
 
 def measure(signals: Tensor, period: Sequence[int], *, without: Sequence[Sequence[int]] = ()) -> Pattern:
@@ -96,8 +164,12 @@ def measure(signals: Tensor, period: Sequence[int], *, without: Sequence[Sequenc
         False
         >>> noise[..., ::2, 1::2] += 1
         >>> pattern = measure(noise, (2, 2))
-        >>> pattern.found, pattern.brightest
-        (True, (0, 1))
+        >>> pattern.found, pattern.brightest, list(pattern.parts)
+        (True, (0, 1), ['additive'])
+        >>> disc = (torch.linspace(-1, 1, 64).square() + torch.linspace(-1, 1, 64).square()[:, None] < 0.5).double()
+        >>> disc[::2, 1::2] *= 1.1
+        >>> measure(disc[None, None], (2, 2)).brightest
+        (0, 1)
     """
     period = tuple(period)
     axes = len(period)
@@ -112,102 +184,35 @@ def measure(signals: Tensor, period: Sequence[int], *, without: Sequence[Sequenc
                 f"`signals` (of size {'×'.join(map(str, signals.shape[2:]))}) have fewer than {_PERIODS} periods of "
                 f"{'×'.join(map(str, period))}: take an input that gives a larger output."
             )
-    mean = signals.detach().mean(0, dtype=torch.float64)
-    if not mean.isfinite().all():
+    signals = signals.detach()
+    average = signals.mean(0, dtype=torch.float64)
+    if not average.isfinite().all():
         raise ValueError(
             "`signals` hold values that are not finite (NaN or infinity): nothing can be measured in them."
         )
-
-    wanted = _harmonics(period, without).to(mean.device)
+    wanted = harmonics(period, without).to(average.device)
     if not wanted.any():
         raise ValueError(f"`period` (={period}) has no harmonics of its own: use one of at least 2 along some axis.")
-    # Coefficients (channels, k1, a1, k2, a2, ...): taper k of the signal shifted in frequency by the harmonic a / s.
-    coefficients = _without_smooth(mean, period).to(torch.complex128)
-    constants = []
-    for s in period:
-        tapers = _sine_tapers(coefficients.shape[1], s).to(coefficients)
-        positions = torch.arange(s - 1, s - 1 + tapers.shape[1], device=mean.device)  # on the signal's own grid
-        turns = positions.outer(torch.arange(s, device=mean.device)) % s / s
-        shift = torch.polar(torch.ones_like(turns, dtype=torch.float64), -2 * math.pi * turns.double())
-        basis = tapers.T.unsqueeze(2) * shift.unsqueeze(1)
-        coefficients = torch.tensordot(coefficients, basis, dims=([1], [0]))
-        constants.append(tapers.sum(1).real)
-    coefficients = coefficients.permute(0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2))
-    amplitude, noise, freedom = _split(coefficients, [c / c.norm() for c in constants])
 
-    gain = math.prod(float(c.norm()) for c in constants)
+    seen = [sight_of(size - 2 * (s - 1), s) for size, s in zip(signals.shape[2:], period, strict=True)]
+    weight = functools.reduce(lambda outer, axis: outer.unsqueeze(-1) * axis, [axis.weight for axis in seen])
+    content = averages(signals, period, weight.to(average.device))
     # What float32 cannot hold is no neighbourhood to compare with.
-    noise = noise.clamp_min(float((1e-7 * mean.abs().max()).square()) + torch.finfo(torch.float64).tiny)
-    ratio = (amplitude.abs().square() / noise)[:, wanted]
-    deviance = (freedom * torch.log1p(ratio / freedom)).sum(1) * ((8 * freedom + 1) / (8 * freedom + 3)) ** 2
-    degrees = torch.full_like(deviance, float(wanted.sum()))
-    chance = torch.special.gammaincc(degrees / 2, deviance / 2) * len(deviance)
-    evidence = -chance.clamp(10.0**-_MOST_EVIDENCE, 1.0).log10() + 0.0  # -0.0 would be printed as such
-    channel = int(deviance.argmax())
-
-    power = ((amplitude.abs().square() - noise).clamp_min(0) / gain**2)[:, wanted].sum()
-    variance = signals.detach().double().flatten(2).var((0, 2), correction=0).sum()
-    lines = torch.where(wanted, amplitude / gain, 0)
-    phases = torch.fft.ifftn(lines, dim=tuple(range(1, 1 + axes)), norm="forward").real
-    return Pattern(
-        period,
-        float((power / variance).sqrt()) if variance > 0 else 0.0,
-        float(evidence[channel]),
-        channel,
-        phases.cpu(),
-    )
+    least = float((1e-7 * average.abs().max()).square()) + torch.finfo(torch.float64).tiny
+    variance = float(signals.movedim(1, 0).flatten(1).double().var(1, correction=0).sum()) or math.inf
+    additive = _part(lines_in(content.detail, seen, least), wanted, 1 / variance)
+    product, envelope, beside, unsure = content.in_proportion(least)
+    lines = lines_in(product, seen, unsure, envelope, beside)
+    multiplicative = _part(lines, wanted, content.variance / variance)
+    return Pattern(period, additive, multiplicative, content.mean.cpu())
 
 
-def _without_smooth(mean: Tensor, period: Sequence[int]) -> Tensor:
-    """`mean` minus its moving average over one period, taken twice to be centred; `s - 1` shorter at each end."""
-    smooth = detail = mean.unsqueeze(1)
-    for axis, s in enumerate(period, start=2):
-        weight = torch.full((1, 1, s), 1 / s, dtype=mean.dtype, device=mean.device)
-        rows = smooth.movedim(axis, -1)
-        averaged = F.conv1d(F.conv1d(rows.reshape(-1, 1, rows.shape[-1]), weight), weight)
-        smooth = averaged.reshape(*rows.shape[:-1], -1).movedim(-1, axis)
-        detail = detail.narrow(axis, s - 1, detail.shape[axis] - 2 * (s - 1))
-    return (detail - smooth).squeeze(1)
-
-
-def _sine_tapers(size: int, s: int) -> Tensor:
-    """The first sine tapers, orthonormal, (taper, position): as many as see no further than halfway to the next
-    harmonic's neighbourhood, and no more than make the noise well known."""
-    count = min(max(2, size // (2 * s) - 1), _MOST_TAPERS)
-    positions = torch.arange(1, size + 1, dtype=torch.float64)
-    orders = torch.arange(1, count + 1, dtype=torch.float64)
-    return math.sqrt(2 / (size + 1)) * torch.sin(math.pi / (size + 1) * orders.outer(positions))
-
-
-def _split(coefficients: Tensor, constants: Sequence[Tensor]) -> tuple[Tensor, Tensor, int]:
-    """Of coefficients (c, k1, k2, ..., *harmonics) the part along the tapers of a constant, and the power of the rest.
-
-    Returns:
-        The amplitude (c, *harmonics), the rest's power per degree of freedom, and the degrees of freedom.
-    """
-    axes = len(constants)
-
-    def project(values: Tensor, over: Sequence[int]) -> Tensor:
-        for axis in sorted(over, reverse=True):
-            values = torch.tensordot(values, constants[axis].to(values), dims=([1 + axis], [0]))
-        return values
-
-    # tensordot keeps the other dimensions in order, so that each taper axis still stands at its place.
-    amplitude = project(coefficients, range(axes))
-    line = amplitude.abs().square()
-    freedom = math.prod(len(c) for c in constants) - 1
-    noise = (coefficients.abs().square().sum(tuple(range(1, 1 + axes))) - line) / freedom
-    if axes > 1:
-        for axis, constant in enumerate(constants):
-            along = project(coefficients, [other for other in range(axes) if other != axis])
-            noise = noise.maximum((along.abs().square().sum(1) - line) / (len(constant) - 1))
-    return amplitude, noise, freedom
-
-
-def _harmonics(period: Sequence[int], without: Sequence[Sequence[int]]) -> Tensor:
-    """Which of the frequencies `a / s` to count, (*period), a mask: all but zero and those of the periods left out."""
-    mask = torch.ones(tuple(period), dtype=torch.bool)
-    for other in ((1,) * len(period), *without):
-        own = [torch.arange(s) * p % s == 0 for s, p in zip(period, other, strict=True)]
-        mask &= ~torch.stack(torch.meshgrid(*own, indexing="ij")).all(0)
-    return mask
+def _part(lines: Lines, wanted: Tensor, scale: Tensor | float) -> Part:
+    """What the wanted harmonics hold; their power counts `scale` times, of each channel (c,) or of all."""
+    chance = chances(lines, wanted)
+    channel = int(chance.argmin())
+    corrected = (chance[channel] * len(chance) * _TESTS).clamp(10.0**-_MOST_EVIDENCE, 1.0)
+    power = ((lines.amplitude.abs().square() - lines.noise).clamp_min(0)[:, wanted].sum(1) * scale).sum()
+    amplitude = torch.where(wanted, lines.amplitude, 0)
+    phases = torch.fft.ifftn(amplitude, dim=tuple(range(1, amplitude.dim())), norm="forward").real
+    return Part(float(power.sqrt()), float(-corrected.log10()) + 0.0, channel, phases.cpu())  # no -0.0, to be printed

@@ -12,7 +12,7 @@ from torch import Tensor
 from halfstride.checkerboard.coverage import even_kernel
 from halfstride.checkerboard.pattern import EVIDENCE, STRENGTH, Pattern
 
-__all__ = ["EVEN", "Diagnosis", "LayerReport", "OutputPattern", "joined", "pattern_dict", "table"]
+__all__ = ["EVEN", "Diagnosis", "LayerReport", "OutputPattern", "joined", "pattern_dict", "shares", "table"]
 
 EVEN = 1e-3
 """Phase gains that differ by less than this share of their mean count as equal."""
@@ -46,9 +46,12 @@ class LayerReport:
     @property
     def verdict(self) -> str:
         """One of "checkerboard", "weights uneven", "even" and "not judged"."""
-        if (self.pattern is not None and self.pattern.found) or (self.made or 0.0) >= STRENGTH:
+        even = self.gain_spread is not None and self.gain_spread <= EVEN
+        # Equal gains multiply nothing: what may look like it are phases that differ in how much they vary.
+        seen = self.pattern.additive if self.pattern is not None and even else self.pattern
+        if (seen is not None and seen.found) or (self.made or 0.0) >= STRENGTH:
             return "checkerboard"
-        if self.gain_spread is not None and self.gain_spread > EVEN:
+        if self.gain_spread is not None and not even:
             return "weights uneven"
         return "even" if self.pattern is not None or self.gain_spread is not None else "not judged"
 
@@ -59,15 +62,18 @@ class LayerReport:
             return ""
         if self.verdict == "not judged":
             return self.refusal
-        seen = "" if self.verdict == "checkerboard" else "these inputs make no pattern, but others can: "
+        otherwise = "" if self.verdict == "checkerboard" else "these inputs make no pattern, but others can: "
         if self.kind == "sub-pixel":
-            return f"{seen}its phases have weights of their own: cure it, or start from ICNR (halfstride.SubpixelConv)."
+            advice = "its phases have weights of their own: cure it, or start from ICNR (halfstride.SubpixelConv)."
+            return otherwise + advice
         if self.taps is not None and self.taps[0] != self.taps[1]:
             better = joined([even_kernel(k, s) for k, s in zip(self.kernel_size, self.stride, strict=True)])
-            return f"{seen}the stride does not divide the kernel: cure it, or train with kernel {better} or a resize."
+            return (
+                f"{otherwise}the stride does not divide the kernel: cure it, or train with kernel {better} or a resize."
+            )
         if self.kind == "transposed":
-            return f"{seen}the overlap is even, the weights are not: cure it, or train with a resize-convolution."
-        return f"{seen}this layer has even phases: look at what its input carries."
+            return f"{otherwise}the overlap is even, the weights are not: cure it, or train with a resize-convolution."
+        return f"{otherwise}this layer has even phases: look at what its input carries."
 
 
 @dataclass(frozen=True)
@@ -166,7 +172,12 @@ class Diagnosis:
             measured = "-" if layer.pattern is None else _measured(layer.pattern)
             shape = f"{kernel}/{joined(layer.stride)}"
             rows.append((layer.name, layer.kind, shape, taps, spread, made, measured, layer.verdict))
-        lines = [*table(rows), "", "patterns in percent of the output's standard deviation"]
+        lines = [
+            *table(rows),
+            "",
+            "patterns in percent of the output's standard deviation; additive: the same everywhere, multiplicative: "
+            "growing with the content",
+        ]
         for part in self.output:
             told = part.refusal if part.pattern is None else _measured(part.pattern)
             lines.append(f"in the model's output, period {joined(part.period)} ({', '.join(part.layers)}): {told}")
@@ -207,20 +218,36 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
 def _measured(pattern: Pattern) -> str:
     if not pattern.found:
         return f"none (evidence {pattern.evidence:.1f})"
-    return f"{pattern.strength:.1%} of the std (evidence {pattern.evidence:.1f})"
+    return f"{shares(pattern)} (evidence {pattern.evidence:.1f})"
+
+
+def shares(pattern: Pattern, digits: int = 1) -> str:
+    """The strengths of the parts that were found, with their names."""
+    return ", ".join(f"{part.strength:.{digits}%} {name}" for name, part in pattern.parts.items())
 
 
 def pattern_dict(pattern: Pattern | None) -> dict[str, Any] | None:
     """A measurement as plain numbers and lists."""
     if pattern is None:
         return None
+    parts = {"additive": pattern.additive, "multiplicative": pattern.multiplicative}
     return {
         "period": pattern.period,
         "strength": pattern.strength,
         "evidence": pattern.evidence,
         "found": pattern.found,
-        "channel": pattern.channel,
+        "kinds": list(pattern.parts) if pattern.found else [],
         "brightest_phase": pattern.brightest,
+        **{
+            name: {
+                "strength": part.strength,
+                "evidence": part.evidence,
+                "found": part.found,
+                "channel": part.channel,
+                "brightest_phase": part.brightest,
+            }
+            for name, part in parts.items()
+        },
     }
 
 

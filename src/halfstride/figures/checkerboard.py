@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from halfstride.figures.canvas import blank
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
+    from torch import Tensor
 
     from halfstride.checkerboard import CureReport, Diagnosis, ImageDiagnosis, LayerReport, Pattern
 
@@ -75,14 +77,14 @@ def diagnosis(found: Diagnosis) -> Figure:
         _draw_gains(parts[0, 0], gains)
     if samples is not None and shown:
         patterns = [part.pattern for part in found.output if part.pattern is not None]
-        _draw_samples(parts[-1, 0], samples.numpy(), patterns)
+        _draw_samples(parts[-1, 0], samples.double(), patterns)
     return figure
 
 
 def image_diagnosis(found: ImageDiagnosis) -> Figure:
     """An image (the first of the batch), its spectrum, and its pattern, amplified."""
     figure = blank(10.5, 3.6)
-    _draw_samples(figure, found.samples[:16].double().numpy(), found.patterns)
+    _draw_samples(figure, found.samples[:16].double(), found.patterns)
     return figure
 
 
@@ -142,36 +144,54 @@ def _draw_gains(figure: Any, layers: Sequence[LayerReport]) -> None:
     figure.suptitle("gain of each phase, along the mean gain (1 for all: even)", fontsize=10, x=0.01, ha="left")
 
 
-def _draw_samples(figure: Any, samples: np.ndarray, patterns: Sequence[Pattern]) -> None:
+def _draw_samples(figure: Any, samples: Tensor, patterns: Sequence[Pattern]) -> None:
     axes = figure.subplots(1, 3)
-    sound = samples.ndim == 3
-    strongest = [pattern for pattern in patterns if pattern.found]
-    tiled = np.zeros(samples.shape[1:])
-    for pattern in strongest:
-        phases = pattern.phases.numpy()
-        repeats = [-(-n // s) for n, s in zip(samples.shape[2:], pattern.period, strict=True)]
-        whole = np.tile(phases, (1, *repeats))
-        tiled += whole[:, : samples.shape[2]] if sound else whole[:, : samples.shape[2], : samples.shape[3]]
-    content = samples[0]
+    sound = samples.dim() == 3
+    found = [pattern for pattern in patterns if pattern.found]
+    alone = sum((pattern.within(samples[:1])[0] for pattern in found), torch.zeros(samples.shape[1:])).double().numpy()
+    content = samples[0].numpy()
     limits = np.percentile(content, (0.5, 99.5))
-    most = float(np.abs(tiled).max())
-    share = most / float(limits[1] - limits[0] or 1.0)
+    most = float(np.abs(alone).max())
     titles = ("an output" if len(samples) > 1 else "the image", "mean spectrum", "no pattern found")
     for ax, title in zip(axes, titles, strict=True):
         ax.set_title(title, fontsize=10, fontweight="bold")
-    if strongest:
+    if found:
+        share = most / float(limits[1] - limits[0] or 1.0)
         axes[2].set_title(f"the pattern alone: ±{share:.1%} of the range", fontsize=10, fontweight="bold")
+    strong = np.abs(alone).reshape(len(alone), -1).max(1).argmax()
     if sound:
+        start = _loudest(alone[strong], 64)[0]
         axes[0].plot(content[0, :256], color="#0f766e", linewidth=0.9)
-        axes[2].plot(tiled[0, :64], color="#c2410c", linewidth=0.9, marker="o", markersize=2)
+        axes[2].plot(
+            np.arange(start, start + 64)[: alone.shape[1] - start],
+            alone[strong, start : start + 64],
+            color="#c2410c",
+            linewidth=0.9,
+            marker="o",
+            markersize=2,
+        )
+        for ax in (axes[0], axes[2]):
+            ax.set_xlabel("position", fontsize=8)
     else:
         _picture(axes[0], content, limits)
-        strong = np.abs(tiled).max((1, 2)).argmax()
-        corner = tiled[strong, :32, :32]
-        axes[2].imshow(corner, cmap=_diverging(), vmin=-(most or 1), vmax=most or 1, interpolation="nearest")
+        top, left = _loudest(alone[strong], 32)
+        part = alone[strong, top : top + 32, left : left + 32]
+        axes[2].imshow(part, cmap=_diverging(), vmin=-(most or 1), vmax=most or 1, interpolation="nearest")
         _bare(axes[2])
-        axes[2].set_xlabel(f"upper left {corner.shape[0]}×{corner.shape[1]} positions", fontsize=8)
-    _draw_spectrum(axes[1], samples, strongest)
+        kinds = " and ".join(dict.fromkeys(name for pattern in found for name in pattern.parts))
+        where = f"{part.shape[0]}×{part.shape[1]} positions from row {top}, column {left}"
+        axes[2].set_xlabel(f"{kinds}\n{where}" if found else "", fontsize=8)
+    _draw_spectrum(axes[1], samples.numpy(), found)
+
+
+def _loudest(alone: np.ndarray, size: int) -> tuple[int, ...]:
+    """Where a window of this size, cut off at the end, holds most of a pattern; the first such place."""
+    power = np.square(alone)
+    for axis, length in enumerate(alone.shape):
+        width = min(size, length)
+        power = np.lib.stride_tricks.sliding_window_view(power, width, axis=axis).sum(-1)
+    # Where it is as strong everywhere, rounding must not choose.
+    return tuple(map(int, np.unravel_index((power >= power.max() * 0.999).argmax(), power.shape)))
 
 
 def _draw_spectrum(ax: Axes, samples: np.ndarray, patterns: Sequence[Pattern]) -> None:
@@ -197,7 +217,8 @@ def _draw_spectrum(ax: Axes, samples: np.ndarray, patterns: Sequence[Pattern]) -
     ax.imshow(decibels, cmap="cividis", extent=(left, right, bottom, top), interpolation="nearest", aspect="auto")
     for pattern in patterns:
         s, z = pattern.period
-        lines = np.abs(np.fft.fftn(pattern.phases[pattern.channel].numpy()))
+        part = max(pattern.parts.values(), key=lambda part: part.evidence)
+        lines = np.abs(np.fft.fftn(part.phases[part.channel].numpy()))
         strong = [(a, b) for (a, b), line in np.ndenumerate(lines) if line > 0.1 * lines.max()]
         vertical, horizontal = zip(*(((a / s + 0.5) % 1, (b / z + 0.5) % 1) for a, b in strong), strict=True)
         # A frequency of one half stands at the picture's first row or column.

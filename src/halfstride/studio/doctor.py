@@ -14,8 +14,8 @@ from halfstride.figures.upsampling import Theme
 
 __all__ = ["Checkup", "check_picture", "told"]
 
-_LARGEST = 1024
-"""Pixels along an axis that are looked at: enough to find half a percent, and a second's work."""
+_LARGEST = 512
+"""Pixels along an axis that are looked at: enough to find half a percent, and a few seconds' work."""
 
 _INK = {"light": "#1d1f23", "dark": "#e9e7e2"}
 """The page's own, in studio.css."""
@@ -28,6 +28,7 @@ class Measured(BaseModel):
     strength: float = Field(description="In units of the standard deviation.")
     evidence: float = Field(description="-log10 of the probability that there is none.")
     found: bool
+    kinds: list[str] = Field(description="Of what was found: additive, the same everywhere, or multiplicative.")
 
 
 class CheckedLayer(BaseModel):

@@ -13,7 +13,7 @@ const percent = (share) => (share === null ? "–" : `${(100 * share).toPrecisio
 
 function measured({ measured: found, refusal }) {
   if (!found) return refusal || "–";
-  return found.found ? percent(found.strength) : "none";
+  return found.found ? `${percent(found.strength)} ${found.kinds.join(" and ")}` : "none";
 }
 
 function table(caption, heads, rows) {

@@ -1,0 +1,138 @@
+"""The content that a pattern stands in: its local mean, and the detail in proportion to it.
+
+A pattern multiplied with the content is a phase's gain: what its outputs are to those of the others *where the content
+is constant*. Where it changes, the phases of a perfectly even layer differ too: of a resize-convolution some mix more
+of two neighbours than others and vary less. So the detail is compared with content from which edges are blurred, and
+which is uncorrelated with the curvature of what it came from; there such phases hardly differ.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Averages", "averages", "extended", "local_mean"]
+
+_AT_ONCE = 2**21  # values of a batch that are held in float64 at a time
+_BLUR = 2  # periods that the content is averaged over, four times
+_RIDGE = 0.25  # of the usual energy: where there is less content than usual it says less
+
+
+class Averages(NamedTuple):
+    """What a batch of signals is on average, at each position (channels, *size less 2 (s - 1))."""
+
+    detail: Tensor
+    """What is left without the local mean."""
+    product: Tensor
+    """Of the detail and the content."""
+    proportion: Tensor
+    """Of the signal, less `mean`, and the content: what `product` is for a gain of 1."""
+    energy: Tensor
+    """Of the content: its square."""
+    content: Tensor
+    """What `product` is for an additive pattern of 1."""
+    variance: Tensor
+    """Of the local mean, (channels,)."""
+    mean: Tensor
+    """Of the local mean, (channels,)."""
+    weight: Tensor
+    """How much each position counts, (*size less 2 (s - 1)); the sum is 1."""
+
+    def in_proportion(self, least: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The detail in proportion to the content, least squares at each position; what it is for a gain of 1; what it
+        is for an additive pattern of 1, each (channels, *size less 2 (s - 1)); and the variance that rounding errors of
+        a variance of `least` give it, (channels, 1, ...)."""
+        usual = (self.energy * self.weight).sum(tuple(range(1, self.energy.dim())), keepdim=True)
+        ridged = self.energy + _RIDGE * usual + least
+        return self.product / ridged, self.proportion / ridged, self.content / ridged, least / (usual + least)
+
+
+def averages(signals: Tensor, period: Sequence[int], weight: Tensor) -> Averages:
+    """Averages over a batch of signals (batch, channels, *size), with `weight` as in `Averages`."""
+    axes = tuple(range(1, 1 + len(period)))
+    mean = (local_mean(signals.mean(0, dtype=torch.float64), period) * weight).sum(axes, keepdim=True)
+    sums: list[Tensor] = []
+    share: Tensor | None = None
+    for part in torch.split(signals, max(1, _AT_ONCE // signals[0].numel())):
+        inner = part.double() - mean
+        local = local_mean(inner, period)
+        for axis, s in enumerate(period, start=-len(period)):
+            inner = inner.narrow(axis, s - 1, inner.shape[axis] - 2 * (s - 1))
+        blurred = _blurred(local, period)
+        bends = _curvatures(blurred, period)
+        if share is None:  # from the first part, which is enough to know it
+            share = _explained(blurred, bends, _curvatures(inner, period), weight)
+        content = blurred - (share * bends).sum(0)
+        detail = inner - local
+        new = [
+            detail.sum(0),
+            (detail * content).sum(0),
+            (inner * content).sum(0),
+            content.square().sum(0),
+            content.sum(0),
+        ]
+        new.append(local.square().sum(0))
+        sums = [old + more for old, more in itertools.zip_longest(sums, new, fillvalue=torch.zeros(()).to(mean))]
+    detail, product, proportion, energy, content, square = (total / len(signals) for total in sums)
+    return Averages(detail, product, proportion, energy, content, square.flatten(1).mean(1), mean.flatten(), weight)
+
+
+def local_mean(signals: Tensor, period: Sequence[int]) -> Tensor:
+    """The moving average over one period along the last axes, twice, to be centred; `s - 1` shorter at each end."""
+    for axis, s in enumerate(period, start=-len(period)):
+        for _ in range(2):
+            total, size = signals.cumsum(axis), signals.shape[axis] - s
+            later = total.narrow(axis, s, size) - total.narrow(axis, 0, size)
+            signals = torch.cat([total.narrow(axis, s - 1, 1), later], axis).div_(s)
+    return signals
+
+
+def extended(signals: Tensor, by: Sequence[int]) -> Tensor:
+    """Longer by so much at each end of the last axes, with what stands at the border."""
+    for axis, more in enumerate(by, start=-len(by)):
+        size = signals.shape[axis]
+        ends = [signals.narrow(axis, place, 1).repeat_interleave(more, axis) for place in (0, size - 1)]
+        signals = torch.cat([ends[0], signals, ends[1]], axis)
+    return signals
+
+
+def _blurred(signals: Tensor, period: Sequence[int]) -> Tensor:
+    """The moving average over `_BLUR` periods, four times."""
+    wide = [_BLUR * s for s in period]
+    for _ in range(2):
+        signals = local_mean(extended(signals, [s - 1 for s in wide]), wide)
+    return signals
+
+
+def _curvatures(signals: Tensor, period: Sequence[int]) -> Tensor:
+    """All second differences over one period, (pairs of axes, *shape of the signals)."""
+    larger, axes = extended(signals, period), range(-len(period), 0)
+
+    def moved(by: dict[int, int]) -> Tensor:
+        view = larger
+        for axis, s in zip(axes, period, strict=True):
+            view = view.narrow(axis, s + s * by.get(axis, 0), signals.shape[axis])
+        return view
+
+    bends = []
+    for one, other in itertools.combinations_with_replacement(axes, 2):
+        if one == other:
+            bends.append(moved({one: 1}) + moved({one: -1}) - 2 * signals)
+        else:
+            there, back, up, down = (moved({one: i, other: j}) for i, j in ((1, 1), (-1, -1), (1, -1), (-1, 1)))
+            bends.append(there + back - up - down)
+    return torch.stack(bends)
+
+
+def _explained(blurred: Tensor, bends: Tensor, instruments: Tensor, weight: Tensor) -> Tensor:
+    """How much of each curvature (bends, batch, channels, *size) there is in the blurred content, (bends, 1, channels,
+    1, ...): without it the rest is uncorrelated with each of the `instruments`, those of the signal itself."""
+    weighted = instruments * weight
+    own = torch.einsum("ibc...,jbc...->cji", bends, weighted)
+    wanted = torch.einsum("bc...,jbc...->cj", blurred, weighted)
+    share: Tensor = torch.linalg.pinv(own, rtol=1e-3) @ wanted.unsqueeze(-1)  # (c, bends, 1)
+    return share.squeeze(-1).T.reshape(len(bends), 1, -1, *(1,) * weight.dim())

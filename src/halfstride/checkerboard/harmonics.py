@@ -1,0 +1,142 @@
+"""The harmonic F test: how much of a signal stands on the harmonics of a period, and how much beside them.
+
+Reference:
+    Thomson, "Spectrum estimation and harmonic analysis", Proceedings of the IEEE 70 (1982), section XIII: the harmonic
+    F test. Riedel & Sidorenko, "Minimum bias multiple taper spectral estimation" (1995): the sine tapers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Lines", "Sight", "chances", "harmonics", "lines_in", "sight_of"]
+
+_MOST_TAPERS = 32  # per axis
+_COARSE = 3  # tapers per axis that tell the shape of an envelope
+
+
+class Sight(NamedTuple):
+    """How one axis is looked at."""
+
+    tapers: Tensor
+    """Orthonormal, (taper, position)."""
+    basis: Tensor
+    """The tapers shifted to each harmonic, (position, taper, harmonic), complex."""
+    constant: Tensor
+    """What the tapers, (taper,), see of a constant, of norm 1."""
+    weight: Tensor
+    """How much each position counts for a constant, (position,); the sum is 1."""
+
+
+def sight_of(size: int, s: int) -> Sight:
+    """For a signal of this size that lacks its first `s - 1` positions; harmonics are those of period `s`."""
+    tapers = _sine_tapers(size, s)
+    seen = tapers.sum(1)
+    positions = torch.arange(s - 1, s - 1 + size)  # on the signal's own grid
+    turns = (positions.outer(torch.arange(s)) % s / s).double()
+    shift = torch.polar(torch.ones_like(turns), -2 * math.pi * turns)
+    basis = tapers.T.unsqueeze(2) * shift.unsqueeze(1)
+    return Sight(tapers, basis, seen / seen.norm(), seen @ tapers / seen.square().sum())
+
+
+class Lines(NamedTuple):
+    """What stands on each harmonic of a signal, (channels, *period)."""
+
+    amplitude: Tensor
+    """In the signal's units, complex."""
+    noise: Tensor
+    """The power that its neighbourhood puts there."""
+    freedom: float
+    """Degrees of freedom of the noise."""
+
+
+def lines_in(
+    signal: Tensor,
+    sight: Sequence[Sight],
+    least: Tensor | float,
+    envelope: Tensor | None = None,
+    beside: Tensor | None = None,
+) -> Lines:
+    """The F test's two sides for a signal (c, *size).
+
+    Args:
+        least: the variance, one or (c, 1, ...), that the signal's rounding errors have at each position.
+        envelope: how much of an amplitude of 1 is seen at each position, (c, *size); 1 everywhere by default.
+        beside: another envelope, of something that stands on the harmonics too and is not meant; it is left out.
+    """
+    axes = len(sight)
+    tapers = tuple(range(1, 1 + axes))
+    coefficients = signal.to(torch.complex128)  # to be (channels, k1, a1, k2, a2, ...): taper k, harmonic a
+    for axis in sight:
+        coefficients = torch.tensordot(coefficients, axis.basis.to(coefficients), dims=([1], [0]))
+    coefficients = coefficients.permute(0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2))
+
+    def along(values: Tensor, shape: Tensor) -> Tensor:
+        return (values * shape).sum(tapers, keepdim=True)
+
+    def size(shape: Tensor) -> Tensor:
+        return along(shape, shape).sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+
+    freedom = math.prod(len(axis.constant) for axis in sight) - 1.0
+    shape = _seen(torch.ones_like(signal) if envelope is None else envelope, sight)
+    if envelope is not None:
+        for place, axis in enumerate(sight, start=1):  # a fine shape would be that of the noise, where content is rare
+            shape = shape * (torch.arange(len(axis.constant)).to(shape) < _COARSE).reshape(
+                -1, *(1,) * (2 * axes - place)
+            )
+    if beside is not None:
+        other = _seen(beside, sight)
+        other = other / size(other)
+        shape = shape - along(shape, other) * other
+        coefficients = coefficients - along(coefficients, other) * other
+        freedom = (freedom - 1) / 2  # content comes in clumps, which tell less than as many positions would
+    unit = shape / size(shape)
+    amplitude = along(coefficients, unit)
+    rest = coefficients - amplitude * unit
+    noise = rest.abs().square().sum(tapers) / (math.prod(rest.shape[1 : 1 + axes]) - 1)
+    for place in range(axes if axes > 1 else 0):  # along each axis, in what does not change along the others
+        marginal = rest
+        for across in sorted(set(range(axes)) - {place}, reverse=True):
+            marginal = torch.tensordot(marginal, sight[across].constant.to(marginal), dims=([1 + across], [0]))
+        noise = noise.maximum(marginal.abs().square().sum(1) / (marginal.shape[1] - 1))
+    norm = size(shape).reshape(-1, *(1,) * axes)
+    return Lines(amplitude.reshape(noise.shape) / norm, noise.clamp_min(least) / norm.square(), freedom)
+
+
+def _seen(values: Tensor, sight: Sequence[Sight]) -> Tensor:
+    """What the tapers see of values (c, *size), (c, k1, k2, ..., 1, 1, ...)."""
+    for axis in sight:
+        values = torch.tensordot(values, axis.tapers.T.to(values), dims=([1], [0]))
+    return values.reshape(*values.shape, *(1,) * len(sight))
+
+
+def chances(lines: Lines, wanted: Tensor) -> Tensor:
+    """The probability, for each channel (c,), that a signal without a pattern has as much on the wanted harmonics."""
+    ratio = (lines.amplitude.abs().square() / lines.noise)[:, wanted]
+    bartlett = ((8 * lines.freedom + 1) / (8 * lines.freedom + 3)) ** 2
+    deviance = (lines.freedom * torch.log1p(ratio / lines.freedom)).sum(1) * bartlett
+    chance: Tensor = torch.special.gammaincc(torch.full_like(deviance, float(wanted.sum()) / 2), deviance / 2)
+    return chance
+
+
+def _sine_tapers(size: int, s: int) -> Tensor:
+    """The first sine tapers, orthonormal, (taper, position): as many as see no further than halfway to the next
+    harmonic's neighbourhood, and no more than make the noise well known."""
+    count = min(max(3, size // (2 * s) - 1), _MOST_TAPERS)
+    positions = torch.arange(1, size + 1, dtype=torch.float64)
+    orders = torch.arange(1, count + 1, dtype=torch.float64)
+    return math.sqrt(2 / (size + 1)) * torch.sin(math.pi / (size + 1) * orders.outer(positions))
+
+
+def harmonics(period: Sequence[int], without: Sequence[Sequence[int]]) -> Tensor:
+    """Which of the frequencies `a / s` to count, (*period), a mask: all but zero and those of the periods left out."""
+    mask = torch.ones(tuple(period), dtype=torch.bool)
+    for other in ((1,) * len(period), *without):
+        own = [torch.arange(s) * p % s == 0 for s, p in zip(period, other, strict=True)]
+        mask &= ~torch.stack(torch.meshgrid(*own, indexing="ij")).all(0)
+    return mask
