@@ -1,32 +1,38 @@
 """Measure the algorithms on this machine, and fit the numbers by which `halfstride.planning` chooses.
 
-    python -m benchmarks.calibrate
-    python -m benchmarks.calibrate --times benchmarks/results/calibration.json    # fit again what was measured here
+    python -m benchmarks.calibrate               # measure and fit
+    python -m benchmarks.calibrate --fit         # fit again what was measured on a processor like this one
 
-For each form, algorithm, circumstance and order in memory it finds the costs of `planning.COSTS` that predict the
-measured times best (least squares of the relative errors), prints them as they stand there, and then what a choice by
-them loses on every row against the fastest algorithm. Half an hour on two cores; nothing else should run.
+For each form, algorithm, circumstance and order in memory it finds the `planning.Costs` that predict the measured times
+best (least squares of the relative errors) and how far each measured layer deviates from that, and writes both where
+planning reads them. Then it prints what a choice by them loses on every row against the fastest algorithm, also where
+planning is not told of the row itself (in brackets). Half an hour on two cores; nothing else should run.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy.optimize import nnls
 
+import halfstride
 from benchmarks.report import geometric_mean
 from benchmarks.rows import LAYERS, Row, parse
 from benchmarks.runner import algorithm_times
 from halfstride.algorithms.case import Case, resize_case, transposed_case
-from halfstride.planning import ELIGIBLE, Costs, features, milliseconds
+from halfstride.planning import ELIGIBLE, Costs, Measured, features, predict, shape
 
 _ORDERS = ("contiguous", "channels last")
+_RESULTS = Path(__file__).parent / "results"
+_COSTS = Path(halfstride.__file__).parent / "costs"
 
 _ROWS = [
     *(row for row in LAYERS if row.form in ELIGIBLE),
@@ -100,6 +106,9 @@ def case_of(row: Row) -> Case:
 Sample = tuple[str, Row, dict[str, float]]
 """An order in memory, a row, and the seconds of each algorithm."""
 
+Key = tuple[str, str, int, str]
+"""An order in memory, a form, a number of axes and an algorithm."""
+
 
 def measured(rows: list[Row], training: bool, threads: int, seconds: float) -> Iterator[Sample]:
     """The seconds of every algorithm that may be chosen."""
@@ -131,42 +140,70 @@ def fitted(times: list[Sample], order: str, form: str, axes: int, algorithm: str
     return Costs(*(float(f"{cost:.3g}") for cost in (least + more / scale) * units))
 
 
+def learned(times: list[Sample]) -> dict[Key, Measured]:
+    """What planning is told of each algorithm."""
+    keys = [
+        (order, form, axes, each)
+        for axes, order, (form, every) in product((2, 1, 3), _ORDERS, ELIGIBLE.items())
+        for each in every
+        if axes > 1 or order == "contiguous"
+    ]
+    table: dict[Key, Measured] = {}
+    for order, form, axes, algorithm in keys:  # images first: they have rows enough to tell how fast a product can be
+        images = [measured.costs.product for (_, _, of, _), measured in table.items() if of == 2]
+        costs = fitted(times, order, form, axes, algorithm, 0.0 if axes == 2 else min(images))
+        deviations = []
+        for of, row, by in times:
+            if (of, row.form, row.axes) == (order, form, axes):
+                case = case_of(row)
+                expected = predict(Measured(costs, ()), case, algorithm) / 1e3
+                deviations.append((shape(case), round(math.log(by[algorithm] / expected), 3)))
+        table[order, form, axes, algorithm] = Measured(costs, tuple(deviations))
+    return table
+
+
+def losses(times: list[Sample], table: dict[Key, Measured]) -> Iterator[tuple[str, str, float, float]]:
+    """Of each row its order in memory and name, and how many times as long as the fastest its choice takes: with all
+    that was measured, and without the row itself."""
+    for order, row, by in times:
+        case, best = case_of(row), min(by.values())
+        taken = []
+        for of_this in (True, False):
+            predicted = {}
+            for each in ELIGIBLE[row.form]:
+                costs, deviations = table[order, row.form, row.axes, each]
+                known = deviations if of_this else tuple(other for other in deviations if other[0] != shape(case))
+                predicted[each] = predict(Measured(costs, known), case, each)
+            taken.append(by[min(predicted, key=predicted.__getitem__)] / best)
+        yield order, row.name, *taken
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Fit the numbers by which halfstride.planning chooses.")
     parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     parser.add_argument("--seconds", type=float, default=1.0, help="for the rounds of each row")
-    parser.add_argument("--times", type=Path, help="read the measured times from this file, or write them there")
+    parser.add_argument("--fit", action="store_true", help="measure nothing")
     options = parser.parse_args()
+    capability = "avx512" if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else "avx2"
+    entries = []
     for circumstance in ("forward", "training"):
-        file = options.times and options.times.with_suffix(f".{circumstance}.json")
-        if file and file.exists():
-            times = [(order, parse(name), by) for order, name, by in json.loads(file.read_text())]
-        else:
-            training = circumstance == "training"
-            times = list(measured(_ROWS, training, options.threads, options.seconds))
-            if file:
-                file.write_text(json.dumps([(order, row.name, by) for order, row, by in times], indent=1))
-        keys = [
-            (order, form, axes, each)
-            for axes, order, (form, every) in product((2, 1, 3), _ORDERS, ELIGIBLE.items())
-            for each in every
-            if axes > 1 or order == "contiguous"
+        file = _RESULTS / f"calibration.{capability}.{circumstance}.json"
+        if not options.fit:
+            every = measured(_ROWS, circumstance == "training", options.threads, options.seconds)
+            file.write_text(json.dumps([(order, row.name, by) for order, row, by in every], indent=1))
+        times = [(order, parse(name), by) for order, name, by in json.loads(file.read_text())]
+        table = learned(times)
+        entries += [
+            {"of": [circumstance, order, form, f"{axes}d", algorithm], "costs": costs, "deviations": deviations}
+            for (order, form, axes, algorithm), (costs, deviations) in table.items()
         ]
-        costs: dict[tuple[str, str, int, str], Costs] = {}
-        for key in keys:  # images first: they have rows enough to tell how fast a product can be
-            images = [numbers.product for (_, _, axes, _), numbers in costs.items() if axes == 2]
-            costs[key] = fitted(times, *key, 0.0 if key[2] == 2 else min(images))
-        for key, numbers in costs.items():
-            print(f"    {(circumstance, *key)}: Costs{tuple(numbers)},".replace("'", '"'))
-        losses = []
-        for order, row, by in times:
-            case, of_row = case_of(row), {each: costs[order, row.form, row.axes, each] for each in ELIGIBLE[row.form]}
-            predicted = {each: milliseconds(cost, features(case, each)) for each, cost in of_row.items()}
-            chosen, best = min(predicted, key=predicted.__getitem__), min(by, key=by.__getitem__)
-            losses.append(by[chosen] / by[best])
-            mark = f"  {losses[-1]:.2f} x {best}" if chosen != best else ""
-            print(f"# {order:13s} {row.name:44s} {chosen:12s} {by[chosen] * 1e3:9.3f} ms{mark}")
-        print(f"# {circumstance}: {geometric_mean(losses):.3f} times as long as the best, at most {max(losses):.2f}")
+        lost = list(losses(times, table))
+        for order, name, known, unknown in lost:
+            print(f"{order:13s} {name:46s} {known:5.2f} ({unknown:.2f})")
+        for what, which in (("the choice", 2), ("not told of the row", 3)):
+            of_all = [each[which] for each in lost]  # type: ignore[misc]
+            print(f"{circumstance}, {what}: {geometric_mean(of_all):.3f} times the best, at most {max(of_all):.2f}")
+    (_COSTS / f"{capability}.json").write_text("[\n" + ",\n".join(map(json.dumps, entries)) + "\n]\n")
 
 
 if __name__ == "__main__":

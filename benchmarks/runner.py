@@ -98,12 +98,15 @@ class Workers(AbstractContextManager["Workers"]):
             process.kill()
 
 
-def measure(workers: Workers, task: Task, seconds: float, peers: Sequence[Peer] | None = None) -> dict[str, Any]:
+def measure(
+    workers: Workers, task: Task, seconds: float, peers: Sequence[Peer] | None = None, *, memory: bool = True
+) -> dict[str, Any]:
     """Everything about one row: who is right, how long each takes, what it needs, and what the limit is made of.
 
     Args:
         seconds: the time that the rounds should take; they take longer where the fewest rounds do.
         peers: who takes part; by default everyone who can.
+        memory: whether training's memory is measured too, in new processes.
     """
     row = task.row
     contestants: dict[str, dict[str, Any]] = {}
@@ -132,7 +135,7 @@ def measure(workers: Workers, task: Task, seconds: float, peers: Sequence[Peer] 
             if chosen[peer.name] is not None:
                 contestants[peer.name]["chosen"] = chosen[peer.name]
     _take_turns(workers, calls, {name: result["seconds"] for name, result in contestants.items()}, seconds)
-    if task.training:
+    if task.training and memory:
         for peer in peers:
             if peer.name in contestants and peer.kind != "limit":
                 contestants[peer.name]["memory"] = _memory(workers, peer, task)
@@ -178,7 +181,7 @@ def algorithm_times(
     with Workers(threads) as workers:
         peers = [Peer(f"halfstride {name}", "halfstride", name, channels_last) for name in algorithms]
         for name in names:
-            results = measure(workers, Task(name, training, threads=threads), seconds, peers)["peers"]
+            results = measure(workers, Task(name, training, threads=threads), seconds, peers, memory=False)["peers"]
             yield name, {result["how"]: median(result["seconds"]) for result in results.values()}
 
 

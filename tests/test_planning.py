@@ -1,5 +1,6 @@
 """The rule that chooses an algorithm, and the figures with which it is explained."""
 
+import itertools
 import math
 import re
 
@@ -42,17 +43,46 @@ def test_where_nothing_was_measured():
     )
 
 
+def measured(call, deviations=()):
+    return planning.Measured(planning.Costs(0, 0, 0, 0, 0, call), deviations)
+
+
 def test_the_fastest_by_the_table_is_chosen():
     case = resize_case(2, (4, 96, 24, 24), (48, 96, 3, 3), 2)
     for circumstance in ("forward", "training"):
         for fastest in planning.ELIGIBLE["resize"]:
             with pytest.MonkeyPatch.context() as patch:
-                costs = {
-                    (circumstance, "channels last", "resize", 2, name): (0, 0, 0, 0, 0, 1 if name == fastest else 2)
+                table = {
+                    (circumstance, "channels last", "resize", "2d", name): measured(1 if name == fastest else 2)
                     for name in planning.ELIGIBLE["resize"]
                 }
-                patch.setattr(planning, "COSTS", costs)
+                patch.setattr(planning, "_measured", lambda table=table: table)
                 assert planning._decide.__wrapped__(case, "auto", circumstance, True)[0] == fastest
+
+
+def test_layers_deviate_from_their_costs_as_those_like_them_did():
+    case = resize_case(2, (4, 96, 24, 24), (48, 96, 3, 3), 2)
+    like, unlike = planning.shape(case), (4096, 96, 48, 576, 9, 4)
+    alone = planning.predict(measured(1000), case, "native")
+    assert alone == pytest.approx(1.0)
+    slower = planning.predict(measured(1000, ((like, math.log(1.5)), (unlike, math.log(9)))), case, "native")
+    assert slower == pytest.approx(1.5, rel=0.03)
+    half_way = (4, 96, 48, 576, 9, 8)
+    between = planning.predict(measured(1000, ((half_way, math.log(1.5)),)), case, "native")
+    assert 1.1 < between < slower
+    assert planning.predict(measured(1000, ((unlike, math.log(9)),)), case, "native") == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("capability", ["AVX2", "AVX512", "DEFAULT"])
+def test_every_processor_has_costs_for_every_choice(capability, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    table = planning._measured.__wrapped__()
+    for circumstance, axes, form in itertools.product(("forward", "training"), (1, 2, 3), planning.ELIGIBLE):
+        for order in ("contiguous", "channels last")[: 1 if axes == 1 else 2]:
+            for name in planning.ELIGIBLE[form]:
+                known = table[circumstance, order, form, f"{axes}d", name]
+                assert min(known.costs) >= 0 < max(known.costs)
+                assert len(known.deviations) > 1
 
 
 def test_layers_tell_whether_they_are_trained_and_how_their_input_lies_in_memory(monkeypatch):
