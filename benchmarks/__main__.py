@@ -41,7 +41,7 @@ PACKAGES = (
 def main() -> None:
     arguments = _parser().parse_args()
     if arguments.suite == "report":
-        for path in sorted(RESULTS.glob("*.json")):
+        for path in sorted(RESULTS.rglob("*.json")):
             earlier = json.loads(path.read_text())
             if "rows" in earlier:  # other scripts of this folder keep their results here too
                 path.with_suffix(".md").write_text(markdown(earlier))

@@ -380,7 +380,8 @@ def test_obstacles():
     assert [native.obstacle(case) for case in (resize, subpixel, transposed)] == [None] * 3
 
 
-def test_what_is_kept_of_a_weight_follows_it():
+@pytest.mark.parametrize("algorithm", [folded, scatter, differences])
+def test_what_is_kept_of_a_weight_follows_it(algorithm):
     """However the weight changes, in inference the result is that of the weight as it is."""
     case = resize_case(2, (1, 3, 5, 4), (4, 3, 3, 3), 2)
     weight = torch.nn.Parameter(torch.randn(4, 3, 3, 3))
@@ -388,7 +389,7 @@ def test_what_is_kept_of_a_weight_follows_it():
 
     def check(x=x):
         with torch.no_grad():
-            output = folded.compute(case, x, weight, None)
+            output = algorithm.compute(case, x, weight, None)
             assert_close(output, native.compute(case, x, weight, None))
         return output
 

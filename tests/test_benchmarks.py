@@ -268,6 +268,6 @@ def test_a_models_table_says_what_share_upsampling_has():
     assert "| 25% | 1.33 | 1.0e-06 | 1.0e-06 |" in line
 
 
-@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.md")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(RESULTS.rglob("*.md")), ids=lambda path: str(path.relative_to(RESULTS)))
 def test_committed_tables_are_those_of_the_committed_results(path):
     assert path.read_text() == report.markdown(json.loads(path.with_suffix(".json").read_text()))
