@@ -29,7 +29,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -47,6 +47,7 @@ STRENGTH = 0.005
 _PERIODS = 4  # fewer along an axis say nothing about what repeats
 _MOST_EVIDENCE = 300.0  # the smallest float64 is 1e-308
 _TESTS = 2  # additive and multiplicative
+_FEW = 4  # signals: in fewer, a handful of straight edges that happen to lie on the grid are all the content there is
 
 
 class TooSmallError(ValueError):
@@ -61,7 +62,7 @@ class Part:
     """Root mean square of this part, over all channels, in units of the signal's standard deviation."""
     evidence: float
     """How sure: `-log10` of the probability that a signal without any pattern gives as much, corrected for the number
-    of channels and for the two parts looked for."""
+    of channels and for the two parts looked for; half of it for a multiplicative part in fewer than four signals."""
     channel: int
     """The channel with the strongest evidence."""
     phases: Tensor
@@ -204,6 +205,8 @@ def measure(signals: Tensor, period: Sequence[int], *, without: Sequence[Sequenc
     product, envelope, beside, unsure = content.in_proportion(least)
     lines = lines_in(product, seen, unsure, envelope, beside)
     multiplicative = _part(lines, wanted, content.variance / variance)
+    if len(signals) < _FEW:
+        multiplicative = replace(multiplicative, evidence=multiplicative.evidence / 2)
     return Pattern(period, additive, multiplicative, content.mean.cpu())
 
 
