@@ -135,7 +135,7 @@ def test_no_false_alarm_where_content_is_sparse_or_saturated_or_blown_up(kind, d
 
 
 def test_straight_edges_of_a_few_images_are_no_pattern_multiplied_with_them():
-    """Seeds that nothing was tuned on; of such, one in eighty measurements would accuse if few images counted in full."""
+    """Seeds that nothing was tuned on: one in eighty of such measurements would accuse if one image counted in full."""
     for seed in range(300, 400):
         for period in (2, 3, 4):
             assert not measure(boxes(seed), (period, period)).found, (seed, period)
