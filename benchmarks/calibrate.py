@@ -20,7 +20,6 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-import torch
 from scipy.optimize import nnls
 
 import halfstride
@@ -28,7 +27,7 @@ from benchmarks.report import geometric_mean
 from benchmarks.rows import LAYERS, Row, parse
 from benchmarks.runner import algorithm_times
 from halfstride.algorithms.case import Case, resize_case, transposed_case
-from halfstride.planning import ELIGIBLE, Costs, Measured, features, predict, shape
+from halfstride.planning import ELIGIBLE, Costs, Measured, capability, features, predict, shape
 
 _ORDERS = ("contiguous", "channels last")
 _RESULTS = Path(__file__).parent / "results"
@@ -184,10 +183,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="for the rounds of each row")
     parser.add_argument("--fit", action="store_true", help="measure nothing")
     options = parser.parse_args()
-    capability = "avx512" if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else "avx2"
     entries = []
     for circumstance in ("forward", "training"):
-        file = _RESULTS / f"calibration.{capability}.{circumstance}.json"
+        file = _RESULTS / f"calibration.{capability()}.{circumstance}.json"
         if not options.fit:
             every = measured(_ROWS, circumstance == "training", options.threads, options.seconds)
             file.write_text(json.dumps([(order, row.name, by) for order, row, by in every], indent=1))
@@ -203,7 +201,7 @@ def main() -> None:
         for what, which in (("the choice", 2), ("not told of the row", 3)):
             of_all = [each[which] for each in lost]  # type: ignore[misc]
             print(f"{circumstance}, {what}: {geometric_mean(of_all):.3f} times the best, at most {max(of_all):.2f}")
-    (_COSTS / f"{capability}.json").write_text("[\n" + ",\n".join(map(json.dumps, entries)) + "\n]\n")
+    (_COSTS / f"{capability()}.json").write_text("[\n" + ",\n".join(map(json.dumps, entries)) + "\n]\n")
 
 
 if __name__ == "__main__":

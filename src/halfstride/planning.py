@@ -36,6 +36,7 @@ __all__ = [
     "Costs",
     "Measured",
     "Plan",
+    "capability",
     "choose",
     "explain",
     "features",
@@ -168,11 +169,15 @@ def predict(measured: Measured, case: Case, algorithm: str) -> float:
     return time * math.exp(total / (weights + _DOUBT))
 
 
+def capability() -> str:
+    """Which of the processors that were measured this one is like: "avx2" or "avx512"."""
+    return "avx512" if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else "avx2"
+
+
 @lru_cache(maxsize=1)
 def _measured() -> dict[tuple[str, ...], Measured]:
     """What was measured on a processor like this one, by circumstances, order in memory, form, axes and algorithm."""
-    capability = "avx512" if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else "avx2"
-    table = json.loads((files("halfstride") / "costs" / f"{capability}.json").read_text())
+    table = json.loads((files("halfstride") / "costs" / f"{capability()}.json").read_text())
     return {
         tuple(entry["of"]): Measured(
             Costs(*entry["costs"]), tuple((tuple(shape), deviation) for shape, deviation in entry["deviations"])

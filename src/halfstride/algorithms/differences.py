@@ -83,7 +83,7 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
 
 def cost(case: Case) -> Cost:
     axes = plan(case, case.input_size, (0,) * case.axes).axes
-    jumps = [len(axis.jumps) if True in axis.choices else 0 for axis in axes]
+    jumps = [len(axis.jumps) if axis.has_jumps else 0 for axis in axes]
     features = math.prod(len(axis.anchors) + count for axis, count in zip(axes, jumps, strict=True))
     products = math.prod(
         len(axis.anchors) + count * (axis.kernel_size - 1) for axis, count in zip(axes, jumps, strict=True)

@@ -74,8 +74,8 @@ def averages(signals: Tensor, period: Sequence[int], weight: Tensor) -> Averages
             (inner * content).sum(0),
             content.square().sum(0),
             content.sum(0),
+            local.square().sum(0),
         ]
-        new.append(local.square().sum(0))
         sums = [old + more for old, more in itertools.zip_longest(sums, new, fillvalue=torch.zeros(()).to(mean))]
     detail, product, proportion, energy, content, square = (total / len(signals) for total in sums)
     return Averages(detail, product, proportion, energy, content, square.flatten(1).mean(1), mean.flatten(), weight)
