@@ -2,6 +2,11 @@
 
 import os
 
+# One thread for each worker, and for what it starts: two workers with two threads each, on two cores, wait for each
+# other most of the time. Read when torch is first imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 import torch
 from hypothesis import settings
