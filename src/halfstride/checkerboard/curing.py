@@ -13,13 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from halfstride.arguments import read_int
-from halfstride.checkerboard.diagnosis import as_batch, diagnose, evaluating, gain_spread
+from halfstride.checkerboard.diagnosis import as_batch, diagnose, evaluating, gain_spread, in_output
 from halfstride.checkerboard.fitting import Free, Ran, fit, watch_weights
+from halfstride.checkerboard.pattern import STRENGTH
 from halfstride.checkerboard.replacing import Method, Replacement, replacement
 from halfstride.checkerboard.reports import EVEN, Diagnosis
 from halfstride.checkerboard.sites import Site, run, watch
 
 __all__ = ["CureReport", "Method", "cure"]
+
+_TRACE = 1.0  # evidence from which on a pattern is fitted away: on more images than these it may count as found
 
 
 @dataclass(frozen=True)
@@ -265,7 +268,15 @@ def _fit(
                 names[ran.name] = None
                 free |= _free(ran, done[ran.name].free)
             earlier = ran
-        is_fitted = fit(cured, example_inputs, target, free, lambda returned: as_batch(returned, before.layers), steps)
+        is_fitted = fit(
+            cured,
+            example_inputs,
+            target,
+            free,
+            lambda returned: as_batch(returned, before.layers),
+            lambda output: _left(output, before),
+            steps,
+        )
     return tuple(names) if is_fitted else ()
 
 
@@ -290,10 +301,19 @@ def _target(original: Any, before: Diagnosis) -> Tensor | None:
     output = as_batch(original, before.layers)
     if output is None:
         return None
-    patterns = [part.pattern for part in before.output if part.pattern is not None and part.pattern.found]
-    for pattern in [pattern.within(output) for pattern in patterns]:
-        output = output - pattern.to(output)
+    for part in before.output:
+        if part.pattern is not None and part.pattern.found:
+            output = output - part.pattern.within(output).to(output)
     return output
+
+
+def _left(output: Tensor, before: Diagnosis) -> Tensor | None:
+    """The patterns in a fitted output, also those too weak to count as found; None where there is next to none."""
+    patterns = [part.pattern for part in in_output(output, before.layers) if part.pattern is not None]
+    seen = [pattern for pattern in patterns if pattern.evidence >= _TRACE and pattern.strength >= STRENGTH / 2]
+    if not seen:
+        return None
+    return torch.stack([pattern.within(output) for pattern in seen]).sum(0).to(output)
 
 
 def _report(

@@ -17,7 +17,7 @@ from halfstride.checkerboard.pattern import Pattern, TooSmallError, measure
 from halfstride.checkerboard.reports import Diagnosis, LayerReport, OutputPattern, joined
 from halfstride.checkerboard.sites import Downsampling, Site, could_upsample, run, watch
 
-__all__ = ["as_batch", "diagnose", "evaluating", "gain_spread"]
+__all__ = ["as_batch", "diagnose", "evaluating", "gain_spread", "in_output"]
 
 _KEPT = 16  # outputs kept for pictures
 
@@ -72,7 +72,7 @@ def diagnose(model: nn.Module, example_inputs: Any) -> Diagnosis:
     reached = {name.split(".conv_transpose")[0] for name in layers}
     return Diagnosis(
         layers=reports,
-        output=() if output is None else _in_output(output, reports),
+        output=() if output is None else in_output(output, reports),
         unreached=tuple(name for name in could_upsample(model) if name not in reached),
         uneven_gradients=tuple(gradients),
         samples=None if output is None else output[:_KEPT].float().cpu(),
@@ -151,8 +151,9 @@ def _made(site: Site, output: Tensor) -> tuple[Tensor, float]:
     return along.cpu(), float((pattern / variance).sqrt()) if variance > 0 else 0.0
 
 
-def _in_output(output: Tensor, layers: Sequence[LayerReport]) -> tuple[OutputPattern, ...]:
-    """Each layer's pattern has, after the layers that follow, a period and harmonics of its own."""
+def in_output(output: Tensor, layers: Sequence[LayerReport]) -> tuple[OutputPattern, ...]:
+    """The patterns in a model's output: each layer's has, after the layers that follow, a period and harmonics of its
+    own."""
     axes = output.dim() - 2
     families: dict[tuple[tuple[int, ...], tuple[int, ...]], list[str]] = {}
     for place, layer in enumerate(layers):

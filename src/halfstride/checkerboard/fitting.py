@@ -20,6 +20,8 @@ __all__ = ["Free", "Ran", "fit", "watch_weights"]
 _CHUNK = 64  # examples whose intermediate results are held at once
 _HISTORY = 20  # of L-BFGS
 _HOPELESS = 1e10  # the loss, which begins at 1, where a step of the line search went to infinity
+_ROUNDS = 6  # in which the target leans against what is not wanted and came back
+_LEAN = 2.0  # times what came back, of which the model follows a part
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def fit(
     target: Tensor,
     free: Mapping[str, Free],
     read: Callable[[Any], Tensor | None],
+    unwanted: Callable[[Tensor], Tensor | None],
     steps: int,
 ) -> bool:
     """Bring a model's output as near to `target` as its free parameters can, and set them to that.
@@ -58,10 +61,14 @@ def fit(
     of them by one unit counts as much as leaving one example as wrong as it was at the start, so that few examples
     don't bend the model to themselves.
 
+    What is not wanted can be small beside all else that differs, so that least squares let it in. Then the target moves
+    away from it, and the fit goes on for some iterations, until nothing of it is left or it becomes no less.
+
     Args:
         target: (batch, channels, *size), for all of `example_inputs`.
         free: by the parameters' names in the model.
         read: takes the tensor to compare with `target` from what the model returns.
+        unwanted: what an output must not have, of the output's shape; None where it has nothing of it.
         steps: iterations, 1 or more; each costs little more than one run forward and back.
 
     Returns:
@@ -71,58 +78,109 @@ def fit(
         Liu & Nocedal, "On the limited memory BFGS method for large scale optimization", Mathematical Programming 45
         (1989).
     """
-    starts = {name: kernels.widened(part.start.detach()).clone() for name, part in free.items()}
-    moves = {name: torch.zeros_like(start, memory_format=torch.contiguous_format) for name, start in starts.items()}
-    units = {name: float(starts[name].square().mean().sqrt()) if p.unit is None else p.unit for name, p in free.items()}
-    count = sum(move.requires_grad_().numel() for move in moves.values())
-    dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
-    chunks = list(_chunks(example_inputs, target))
-    scale = 1.0  # such that the loss begins at 1
+    problem = _LeastSquares(model, example_inputs, free, read, len(target))
+    with _frozen(model):
+        wrong = float((problem.outputs() - target).square().sum())
+        if not problem.reached() or not wrong:
+            return False
+        problem.scale = wrong
+        problem.minimise(target, steps)
+        outputs = problem.outputs()
+        if not float((outputs - target).square().sum()) < wrong:
+            return False
+        problem.write()
+        left = unwanted(outputs)
+        for _ in range(_ROUNDS):
+            if left is None:
+                break
+            target = target - _LEAN * left
+            problem.minimise(target, math.ceil(steps / _ROUNDS))
+            before, left = left, unwanted(problem.outputs())
+            if left is not None and not left.norm() < before.norm():
+                break
+            problem.write()
+    return True
 
-    def parameters() -> dict[str, Tensor]:
+
+class _LeastSquares:
+    """A model whose free parameters move, and how far its outputs are from a target.
+
+    Each parameter moves in its own unit, and is held back by where it began.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        free: Mapping[str, Free],
+        read: Callable[[Any], Tensor | None],
+        count: int,
+    ) -> None:
+        self.model, self.free, self.read = model, free, read
+        self.chunks = list(_chunks(example_inputs, count))
+        self.scale = 1.0
+        """The squared error that counts as 1."""
+        self.starts = {name: kernels.widened(part.start.detach()).clone() for name, part in free.items()}
+        self.units = {
+            name: float(start.square().mean().sqrt()) if (unit := free[name].unit) is None else unit
+            for name, start in self.starts.items()
+        }
+        self.moves = {
+            name: torch.zeros_like(start, memory_format=torch.contiguous_format).requires_grad_()
+            for name, start in self.starts.items()
+        }
+        self.held = 1 / (count * sum(move.numel() for move in self.moves.values()))
+
+    def parameters(self) -> dict[str, Tensor]:
         return {
-            name: part.form(starts[name] + units[name] * moves[name]).to(dtypes[name]) for name, part in free.items()
+            name: part.form(self.starts[name] + self.units[name] * self.moves[name]).to(self.model.get_parameter(name))
+            for name, part in self.free.items()
         }
 
-    def error(inputs: Any, wanted: Tensor) -> Tensor:
-        output = read(torch.func.functional_call(model, parameters(), *_arguments(inputs)))
+    def run(self, inputs: Any) -> Tensor:
+        output = self.read(torch.func.functional_call(self.model, self.parameters(), *_arguments(inputs)))
         assert output is not None  # as the target was
-        return (output.double() - wanted).square().sum()
+        return output
 
-    def loss() -> float:
-        """The loss, with its gradients left in the moves."""
-        optimizer.zero_grad()
-        total = 0.0
-        for inputs, wanted in chunks:
-            part = error(inputs, wanted) / scale
-            part.backward()  # type: ignore[no-untyped-call]
-            total += float(part.detach())
-        held = torch.stack([move.square().sum() for move in moves.values()]).sum() / (count * len(target))
-        held.backward()  # type: ignore[no-untyped-call]
-        total += float(held.detach())
-        if math.isfinite(total):
-            return total
-        optimizer.zero_grad(set_to_none=False)
-        return _HOPELESS
+    @torch.no_grad()
+    def outputs(self) -> Tensor:
+        """Of all examples."""
+        return torch.cat([self.run(inputs) for inputs, _ in self.chunks])
 
-    with _frozen(model):
+    def reached(self) -> bool:
+        """Whether gradients come through the model to its free parameters."""
         with torch.enable_grad():
-            reached = error(*chunks[0]).requires_grad
-        with torch.no_grad():
-            scale = sum(float(error(*chunk)) for chunk in chunks)
-        if not reached or not scale:
-            return False
+            return self.run(self.chunks[0][0]).requires_grad
+
+    def minimise(self, target: Tensor, iterations: int) -> None:
         optimizer = torch.optim.LBFGS(
-            list(moves.values()), max_iter=steps, history_size=_HISTORY, line_search_fn="strong_wolfe"
+            list(self.moves.values()), max_iter=iterations, history_size=_HISTORY, line_search_fn="strong_wolfe"
         )
+
+        def loss() -> float:
+            """The loss, with its gradients left in the moves."""
+            optimizer.zero_grad()
+            total = 0.0
+            for inputs, here in self.chunks:
+                error = (self.run(inputs).double() - target[here]).square().sum() / self.scale
+                error.backward()  # type: ignore[no-untyped-call]
+                total += float(error.detach())
+            held = self.held * torch.stack([move.square().sum() for move in self.moves.values()]).sum()
+            held.backward()  # type: ignore[no-untyped-call]
+            total += float(held.detach())
+            if math.isfinite(total):
+                return total
+            optimizer.zero_grad(set_to_none=False)
+            return _HOPELESS
+
         with torch.enable_grad():
             optimizer.step(loss)  # type: ignore[no-untyped-call]
-        with torch.no_grad():
-            if not sum(float(error(*chunk)) for chunk in chunks) < scale:
-                return False
-            for name, value in parameters().items():
-                model.get_parameter(name).copy_(value)
-    return True
+
+    @torch.no_grad()
+    def write(self) -> None:
+        """Set the model's parameters to where they have moved."""
+        for name, value in self.parameters().items():
+            self.model.get_parameter(name).copy_(value)
 
 
 def watch_weights(model: nn.Module, example_inputs: Any) -> list[Ran]:
@@ -178,9 +236,11 @@ def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,), {}
 
 
-def _chunks(example_inputs: Any, target: Tensor) -> Iterator[tuple[Any, Tensor]]:
-    """Examples and their targets, a part of a batch at a time where there is one batch to be parted."""
-    if isinstance(example_inputs, Tensor) and len(example_inputs) == len(target):
-        yield from zip(torch.split(example_inputs, _CHUNK), torch.split(target, _CHUNK), strict=True)
+def _chunks(example_inputs: Any, count: int) -> Iterator[tuple[Any, slice]]:
+    """Examples and which of `count` outputs are theirs: a part of a batch at a time where there is one to be parted."""
+    if isinstance(example_inputs, Tensor) and len(example_inputs) == count:
+        for first in range(0, count, _CHUNK):
+            here = slice(first, first + _CHUNK)
+            yield example_inputs[here], here
     else:
-        yield example_inputs, target
+        yield example_inputs, slice(None)

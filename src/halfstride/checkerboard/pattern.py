@@ -123,12 +123,12 @@ class Pattern:
         return max(self.parts.values(), key=lambda part: part.evidence).brightest
 
     def within(self, signals: Tensor) -> Tensor:
-        """The pattern as it is in these signals, (batch, channels, *size); zeros where none counts as found.
+        """The `parts` as they are in these signals, (batch, channels, *size), whether they count as found or not.
 
         A multiplicative part is told with the additive one, which is its amount where the content is at its mean.
         """
         alone = torch.zeros_like(signals, dtype=torch.float64)
-        told = [self.additive] * self.found + [self.multiplicative] * self.multiplicative.found
+        told = [self.additive] + [self.multiplicative] * ("multiplicative" in self.parts)
         for part in told:
             phases = part.phases.to(alone)
             for axis, size in enumerate(signals.shape[2:], start=1):
