@@ -9,9 +9,10 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch.autograd import forward_ad
 
 from halfstride import caching
-from halfstride.algorithms import ALGORITHMS, differences, differences_plan, folded, native, scatter
+from halfstride.algorithms import ALGORITHMS, differences, differences_plan, folded, native, packed, scatter
 from halfstride.algorithms.case import resize_case, subpixel_case, transposed_case
 from tolerance import assert_close
 
@@ -409,6 +410,94 @@ def test_what_is_kept_of_a_weight_follows_it(algorithm):
     check(x.double())
 
 
+def test_what_is_kept_of_a_large_weight_follows_the_least_of_its_changes():
+    """Told by products with a random vector, not by all of its numbers."""
+    weight, makes = torch.nn.Parameter(torch.randn(64, 32, 3, 3)), []
+
+    def look():
+        with torch.no_grad():
+            caching.kept(weight, "key", lambda: makes.append(1))
+        return len(makes)
+
+    assert look() == look() == 1
+    number = weight.data[40, 20, 1, 1].item()
+    changes = [
+        lambda: weight.data.__setitem__((40, 20, 1, 1), number * (1 + 1e-3)),
+        lambda: weight.data.copy_(weight.data.flip(0)),
+        lambda: weight.data.copy_(weight.data.flip(-1)),
+        lambda: weight.data.copy_(weight.data.roll(1, 1)),
+        lambda: weight.data.mul_(1 + 1e-5),
+        lambda: weight.data.__setitem__((0, 0, 0, 0), math.nan),
+    ]
+    for made, change in enumerate(changes, start=2):
+        change()
+        assert look() == made
+
+
+PACKED = {
+    "k4 s2": (transposed_case, (2, 16, 5, 6), (16, 24, 4, 4), {"stride": 2, "padding": 1}),
+    "k3 s2": (transposed_case, (3, 32, 5, 4), (32, 16, 3, 3), {"stride": 2, "padding": 1, "output_padding": 1}),
+    "k5x3 s3x2, groups": (transposed_case, (1, 32, 5, 4), (32, 24, 5, 3), {"stride": (3, 2), "groups": 2}),
+    "dilated": (transposed_case, (1, 32, 5, 4), (32, 16, 3, 3), {"stride": 2, "dilation": 2, "output_padding": 1}),
+    "replicate": (transposed_case, (1, 32, 5, 4), (32, 16, 3, 3), {"stride": 2, "padding_mode": "replicate"}),
+    "uneven padding": (transposed_case, (1, 32, 5, 4), (32, 16, 3, 3), {"stride": 2, "padding": ((1, 0), (0, 2))}),
+    "3-D": (transposed_case, (2, 16, 4, 5, 3), (16, 12, 3, 3, 3), {"stride": 2, "padding": 1}),
+    "resize": (resize_case, (2, 16, 5, 6), (32, 16, 3, 3), {}),
+    "resize, dilated": (resize_case, (2, 16, 5, 6), (32, 16, 3, 3), {"scale_factor": 3, "dilation": 2}),
+    "resize, 3-D": (resize_case, (2, 8, 4, 5, 3), (24, 8, 3, 3, 3), {"padding": 2}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # inside torch's forward mode
+@pytest.mark.filterwarnings("ignore:TF32 acceleration:UserWarning")  # by torch.backends.mkldnn.flags, which sets all
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("name", PACKED)
+def test_packed_kernels_give_what_the_definition_gives(name, last, monkeypatch):
+    make, shape, weight_shape, geometry = PACKED[name]
+    case = make(len(shape) - 2, shape, weight_shape, **geometry)
+    algorithm = native if case.form == "transposed" else folded
+    x, weight, bias = torch.randn(shape), torch.nn.Parameter(torch.randn(weight_shape)), torch.randn(case.out_channels)
+    if last:
+        x = x.movedim(1, -1).contiguous().movedim(-1, 1)
+    calls, compute = [], packed.transposed
+    monkeypatch.setattr(packed, "transposed", lambda *arguments: calls.append(1) or compute(*arguments))
+    with torch.no_grad():
+        for _ in range(2):
+            output = algorithm.compute(case, x, weight, bias)
+            assert_close(output, native.compute(case, x.double(), weight.double(), bias.double()).float())
+            assert output.is_contiguous() or (last and output.movedim(1, -1).is_contiguous())
+            weight.data.lerp_(torch.ones(()), 0.5)
+    assert len(calls) == 2
+    algorithm.compute(case, x, weight, bias).sum().backward()  # which no packed kernel knows
+    assert weight.grad is not None
+    with torch.no_grad():
+        several = torch.func.vmap(lambda each: algorithm.compute(case, each, weight, bias))(x.unsqueeze(0))[0]
+        assert_close(several, algorithm.compute(case, x, weight, bias))
+        with forward_ad.dual_level():
+            dual = algorithm.compute(case, forward_ad.make_dual(x, x), weight, None)
+            assert_close(
+                forward_ad.unpack_dual(dual).tangent, algorithm.compute(case, x.double(), weight.double(), None).float()
+            )
+        with torch.backends.mkldnn.flags(enabled=False):
+            assert_close(algorithm.compute(case, x, weight, bias), several)
+    assert len(calls) == 3
+
+
+def test_one_weight_can_be_packed_in_several_ways():
+    """As a transposed and as a resize kernel, and as one of two dilations, where all else is the same."""
+    weight, x = torch.nn.Parameter(torch.randn(32, 32, 3, 3)), torch.randn(1, 32, 5, 5)
+    ways = [
+        (native, transposed_case(2, x.shape, weight.shape, stride=1, padding=1)),
+        (folded, resize_case(2, x.shape, weight.shape, scale_factor=1, padding=1)),
+        (folded, resize_case(2, x.shape, weight.shape, scale_factor=2, padding=1)),
+        (folded, resize_case(2, x.shape, weight.shape, scale_factor=2, dilation=2, padding=3)),
+    ]
+    for algorithm, case in 2 * ways:
+        with torch.no_grad():
+            output = algorithm.compute(case, x, weight, None)
+            assert_close(output, native.compute(case, x.double(), weight.double(), None).float())
+
+
 def test_what_is_kept_of_a_weight_is_used_and_goes_with_it():
     case = resize_case(1, (1, 2, 5), (2, 2, 3), 2)
     weight, x = torch.nn.Parameter(torch.randn(2, 2, 3)), torch.randn(1, 2, 5)
@@ -417,6 +506,7 @@ def test_what_is_kept_of_a_weight_is_used_and_goes_with_it():
         for _ in range(3):
             caching.kept(weight, "key", lambda: makes.append(1))
         assert len(makes) == 1
+        gc.collect()  # what other tests left
         before = len(caching._KEPT)
         folded.compute(case, x, weight, None)
         del weight

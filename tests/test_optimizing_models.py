@@ -12,6 +12,7 @@ from torch.nn.utils import parametrizations
 
 import halfstride
 from halfstride import cli
+from halfstride.algorithms import packed
 from halfstride.optimizing import measuring, optimize
 from halfstride.optimizing.plan import Plan, Site
 from test_optimizing import Model, assert_same, check, conv, everything_pays, image, randomised, results, up  # noqa: F401
@@ -348,6 +349,23 @@ def test_the_fastest_algorithm_is_kept(monkeypatch):
     assert transposed.became == "transposed convolution (phases)"
     assert report.optimized
     assert report.inference.speedup == 2
+
+
+def test_a_heavy_transposed_convolution_keeps_its_kernel_packed(monkeypatch):
+    clock(monkeypatch, native=0.5, after=0.5)
+    model = nn.Sequential(nn.ConvTranspose2d(64, 32, 4, 2, 1))
+    x = torch.randn(1, 64, 4, 4)
+    expected = model(x)
+    with torch.no_grad():
+        model, report = optimize(model, x)
+        assert report.rows[0].became == "transposed convolution (native)"
+        calls, compute = [], packed.transposed
+        monkeypatch.setattr(packed, "transposed", lambda *arguments: calls.append(1) or compute(*arguments))
+        torch.testing.assert_close(model(x), expected)
+        assert calls
+        model[0].weight.data.mul_(2)
+        model[0].bias.data.mul_(2)
+        torch.testing.assert_close(model(x), 2 * expected)
 
 
 def test_a_gain_within_noise_is_none(monkeypatch):

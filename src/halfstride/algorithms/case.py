@@ -23,6 +23,7 @@ from halfstride.arguments import (
     read_shapes,
     read_sizes,
 )
+from halfstride.caching import cached
 
 __all__ = ["Case", "Cost", "Form", "resize_case", "subpixel_case", "transposed_case"]
 
@@ -106,6 +107,7 @@ class Cost(NamedTuple):
 # From arguments to a case ---------------------------------------------------------------------------------------------
 
 
+@cached
 def transposed_case(
     axes: int,
     input_shape: Sequence[int],
@@ -158,6 +160,7 @@ def transposed_case(
     return case
 
 
+@cached
 def resize_case(
     axes: int,
     input_shape: Sequence[int],
@@ -203,6 +206,7 @@ def resize_case(
     return case
 
 
+@cached
 def subpixel_case(
     axes: int,
     input_shape: Sequence[int],

@@ -39,11 +39,14 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     x = settled(case, input, margin)
     if x.device.type == "cpu":  # where torch rounds every product of half types before it adds them up
         x = widened(x)
-    kernel = transposed_weight(case, weight, x.dtype)
     bias = None if bias is None else typed(bias, x.dtype)
+
+    def kernel() -> Tensor:
+        return transposed_weight(case, weight, x.dtype)
+
     if all(p + o <= full for full, p, o in zip(twin.full_size, twin.padding, twin.output_size, strict=True)):
-        output = native.transposed(twin, x, kernel, bias)
+        output = native.transposed(twin, x, weight, case.form, kernel, bias)
     else:  # it cannot know of outputs that no kernel reaches, which are the bias
-        output = native.transposed(twin, x, kernel, None)
+        output = native.transposed(twin, x, weight, case.form, kernel, None)
         output = output if bias is None else output + bias.reshape(-1, *(1,) * case.axes)
     return typed(output, input.dtype)

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from halfstride.algorithms.case import Case, Cost
+from halfstride.algorithms import packed
+from halfstride.algorithms.case import Case, Cost, Form
 from halfstride.algorithms.common import as_channels_last, as_transposed, continued, even_cut, typed, window
 from halfstride.caching import cached
 from halfstride.kernels import shuffle
@@ -49,7 +50,7 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     weight = typed(weight, input.dtype)
     if case.form == "transposed":
         twin, margin = as_transposed(case)
-        return transposed(twin, continued(input, margin, case.padding_mode), weight, bias)
+        return transposed(twin, continued(input, margin, case.padding_mode), weight, case.form, lambda: weight, bias)
     if case.form == "resize":
         return _resize(case, input, weight, bias)
     return _subpixel(case, input, weight, bias)
@@ -71,12 +72,17 @@ def conv(
     return _CONV[len(padding) - 1](input, weight, bias, padding=symmetric, dilation=dilation, groups=groups)
 
 
-def transposed(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """torch's transposed convolution, of what `as_transposed` says."""
+def transposed(
+    case: Case, input: Tensor, weight: Tensor, form: Form, kernel: Callable[[], Tensor], bias: Tensor | None
+) -> Tensor:
+    """torch's transposed convolution, of what `as_transposed` says, by `kernel()`, which is made of a form's weight."""
     padding, output_padding, start = _cuts(case)
-    output = _CONV_TRANSPOSE[case.axes - 1](
-        input, weight, bias, case.stride, padding, output_padding, case.groups, case.dilation
-    )
+    if packed.pays(case, input, weight, output_padding):
+        output = packed.transposed(case, input, weight, form, kernel, bias, padding, output_padding)
+    else:
+        output = _CONV_TRANSPOSE[case.axes - 1](
+            input, kernel(), bias, case.stride, padding, output_padding, case.groups, case.dilation
+        )
     return _cut(output, start, case.output_size)
 
 

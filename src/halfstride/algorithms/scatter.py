@@ -109,11 +109,13 @@ class _Plan:
 
     def pairs(self, products: Tensor, output: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """What runs add and what they add it to, both (batch, out, *inputs, *taps): the first ones, then the others."""
-        for size, source, source_start, target, target_start in _places(self, products.stride(), output.stride()):
-            size = (*output.shape[:2], *size)
+        first, begin = products.storage_offset(), output.storage_offset()
+        for size, source, source_start, target, target_start in _places(
+            self, output.shape[:2], products.stride(), output.stride()
+        ):
             yield (
-                products.as_strided(size, source, products.storage_offset() + source_start),
-                output.as_strided(size, target, output.storage_offset() + target_start),
+                products.as_strided(size, source, first + source_start),
+                output.as_strided(size, target, begin + target_start),
             )
 
 
@@ -121,15 +123,18 @@ _Numbers = tuple[int, ...]
 
 
 @cached
-def _places(plan: _Plan, products: _Numbers, output: _Numbers) -> list[tuple[_Numbers, _Numbers, int, _Numbers, int]]:
-    """Size, strides and start within products and within the output, of tensors of such strides, for `_Plan.pairs`."""
+def _places(
+    plan: _Plan, outer: _Numbers, products: _Numbers, output: _Numbers
+) -> list[tuple[_Numbers, _Numbers, int, _Numbers, int]]:
+    """Size, strides and start within products and within the output, of tensors of such strides and `outer` sizes of
+    batch and channels, for `_Plan.pairs`."""
     axes = len(plan.taps)
     of_taps, of_inputs, of_outputs = products[2 : 2 + axes], products[2 + axes :], output[2:]
     source = (*products[:2], *of_inputs, *of_taps)
     target = (*output[:2], *(s * each for s, each in zip(plan.stride, of_outputs, strict=True)), *of_outputs)
     places = []
     for runs in plan.first + plan.others:
-        size = (*(len(run.inputs) for run in runs), *(len(run.taps) for run in runs))
+        size = (*outer, *(len(run.inputs) for run in runs), *(len(run.taps) for run in runs))
         source_start = sum(run.taps.start * each for run, each in zip(runs, of_taps, strict=True))
         source_start += sum(run.inputs.start * each for run, each in zip(runs, of_inputs, strict=True))
         target_start = sum(run.start * each for run, each in zip(runs, of_outputs, strict=True))

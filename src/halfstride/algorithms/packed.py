@@ -1,0 +1,70 @@
+"""torch's transposed convolution in inference, with the kernel in the order in which the processor reads it.
+
+oneDNN, which computes torch's convolutions on a processor, wants kernels in blocks of its own. `F.conv_transpose2d`
+brings them into that order at every call, which takes longer than the products where a layer has many channels and few
+positions: of 1024 channels to 512 on 4×4 positions nine tenths of the time. A parameter that does not change from call
+to call is brought into it once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from halfstride.algorithms.case import Case, Form
+from halfstride.algorithms.common import is_channels_last
+from halfstride.caching import kept, lasts
+
+__all__ = ["pays", "transposed"]
+
+_LEAST = 2**12
+"""Weights from which on packing pays,"""
+_HEAVY = 0.25
+"""and weights per output from which on it also pays for images with their channels apart, into which order the output
+has to be brought back. For volumes it pays in any order: of them torch transposes convolutions without oneDNN."""
+
+
+def pays(case: Case, input: Tensor, weight: Tensor, output_padding: Sequence[int]) -> bool:
+    """Whether a kernel made of this weight can be packed, and should be."""
+    return bool(
+        lasts(weight)
+        and case.axes > 1
+        and type(input) is Tensor
+        and input.dtype == weight.dtype == torch.float32
+        and input.device.type == "cpu"
+        and input.numel() > 0
+        and weight.numel() >= _LEAST
+        and (case.axes == 3 or is_channels_last(input) or weight.numel() >= _HEAVY * case.output_numbers)
+        and all(extra < s for extra, s in zip(output_padding, case.stride, strict=True))  # oneDNN knows no more
+        and forward_ad._current_level < 0
+        and not torch._C._are_functorch_transforms_active()
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and torch.backends.mkldnn.enabled
+    )
+
+
+def transposed(
+    case: Case,
+    input: Tensor,
+    weight: Tensor,
+    form: Form,
+    kernel: Callable[[], Tensor],
+    bias: Tensor | None,
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+) -> Tensor:
+    """The transposed convolution of an input by `kernel()`, which is made of a weight of this form."""
+    geometry = (padding, output_padding, case.stride, case.dilation, case.groups)
+
+    def pack() -> Tensor:
+        made = kernel().contiguous()
+        packed: Tensor = torch.ops.mkldnn._reorder_convolution_transpose_weight(made, *geometry, input.shape)
+        return packed
+
+    output: Tensor = torch.ops.mkldnn._convolution_transpose_pointwise(
+        input, kept(weight, ("packed", form, case.kernel_size, *geometry), pack), bias, *geometry, "none", [], ""
+    )
+    return output if is_channels_last(input) else output.contiguous()
