@@ -442,8 +442,10 @@ PACKED = {
     "replicate": (transposed_case, (1, 32, 5, 4), (32, 16, 3, 3), {"stride": 2, "padding_mode": "replicate"}),
     "uneven padding": (transposed_case, (1, 32, 5, 4), (32, 16, 3, 3), {"stride": 2, "padding": ((1, 0), (0, 2))}),
     "3-D": (transposed_case, (2, 16, 4, 5, 3), (16, 12, 3, 3, 3), {"stride": 2, "padding": 1}),
+    "1-D": (transposed_case, (2, 32, 7), (32, 24, 6), {"stride": 3, "padding": 1, "output_padding": 2}),
     "resize": (resize_case, (2, 16, 5, 6), (32, 16, 3, 3), {}),
     "resize, dilated": (resize_case, (2, 16, 5, 6), (32, 16, 3, 3), {"scale_factor": 3, "dilation": 2}),
+    "resize, 1-D": (resize_case, (1, 48, 9), (48, 48, 3), {"dilation": 2}),
     "resize, 3-D": (resize_case, (2, 8, 4, 5, 3), (24, 8, 3, 3, 3), {"padding": 2}),
 }
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from halfstride import ConvAutoencoder, cli
+from halfstride import ConvAutoencoder, ConvTranspose2d, cli
 
 QUICK = ["--epochs", "2", "--latent-dim", "4", "--widths", "8,8", "--batch-size", "8"]
 
@@ -103,6 +103,16 @@ def test_a_spatial_model_reconstructs_each_picture_at_its_own_size(halfstride, p
     assert halfstride("reconstruct", "run", "teal.png", photos, "--out", "back")[0] == 0
     with Image.open(tmp_path / "back" / "teal.png") as picture:
         assert picture.size == (41, 23)
+
+
+def test_a_kernel_that_makes_checkerboards_is_taken_with_a_word(halfstride, photos, tmp_path):
+    arguments = ["--size", "16", "--upsampling", "transposed", "--kernel-size", "3", "--out", "run"]
+    code, out, err = halfstride("train", photos, *arguments, *QUICK)
+    assert code == 0, err
+    assert "warning: ConvAutoencoder has kernel_size=3 with stride=2" in out
+    assert "kernel_size=4 would not" in out
+    model = ConvAutoencoder.from_pretrained(tmp_path / "run")
+    assert {layer.kernel_size for layer in model.modules() if isinstance(layer, ConvTranspose2d)} == {(3, 3)}
 
 
 @pytest.mark.parametrize("upsampling", ["resize", "transposed", "subpixel"])

@@ -31,7 +31,6 @@ def pays(case: Case, input: Tensor, weight: Tensor, output_padding: Sequence[int
     """Whether a kernel made of this weight can be packed, and should be."""
     return bool(
         lasts(weight)
-        and case.axes > 1
         and type(input) is Tensor
         and input.dtype == weight.dtype == torch.float32
         and input.device.type == "cpu"
@@ -43,6 +42,7 @@ def pays(case: Case, input: Tensor, weight: Tensor, output_padding: Sequence[int
         and not torch._C._are_functorch_transforms_active()
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and torch.backends.mkldnn.enabled
+        and hasattr(torch.ops.mkldnn, "_reorder_convolution_transpose_weight")  # which not every build has
     )
 
 
@@ -57,14 +57,28 @@ def transposed(
     output_padding: Sequence[int],
 ) -> Tensor:
     """The transposed convolution of an input by `kernel()`, which is made of a weight of this form."""
-    geometry = (padding, output_padding, case.stride, case.dilation, case.groups)
+    signal = case.axes == 1  # to oneDNN an image of one row
+
+    def shaped(sizes: Sequence[int], of_rows: int) -> list[int]:
+        return [of_rows, *sizes] if signal else list(sizes)
+
+    x = input.unsqueeze(2) if signal else input
+    geometry = (
+        shaped(padding, 0),
+        shaped(output_padding, 0),
+        shaped(case.stride, 1),
+        shaped(case.dilation, 1),
+        case.groups,
+    )
 
     def pack() -> Tensor:
-        made = kernel().contiguous()
-        packed: Tensor = torch.ops.mkldnn._reorder_convolution_transpose_weight(made, *geometry, input.shape)
+        made = kernel().unsqueeze(2) if signal else kernel()
+        packed: Tensor = torch.ops.mkldnn._reorder_convolution_transpose_weight(made.contiguous(), *geometry, x.shape)
         return packed
 
+    key = ("packed", form, case.kernel_size, padding, output_padding, case.stride, case.dilation, case.groups)
     output: Tensor = torch.ops.mkldnn._convolution_transpose_pointwise(
-        input, kept(weight, ("packed", form, case.kernel_size, *geometry), pack), bias, *geometry, "none", [], ""
+        x, kept(weight, key, pack), bias, *geometry, "none", [], ""
     )
-    return output if is_channels_last(input) else output.contiguous()
+    output = output if is_channels_last(input) else output.contiguous()
+    return output.squeeze(2) if signal else output

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -77,6 +78,10 @@ def train(
         Literal["resize", "transposed", "subpixel"],
         typer.Option(help="How the decoder enlarges.", rich_help_panel=_MODEL),
     ] = "resize",
+    kernel_size: Annotated[
+        int | None,
+        typer.Option(help="Of the layers that enlarge; else 3, or 4 where transposed.", rich_help_panel=_MODEL),
+    ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training images.", rich_help_panel=_TRAINING)] = 20,
     batch_size: Annotated[
         int, typer.Option(help="Images per step, over all processes.", rich_help_panel=_TRAINING)
@@ -159,16 +164,21 @@ def train(
         model = run.load_model()
     else:
         torch.manual_seed(seed)
-        model = ConvAutoencoder(
-            images.shape[1:],
-            images.shape[0],
-            latent_dim,
-            spatial=spatial,
-            widths=_numbers("--widths", widths),
-            hidden_dim=hidden_dim,
-            downsampling=downsampling,
-            upsampling=upsampling,
-        )
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            model = ConvAutoencoder(
+                images.shape[1:],
+                images.shape[0],
+                latent_dim,
+                spatial=spatial,
+                widths=_numbers("--widths", widths),
+                hidden_dim=hidden_dim,
+                downsampling=downsampling,
+                upsampling=upsampling,
+                kernel_size=kernel_size,
+            )
+        for warning in told:  # of a kernel that makes checkerboards
+            console.print(f"warning: {warning.message}", soft_wrap=True)
     _introduce(console, images, model)
     started = time.monotonic()
     try:
