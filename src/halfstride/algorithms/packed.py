@@ -1,9 +1,8 @@
 """torch's transposed convolution in inference, with the kernel in the order in which the processor reads it.
 
 oneDNN, which computes torch's convolutions on a processor, wants kernels in blocks of its own. `F.conv_transpose2d`
-brings them into that order at every call, which takes longer than the products where a layer has many channels and few
-positions: of 1024 channels to 512 on 4×4 positions nine tenths of the time. A parameter that does not change from call
-to call is brought into it once.
+brings them into that order at every call; of 1024 channels to 512 on 4×4 positions that takes half of the time or more.
+A parameter that does not change from call to call is brought into it once.
 """
 
 from __future__ import annotations
