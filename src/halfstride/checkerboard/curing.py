@@ -115,7 +115,7 @@ def cure(
             kernel. It is the strongest against patterns, and blurs.
         layers: the names of the layers to change, as `diagnose` gives them; by default the uneven ones whose patterns
             come through to the output, which are those that upsample last and those found there.
-        steps: iterations of the fit, and up to about as many again where patterns come back; each takes about as long as
+        steps: iterations of the fit, and about as many again where patterns come back; each takes about as long as
             one training step on all examples. With 0 nothing is fitted: the weights are those where the method begins,
             and biases keep every changed layer's mean output.
 
