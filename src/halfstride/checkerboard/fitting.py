@@ -79,6 +79,7 @@ def fit(
         (1989).
     """
     problem = _LeastSquares(model, example_inputs, free, read, len(target))
+    target = target.double()
     with _frozen(model):
         wrong = float((problem.outputs() - target).square().sum())
         if not problem.reached() or not wrong:
@@ -95,7 +96,10 @@ def fit(
                 break
             target = target - _LEAN * left
             problem.minimise(target, math.ceil(steps / _ROUNDS))
-            before, left = left, unwanted(problem.outputs())
+            outputs = problem.outputs()
+            if not outputs.isfinite().all():
+                break
+            before, left = left, unwanted(outputs)
             if left is not None and not left.norm() < before.norm():
                 break
             problem.write()
