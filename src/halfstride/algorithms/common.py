@@ -26,6 +26,7 @@ __all__ = [
     "continued",
     "even_cut",
     "is_channels_last",
+    "is_transformed",
     "low_resolution_mode",
     "margins",
     "obstacle_to_phases",
@@ -104,10 +105,14 @@ def applied(function: type[Function], eager: type[Function], *arguments: Any) ->
     """
     if torch.compiler.is_compiling():
         return function.apply(*arguments)  # type: ignore[no-untyped-call]
-    differentiable = torch.is_grad_enabled() or forward_ad._current_level >= 0
-    if differentiable or torch._C._are_functorch_transforms_active():
+    if torch.is_grad_enabled() or is_transformed():
         return eager.apply(*arguments)  # type: ignore[no-untyped-call]
     return eager.forward(*arguments)
+
+
+def is_transformed() -> bool:
+    """Whether forward-mode differentiation or `torch.func` reads along, which know torch's own operators only."""
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 
 def store(operation: Any, target: Tensor, *operands: Tensor) -> None:

@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from halfstride.algorithms.case import Case, Form
-from halfstride.algorithms.common import is_channels_last
+from halfstride.algorithms.common import is_channels_last, is_transformed
 from halfstride.caching import kept, lasts
 
 __all__ = ["pays", "transposed"]
@@ -37,8 +36,7 @@ def pays(case: Case, input: Tensor, weight: Tensor, output_padding: Sequence[int
         and weight.numel() >= _LEAST
         and (case.axes == 3 or is_channels_last(input) or weight.numel() >= _HEAVY * case.output_numbers)
         and all(extra < s for extra, s in zip(output_padding, case.stride, strict=True))  # oneDNN knows no more
-        and forward_ad._current_level < 0
-        and not torch._C._are_functorch_transforms_active()
+        and not is_transformed()
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and torch.backends.mkldnn.enabled
         and hasattr(torch.ops.mkldnn, "_reorder_convolution_transpose_weight")  # which not every build has
