@@ -2,7 +2,7 @@
 
     ready-made   what a user can pick today: eager torch in either layout, torch.compile, ONNX Runtime, OpenVINO
     by hand      what an expert could write: the resize kernel folded into a transposed one, through F.conv_transpose
-    halfstride   `auto`, as people call it, and every algorithm by its name
+    halfstride   `auto`, as people call it, also through torch.compile, and every algorithm by its name
     limit        a matrix product and a copy: what the machine could do at best
 
 A `Peer` is a name and a way to prepare; it holds nothing else, so that it can be sent to the process that runs it.
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -63,6 +62,8 @@ class Peer(NamedTuple):
     how: str
     """eager, compile, folded, onnxruntime, openvino, an algorithm of halfstride or auto, gemm or copy"""
     channels_last: bool = False
+    compiled: bool = False
+    """Whether torch.compile has halfstride's layer to compile."""
 
 
 class Prepared(NamedTuple):
@@ -72,7 +73,7 @@ class Prepared(NamedTuple):
     results: Callable[[Any], list[Tensor]] = list
     """What `run` returned, as tensors to be checked: the output and, in training, the gradients."""
     chosen: str | None = None
-    """The algorithm that `auto` took."""
+    """The algorithm that `auto` took, and whether it was compiled."""
 
 
 def peers_for(task: Task) -> list[Peer]:
@@ -95,6 +96,7 @@ def peers_for(task: Task) -> list[Peer]:
     if row.form == "resize":
         peers += in_layouts("folded by hand", "by hand", "folded")
     peers += in_layouts("halfstride", "halfstride", "auto")
+    peers.append(Peer("halfstride compile", "halfstride", "auto", best, compiled=True))
     for algorithm in ALGORITHMS:
         if algorithm == "emulated" and _emulated_products(row) > _EMULATED_AT_MOST:
             continue
@@ -113,20 +115,18 @@ def prepare(peer: Peer, task: Task) -> Prepared:
     if peer.channels_last:
         module = _as_channels_last(module)
         inputs = [_as_channels_last(input) for input in inputs]
-    if peer.how == "compile":
-        torch._dynamo.reset()
-        module.compile()
-    elif peer.kind == "by hand":
+    if peer.kind == "by hand":
         assert isinstance(row, Row)
         module = _Folded(row, _convolution(module), constant=not task.training)
     elif peer.kind == "halfstride":
         module = _layer(peer.how, row, module) if isinstance(row, Row) else _optimized(module, inputs)
     prepared = _called(module, inputs, task.training)
-    if peer.how != "auto" or not isinstance(row, Row):
-        return prepared
-    with _Choices() as chosen:
-        prepared.run()
-    return prepared._replace(chosen=chosen[0] if chosen else None)
+    if peer.how == "auto" and isinstance(row, Row):
+        prepared = prepared._replace(chosen=_chosen(prepared, module, peer.compiled))
+    if peer.compiled or peer.how == "compile":
+        torch._dynamo.reset()
+        module.compile()
+    return prepared
 
 
 def reference(task: Task) -> list[Tensor]:
@@ -244,22 +244,22 @@ def _called(module: nn.Module, inputs: list[Tensor], training: bool) -> Prepared
     return Prepared(forward_and_backward)
 
 
-class _Choices(AbstractContextManager[list[str]]):
-    """Listens to what `planning.choose` answers."""
+def _chosen(prepared: Prepared, layer: nn.Module, compiled: bool) -> str:
+    """What `planning.choose` answers in one call of a layer."""
+    choose, answers = planning.choose, []
 
-    def __enter__(self) -> list[str]:
-        self._choose = planning.choose
-        answers: list[str] = []
+    def listening(*arguments: Any, **options: Any) -> Any:
+        answers.append(choose(*arguments, **options))
+        return answers[-1]
 
-        def listening(*arguments: Any, **options: Any) -> Any:
-            answers.append(self._choose(*arguments, **options))
-            return answers[-1]
-
-        planning.choose = listening
-        return answers
-
-    def __exit__(self, *error: object) -> None:
-        planning.choose = self._choose
+    planning.choose = listening
+    if compiled:
+        layer.compile(backend="eager")  # which is as good as any to ask
+    try:
+        prepared.run()
+    finally:
+        planning.choose = choose
+    return f"{answers[0]}, compiled" if compiled else answers[0]
 
 
 def _emulated_products(row: Row) -> int:

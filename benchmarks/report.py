@@ -85,12 +85,13 @@ def markdown(run: dict[str, Any]) -> str:
 
 
 def _layer_notes(run: dict[str, Any]) -> str:
+    through_compiler = any("halfstride compile" in row["peers"] for row in run["rows"])
+    compiled = ", and `auto` through `torch.compile` where that is faster" if through_compiler else ""
     notes = (
         "`x best` and `x by hand` say how many times as long the best ready-made peer of the row, and the folded "
-        "kernel through `F.conv_transpose`, take as halfstride's `auto`, each in its better layout: the median over "
-        "rounds, "
-        "with quartiles. Less than 1 is a loss, and bold. `limit` is what the machine needs at the least for the "
-        "products or the bytes, `reached` the share of it that halfstride reaches."
+        "kernel through `F.conv_transpose`, take as halfstride's `auto`, each in its better layout"
+        f"{compiled}: the median over rounds, with quartiles. Less than 1 is a loss, and bold. `limit` is what the "
+        "machine needs at the least for the products or the bytes, `reached` the share of it that halfstride reaches."
     )
     if run["settings"]["training"]:
         notes += (

@@ -172,6 +172,27 @@ def test_scattering_at_a_large_stride(k, d, padding):
     assert_close(scatter.compute(case, x, weight, bias), by_definition(case, x, weight, bias))
 
 
+@settings(max_examples=100)
+@given(drawn(forms=("transposed", "resize"), most=4), st.booleans())
+def test_what_compilers_read_is_equal(call, last):
+    """The lines that are for compilers give what the others give, of every order in memory, and the same gradients."""
+    case, *tensors = call
+    if last and case.axes > 1:
+        tensors[0] = tensors[0].movedim(1, -1).contiguous().movedim(-1, 1)
+    for tensor in tensors:
+        tensor.requires_grad_()
+    expected = native.compute(case, *tensors)
+    gradient = torch.randn_like(expected)
+    of_expected = torch.autograd.grad(expected, tensors, gradient)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.compiler, "is_compiling", lambda: True)
+        for name in able(case):
+            output = ALGORITHMS[name].compute(case, *tensors)
+            gradients = torch.autograd.grad(output, tensors, gradient)
+            for one, other in zip((output, *gradients), (expected, *of_expected), strict=True):
+                assert_close(one, other)
+
+
 def test_a_single_image_is_cut_into_rows():
     case = resize_case(2, (1, 4, 64, 8), (4, 4, 3, 3), 2, ((1, 1), (1, 1)))
     with pytest.MonkeyPatch.context() as patch:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,9 @@ def names(task):
 def test_everyone_takes_part_who_can():
     forward = names(Task("resize 1x3x4x5 -> 2 k3 s2"))
     assert {"eager", "eager channels_last", "compile", "onnxruntime", "openvino", "folded by hand"} <= set(forward)
-    assert {"halfstride", "halfstride differences", "halfstride phases", "gemm", "copy"} <= set(forward)
+    assert {"halfstride", "halfstride compile", "halfstride differences", "halfstride phases", "gemm", "copy"} <= set(
+        forward
+    )
     assert "onnxruntime" not in names(Task("resize 1x3x4x5 -> 2 k3 s2", training=True))
     assert "openvino" not in names(Task("resize 1x3x4x5 -> 2 k3 s2", dtype=torch.bfloat16))
     assert "folded by hand" not in names(Task("transposed 1x3x4x5 -> 2 k3 s2"))
@@ -105,7 +108,7 @@ def test_peers_compute_what_the_row_says(line, training, tmp_path):
     every = set(ALGORITHMS)
     cannot = {"resize": set(), "transposed": {"folded", "differences"}, "subpixel": every - {"native"}}[form]
     for peer in peers_for(task):
-        if peer.how in ("compile", "openvino", "gemm", "copy"):
+        if peer.compiled or peer.how in ("compile", "openvino", "gemm", "copy"):
             continue
         worker = _Worker()
         if peer.kind == "halfstride" and peer.how in cannot:
@@ -123,6 +126,18 @@ def test_auto_says_what_it_chose():
     plan = explain("transposed", (1, 3, 4, 5), (3, 2, 3, 3), stride=2, padding=1, output_padding=1)
     assert worker.prepare(Peer("halfstride", "halfstride", "auto"), Task(line)) == plan.algorithm
     assert worker.prepare(Peer("eager", "ready-made", "eager"), Task(line)) is None
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch about itself
+def test_auto_through_the_compiler(tmp_path):
+    worker, path = _Worker(), str(tmp_path / "reference.pt")
+    task = Task("transposed 1x3x4x5 -> 2 k3 s2 p1 op1")
+    worker.reference(task, path)
+    assert worker.prepare(Peer("halfstride compile", "halfstride", "auto", True, compiled=True), task) == (
+        "scatter, compiled"
+    )
+    assert worker.check(path)["error"] < 1e-6
 
 
 def test_a_wrong_result_is_not_timed(tmp_path):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from halfstride import layers
+from halfstride.algorithms import ALGORITHMS
 from tolerance import assert_close
 
 LAYERS = {
@@ -52,10 +53,15 @@ def assert_same_with_gradients(compiled, layer, x):
         assert_close(one, other)
 
 
+OF_TORCH_ABOUT_ITSELF = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+
+
+@OF_TORCH_ABOUT_ITSELF
 @pytest.mark.parametrize(
     "layer",
     [
         layers.ConvTranspose1d(3, 4, 4, 2, "same"),
+        layers.ConvTranspose1d(3, 17, 4, 2, "same"),
         layers.ResizeConv1d(3, 4, 3),
         layers.SubpixelConv1d(3, 4, 3),
     ],
@@ -67,6 +73,7 @@ def test_compile_in_one_graph_for_all_sizes(layer):
         assert_same_with_gradients(compiled, layer, torch.randn(size))
 
 
+@OF_TORCH_ABOUT_ITSELF
 def test_compile_with_an_output_size():
     layer = layers.ConvTranspose1d(3, 4, 3, 2, 1)
     compiled = torch.compile(lambda x, like: layer(x, like.shape), backend="aot_eager", fullgraph=True, dynamic=True)
@@ -74,18 +81,21 @@ def test_compile_with_an_output_size():
         assert compiled(torch.randn(2, 3, 7), torch.empty(2, 4, size)).shape == (2, 4, size)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile about itself
-def test_compile_summation_by_parts():
-    layer = layers.ResizeConv1d(3, 4, 3, algorithm="differences")
+@OF_TORCH_ABOUT_ITSELF
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_compile_every_algorithm_in_one_graph(algorithm):
+    layer = layers.ResizeConv1d(3, 4, 3, algorithm=algorithm)
     assert_same_with_gradients(torch.compile(layer, backend="aot_eager", fullgraph=True), layer, torch.randn(2, 3, 7))
 
 
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile about itself
-def test_compile_to_machine_code():
-    layer, x = layers.ResizeConv1d(3, 2, 3), torch.randn(1, 3, 5)
-    with torch.no_grad():
-        assert_close(torch.compile(layer, fullgraph=True)(x), layer(x))
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch about itself
+@pytest.mark.parametrize("last", [True, False])
+def test_compile_to_machine_code(last):
+    """With the loop that the compiler makes of scattering."""
+    layer, x = layers.ConvTranspose2d(3, 2, 3, 2, 1, 1), torch.randn(2, 3, 5, 4)
+    x = x.contiguous(memory_format=torch.channels_last) if last else x
+    assert_same_with_gradients(torch.compile(layer, fullgraph=True), layer, x)
 
 
 # Exported -------------------------------------------------------------------------------------------------------------

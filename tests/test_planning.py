@@ -43,6 +43,19 @@ def test_where_nothing_was_measured():
     )
 
 
+def test_under_a_compiler(monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert planning.choose(RESIZE) == "folded"
+    assert planning.choose(resize_case(2, (8, 64, 32, 32), (3, 64, 3, 3), 2)) == "scatter"
+    assert planning.choose(transposed_case(2, (8, 64, 32, 32), (64, 16, 4, 4), 2)) == "scatter"
+    assert planning.choose(transposed_case(2, (8, 64, 32, 32), (64, 17, 4, 4), 2)) == "native"
+    assert planning.choose(transposed_case(1, (1, 512, 200), (512, 256, 16), 8, 4)) == "scatter"
+    assert planning.choose(transposed_case(1, (1, 512, 200), (512, 256, 8), 4, 2)) == "native"
+    assert planning.choose(transposed_case(3, (1, 64, 8, 8, 8), (64, 32, 2, 2, 2), 2)) == "scatter"
+    assert planning.choose(transposed_case(3, (1, 64, 8, 8, 8), (64, 32, 4, 4, 4), 2)) == "native"
+    assert planning.choose(transposed_case(2, (8, 64, 32, 32), (64, 3, 4, 4), 2), device="cuda") == "native"
+
+
 def measured(call, deviations=()):
     return planning.Measured(planning.Costs(0, 0, 0, 0, 0, call), deviations)
 

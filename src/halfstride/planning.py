@@ -4,9 +4,13 @@ The rule of "auto", which never asks for anything that an algorithm cannot do:
 
 1. A model that is being exported (`torch.export`, ONNX) is made of torch's own operators: "native".
 2. What enlarges nothing is a convolution, and a sub-pixel convolution is made of its phases already: "native".
-3. Under a compiler and on devices where nothing was measured, a transposed convolution is "native", since torch's skips
-   the zeros, and a resize-convolution is "folded", which saves most of its products with one operator of torch.
-4. Otherwise the one of `ELIGIBLE` whose time is predicted to be shortest, forwards or in training, with the input's
+3. Under a compiler, which makes one loop of all that follows its matrix product, "scatter" on a processor where torch's
+   transposed convolution is weak: to few output channels, at large strides of a signal, and in volumes where nothing
+   overlaps.
+4. Otherwise under a compiler, and on devices where nothing was measured, a transposed convolution is "native", since
+   torch's skips the zeros, and a resize-convolution is "folded", which saves most of its products with one operator of
+   torch.
+5. Otherwise the one of `ELIGIBLE` whose time is predicted to be shortest, forwards or in training, with the input's
    order in memory. A time is the sum of what an algorithm does, times what it costs (`Costs`): products, numbers moved,
    numbers of the kernel, and a call. Layers like one that was measured take as much more or less than that as it did.
 
@@ -29,6 +33,7 @@ import torch
 
 from halfstride.algorithms import ALGORITHMS
 from halfstride.algorithms.case import Case, Form, resize_case, subpixel_case, transposed_case
+from halfstride.algorithms.common import as_transposed
 from halfstride.caching import cached
 
 __all__ = [
@@ -132,8 +137,8 @@ def choose(
     circumstances = "unmeasured"
     if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
         circumstances = "exporting"
-    elif device == "cpu" and not torch.compiler.is_compiling():
-        circumstances = "training" if training else "forward"
+    elif device == "cpu":
+        circumstances = "compiled" if torch.compiler.is_compiling() else "training" if training else "forward"
     return _decide(case, read_algorithm(algorithm), circumstances, channels_last)[0]
 
 
@@ -231,7 +236,7 @@ def explain(
 
 @cached
 def _decide(case: Case, algorithm: str, circumstances: str, channels_last: bool) -> tuple[str, str]:
-    """The algorithm and the reason; circumstances are "forward", "training", "exporting" or "unmeasured"."""
+    """The algorithm and the reason; circumstances: "forward", "training", "compiled", "exporting" or "unmeasured"."""
     if algorithm != "auto":
         obstacle = ALGORITHMS[algorithm].obstacle(case)
         if obstacle is not None:
@@ -248,7 +253,9 @@ def _decide(case: Case, algorithm: str, circumstances: str, channels_last: bool)
     able = [name for name in ELIGIBLE[case.form] if ALGORITHMS[name].obstacle(case) is None]
     if len(able) == 1:
         return "native", "its borders allow no other"
-    if circumstances == "unmeasured":
+    if circumstances == "compiled" and _is_weak(case):
+        return "scatter", "torch's transposed convolution is weak here, and a compiler fuses all but the matrix product"
+    if circumstances in ("compiled", "unmeasured"):
         if case.form == "transposed":
             return "native", "torch's transposed convolution multiplies nothing in vain"
         return "folded", "the taps that meet copies of one value are added before they are multiplied"
@@ -258,6 +265,16 @@ def _decide(case: Case, algorithm: str, circumstances: str, channels_last: bool)
     fastest, *others = sorted(times, key=times.__getitem__)
     compared = ", ".join(f"{times[name]:.3g} ms as {name!r}" for name in others)
     return fastest, f"predicted to take {times[fastest]:.3g} ms where it was measured, against {compared}"
+
+
+def _is_weak(case: Case) -> bool:
+    """Where torch's transposed convolution takes longer on a processor than a matrix product and a compiled loop."""
+    # oneDNN computes that many channels at once, needed or not. Signals are images of one row to it, and volumes torch
+    # convolves without it.
+    few = case.out_channels // case.groups <= _LANES
+    far = case.axes == 1 and case.stride[0] >= 8
+    apart = case.axes == 3 and all(span < s for span, s in zip(as_transposed(case)[0].span, case.stride, strict=True))
+    return few or far or apart
 
 
 def read_algorithm(algorithm: Any) -> str:

@@ -104,7 +104,8 @@ def applied(function: type[Function], eager: type[Function], *arguments: Any) ->
     Called without ceremony where that changes nothing: `apply` takes longer than a small layer.
     """
     if torch.compiler.is_compiling():
-        return function.apply(*arguments)  # type: ignore[no-untyped-call]
+        read: Any = function.apply if torch.is_grad_enabled() else function.forward
+        return read(*arguments)
     if torch.is_grad_enabled() or is_transformed():
         return eager.apply(*arguments)  # type: ignore[no-untyped-call]
     return eager.forward(*arguments)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from halfstride.algorithms import fused
 from halfstride.algorithms.case import Case, Cost
 from halfstride.algorithms.common import (
     applied,
@@ -27,7 +28,6 @@ from halfstride.algorithms.common import (
     is_channels_last,
     obstacle_to_phases,
     settled,
-    store,
     transposed_weight,
     typed,
 )
@@ -53,11 +53,11 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     twin, margin = as_transposed(case)
     # Half types would lose their few digits in sums of many rounded products: they are rounded once, at the end.
     x = widened(settled(case, input, margin))
-    plan, weight = _plan(twin), transposed_weight(case, weight, x.dtype)
+    weight = transposed_weight(case, weight, x.dtype)
     bias = None if bias is None else typed(bias, x.dtype)
     last = is_channels_last(x) and case.groups == 1
     multiplied = _products_channels_last if last else _products
-    output = _added(multiplied(x, weight, case.groups), bias, plan)
+    output = _added(multiplied(x, weight, case.groups), bias, twin)
     return as_channels_last(typed(output, input.dtype), like=input)
 
 
@@ -96,8 +96,6 @@ class _Run(NamedTuple):
 class _Plan:
     """What is added to what."""
 
-    taps: tuple[int, ...]
-    input_size: tuple[int, ...]
     output_size: tuple[int, ...]
     stride: tuple[int, ...]
     first: tuple[tuple[_Run, ...], ...]
@@ -128,7 +126,7 @@ def _places(
 ) -> list[tuple[_Numbers, _Numbers, int, _Numbers, int]]:
     """Size, strides and start within products and within the output, of tensors of such strides and `outer` sizes of
     batch and channels, for `_Plan.pairs`."""
-    axes = len(plan.taps)
+    axes = len(plan.stride)
     of_taps, of_inputs, of_outputs = products[2 : 2 + axes], products[2 + axes :], output[2:]
     source = (*products[:2], *of_inputs, *of_taps)
     target = (*output[:2], *(s * each for s, each in zip(plan.stride, of_outputs, strict=True)), *of_outputs)
@@ -155,7 +153,7 @@ def _plan(case: Case) -> _Plan:
         complete = complete and sum(len(run.taps) * len(run.inputs) for run in of_axis) == k * n
     first = tuple(product(*covering))
     others = tuple(each for each in product(*runs) if each not in first)
-    return _Plan(case.kernel_size, case.input_size, case.output_size, case.stride, first, others, complete)
+    return _Plan(case.output_size, case.stride, first, others, complete)
 
 
 def _covering(runs: list[_Run], o: int, s: int) -> list[_Run]:
@@ -192,7 +190,10 @@ class _Added(torch.autograd.Function):
     """(batch, out, *output_size) from products (batch, out, *taps, *input_size), with the same order in memory."""
 
     @staticmethod
-    def forward(products: Tensor, bias: Tensor | None, plan: _Plan) -> Tensor:
+    def forward(products: Tensor, bias: Tensor | None, case: Case) -> Tensor:
+        if torch.compiler.is_compiling():
+            return fused.added(products, bias, case)
+        plan = _plan(case)
         if products.stride(1) == 1:
             output = products.new_empty(len(products), *plan.output_size, products.shape[1]).movedim(-1, 1)
         else:
@@ -200,51 +201,54 @@ class _Added(torch.autograd.Function):
         if not plan.first:
             output.zero_() if bias is None else output.movedim(1, -1).copy_(bias)
         elif bias is not None:
-            bias = bias.view(-1, *(1,) * 2 * len(plan.taps))
+            bias = bias.view(-1, *(1,) * 2 * case.axes)
         for i, (source, target) in enumerate(plan.pairs(products, output)):
             if i >= len(plan.first):
                 target.add_(source)
             elif bias is None:
                 target.copy_(source)
             else:
-                store(torch.add, target, source, bias)
+                torch.add(source, bias, out=target)
         return output
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        products, _, ctx.plan = inputs
+        products, _, ctx.case = inputs
         ctx.last, ctx.output_shape = products.stride(1) == 1, output.shape
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         to_products, to_bias, _ = ctx.needs_input_grad
-        of_products = _gathered(gradient, ctx.plan, ctx.last) if to_products else None
+        of_products = _gathered(gradient, ctx.case, ctx.last) if to_products else None
         return of_products, gradient.sum([0, *range(2, gradient.dim())]) if to_bias else None, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], products: Tensor, bias: Tensor | None, plan: _Plan) -> Any:
+    def vmap(info: Any, in_dims: tuple[int | None, ...], products: Tensor, bias: Tensor | None, case: Case) -> Any:
         dim, of_bias, _ = in_dims
         if dim is None:
             products, dim = products.expand(info.batch_size, *products.shape), 0
         if of_bias is None:
-            return as_more_images(_added, products, dim, bias, plan), 0
+            return as_more_images(_added, products, dim, bias, case), 0
         assert bias is not None
         biases = bias.movedim(of_bias, 0)
-        output = as_more_images(_added, products, dim, None, plan)
-        return output + biases.view(len(biases), 1, -1, *(1,) * len(plan.taps)), 0
+        output = as_more_images(_added, products, dim, None, case)
+        return output + biases.view(len(biases), 1, -1, *(1,) * case.axes), 0
 
 
 class _Gathered(torch.autograd.Function):
     """The adjoint: for each product what is at the place that it was added to."""
 
     @staticmethod
-    def forward(output: Tensor, plan: _Plan, last: bool) -> Tensor:
-        axes, (batch, channels) = len(plan.taps), output.shape[:2]
+    def forward(output: Tensor, case: Case, last: bool) -> Tensor:
+        if torch.compiler.is_compiling():
+            return fused.gathered(output, case, last)
+        plan = _plan(case)
+        axes, (batch, channels) = case.axes, output.shape[:2]
         if last:
-            products = output.new_empty(batch, *plan.input_size, *plan.taps, channels)
+            products = output.new_empty(batch, *case.input_size, *case.kernel_size, channels)
             products = products.permute(0, -1, *range(1 + axes, 1 + 2 * axes), *range(1, 1 + axes))
         else:
-            products = output.new_empty(batch, channels, *plan.taps, *plan.input_size)
+            products = output.new_empty(batch, channels, *case.kernel_size, *case.input_size)
         if not plan.complete:
             products.zero_()
         for source, target in plan.pairs(products, output):
@@ -253,15 +257,15 @@ class _Gathered(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.plan, ctx.last = inputs
+        _, ctx.case, ctx.last = inputs
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return _added(gradient, None, ctx.plan), None, None
+        return _added(gradient, None, ctx.case), None, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int, None, None], output: Tensor, plan: _Plan, last: bool) -> tuple[Tensor, int]:
-        return as_more_images(_gathered, output, in_dims[0], plan, last), 0
+    def vmap(info: Any, in_dims: tuple[int, None, None], output: Tensor, case: Case, last: bool) -> tuple[Tensor, int]:
+        return as_more_images(_gathered, output, in_dims[0], case, last), 0
 
 
 class _EagerAdded(_Added):
@@ -270,9 +274,9 @@ class _EagerAdded(_Added):
     @staticmethod
     def jvp(ctx: Any, along_products: Tensor | None, along_bias: Tensor | None, _: None) -> Tensor:
         if along_products is not None:
-            return _added(along_products, along_bias, ctx.plan)
+            return _added(along_products, along_bias, ctx.case)
         assert along_bias is not None
-        return along_bias.view(-1, *(1,) * len(ctx.plan.taps)).expand(ctx.output_shape)
+        return along_bias.view(-1, *(1,) * ctx.case.axes).expand(ctx.output_shape)
 
 
 class _EagerGathered(_Gathered):
@@ -280,14 +284,14 @@ class _EagerGathered(_Gathered):
 
     @staticmethod
     def jvp(ctx: Any, along: Tensor, *_: None) -> Tensor:
-        return _gathered(along, ctx.plan, ctx.last)
+        return _gathered(along, ctx.case, ctx.last)
 
 
-def _added(products: Tensor, bias: Tensor | None, plan: _Plan) -> Tensor:
-    output: Tensor = applied(_Added, _EagerAdded, products, bias, plan)
+def _added(products: Tensor, bias: Tensor | None, case: Case) -> Tensor:
+    output: Tensor = applied(_Added, _EagerAdded, products, bias, case)
     return output
 
 
-def _gathered(output: Tensor, plan: _Plan, last: bool) -> Tensor:
-    products: Tensor = applied(_Gathered, _EagerGathered, output, plan, last)
+def _gathered(output: Tensor, case: Case, last: bool) -> Tensor:
+    products: Tensor = applied(_Gathered, _EagerGathered, output, case, last)
     return products
