@@ -483,6 +483,7 @@ def test_packed_kernels_give_what_the_definition_gives(name, last, monkeypatch):
     if last:
         x = x.movedim(1, -1).contiguous().movedim(-1, 1)
     calls, compute = [], packed.transposed
+    monkeypatch.setattr(packed, "_SMALL", 0)
     monkeypatch.setattr(packed, "transposed", lambda *arguments: calls.append(1) or compute(*arguments))
     with torch.no_grad():
         for _ in range(2):
@@ -506,8 +507,26 @@ def test_packed_kernels_give_what_the_definition_gives(name, last, monkeypatch):
     assert len(calls) == 3
 
 
-def test_one_weight_can_be_packed_in_several_ways():
+def test_packing_is_left_where_torch_multiplies_one_matrix():
+    def packs(batch, channels, size, taps):
+        shape, weight = (batch, channels, *size), torch.nn.Parameter(torch.empty(channels, channels, *taps))
+        case = transposed_case(len(size), shape, weight.shape, 2)
+        x = torch.empty(shape).movedim(1, -1).contiguous().movedim(-1, 1)
+        with torch.no_grad():
+            return packed.pays(case, x, weight, (0,) * len(size))
+
+    assert not packs(1, 64, (8, 8), (3, 3))
+    assert packs(2, 64, (8, 8), (3, 3))
+    assert packs(1, 64, (18, 18), (3, 3))
+    assert packs(1, 64, (8, 8), (4, 4))
+    assert packs(1, 256, (4, 4), (3, 3))
+    assert not packs(1, 64, (40,), (4,))
+    assert packs(1, 256, (40,), (16,))
+
+
+def test_one_weight_can_be_packed_in_several_ways(monkeypatch):
     """As a transposed and as a resize kernel, and as one of two dilations, where all else is the same."""
+    monkeypatch.setattr(packed, "_SMALL", 0)
     weight, x = torch.nn.Parameter(torch.randn(32, 32, 3, 3)), torch.randn(1, 32, 5, 5)
     ways = [
         (native, transposed_case(2, x.shape, weight.shape, stride=1, padding=1)),

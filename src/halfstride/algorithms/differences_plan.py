@@ -21,9 +21,9 @@ Gaps = tuple[int, ...]
 """Of the axes: which gap between taps, counted from 1, or 0 for the anchor."""
 
 
-_BLOCK = 2**22
-"""Numbers of intermediate results in a block: 16 MiB of float32,"""
-_ROWS = 2**11
+_BLOCK = 2**21
+"""Numbers of intermediate results in a block: 8 MiB of float32,"""
+_ROWS = 2**10
 """and at least so many rows of each matrix, without which products are slow."""
 
 

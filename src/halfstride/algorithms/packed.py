@@ -20,8 +20,13 @@ __all__ = ["pays", "transposed"]
 
 _LEAST = 2**12
 """Weights from which on packing pays,"""
+_LEAST_SMALL = 2**18
+"""and from which on it does where torch would do without oneDNN, by one matrix product."""
+_SMALL = 20480
+"""Numbers of one image or signal up to which torch does so, unless a kernel has 4 taps or more along both axes (torch's
+`ConvParams::use_mkldnn`)."""
 _HEAVY = 0.25
-"""and weights per output from which on it also pays for images with their channels apart, into which order the output
+"""Weights per output from which on packing also pays for images with their channels apart, into which order the output
 has to be brought back. For volumes it pays in any order: of them torch transposes convolutions without oneDNN."""
 
 
@@ -33,7 +38,7 @@ def pays(case: Case, input: Tensor, weight: Tensor, output_padding: Sequence[int
         and input.dtype == weight.dtype == torch.float32
         and input.device.type == "cpu"
         and input.numel() > 0
-        and weight.numel() >= _LEAST
+        and weight.numel() >= (_LEAST_SMALL if _is_small(case) else _LEAST)
         and (case.axes == 3 or is_channels_last(input) or weight.numel() >= _HEAVY * case.output_numbers)
         and all(extra < s for extra, s in zip(output_padding, case.stride, strict=True))  # oneDNN knows no more
         and not is_transformed()
@@ -41,6 +46,11 @@ def pays(case: Case, input: Tensor, weight: Tensor, output_padding: Sequence[int
         and torch.backends.mkldnn.enabled
         and hasattr(torch.ops.mkldnn, "_reorder_convolution_transpose_weight")  # which not every build has
     )
+
+
+def _is_small(case: Case) -> bool:
+    flat = case.axes == 1 or (case.axes == 2 and min(case.kernel_size) <= 3)
+    return flat and case.batch == case.groups == 1 and case.input_numbers <= _SMALL
 
 
 def transposed(
