@@ -483,7 +483,7 @@ def test_packed_kernels_give_what_the_definition_gives(name, last, monkeypatch):
     if last:
         x = x.movedim(1, -1).contiguous().movedim(-1, 1)
     calls, compute = [], packed.transposed
-    monkeypatch.setattr(packed, "_SMALL", 0)
+    monkeypatch.setattr(packed, "_gains", lambda *_: True)
     monkeypatch.setattr(packed, "transposed", lambda *arguments: calls.append(1) or compute(*arguments))
     with torch.no_grad():
         for _ in range(2):
@@ -518,6 +518,7 @@ def test_packing_is_left_where_torch_multiplies_one_matrix():
     assert not packs(1, 64, (8, 8), (3, 3))
     assert packs(2, 64, (8, 8), (3, 3))
     assert packs(1, 64, (18, 18), (3, 3))
+    assert not packs(8, 64, (18, 18), (3, 3))
     assert packs(1, 64, (8, 8), (4, 4))
     assert packs(1, 256, (4, 4), (3, 3))
     assert not packs(1, 64, (40,), (4,))
@@ -526,7 +527,7 @@ def test_packing_is_left_where_torch_multiplies_one_matrix():
 
 def test_one_weight_can_be_packed_in_several_ways(monkeypatch):
     """As a transposed and as a resize kernel, and as one of two dilations, where all else is the same."""
-    monkeypatch.setattr(packed, "_SMALL", 0)
+    monkeypatch.setattr(packed, "_gains", lambda *_: True)
     weight, x = torch.nn.Parameter(torch.randn(32, 32, 3, 3)), torch.randn(1, 32, 5, 5)
     ways = [
         (native, transposed_case(2, x.shape, weight.shape, stride=1, padding=1)),

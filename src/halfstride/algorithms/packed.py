@@ -7,6 +7,7 @@ A parameter that does not change from call to call is brought into it once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from halfstride.algorithms.case import Case, Form
 from halfstride.algorithms.common import is_channels_last, is_transformed
-from halfstride.caching import kept, lasts
+from halfstride.caching import cached, kept, lasts
 
 __all__ = ["pays", "transposed"]
 
@@ -25,21 +26,22 @@ _LEAST_SMALL = 2**18
 _SMALL = 20480
 """Numbers of one image or signal up to which torch does so, unless a kernel has 4 taps or more along both axes (torch's
 `ConvParams::use_mkldnn`)."""
+_FEW_POSITIONS = 2**11
+"""Input positions of all images up to which packing pays: with more, the products take so long that the order of the
+kernel does not matter."""
 _HEAVY = 0.25
 """Weights per output from which on packing also pays for images with their channels apart, into which order the output
-has to be brought back. For volumes it pays in any order: of them torch transposes convolutions without oneDNN."""
+has to be brought back."""
 
 
 def pays(case: Case, input: Tensor, weight: Tensor, output_padding: Sequence[int]) -> bool:
     """Whether a kernel made of this weight can be packed, and should be."""
     return bool(
-        lasts(weight)
+        _gains(case, is_channels_last(input))
+        and lasts(weight)
         and type(input) is Tensor
         and input.dtype == weight.dtype == torch.float32
         and input.device.type == "cpu"
-        and input.numel() > 0
-        and weight.numel() >= (_LEAST_SMALL if _is_small(case) else _LEAST)
-        and (case.axes == 3 or is_channels_last(input) or weight.numel() >= _HEAVY * case.output_numbers)
         and all(extra < s for extra, s in zip(output_padding, case.stride, strict=True))  # oneDNN knows no more
         and not is_transformed()
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
@@ -48,9 +50,19 @@ def pays(case: Case, input: Tensor, weight: Tensor, output_padding: Sequence[int
     )
 
 
-def _is_small(case: Case) -> bool:
-    flat = case.axes == 1 or (case.axes == 2 and min(case.kernel_size) <= 3)
-    return flat and case.batch == case.groups == 1 and case.input_numbers <= _SMALL
+@cached
+def _gains(case: Case, channels_last: bool) -> bool:
+    """Whether packing is worth its while."""
+    weights = case.in_channels * case.out_channels // case.groups * math.prod(case.kernel_size)
+    if not case.channel_pairs or weights < _LEAST:
+        return False
+    if case.axes == 3:
+        return True  # torch transposes convolutions of volumes without oneDNN
+    multiplied = case.axes == 1 or min(case.kernel_size) <= 3
+    if multiplied and case.batch == case.groups == 1 and case.input_numbers <= _SMALL and weights < _LEAST_SMALL:
+        return False
+    in_order = channels_last or weights >= _HEAVY * case.output_numbers
+    return in_order and case.batch * math.prod(case.input_size) <= _FEW_POSITIONS
 
 
 def transposed(
