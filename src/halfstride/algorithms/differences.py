@@ -158,7 +158,7 @@ class _Gradients(torch.autograd.Function):
             return None if of_feature is None else of_feature.view(-1, *block.plan.positions(subset), channels)
 
         # A single block gives all of the input's gradient, unless it does not see all of the input.
-        parts, of_x = blocks(plan, len(g), channels, g.shape[1]), None
+        parts, of_x = blocks(plan, len(g), channels, g.shape[1], backward=True), None
         if weight is not None and [block.plan.axes[0].input_size for block in parts] != [plan.axes[0].input_size]:
             of_x = gradient.new_zeros(len(g), *(axis.input_size for axis in plan.axes), channels)
         for block in parts:

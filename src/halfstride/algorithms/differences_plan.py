@@ -21,8 +21,8 @@ Gaps = tuple[int, ...]
 """Of the axes: which gap between taps, counted from 1, or 0 for the anchor."""
 
 
-_BLOCK = 2**21
-"""Numbers of intermediate results in a block: 8 MiB of float32,"""
+_BLOCK = 2**22
+"""Numbers of intermediate results in a block: 16 MiB of float32, half of them backwards, where memory is short,"""
 _ROWS = 2**10
 """and at least so many rows of each matrix, without which products are slow."""
 
@@ -137,14 +137,14 @@ class Block(NamedTuple):
     plan: Plan
 
 
-def blocks(plan: Plan, images: int, in_channels: int, out_channels: int) -> list[Block]:
+def blocks(plan: Plan, images: int, in_channels: int, out_channels: int, *, backward: bool = False) -> list[Block]:
     """Blocks that keep their intermediate results within `_BLOCK` numbers, but make enough `_ROWS`."""
     if torch.compiler.is_compiling():  # a compiler orders the work itself, and may not know the sizes yet
         return [Block((slice(None), slice(None)), (slice(None), slice(None)), plan)]
     positions = [math.prod(plan.positions(subset)) for subset in plan.subsets]
     products = 2 * max(positions) * math.prod([len(axis.gaps) for axis in plan.axes[1:]])
     numbers = sum(positions) * in_channels + products * out_channels
-    fitting = _BLOCK / max(numbers, 1)
+    fitting = (_BLOCK / 2 if backward else _BLOCK) / max(numbers, 1)
     step = math.ceil(max(fitting - 1, _ROWS / positions[0]))
     lead = plan.axes[0]
     height = lead.output_size
