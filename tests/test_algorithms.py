@@ -14,6 +14,7 @@ from torch.autograd import forward_ad
 from halfstride import caching
 from halfstride.algorithms import ALGORITHMS, differences, differences_plan, folded, native, packed, scatter
 from halfstride.algorithms.case import resize_case, subpixel_case, transposed_case
+from halfstride.algorithms.common import as_transposed
 from tolerance import assert_close
 
 CASES = {"transposed": transposed_case, "resize": resize_case, "subpixel": subpixel_case}
@@ -191,6 +192,14 @@ def test_what_compilers_read_is_equal(call, last):
             gradients = torch.autograd.grad(output, tensors, gradient)
             for one, other in zip((output, *gradients), (expected, *of_expected), strict=True):
                 assert_close(one, other)
+
+
+def test_a_window_of_the_same_size_elsewhere():
+    """Folded, the kernel makes as many outputs as are asked for, but begins before them."""
+    case = resize_case(1, (1, 1, 4), (1, 1, 2), 1, ((-1, 3),))
+    x, weight, bias = (torch.randn(size).double() for size in ((1, 1, 4), (1, 1, 2), (1,)))
+    assert case.output_size == as_transposed(case)[0].full_size
+    assert_close(folded.compute(case, x, weight, bias), by_definition(case, x, weight, bias))
 
 
 def test_a_single_image_is_cut_into_rows():

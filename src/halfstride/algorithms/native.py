@@ -117,7 +117,7 @@ def _subpixel(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) ->
 
 def _cut(output: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
     """The window of an output, not as a view into what is cut off."""
-    if output.shape[2:] == size:
+    if output.shape[2:] == size and not any(start):
         return output
     cut = window(output, start, size)
     return as_channels_last(cut, like=output)
