@@ -108,6 +108,18 @@ def drawn(draw, forms=("transposed", "resize", "subpixel"), most=3):
     return case, *tensors, torch.randn(channels, generator=generator, dtype=torch.float64)
 
 
+def native_with_gradients(case, tensors, last=False):
+    """What `native` gives for tensors, from now on with gradients, and an input with its channels last in memory or
+    not: the output, a gradient of it, and the gradients of the tensors."""
+    if last and case.axes > 1:
+        tensors[0] = tensors[0].movedim(1, -1).contiguous().movedim(-1, 1)
+    for tensor in tensors:
+        tensor.requires_grad_()
+    output = native.compute(case, *tensors)
+    gradient = torch.randn_like(output)
+    return output, gradient, torch.autograd.grad(output, tensors, gradient)
+
+
 def able(case):
     return [name for name, algorithm in ALGORITHMS.items() if algorithm.obstacle(case) is None]
 
@@ -147,13 +159,7 @@ def test_scattering_in_runs_of_taps_and_in_both_layouts(call, together, last):
     """Added one by one or together, with channels first or last, the result and the gradients are the definition's."""
     case, *tensors = call
     assume(scatter.obstacle(case) is None)
-    if last and case.axes > 1:
-        tensors[0] = tensors[0].movedim(1, -1).contiguous().movedim(-1, 1)
-    for tensor in tensors:
-        tensor.requires_grad_()
-    expected = native.compute(case, *tensors)
-    gradient = torch.randn_like(expected)
-    of_expected = torch.autograd.grad(expected, tensors, gradient)
+    expected, gradient, of_expected = native_with_gradients(case, tensors, last)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scatter, "_RUN", 1 if together else math.inf)
         patch.setattr(scatter, "_plan", scatter._plan.__wrapped__)
@@ -178,13 +184,7 @@ def test_scattering_at_a_large_stride(k, d, padding):
 def test_what_compilers_read_is_equal(call, last):
     """The lines that are for compilers give what the others give, of every order in memory, and the same gradients."""
     case, *tensors = call
-    if last and case.axes > 1:
-        tensors[0] = tensors[0].movedim(1, -1).contiguous().movedim(-1, 1)
-    for tensor in tensors:
-        tensor.requires_grad_()
-    expected = native.compute(case, *tensors)
-    gradient = torch.randn_like(expected)
-    of_expected = torch.autograd.grad(expected, tensors, gradient)
+    expected, gradient, of_expected = native_with_gradients(case, tensors, last)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.compiler, "is_compiling", lambda: True)
         for name in able(case):
@@ -221,11 +221,7 @@ def test_a_single_image_is_cut_into_rows():
 @given(drawn(forms=("transposed", "resize"), most=4))
 def test_all_algorithms_have_the_same_gradients_as_the_native_one(call):
     case, *tensors = call
-    for tensor in tensors:
-        tensor.requires_grad_()
-    expected = native.compute(case, *tensors)
-    gradient = torch.randn_like(expected)
-    gradients = torch.autograd.grad(expected, tensors, gradient)
+    expected, gradient, gradients = native_with_gradients(case, tensors)
     for name in able(case):
         output = ALGORITHMS[name].compute(case, *tensors)
         assert_close(output, expected)

@@ -98,6 +98,14 @@ def test_compile_to_machine_code(last):
     assert_same_with_gradients(torch.compile(layer, fullgraph=True), layer, x)
 
 
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch about itself
+def test_compile_to_machine_code_in_inference():
+    layer, x = layers.ResizeConv1d(3, 2, 3), torch.randn(1, 3, 5)
+    with torch.no_grad():
+        assert_close(torch.compile(layer, fullgraph=True)(x), layer(x))
+
+
 # Exported -------------------------------------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from halfstride.algorithms.case import Case
+from halfstride.algorithms.common import continued, window
 
 __all__ = ["added", "gathered"]
 
@@ -33,7 +34,7 @@ def added(products: Tensor, bias: Tensor | None, case: Case) -> Tensor:
     of_inputs = [
         (max(m - 1 - f, 0), max(f + q - n, 0)) for m, f, q, n in zip(steps, first, length, case.input_size, strict=True)
     ]
-    products = _padded(products, [*of_taps, *of_inputs])
+    products = continued(products, [*of_taps, *of_inputs])
     output = None if bias is None else bias.view(-1, *(1,) * 2 * axes)
     for step in product(*map(range, steps)):
         term = products
@@ -52,16 +53,13 @@ def added(products: Tensor, bias: Tensor | None, case: Case) -> Tensor:
         output = output.permute(0, *turns, 1).reshape(batch, *sizes, channels).movedim(-1, 1)
     else:
         output = output.permute(0, 1, *turns).reshape(batch, channels, *sizes)
-    return _padded(output, [(0, o - size) for o, size in zip(case.output_size, sizes, strict=True)])
+    return window(output, (0,) * axes, case.output_size)
 
 
 def gathered(output: Tensor, case: Case, last: bool) -> Tensor:
     """The adjoint: for each product what is at the place that it was added to, with the channels `last` in memory."""
     axes = case.axes
-    output = _padded(
-        output,
-        [(p, full - p - o) for p, full, o in zip(case.padding, case.full_size, case.output_size, strict=True)],
-    )
+    output = window(output, [-p for p in case.padding], case.full_size)
     for axis, (span, s, d) in enumerate(zip(case.span, case.stride, case.dilation, strict=True)):
         output = output.unfold(2 + axis, span + 1, s)[..., ::d]
     if last:
@@ -77,9 +75,3 @@ def _spread(products: Tensor, case: Case) -> Tensor:
             apart = F.pad(products.unsqueeze(axis + 1), [*(0, 0) * (products.dim() - axis - 1), 0, d - 1])
             products = apart.flatten(axis, axis + 1).narrow(axis, 0, span + 1)
     return products
-
-
-def _padded(tensor: Tensor, pairs: list[tuple[int, int]]) -> Tensor:
-    """With zeros (before, after) along its last axes; negative numbers cut."""
-    flat = [side for pair in reversed(pairs) for side in pair]
-    return F.pad(tensor, flat) if any(flat) else tensor
