@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["cached", "kept", "lasts"]
+__all__ = ["cached", "is_traced", "kept", "lasts"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -23,7 +23,7 @@ def cached(function: Function) -> Function:
 
     @wraps(function)
     def call(*arguments: Any, **options: Any) -> Any:
-        if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        if _is_compiled():
             return function(*arguments, **options)
         try:
             return remembered(*arguments, **options)
@@ -41,8 +41,17 @@ _KEPT: MutableMapping[Tensor, tuple[Tensor, dict[Hashable, Any]]] = WeakTensorKe
 
 def lasts(weight: Tensor) -> bool:
     """Whether what is made of a weight may serve again: it is a parameter in inference on a CPU, and nobody traces."""
-    traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None or is_in_torch_dispatch_mode()
-    return type(weight) is nn.Parameter and weight.device.type == "cpu" and not torch.is_grad_enabled() and not traced
+    in_inference = not torch.is_grad_enabled() and not is_traced()
+    return type(weight) is nn.Parameter and weight.device.type == "cpu" and in_inference
+
+
+def is_traced() -> bool:
+    """Whether somebody reads along who makes a program of what is done, or counts it."""
+    return _is_compiled() or is_in_torch_dispatch_mode()
+
+
+def _is_compiled() -> bool:
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
 def kept(weight: Tensor, key: Hashable, make: Callable[[], Derived]) -> Derived:

@@ -27,7 +27,7 @@ rows of one, whose intermediate results stay in the processor's cache.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -39,6 +39,7 @@ from halfstride.algorithms.common import (
     applied,
     as_channels_last,
     as_more_images,
+    is_transformed,
     margins,
     obstacle_to_phases,
     settled,
@@ -52,11 +53,16 @@ from halfstride.algorithms.differences_steps import (
     summed_taps,
     summed_taps_adjoint,
     through_features,
+    together,
 )
+from halfstride.algorithms.products import Kernel, crossed, times
 from halfstride.caching import kept, lasts
 from halfstride.kernels import widened
 
 __all__ = ["compute", "cost", "obstacle"]
+
+Kernels = Mapping[tuple[int, Subset], Tensor | Kernel]
+"""(gaps·out, in) for a gap of the first axis and a subset of the others, of all gaps of the latter together."""
 
 
 def obstacle(case: Case) -> str | None:
@@ -72,9 +78,9 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     of_case = plan(case, tuple(x.shape[2:]), first)
     if case.groups == 1:
         kernels = None
-        if lasts(weight):
+        if lasts(weight) and not is_transformed():
             key = ("differences", *(axis.has_jumps for axis in of_case.axes))
-            kernels = kept(weight, key, partial(summed_taps, widened(weight), of_case))
+            kernels = kept(weight, key, lambda: {of: Kernel(each) for of, each in _kernels(weight, of_case).items()})
         return as_channels_last(_output(x, weight, bias, of_case, kernels), like=input)
     biases = (None,) * case.groups if bias is None else bias.chunk(case.groups)
     groups = zip(x.chunk(case.groups, 1), weight.chunk(case.groups), biases, strict=True)
@@ -99,10 +105,10 @@ class _Output(torch.autograd.Function):
     """(batch, out, *output_size) from input, weight and bias; the weight's kernels are given where they are known."""
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, known: Tensor | None) -> Tensor:
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, known: Kernels | None) -> Tensor:
         values = _channels_at_the_end(x)
         output = values.new_empty(len(x), *(axis.output_size for axis in plan.axes), weight.shape[0])
-        kernels = gap_kernels(summed_taps(widened(weight), plan) if known is None else known, plan)
+        kernels = known or _kernels(weight, plan)
         bias = None if bias is None else typed(bias, values.dtype)
         for block in blocks(plan, len(x), x.shape[1], weight.shape[0]):
             sum_products(values[block.inputs], kernels, bias, block.plan, output[block.outputs])
@@ -142,20 +148,18 @@ class _Gradients(torch.autograd.Function):
             values = _channels_at_the_end(x)
             taps = values.new_zeros(*(len(axis.gaps) for axis in plan.axes), g.shape[1], channels)
         sums = {} if taps is None else gap_kernels(taps, plan)
-        kernels = None if weight is None else gap_kernels(summed_taps(widened(weight), plan), plan)
+        kernels = {} if weight is None else _adjoint_kernels(weight, plan)
 
         def visit(block: Block, subset: Subset, feature: Tensor | None) -> Tensor | None:
             """The gradient of a subset's feature; the gradient of the weight takes its share."""
-            of_feature = None
-            columns = None if feature is None else feature.reshape(-1, channels)
-            for gaps in block.plan.gaps(subset):
-                rows = gathered(gradient[block.outputs], block.plan, gaps).flatten(0, -2)
-                if columns is not None:
-                    sums[gaps].addmm_(rows.t(), columns)
-                if kernels is not None:
-                    of_feature = rows @ kernels[gaps] if of_feature is None else of_feature.addmm_(rows, kernels[gaps])
-                del rows  # before there are more
-            return None if of_feature is None else of_feature.view(-1, *block.plan.positions(subset), channels)
+            rows = gathered(gradient[block.outputs], block.plan, subset).flatten(0, -2)
+            if feature is not None:
+                of_kernels = crossed(rows, feature.reshape(-1, channels))
+                for gaps, of_kernel in zip(plan.gaps(subset), of_kernels.split(g.shape[1]), strict=True):
+                    sums[gaps].add_(of_kernel)
+            if weight is None:
+                return None
+            return times(rows, kernels[subset]).view(-1, *block.plan.positions(subset), channels)
 
         # A single block gives all of the input's gradient, unless it does not see all of the input.
         parts, of_x = blocks(plan, len(g), channels, g.shape[1], backward=True), None
@@ -218,7 +222,7 @@ class _EagerGradients(_Gradients):
         return tuple(map(_total, of_g, _gradients(g, along_x, along_weight, ctx)))
 
 
-def _output(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, known: Tensor | None = None) -> Tensor:
+def _output(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, known: Kernels | None = None) -> Tensor:
     output: Tensor = applied(_Output, _EagerOutput, x, weight, bias, plan, known)
     return output
 
@@ -240,6 +244,21 @@ def _one_by_one(size: int, dims: Sequence[int | None], arguments: Sequence[Any])
     return [
         [a if dim is None else a.select(dim, i) for a, dim in zip(arguments, dims, strict=True)] for i in range(size)
     ]
+
+
+def _kernels(weight: Tensor, plan: Plan) -> dict[tuple[int, Subset], Tensor]:
+    of_gaps: dict[tuple[int, Subset], list[Tensor]] = {}
+    for (gap, *others), kernel in gap_kernels(summed_taps(widened(weight), plan), plan).items():
+        of_gaps.setdefault((gap, tuple(other > 0 for other in others)), []).append(kernel)
+    return {of: together(kernels, 0) for of, kernels in of_gaps.items()}
+
+
+def _adjoint_kernels(weight: Tensor, plan: Plan) -> dict[Subset, Tensor]:
+    """(in, gaps·out) for each subset of the axes."""
+    of_gaps: dict[Subset, list[Tensor]] = {}
+    for gaps, kernel in gap_kernels(summed_taps(widened(weight).transpose(0, 1), plan), plan).items():
+        of_gaps.setdefault(tuple(gap > 0 for gap in gaps), []).append(kernel)
+    return {subset: together(kernels, 1) for subset, kernels in of_gaps.items()}
 
 
 def _channels_at_the_end(tensor: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ Gaps = tuple[int, ...]
 
 _BLOCK = 2**22
 """Numbers of intermediate results in a block: 16 MiB of float32, half of them backwards, where memory is short,"""
-_ROWS = 2**10
+_ROWS = 2**11
 """and at least so many rows of each matrix, without which products are slow."""
 
 

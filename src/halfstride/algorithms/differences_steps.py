@@ -9,7 +9,7 @@ Tensors are laid out (images, *positions, channels).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from halfstride.algorithms.common import store
 from halfstride.algorithms.differences_plan import AxisPlan, Gaps, Plan, Subset
+from halfstride.algorithms.products import Kernel, times
 
 __all__ = ["gap_kernels", "gathered", "sum_products", "summed_taps", "summed_taps_adjoint", "through_features"]
 
@@ -51,6 +52,11 @@ def gap_kernels(taps: Tensor, plan: Plan) -> dict[Gaps, Tensor]:
         gaps: taps[tuple(axis.place(gap) for axis, gap in zip(plan.axes, gaps, strict=True))]
         for gaps in product(*(axis.gaps for axis in plan.axes))
     }
+
+
+def together(kernels: Sequence[Tensor], dim: int) -> Tensor:
+    """Kernels next to each other along a dimension, for one product."""
+    return torch.cat(tuple(kernels), dim) if len(kernels) > 1 else kernels[0]
 
 
 def summed_taps_adjoint(kernels: Tensor, plan: Plan) -> Tensor:
@@ -147,63 +153,69 @@ def _add_jumps_adjoint(target: Tensor, axis: int, jumps: Tensor, positions: rang
 # Products: from features to outputs -----------------------------------------------------------------------------------
 
 
-def sum_products(values: Tensor, kernels: dict[Gaps, Tensor], bias: Tensor | None, plan: Plan, output: Tensor) -> None:
+def sum_products(
+    values: Tensor,
+    kernels: Mapping[tuple[int, Subset], Tensor | Kernel],
+    bias: Tensor | None,
+    plan: Plan,
+    output: Tensor,
+) -> None:
     """Multiply the features of the values, and sum into (images, *output_size, out)."""
-    lead, *others = plan.axes
+    lead, others = plan.axes[0], Plan(plan.axes[1:])
+    # With the first axis in front, what is at some of its positions lies together, of all images.
+    values, output = values.transpose(0, 1).contiguous(), output.transpose(0, 1)
 
     def multiplied(
-        features: dict[Subset, Tensor], gaps: Gaps, start: int, size: int, summand: Tensor | None, take: bool = False
+        features: dict[Subset, Tensor], gap: int, subset: Subset, start: int, summand: Tensor | None, into: bool = False
     ) -> Tensor:
-        """The products of one gap per axis, at so many positions of the first axis, added to a summand or, to take its
-        place, into it."""
-        rows = features[tuple(gap > 0 for gap in gaps[1:])].narrow(1, start, size)
-        kernel = kernels[gaps]
-        matrices, columns = rows.flatten(1, -2), kernel.t().expand(len(rows), -1, -1)
-        if summand is None:
-            result = torch.bmm(matrices, columns)
-        else:
-            summand = summand.expand(*rows.shape[:-1], len(kernel)).flatten(1, -2)
-            result = (summand.baddbmm_ if take else summand.baddbmm)(matrices, columns)
-        return result.view(*rows.shape[:-1], len(kernel))
+        """(positions, images, *positions of the others, gaps·out): the products of a gap of the first axis and all gaps
+        of others, added to a summand, or `into` it."""
+        rows = features[subset]
+        if summand is not None and summand.dim() > 1:
+            rows = rows.narrow(0, start, len(summand))
+            summand = summand.flatten(0, -2)
+        return times(rows.flatten(0, -2), kernels[gap, subset], summand, into=into).unflatten(0, rows.shape[:-1])
 
-    all_gaps = list(product(*(axis.gaps for axis in others)))
-    features = _features_of(_window(values, 1, lead.anchors), others, first=2)
-    anchors = {
-        gaps: multiplied(features, (0, *gaps), 0, len(lead.anchors), None if any(gaps) else bias) for gaps in all_gaps
-    }
+    features = _features_of(_window(values, 0, lead.anchors), others.axes, first=2)
+    anchors = {subset: multiplied(features, 0, subset, 0, None if any(subset) else bias) for subset in others.subsets}
     if lead.has_jumps:
-        features = _features_of(_jumps(values, 1, lead.jumps), others, first=2)
+        features = _features_of(_jumps(values, 0, lead.jumps), others.axes, first=2)
     for phase in lead.phases:
         (_, start), *jumps = lead.terms[phase]
-        along_lead = {}
-        for gaps, products in anchors.items():
-            summed = products.narrow(1, start, lead.size_of(phase))
+        along_lead: dict[Gaps, Tensor] = {}
+        for subset, products in anchors.items():
+            summed = products.narrow(0, start, lead.size_of(phase))
             for i, (gap, at) in enumerate(jumps):
                 nobody_elses = i > 0 or phase == lead.phases[-1]
-                summed = multiplied(features, (gap, *gaps), at, lead.size_of(phase), summed, nobody_elses)
-            along_lead[gaps] = summed
-        for phases in product((phase,), *(axis.phases for axis in others)):
-            target = output[_of_phases(phases, plan.axes)]
+                summed = multiplied(features, gap, subset, at, summed, nobody_elses)
+            along_lead.update(zip(others.gaps(subset), torch.split(summed, output.shape[-1], -1), strict=True))
+        for phases in product((phase,), *(axis.phases for axis in others.axes)):
+            _, along, *across = _of_phases(phases, plan.axes)
+            place = (along, slice(None), *across)
+            target = output[place]
             summands = []
-            for terms in product(((0, 0),), *(axis.terms[r] for r, axis in zip(phases[1:], others, strict=True))):
-                values_of = along_lead[tuple(gap for gap, _ in terms[1:])]
-                summands.append(values_of[_of_terms(terms, target.shape[1:-1])])
+            for terms in product(*(axis.terms[r] for r, axis in zip(phases[1:], others.axes, strict=True))):
+                place = (slice(None), *_of_terms(terms, target.shape[2:-1]))
+                summands.append(along_lead[tuple(gap for gap, _ in terms)][place])
             _store_sum(summands, target)
 
 
-def gathered(gradient: Tensor, plan: Plan, gaps: Gaps) -> Tensor:
-    """(images, *positions, out): the output's gradient summed at the places that each product of a gap was added to."""
-    parts: list[tuple[Place, Tensor]] = []
-    for phases in product(*(axis.phases for axis in plan.axes)):
-        part = gradient[_of_phases(phases, plan.axes)]
-        terms_of = [
-            [term for term in axis.terms[phase] if term[0] == gap]
-            for phase, axis, gap in zip(phases, plan.axes, gaps, strict=True)
-        ]
-        parts += [(_of_terms(terms, part.shape[1:-1]), part) for terms in product(*terms_of)]
-    result = gradient.new_empty(len(gradient), *plan.positions(tuple(gap > 0 for gap in gaps)), gradient.shape[-1])
-    _store_placed(parts, result)
-    return result
+def gathered(gradient: Tensor, plan: Plan, subset: Subset) -> Tensor:
+    """(images, *positions, gaps·out): for all gaps of a subset, the output's gradient summed at the places that each
+    product was added to."""
+    gaps_of, positions = plan.gaps(subset), plan.positions(subset)
+    result = gradient.new_empty(len(gradient), *positions, len(gaps_of), gradient.shape[-1])
+    for gaps, target in zip(gaps_of, result.unbind(-2), strict=True):
+        parts: list[tuple[Place, Tensor]] = []
+        for phases in product(*(axis.phases for axis in plan.axes)):
+            part = gradient[_of_phases(phases, plan.axes)]
+            terms_of = [
+                [term for term in axis.terms[phase] if term[0] == gap]
+                for phase, axis, gap in zip(phases, plan.axes, gaps, strict=True)
+            ]
+            parts += [(_of_terms(terms, part.shape[1:-1]), part) for terms in product(*terms_of)]
+        _store_placed(parts, target)
+    return result.flatten(-2)
 
 
 Place = tuple[slice | int, ...]

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from halfstride.algorithms.case import Case, Form
-from halfstride.algorithms.common import is_channels_last, is_transformed
+from halfstride.algorithms.common import is_channels_last
+from halfstride.algorithms.products import is_onednns
 from halfstride.caching import cached, kept, lasts
 
 __all__ = ["pays", "transposed"]
@@ -39,14 +40,8 @@ def pays(case: Case, input: Tensor, weight: Tensor, output_padding: Sequence[int
     return bool(
         _gains(case, is_channels_last(input))
         and lasts(weight)
-        and type(input) is Tensor
-        and input.dtype == weight.dtype == torch.float32
-        and input.device.type == "cpu"
         and all(extra < s for extra, s in zip(output_padding, case.stride, strict=True))  # oneDNN knows no more
-        and not is_transformed()
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and torch.backends.mkldnn.enabled
-        and hasattr(torch.ops.mkldnn, "_reorder_convolution_transpose_weight")  # which not every build has
+        and is_onednns(input, weight)
     )
 
 

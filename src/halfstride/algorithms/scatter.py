@@ -10,8 +10,9 @@ nothing is made in between.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -27,12 +28,14 @@ from halfstride.algorithms.common import (
     as_more_images,
     as_transposed,
     is_channels_last,
+    is_transformed,
     obstacle_to_phases,
     settled,
     transposed_weight,
     typed,
 )
-from halfstride.caching import cached
+from halfstride.algorithms.products import Kernel, multiplied, times
+from halfstride.caching import cached, kept, lasts
 from halfstride.kernels import widened
 
 __all__ = ["compute", "cost", "obstacle"]
@@ -41,6 +44,9 @@ obstacle = obstacle_to_phases
 
 _COLUMNS = 8
 """Columns of which a matrix product has a multiple, outside of training: nine take up to four times as long as 16."""
+
+_MANY = 256
+"""Output channels times taps from which on the kernel is the rows of a product, and one image its kernel."""
 
 _RUN = 8
 """Taps that land next to each other are added together from this stride on: fewer of them are faster one by one."""
@@ -57,39 +63,54 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     twin, margin = as_transposed(case)
     # Half types would lose their few digits in sums of many rounded products: they are rounded once, at the end.
     x = widened(settled(case, input, margin))
-    weight = transposed_weight(case, weight, x.dtype)
     bias = None if bias is None else typed(bias, x.dtype)
+    kernel = partial(transposed_weight, case, weight, x.dtype)
     # One output channel lies the same in either order, and is added faster with its positions next to each other.
-    last = is_channels_last(x) and case.groups == 1 and case.out_channels > 1
-    multiplied = _products_channels_last if last else _products
-    output = _added(multiplied(x, weight, case.groups), bias, twin)
-    return as_channels_last(typed(output, input.dtype), like=input)
-
-
-def _products(x: Tensor, weight: Tensor, groups: int) -> Tensor:
-    """(batch, out, *taps, *positions)."""
-    taps, size = weight.shape[2:], x.shape[2:]
-    columns = weight.reshape(groups, weight.shape[0] // groups, -1)
-    positions = math.prod(size)
-    if groups == 1 and x.shape[0] > 1 and positions < columns.shape[-1]:
-        # The positions of all images in one product: else the weight's gradient is as large for each of them.
-        products = (x.flatten(2).transpose(1, 2) @ columns[0]).transpose(1, 2)
+    if is_channels_last(x) and case.groups == 1 and case.out_channels > 1:
+        products = _products_channels_last(case, x, weight, kernel)
     else:
-        columns = columns.transpose(1, 2).expand(x.shape[0], -1, -1, -1).flatten(0, 1)
+        products = _products(case, x, weight, kernel)
+    return as_channels_last(typed(_added(products, bias, twin), input.dtype), like=input)
+
+
+def _products(case: Case, x: Tensor, weight: Tensor, kernel: Callable[[], Tensor]) -> Tensor:
+    """(batch, out, *taps, *positions), by the kernel of a transposed convolution, which is made of a weight."""
+    taps, groups = as_transposed(case)[0].kernel_size, case.groups
+    positions, channels = math.prod(x.shape[2:]), case.out_channels * math.prod(taps)
+    if len(x) == groups == 1 and channels >= _MANY and lasts(weight):
+        rows = kept(weight, _key(case, "rows"), lambda: kernel().flatten(1).t().contiguous())
+        products = times(rows, x.flatten(2)[0].t())
+    elif groups == 1 and positions < channels:
+        # The positions of all images in one product: else the weight's gradient is as large for each of them.
+        products = (x.flatten(2).transpose(1, 2) @ kernel().flatten(1)).transpose(1, 2)
+    else:
+        columns = kernel().reshape(groups, x.shape[1] // groups, -1).transpose(1, 2)
+        columns = columns.expand(len(x), -1, -1, -1).flatten(0, 1)
         products = torch.bmm(columns, x.reshape(len(columns), x.shape[1] // groups, positions))
-    return products.reshape(x.shape[0], groups * weight.shape[1], *taps, *size)
+    return products.reshape(len(x), case.out_channels, *taps, *x.shape[2:])
 
 
-def _products_channels_last(x: Tensor, weight: Tensor, _: int) -> Tensor:
+def _products_channels_last(case: Case, x: Tensor, weight: Tensor, kernel: Callable[[], Tensor]) -> Tensor:
     """The same, with the channels next to each other in memory."""
-    axes = x.dim() - 2
-    columns = weight.movedim(1, -1).flatten(1)
-    wanted = columns.shape[1]
-    if wanted % _COLUMNS and not torch.is_grad_enabled():
-        columns = F.pad(columns, (0, -wanted % _COLUMNS))
-    products = (x.movedim(1, -1).flatten(0, -2) @ columns).narrow(1, 0, wanted)
-    products = products.view(x.shape[0], *x.shape[2:], *weight.shape[2:], weight.shape[1])
+    taps, axes = as_transposed(case)[0].kernel_size, case.axes
+    rows, wanted = x.movedim(1, -1).flatten(0, -2), case.out_channels * math.prod(taps)
+
+    def columns() -> Tensor:
+        each = kernel().movedim(1, -1).flatten(1)
+        return each if torch.is_grad_enabled() else F.pad(each, (0, -wanted % _COLUMNS))
+
+    if torch.is_grad_enabled():
+        products = rows @ columns()
+    elif lasts(weight) and not is_transformed():
+        products = times(rows, kept(weight, _key(case, "columns"), lambda: Kernel(columns().t().contiguous())))
+    else:
+        products = multiplied(rows, columns().t())
+    products = products.narrow(1, 0, wanted).view(len(x), *x.shape[2:], *taps, case.out_channels)
     return products.permute(0, -1, *range(1 + axes, 1 + 2 * axes), *range(1, 1 + axes))
+
+
+def _key(case: Case, name: str) -> tuple[Hashable, ...]:
+    return "scatter", name, case.form, case.stride, case.dilation
 
 
 class _Run(NamedTuple):

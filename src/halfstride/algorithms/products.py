@@ -1,0 +1,129 @@
+"""Matrix products, by what multiplies fastest on a processor.
+
+`torch.mm` is MKL's, which on processors of AMD uses half of AVX-512: 110 billion products a second on two cores, where
+oneDNN, which computes torch's convolutions, reaches 250. With AVX2 they reach 110 and 125, on a processor of Intel 89
+and 104. A convolution of one tap is a matrix product, and can be added to what is there already.
+
+Matrices are named as in a layer: rows are positions, columns are channels, a kernel is (out, in).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from halfstride.algorithms.common import is_transformed
+from halfstride.caching import is_traced
+
+__all__ = ["Kernel", "crossed", "is_onednns", "multiplied", "times"]
+
+_LEAST = 2**22
+"""Products from which on a convolution is faster, whose call takes longer."""
+
+_ORDERS = 4
+"""Orders of a kernel that are kept: for the rows of a block of work, of the last, and of their borders."""
+
+_ONE_TAP = ([0, 0], [1, 1], [1, 1], 1)
+"""Padding, stride, dilation and groups."""
+
+
+def is_onednns(*tensors: Tensor) -> bool:
+    """Whether oneDNN's own operators take these tensors; they know nothing of gradients, transforms and tracing."""
+    return bool(
+        _is_float32(*tensors)
+        and all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
+        and not is_transformed()
+        and not is_traced()
+        and hasattr(torch.ops.mkldnn, "_reorder_convolution_transpose_weight")  # which not every build has
+    )
+
+
+class Kernel:
+    """A kernel (out, in) that multiplies rows again and again, kept in the order in which oneDNN reads it.
+
+    Which order that is depends on how many rows there are, and another one can be five times slower.
+    """
+
+    def __init__(self, matrix: Tensor) -> None:
+        self._matrix = matrix
+        self._packed: dict[int, Tensor] = {}
+
+    def weight(self, rows: Tensor) -> Tensor:
+        """The weight of a convolution of one tap, of an image of these rows."""
+        shape = [1, rows.shape[1], 1, rows.shape[0]]
+        if len(rows) not in self._packed:
+            if len(self._packed) == _ORDERS:
+                self._packed.clear()
+            weight = torch.ops.mkldnn._reorder_convolution_weight(self._matrix[:, :, None, None], *_ONE_TAP, shape)
+            self._packed[len(rows)] = weight
+        return self._packed[len(rows)]
+
+    def t(self) -> Tensor:
+        return self._matrix.t()
+
+    def numel(self) -> int:
+        return self._matrix.numel()
+
+
+def times(rows: Tensor, kernel: Tensor | Kernel, summand: Tensor | None = None, *, into: bool = False) -> Tensor:
+    """(rows, out): rows (rows, in) times a kernel (out, in), added to a summand (out,) or (rows, out); `into` it where
+    nobody needs it any more."""
+    if not _pays(len(rows) * kernel.numel(), rows):
+        if summand is None:
+            return rows @ kernel.t()
+        return summand.addmm_(rows, kernel.t()) if into else torch.addmm(summand, rows, kernel.t())
+    operators, x = torch.ops.mkldnn, _as_image(rows)
+    weight = kernel.weight(rows) if isinstance(kernel, Kernel) else kernel[:, :, None, None]
+    if summand is None or summand.dim() == 1:
+        output = operators._convolution_pointwise(x, weight, summand, *_ONE_TAP, "none", [], "")
+    else:
+        added: Any = (weight, None, *_ONE_TAP, "add", None, None, [], None)
+        if into:
+            operators._convolution_pointwise_(_as_image(summand), x, *added)
+            return summand
+        output = operators._convolution_pointwise(x, _as_image(summand), *added)
+    return _as_rows(output)
+
+
+def crossed(one: Tensor, other: Tensor) -> Tensor:
+    """(out, in): the products of (rows, out) and (rows, in), summed over rows, as a weight's gradient is."""
+    weight = other.new_empty(one.shape[1], other.shape[1], 1, 1)
+    if not _pays(len(one) * weight.numel(), one, other):
+        return one.t() @ other
+    padding, stride, dilation, groups = _ONE_TAP
+    gradient: Tensor
+    _, gradient, _ = torch.ops.aten.convolution_backward(
+        _as_image(one), _as_image(other), weight, None, stride, padding, dilation, False, [0, 0], groups, [0, 1, 0]
+    )
+    return gradient[:, :, 0, 0]
+
+
+def multiplied(rows: Tensor, kernel: Tensor) -> Tensor:
+    """(rows, out): rows (rows, in) times a kernel (out, in), in torch's own operators."""
+    if len(rows) * kernel.numel() < _LEAST or not _is_float32(rows, kernel):
+        return rows @ kernel.t()
+    return _as_rows(F.conv2d(_as_image(rows), kernel[:, :, None, None]))
+
+
+def _pays(products: int, *tensors: Tensor) -> bool:
+    return products >= _LEAST and is_onednns(*tensors)
+
+
+def _as_image(rows: Tensor) -> Tensor:
+    """(1, channels, 1, rows), with the channels last in memory."""
+    return rows.view(1, 1, *rows.shape).permute(0, 3, 1, 2)
+
+
+def _as_rows(image: Tensor) -> Tensor:
+    return image[0, :, 0].t()
+
+
+def _is_float32(*tensors: Tensor) -> bool:
+    return bool(
+        all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and torch.backends.mkldnn.enabled
+    )
