@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from torch.autograd import forward_ad
 
 from halfstride import caching
-from halfstride.algorithms import ALGORITHMS, differences, differences_plan, folded, native, packed, products, scatter
+from halfstride.algorithms import (
+    ALGORITHMS,
+    differences,
+    differences_plan,
+    folded,
+    native,
+    packed,
+    products,
+    scatter,
+    volumes,
+)
 from halfstride.algorithms.case import resize_case, subpixel_case, transposed_case
 from halfstride.algorithms.common import as_transposed
 from tolerance import assert_close
@@ -558,6 +568,44 @@ def test_kernels_are_packed_for_so_many_rows_as_there_are(monkeypatch):
     products.times(torch.randn(20, 32).double(), matrix.double())
     assert len(packs) == 5
     assert len(kernel._packed) <= 4
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize(
+    ("form", "geometry"),
+    [
+        ("transposed", {"stride": 2}),
+        ("transposed", {"stride": (2, 3, 2), "padding": (1, 0, 2), "output_padding": (1, 2, 0)}),
+        ("transposed", {"stride": 2, "padding": ((1, 0), (0, 2), (1, 1)), "dilation": (1, 2, 1)}),
+        ("resize", {"scale_factor": 2, "padding_mode": "replicate"}),
+    ],
+)
+def test_volumes_by_the_gradient_of_a_convolution(form, geometry, last, monkeypatch):
+    """The output, its first derivatives and their derivatives."""
+    case = CASES[form](3, (1, 4, 3, 5, 4), (4, 4, 3, 3, 2), **geometry)
+    algorithm = native if form == "transposed" else folded
+    tensors = [torch.randn(1, 4, 3, 5, 4), torch.randn(4, 4, 3, 3, 2), torch.randn(4)]
+    if last:
+        tensors[0] = tensors[0].movedim(1, -1).contiguous().movedim(-1, 1)
+    for tensor in tensors:
+        tensor.requires_grad_()
+
+    def derivatives(tensors, probes):
+        output = algorithm.compute(case, *tensors)
+        first = torch.autograd.grad(output, tensors, probes[0].to(output), create_graph=True)
+        seen = sum((gradient * probe.to(gradient)).sum() for gradient, probe in zip(first, probes[1:], strict=True))
+        return output, *first, *torch.autograd.grad(seen, tensors[:2])
+
+    probes = [torch.randn(1, 4, *case.output_size), *map(torch.randn_like, tensors)]
+    expected = derivatives([tensor.detach().double().requires_grad_() for tensor in tensors], probes)
+    calls, compute = [], volumes.transposed
+    monkeypatch.setattr(volumes, "_LEAST", 0)
+    monkeypatch.setattr(volumes, "transposed", lambda *arguments: calls.append(1) or compute(*arguments))
+    actual = derivatives(tensors, probes)
+    assert calls
+    assert actual[0].is_contiguous() != last
+    for one, other in zip(actual, expected, strict=True):
+        assert_close(one, other.float())
 
 
 def test_packing_is_left_where_torch_multiplies_one_matrix():

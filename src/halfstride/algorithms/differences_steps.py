@@ -174,7 +174,8 @@ def sum_products(
         if summand is not None and summand.dim() > 1:
             rows = rows.narrow(0, start, len(summand))
             summand = summand.flatten(0, -2)
-        return times(rows.flatten(0, -2), kernels[gap, subset], summand, into=into).unflatten(0, rows.shape[:-1])
+        result = times(rows.flatten(0, -2), kernels[gap, subset], summand, into=into)
+        return result.view(*rows.shape[:-1], result.shape[-1])
 
     features = _features_of(_window(values, 0, lead.anchors), others.axes, first=2)
     anchors = {subset: multiplied(features, 0, subset, 0, None if any(subset) else bias) for subset in others.subsets}

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from halfstride.algorithms import packed
+from halfstride.algorithms import packed, volumes
 from halfstride.algorithms.case import Case, Cost, Form
 from halfstride.algorithms.common import as_channels_last, as_transposed, continued, even_cut, typed, window
 from halfstride.caching import cached
@@ -79,9 +79,11 @@ def transposed(
     padding, output_padding, start = _cuts(case)
     if packed.pays(case, input, weight, output_padding):
         output = packed.transposed(case, input, weight, form, kernel, bias, padding, output_padding)
+    elif volumes.pays(case, input, made := kernel(), output_padding):
+        output = volumes.transposed(case, input, made, bias, padding, output_padding)
     else:
         output = _CONV_TRANSPOSE[case.axes - 1](
-            input, kernel(), bias, case.stride, padding, output_padding, case.groups, case.dilation
+            input, made, bias, case.stride, padding, output_padding, case.groups, case.dilation
         )
     return _cut(output, start, case.output_size)
 

@@ -80,7 +80,7 @@ def _products(case: Case, x: Tensor, weight: Tensor, kernel: Callable[[], Tensor
     if len(x) == groups == 1 and channels >= _MANY and lasts(weight):
         rows = kept(weight, _key(case, "rows"), lambda: kernel().flatten(1).t().contiguous())
         products = times(rows, x.flatten(2)[0].t())
-    elif groups == 1 and positions < channels:
+    elif len(x) > groups == 1 and positions < channels:
         # The positions of all images in one product: else the weight's gradient is as large for each of them.
         products = (x.flatten(2).transpose(1, 2) @ kernel().flatten(1)).transpose(1, 2)
     else:
