@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from halfstride.algorithms.case import Case
-from halfstride.algorithms.common import is_channels_last
+from halfstride.algorithms.common import as_channels_last, is_channels_last
 from halfstride.algorithms.products import is_onednns
 
 __all__ = ["pays", "transposed"]
@@ -54,7 +54,7 @@ def transposed(
     sizes = zip(case.full_size, padding, output_padding, strict=True)
     output_size = [full - 2 * p + extra for full, p, extra in sizes]
     geometry = (list(case.stride), list(padding), list(case.dilation))
-    output: Tensor = _Transposed.apply(input, kernel, output_size, geometry)
+    output: Tensor = as_channels_last(_Transposed.apply(input, kernel, output_size, geometry), like=input)
     return output if bias is None else output + bias.view(-1, 1, 1, 1)
 
 
