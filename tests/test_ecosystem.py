@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from halfstride import layers
-from halfstride.algorithms import ALGORITHMS
+from halfstride.algorithms import ALGORITHMS, products
 from tolerance import assert_close
 
 LAYERS = {
@@ -86,6 +86,21 @@ def test_compile_with_an_output_size():
 def test_compile_every_algorithm_in_one_graph(algorithm):
     layer = layers.ResizeConv1d(3, 4, 3, algorithm=algorithm)
     assert_same_with_gradients(torch.compile(layer, backend="aot_eager", fullgraph=True), layer, torch.randn(2, 3, 7))
+
+
+@OF_TORCH_ABOUT_ITSELF
+def test_compile_products_by_convolutions(monkeypatch):
+    """As many products are, of whatever size, in inference."""
+    monkeypatch.setattr(products, "_LEAST", 0)
+    layer, convolved = layers.ConvTranspose2d(3, 2, 4, 2, 1, algorithm="scatter"), []
+    conv2d = torch.nn.functional.conv2d
+    monkeypatch.setattr(products.F, "conv2d", lambda *of: convolved.append(1) or conv2d(*of))
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True, dynamic=True)
+    for size in ((2, 3, 5, 4), (3, 3, 7, 6)):
+        x = torch.randn(size).contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            assert_close(compiled(x), layer(x))
+    assert convolved
 
 
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")

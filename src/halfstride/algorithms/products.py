@@ -122,8 +122,8 @@ def _as_rows(image: Tensor) -> Tensor:
 
 
 def _is_float32(*tensors: Tensor) -> bool:
-    return bool(
-        all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and torch.backends.mkldnn.enabled
-    )
+    if any(tensor.dtype != torch.float32 or tensor.device.type != "cpu" for tensor in tensors):
+        return False
+    if torch.compiler.is_compiling():  # compilers cannot read the settings, and their convolutions follow them anyway
+        return True
+    return bool(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)  # type: ignore[no-untyped-call]
