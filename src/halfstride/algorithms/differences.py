@@ -27,7 +27,7 @@ rows of one, whose intermediate results stay in the processor's cache.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -47,8 +47,10 @@ from halfstride.algorithms.common import (
 )
 from halfstride.algorithms.differences_plan import Block, Plan, Subset, blocks, plan
 from halfstride.algorithms.differences_steps import (
+    Kernels,
     gap_kernels,
     gathered,
+    subset_of,
     sum_products,
     summed_taps,
     summed_taps_adjoint,
@@ -60,9 +62,6 @@ from halfstride.caching import kept, lasts
 from halfstride.kernels import widened
 
 __all__ = ["compute", "cost", "obstacle"]
-
-Kernels = Mapping[tuple[int, Subset], Tensor | Kernel]
-"""(gaps·out, in) for a gap of the first axis and a subset of the others, of all gaps of the latter together."""
 
 
 def obstacle(case: Case) -> str | None:
@@ -78,7 +77,7 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     of_case = plan(case, tuple(x.shape[2:]), first)
     if case.groups == 1:
         kernels = None
-        if lasts(weight) and not is_transformed():
+        if lasts(weight) and not is_transformed():  # torch.func looks into what it is given for tensors to map
             key = ("differences", *(axis.has_jumps for axis in of_case.axes))
             kernels = kept(weight, key, lambda: {of: Kernel(each) for of, each in _kernels(weight, of_case).items()})
         return as_channels_last(_output(x, weight, bias, of_case, kernels), like=input)
@@ -247,18 +246,14 @@ def _one_by_one(size: int, dims: Sequence[int | None], arguments: Sequence[Any])
 
 
 def _kernels(weight: Tensor, plan: Plan) -> dict[tuple[int, Subset], Tensor]:
-    of_gaps: dict[tuple[int, Subset], list[Tensor]] = {}
-    for (gap, *others), kernel in gap_kernels(summed_taps(widened(weight), plan), plan).items():
-        of_gaps.setdefault((gap, tuple(other > 0 for other in others)), []).append(kernel)
-    return {of: together(kernels, 0) for of, kernels in of_gaps.items()}
+    of_gaps = gap_kernels(summed_taps(widened(weight), plan), plan)
+    return together(of_gaps, lambda gaps: (gaps[0], subset_of(gaps[1:])), 0)
 
 
 def _adjoint_kernels(weight: Tensor, plan: Plan) -> dict[Subset, Tensor]:
     """(in, gaps·out) for each subset of the axes."""
-    of_gaps: dict[Subset, list[Tensor]] = {}
-    for gaps, kernel in gap_kernels(summed_taps(widened(weight).transpose(0, 1), plan), plan).items():
-        of_gaps.setdefault(tuple(gap > 0 for gap in gaps), []).append(kernel)
-    return {subset: together(kernels, 1) for subset, kernels in of_gaps.items()}
+    of_gaps = gap_kernels(summed_taps(widened(weight).transpose(0, 1), plan), plan)
+    return together(of_gaps, subset_of, 1)
 
 
 def _channels_at_the_end(tensor: Tensor) -> Tensor:

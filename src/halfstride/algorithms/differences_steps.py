@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,22 @@ from halfstride.algorithms.common import store
 from halfstride.algorithms.differences_plan import AxisPlan, Gaps, Plan, Subset
 from halfstride.algorithms.products import Kernel, times
 
-__all__ = ["gap_kernels", "gathered", "sum_products", "summed_taps", "summed_taps_adjoint", "through_features"]
+__all__ = [
+    "Kernels",
+    "gap_kernels",
+    "gathered",
+    "subset_of",
+    "sum_products",
+    "summed_taps",
+    "summed_taps_adjoint",
+    "through_features",
+    "together",
+]
+
+Kernels = Mapping[tuple[int, Subset], Tensor | Kernel]
+"""(gaps·out, in) for a gap of the first axis and a subset of the others, of all gaps of the latter together."""
+
+Group = TypeVar("Group")
 
 # Kernels --------------------------------------------------------------------------------------------------------------
 
@@ -54,9 +70,17 @@ def gap_kernels(taps: Tensor, plan: Plan) -> dict[Gaps, Tensor]:
     }
 
 
-def together(kernels: Sequence[Tensor], dim: int) -> Tensor:
-    """Kernels next to each other along a dimension, for one product."""
-    return torch.cat(tuple(kernels), dim) if len(kernels) > 1 else kernels[0]
+def together(of_gaps: dict[Gaps, Tensor], group: Callable[[Gaps], Group], dim: int) -> dict[Group, Tensor]:
+    """The kernels of each group of gaps next to each other along a dimension, for one product."""
+    groups: dict[Group, list[Tensor]] = {}
+    for gaps, kernel in of_gaps.items():
+        groups.setdefault(group(gaps), []).append(kernel)
+    return {of: torch.cat(kernels, dim) if len(kernels) > 1 else kernels[0] for of, kernels in groups.items()}
+
+
+def subset_of(gaps: Gaps) -> Subset:
+    """The axes along which the features of such gaps are differenced."""
+    return tuple(gap > 0 for gap in gaps)
 
 
 def summed_taps_adjoint(kernels: Tensor, plan: Plan) -> Tensor:
@@ -153,13 +177,7 @@ def _add_jumps_adjoint(target: Tensor, axis: int, jumps: Tensor, positions: rang
 # Products: from features to outputs -----------------------------------------------------------------------------------
 
 
-def sum_products(
-    values: Tensor,
-    kernels: Mapping[tuple[int, Subset], Tensor | Kernel],
-    bias: Tensor | None,
-    plan: Plan,
-    output: Tensor,
-) -> None:
+def sum_products(values: Tensor, kernels: Kernels, bias: Tensor | None, plan: Plan, output: Tensor) -> None:
     """Multiply the features of the values, and sum into (images, *output_size, out)."""
     lead, others = plan.axes[0], Plan(plan.axes[1:])
     # With the first axis in front, what is at some of its positions lies together, of all images.

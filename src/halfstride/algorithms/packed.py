@@ -15,7 +15,7 @@ from torch import Tensor
 
 from halfstride.algorithms.case import Case, Form
 from halfstride.algorithms.common import is_channels_last
-from halfstride.algorithms.products import is_onednns
+from halfstride.algorithms.products import onednn_takes, torch_goes_without
 from halfstride.caching import cached, kept, lasts
 
 __all__ = ["pays", "transposed"]
@@ -24,9 +24,6 @@ _LEAST = 2**12
 """Weights from which on packing pays,"""
 _LEAST_SMALL = 2**18
 """and from which on it does where torch would do without oneDNN, by one matrix product."""
-_SMALL = 20480
-"""Numbers of one image or signal up to which torch does so, unless a kernel has 4 taps or more along both axes (torch's
-`ConvParams::use_mkldnn`)."""
 _FEW_POSITIONS = 2**11
 """Input positions of all images up to which packing pays: with more, the products take so long that the order of the
 kernel does not matter."""
@@ -41,7 +38,7 @@ def pays(case: Case, input: Tensor, weight: Tensor, output_padding: Sequence[int
         _gains(case, is_channels_last(input))
         and lasts(weight)
         and all(extra < s for extra, s in zip(output_padding, case.stride, strict=True))  # oneDNN knows no more
-        and is_onednns(input, weight)
+        and onednn_takes(input, weight)
     )
 
 
@@ -53,8 +50,7 @@ def _gains(case: Case, channels_last: bool) -> bool:
         return False
     if case.axes == 3:
         return True  # torch transposes convolutions of volumes without oneDNN
-    multiplied = case.axes == 1 or min(case.kernel_size) <= 3
-    if multiplied and case.batch == case.groups == 1 and case.input_numbers <= _SMALL and weights < _LEAST_SMALL:
+    if weights < _LEAST_SMALL and torch_goes_without(case):
         return False
     in_order = channels_last or weights >= _HEAVY * case.output_numbers
     return in_order and case.batch * math.prod(case.input_size) <= _FEW_POSITIONS

@@ -9,16 +9,18 @@ Matrices are named as in a layer: rows are positions, columns are channels, a ke
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from halfstride.algorithms.case import Case
 from halfstride.algorithms.common import is_transformed
 from halfstride.caching import is_traced
 
-__all__ = ["Kernel", "crossed", "is_onednns", "multiplied", "times"]
+__all__ = ["Kernel", "crossed", "multiplied", "onednn_takes", "times", "torch_goes_without"]
 
 _LEAST = 2**22
 """Products from which on a convolution is faster, whose call takes longer."""
@@ -26,19 +28,33 @@ _LEAST = 2**22
 _ORDERS = 4
 """Orders of a kernel that are kept: for the rows of a block of work, of the last, and of their borders."""
 
+_SHORT, _SMALL = 3, 20480
+"""Taps along one of the last two axes, and numbers of one image, up to which torch transposes without oneDNN."""
+
 _ONE_TAP = ([0, 0], [1, 1], [1, 1], 1)
 """Padding, stride, dilation and groups."""
 
 
-def is_onednns(*tensors: Tensor) -> bool:
+def onednn_takes(*tensors: Tensor) -> bool:
     """Whether oneDNN's own operators take these tensors; they know nothing of gradients, transforms and tracing."""
     return bool(
-        _is_float32(*tensors)
+        _convolved_by_onednn(*tensors)
         and all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
         and not is_transformed()
         and not is_traced()
         and hasattr(torch.ops.mkldnn, "_reorder_convolution_transpose_weight")  # which not every build has
     )
+
+
+def torch_goes_without(case: Case) -> bool:
+    """Whether `F.conv_transpose` computes a transposed case without oneDNN.
+
+    As torch's `ConvParams::use_mkldnn` says, to which a signal is an image of one row, and which overlooks the last axis
+    of a volume.
+    """
+    short = case.axes == 1 or min(case.kernel_size[-2:]) <= _SHORT
+    numbers = case.in_channels * math.prod(case.input_size[:2])
+    return case.batch == case.groups == 1 and short and numbers <= _SMALL
 
 
 class Kernel:
@@ -90,9 +106,9 @@ def times(rows: Tensor, kernel: Tensor | Kernel, summand: Tensor | None = None, 
 
 def crossed(one: Tensor, other: Tensor) -> Tensor:
     """(out, in): the products of (rows, out) and (rows, in), summed over rows, as a weight's gradient is."""
-    weight = other.new_empty(one.shape[1], other.shape[1], 1, 1)
-    if not _pays(len(one) * weight.numel(), one, other):
+    if not _pays(one.numel() * other.shape[1], one, other):
         return one.t() @ other
+    weight = other.new_empty(one.shape[1], other.shape[1], 1, 1)  # nothing is read of it but its shape
     padding, stride, dilation, groups = _ONE_TAP
     gradient: Tensor
     _, gradient, _ = torch.ops.aten.convolution_backward(
@@ -103,13 +119,13 @@ def crossed(one: Tensor, other: Tensor) -> Tensor:
 
 def multiplied(rows: Tensor, kernel: Tensor) -> Tensor:
     """(rows, out): rows (rows, in) times a kernel (out, in), in torch's own operators."""
-    if len(rows) * kernel.numel() < _LEAST or not _is_float32(rows, kernel):
+    if len(rows) * kernel.numel() < _LEAST or not _convolved_by_onednn(rows, kernel):
         return rows @ kernel.t()
     return _as_rows(F.conv2d(_as_image(rows), kernel[:, :, None, None]))
 
 
 def _pays(products: int, *tensors: Tensor) -> bool:
-    return products >= _LEAST and is_onednns(*tensors)
+    return products >= _LEAST and onednn_takes(*tensors)
 
 
 def _as_image(rows: Tensor) -> Tensor:
@@ -121,7 +137,8 @@ def _as_rows(image: Tensor) -> Tensor:
     return image[0, :, 0].t()
 
 
-def _is_float32(*tensors: Tensor) -> bool:
+def _convolved_by_onednn(*tensors: Tensor) -> bool:
+    """Whether torch's convolutions of such tensors are oneDNN's."""
     if any(tensor.dtype != torch.float32 or tensor.device.type != "cpu" for tensor in tensors):
         return False
     if torch.compiler.is_compiling():  # compilers cannot read the settings, and their convolutions follow them anyway

@@ -28,7 +28,6 @@ from halfstride.algorithms.common import (
     as_more_images,
     as_transposed,
     is_channels_last,
-    is_transformed,
     obstacle_to_phases,
     settled,
     transposed_weight,
@@ -97,11 +96,11 @@ def _products_channels_last(case: Case, x: Tensor, weight: Tensor, kernel: Calla
 
     def columns() -> Tensor:
         each = kernel().movedim(1, -1).flatten(1)
-        return each if torch.is_grad_enabled() else F.pad(each, (0, -wanted % _COLUMNS))
+        return F.pad(each, (0, -wanted % _COLUMNS)) if wanted % _COLUMNS and not torch.is_grad_enabled() else each
 
     if torch.is_grad_enabled():
         products = rows @ columns()
-    elif lasts(weight) and not is_transformed():
+    elif lasts(weight):
         products = times(rows, kept(weight, _key(case, "columns"), lambda: Kernel(columns().t().contiguous())))
     else:
         products = multiplied(rows, columns().t())

@@ -2,7 +2,7 @@
 """torch's transposed convolution of volumes, as what it is: the gradient of a convolution.
 
 `F.conv_transpose3d` does without oneDNN where there is one volume, a short kernel and not too many numbers, and takes
-two to four times as long then, its gradients too. The gradient of `F.conv3d` is the same sum, and oneDNN computes it.
+two to five times as long then, its gradients too. The gradient of `F.conv3d` is the same sum, and oneDNN computes it.
 """
 
 from __future__ import annotations
@@ -17,28 +17,22 @@ from torch import Tensor
 
 from halfstride.algorithms.case import Case
 from halfstride.algorithms.common import as_channels_last, is_channels_last
-from halfstride.algorithms.products import is_onednns
+from halfstride.algorithms.products import onednn_takes, torch_goes_without
 
 __all__ = ["pays", "transposed"]
 
-_SHORT = 3
-"""Taps along the last two axes up to which torch does without oneDNN,"""
-_SMALL = 20480
-"""and numbers of all but the last axis up to which it does (torch's `ConvParams::use_mkldnn`)."""
 _LEAST = 2**24
-"""Products from which on it is the worse for it."""
+"""Products from which on torch is the slower for it."""
 
 
 def pays(case: Case, input: Tensor, kernel: Tensor, output_padding: Sequence[int]) -> bool:
     """Whether oneDNN computes a transposed convolution faster than torch without it."""
     return bool(
         case.axes == 3
-        and case.batch == case.groups == 1
-        and min(case.kernel_size[1:]) <= _SHORT
-        and case.in_channels * math.prod(case.input_size[:2]) <= _SMALL
+        and torch_goes_without(case)
         and case.channel_pairs * math.prod(case.input_size) * math.prod(case.kernel_size) >= _LEAST
         and all(extra < s for extra, s in zip(output_padding, case.stride, strict=True))  # else no convolution fits
-        and is_onednns(input, kernel)
+        and onednn_takes(input, kernel)
     )
 
 
