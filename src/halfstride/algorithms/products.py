@@ -49,8 +49,8 @@ def onednn_takes(*tensors: Tensor) -> bool:
 def torch_goes_without(case: Case) -> bool:
     """Whether `F.conv_transpose` computes a transposed case without oneDNN.
 
-    As torch's `ConvParams::use_mkldnn` says, to which a signal is an image of one row, and which overlooks the last axis
-    of a volume.
+    As torch's `ConvParams::use_mkldnn` says, to which a signal is an image of one row, and which overlooks the last
+    axis of a volume.
     """
     short = case.axes == 1 or min(case.kernel_size[-2:]) <= _SHORT
     numbers = case.in_channels * math.prod(case.input_size[:2])
