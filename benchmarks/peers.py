@@ -64,7 +64,7 @@ class Peer(NamedTuple):
     """eager, compile, folded, onnxruntime, openvino, an algorithm of halfstride or auto, gemm or copy"""
     channels_last: bool = False
     compiled: bool = False
-    """Whether torch.compile has halfstride's layer to compile."""
+    """Whether torch.compile has halfstride's layer to compile, or halfstride as its backend for a whole model."""
 
 
 class Prepared(NamedTuple):
@@ -93,7 +93,8 @@ def peers_for(task: Task) -> list[Peer]:
     if not task.training and task.dtype == torch.float32 and task.device == "cpu":
         peers += [Peer("onnxruntime", "ready-made", "onnxruntime"), Peer("openvino", "ready-made", "openvino")]
     if not isinstance(row, Row):
-        return peers + in_layouts("halfstride", "halfstride", "auto")
+        peers += in_layouts("halfstride", "halfstride", "auto")
+        return [*peers, Peer("halfstride compile", "halfstride", "auto", best, compiled=True)]
     if row.form == "resize":
         peers += in_layouts("folded by hand", "by hand", "folded")
     peers += in_layouts("halfstride", "halfstride", "auto")
@@ -120,13 +121,16 @@ def prepare(peer: Peer, task: Task) -> Prepared:
         assert isinstance(row, Row)
         module = _Folded(row, _convolution(module), constant=not task.training)
     elif peer.kind == "halfstride":
-        module = _layer(peer.how, row, module) if isinstance(row, Row) else _optimized(module, inputs)
+        if isinstance(row, Row):
+            module = _layer(peer.how, row, module)
+        elif not peer.compiled:
+            module = _optimized(module, inputs)
     prepared = _called(module, inputs, task.training)
     if peer.how == "auto" and isinstance(row, Row):
         prepared = prepared._replace(chosen=_chosen(prepared, module, peer.compiled))
     if peer.compiled or peer.how == "compile":
         torch._dynamo.reset()
-        module.compile()
+        module.compile(backend="inductor" if peer.how == "compile" or isinstance(row, Row) else "halfstride")
     return prepared
 
 

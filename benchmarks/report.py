@@ -161,18 +161,21 @@ def geometric_mean(values: Iterable[float]) -> float:
 # Models ---------------------------------------------------------------------------------------------------------------
 
 _MODEL_NOTES = (
-    "`x as shipped`, `x channels_last` and `x best` say how many times as long eager torch with contiguous images, "
-    "eager torch with channels_last ones, and the best ready-made peer take as the model that `halfstride.optimize` "
-    "returned, in its better layout. `upsampling` is the share of the eager model's time that its upsampling takes, "
-    "and `at most` the ratio to eager torch if that cost nothing. `difference` is the largest absolute difference "
-    "from float64, `of eager` that of eager torch."
+    "`x as shipped`, `x channels_last`, `x compile` and `x best` say how many times as long eager torch with "
+    "contiguous images, eager torch with channels_last ones, `torch.compile` and the best ready-made peer take as "
+    "halfstride: the model that `halfstride.optimize` returned, in its better layout, or compiled by the backend "
+    "`halfstride`, whichever is faster. `upsampling` is the share of the eager model's time that its upsampling "
+    "takes, and `at most` the ratio to eager torch if that cost nothing. `difference` is the largest absolute "
+    "difference from float64, `of eager` that of eager torch."
 )
 _MODEL_HEAD = [
     "model",
     "eager ms",
-    "halfstride ms",
+    "halfstride by",
+    "ms",
     "x as shipped",
     "x channels_last",
+    "x compile",
     "best ready-made",
     "x best",
     "upsampling",
@@ -188,9 +191,11 @@ def _model_line(result: Result) -> list[str]:
     return [
         result["name"],
         _milliseconds(_median_of(result, "eager")),
+        "compile" if own == "halfstride compile" else "optimize",
         _milliseconds(_median_of(result, own)),
         _ratio_cell(result, "eager", own),
         _ratio_cell(result, "eager channels_last", own),
+        _ratio_cell(result, "compile", own),
         ready or "none",
         _ratio_cell(result, ready, own),
         f"{share:.0%}",

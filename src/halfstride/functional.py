@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from halfstride import algorithms, planning
+from halfstride import algorithms, operators, planning
 from halfstride.algorithms.case import Case, resize_case, subpixel_case, transposed_case
 from halfstride.algorithms.common import is_channels_last
 from halfstride.arguments import Padding, Sizes
@@ -183,7 +183,7 @@ def resize_conv1d(
         >>> resize_conv1d(x, w)
         tensor([[[110., 211., 221.,  22.]]])
     """
-    return _resize_conv(
+    return resize_conv(
         1, input, weight, bias, scale_factor, padding, dilation, groups, output_size, padding_mode, algorithm
     )
 
@@ -240,7 +240,7 @@ def resize_conv2d(
         >>> resize_conv2d(x, w, scale_factor=(1, 2), output_size=(1, 3))
         tensor([[[[110., 211., 221.]]]])
     """
-    return _resize_conv(
+    return resize_conv(
         2, input, weight, bias, scale_factor, padding, dilation, groups, output_size, padding_mode, algorithm
     )
 
@@ -264,7 +264,7 @@ def resize_conv3d(
         >>> resize_conv3d(torch.ones(1, 4, 2, 3, 4), torch.ones(2, 4, 3, 3, 3), scale_factor=(1, 2, 2)).shape
         torch.Size([1, 2, 2, 6, 8])
     """
-    return _resize_conv(
+    return resize_conv(
         3, input, weight, bias, scale_factor, padding, dilation, groups, output_size, padding_mode, algorithm
     )
 
@@ -385,10 +385,22 @@ def _conv_transpose(axes: int, input: Tensor, weight: Tensor, bias: Tensor | Non
     return _upsample(transposed_case(axes, input.shape, weight.shape, *geometry), input, weight, bias, algorithm)
 
 
-def _resize_conv(axes: int, input: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any) -> Tensor:
+def resize_conv(
+    axes: int, input: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any, first: int | None = None
+) -> Tensor:
+    """A resize-convolution of any dimension; further arguments are those of `resize_conv2d`, all of them.
+
+    Args:
+        first: where the input stands for some of the channels that the weight is for, as a part of a concatenation
+            does: the first of them.
+    """
     *geometry, algorithm = arguments
     _check_tensors(input, weight, bias)
-    return _upsample(resize_case(axes, input.shape, weight.shape, *geometry), input, weight, bias, algorithm)
+    kernel = operators.part(weight, first, input.shape[-axes - 1])
+    case = resize_case(axes, input.shape, kernel.shape, *geometry)
+    if algorithm == "auto" and operators.stays_whole(case, input, weight, bias):
+        return operators.resize_conv(case, input, weight, bias, first)
+    return _upsample(case, input, kernel, bias, algorithm)
 
 
 def _subpixel_conv(axes: int, input: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any) -> Tensor:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from halfstride import functional
-from halfstride.caching import kept, lasts
+from halfstride.operators import part
 from halfstride.optimizing.lazy import Recipe, is_channels_last, is_ordinary, recipe_of
 from halfstride.optimizing.plan import Site, shown, times
 
@@ -25,7 +25,6 @@ __all__ = ["conv", "conv_transpose"]
 
 _Operators = tuple[Callable[..., Any], ...]  # of one, two and three dimensions
 _CONV: _Operators = (F.conv1d, F.conv2d, F.conv3d)
-_RESIZE_CONV: _Operators = (functional.resize_conv1d, functional.resize_conv2d, functional.resize_conv3d)
 _CONV_TRANSPOSE: _Operators = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 _OUR_CONV_TRANSPOSE: _Operators = (
     functional.conv_transpose1d,
@@ -125,44 +124,34 @@ class _OfParts:
 
     def compute(self, algorithm: str) -> Tensor:
         self.recipe.used = True
-        widths = [piece.shape[self.channels] for piece in self.recipe.pieces]
-        kernels = _split(self.weight, widths) if len(widths) > 1 else (self.weight,)
-        output = None
-        for piece, scale, kernel in zip(self.recipe.pieces, self.recipe.scales, kernels, strict=True):
-            part = self._part(piece, scale, kernel, self.bias if output is None else None, algorithm)
+        output, first = None, 0
+        for piece, scale in zip(self.recipe.pieces, self.recipe.scales, strict=True):
+            summand = self._part(piece, scale, first, self.bias if output is None else None, algorithm)
+            first += piece.shape[self.channels]
             # In place where no gradients are recorded: another tensor of this size costs more than the sum.
-            output = part if output is None else output + part if part.requires_grad else output.add_(part)
+            output = summand if output is None else output + summand if summand.requires_grad else output.add_(summand)
         assert output is not None, "a recipe has pieces"
         return output
 
-    def _part(
-        self, piece: Tensor, scale: tuple[int, ...], kernel: Tensor, bias: Tensor | None, algorithm: str
-    ) -> Tensor:
-        arguments = self.padding, self.dilation, self.groups
+    def _part(self, piece: Tensor, scale: tuple[int, ...], first: int, bias: Tensor | None, algorithm: str) -> Tensor:
+        joined = len(self.recipe.pieces) > 1
         if max(scale) == 1:
-            return self.conv(piece, kernel, bias, 1, *arguments)
-        output: Tensor = _RESIZE_CONV[kernel.dim() - 3](
+            kernel = part(self.weight, first, piece.shape[self.channels])
+            return self.conv(piece, kernel, bias, 1, self.padding, self.dilation, self.groups)
+        return functional.resize_conv(
+            self.weight.dim() - 2,
             _formatted_like(piece, self.weight),
-            kernel,
+            self.weight,
             bias,
             scale[self.channels + 1 :],
-            *arguments,
-            padding_mode=_PADDING_MODES[self.recipe.padding_mode],
-            algorithm=algorithm,
+            self.padding,
+            self.dilation,
+            self.groups,
+            None,
+            _PADDING_MODES[self.recipe.padding_mode],
+            algorithm,
+            first=first if joined else None,
         )
-        return output
-
-
-def _split(weight: Tensor, widths: list[int]) -> tuple[Tensor, ...]:
-    """The kernels of an input's parts; where the weight lasts they do too, so that they can be folded beforehand."""
-    parts = torch.split(weight, widths, 1)
-    if not lasts(weight):
-        return parts
-
-    def lasting() -> tuple[Tensor, ...]:
-        return tuple(nn.Parameter(part.clone(), requires_grad=False) for part in parts)
-
-    return kept(weight, ("parts", *widths), lasting)
 
 
 def _commuted(rewriting: Rewriting, of_parts: _OfParts, algorithm: str) -> Tensor:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.functional_tensor import FunctionalTensor  # what AOTAutograd traces with
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_map_only
 
@@ -119,7 +120,7 @@ def is_channels_last(tensor: Tensor) -> bool:
 
 def is_ordinary(tensor: Any) -> bool:
     """Whether it is a tensor that our operators know: no subclass, dense, real, with values."""
-    if type(tensor) not in (Tensor, nn.Parameter) or tensor.is_meta:
+    if type(tensor) not in (Tensor, nn.Parameter, FunctionalTensor) or tensor.is_meta:
         return False
     return tensor.layout is torch.strided and tensor.is_floating_point()
 

@@ -35,12 +35,13 @@ class Rewriting(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        result = NotImplemented if _is_recorded() else self.by_rule(func, args, kwargs)
+        return func(*args, **kwargs) if result is NotImplemented else result
+
+    def by_rule(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        """What a rule makes of a call; `NotImplemented` where none understands it."""
         rule = RULES.get(func)
-        if rule is not None and not _is_recorded():
-            result = rule(self, func, *args, **kwargs)
-            if result is not NotImplemented:
-                return result
-        return func(*args, **kwargs)
+        return NotImplemented if rule is None else rule(self, func, *args, **kwargs)
 
     def finish(self, output: Any) -> Any:
         """The output, after the mode has been left, with nothing lazy in it."""

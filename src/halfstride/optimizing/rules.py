@@ -331,6 +331,7 @@ RULES: dict[Any, Callable[..., Any]] = {
     torch.concat: _cat,
     torch.concatenate: _cat,
     F.pad: _pad,
+    torch._C._nn.pad: _pad,  # as Dynamo reads it
     F.batch_norm: _batch_norm,
     F.group_norm: _group_norm,
     **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout), _dropout),

@@ -1,0 +1,163 @@
+"""`torch.compile(model, backend="halfstride")`: what inductor makes of a model whose upsampling is rewritten.
+
+Dynamo reads the model's own code, and hands on a graph of torch functions for each stretch that it understands. While
+AOTAutograd traces such a graph, the rules of `halfstride.optimize` stand between the two: where the graph upsamples and
+convolves, the small image is convolved. What inductor compiles holds no trace of the rest.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import operator
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._ops import HigherOrderOperator
+from torch.utils._pytree import tree_map_only
+
+from halfstride.optimizing.lazy import LazyTensor, Recipe, is_ordinary
+from halfstride.optimizing.plan import Origin, Plan, Site
+from halfstride.optimizing.rewriting import Rewriting
+
+__all__ = ["backend", "rewritten"]
+
+_log = logging.getLogger(__name__)
+
+
+def backend(
+    graph: fx.GraphModule,
+    example_inputs: Sequence[Any],
+    *,
+    mode: str | None = None,
+    options: dict[str, Any] | None = None,
+) -> Callable[..., Any]:
+    """The backend that `torch.compile` finds by the name "halfstride", also where halfstride was never imported.
+
+    Args:
+        graph: what Dynamo read, in functions of torch.
+        example_inputs: its inputs, or tensors without numbers that are like them.
+        mode: as `torch.compile` takes it for inductor.
+        options: likewise, instead of a mode.
+    """
+    import torch._inductor as inductor  # which takes a second to import
+
+    settings = inductor.list_mode_options(mode) if mode else options
+    return inductor.compile(rewritten(graph), list(example_inputs), settings)  # type: ignore[no-any-return]
+
+
+def rewritten(graph: fx.GraphModule) -> fx.GraphModule:
+    """A graph that Dynamo read, with its upsampling rewritten as soon as somebody traces it."""
+    if not _upsamples(graph) or any(True for _ in (*graph.parameters(), *graph.buffers())):
+        return graph  # whoever traces wants to find tensors of the graph's own in its nodes
+    original = fx.GraphModule(graph, copy.deepcopy(graph.graph))
+    end = graph.graph.output_node()
+    (returned,) = end.args
+    assert isinstance(returned, tuple | list)
+
+    def halfstride(*inputs: Any) -> list[Any]:
+        with _Tracing(_ByRule()) as rewriting:
+            outputs = _Interpreter(original, rewriting).run(*inputs)
+        return [_laid_out_like(was, rewriting.finish(output)) for was, output in zip(returned, outputs, strict=True)]
+
+    # One call of a function that no cache of graphs knows, because it is another one in every graph. The graph's inputs
+    # stay what they are, with all that Dynamo has noted about them.
+    with graph.graph.inserting_before(end):
+        call = graph.graph.call_function(halfstride, tuple(graph.graph.find_nodes(op="placeholder")))
+        outputs = [graph.graph.call_function(operator.getitem, (call, at)) for at in range(len(returned))]
+    for was, output in zip(returned, outputs, strict=True):
+        output.meta = dict(was.meta) if isinstance(was, fx.Node) else {}
+    end.args = (tuple(outputs),)
+    for node in reversed(graph.graph.nodes):
+        if node.op != "placeholder" and node not in (call, *outputs, end):
+            graph.graph.erase_node(node)
+    graph.recompile()
+    return graph
+
+
+_UPSAMPLING = ("interpolate", "conv_transpose", "repeat_interleave", "expand")
+"""Within the names of functions: without any of them there is nothing to rewrite."""
+
+
+def _upsamples(graph: fx.GraphModule) -> bool:
+    names = [getattr(node.target, "__name__", str(node.target)) for node in graph.graph.nodes]
+    return any(part in name for name in names for part in _UPSAMPLING)
+
+
+def _laid_out_like(was: Any, output: Any) -> Any:
+    """An output in the order in memory that Dynamo told the code behind the graph of."""
+    like = was.meta.get("example_value") if isinstance(was, fx.Node) else None
+    if not isinstance(output, Tensor) or not isinstance(like, Tensor) or output.stride() == like.stride():
+        return output
+    return output.new_empty_strided(output.shape, like.stride()).copy_(output)
+
+
+class _ByRule(Plan):
+    """The plan where nothing is measured: what can be computed on the small image is."""
+
+    def wants(self, origin: Origin) -> Hashable:
+        return origin
+
+    def choose(self, site: Site) -> str:
+        _log.info("%s becomes %s", site.was, site.became)
+        return site.default or "auto"
+
+
+class _Tracing(Rewriting):
+    """The mode while a graph is traced: what is lazy is made by operators that are traced as well."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = NotImplemented if func in _OF_AUTOGRAD else self.by_rule(func, args, kwargs)
+        if result is not NotImplemented:
+            return result
+        if func not in _OF_SIZES:
+            args, kwargs = self.finish((args, kwargs))
+        return func(*args, **kwargs)
+
+    def lazy(self, recipe: Recipe) -> Any:
+        if not all(is_ordinary(piece) for piece in recipe.pieces):
+            return NotImplemented
+        if not torch.is_grad_enabled():
+            recipe.pieces = tuple(piece.detach() for piece in recipe.pieces)
+        return LazyTensor(recipe)
+
+    def finish(self, output: Any) -> Any:
+        return tree_map_only(LazyTensor, _made, output)
+
+
+class _Interpreter(fx.Interpreter):
+    """Runs a graph under the mode, but not the graphs within it, of `autograd.Function`, checkpointing, or branches."""
+
+    def __init__(self, graph: fx.GraphModule, rewriting: _Tracing) -> None:
+        super().__init__(graph)
+        self.rewriting = rewriting
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if not isinstance(target, HigherOrderOperator):
+            return super().call_function(target, args, kwargs)
+        args, kwargs = self.rewriting.finish((args, kwargs))
+        with torch._C.DisableTorchFunction():
+            return super().call_function(target, args, kwargs)
+
+
+def _made(tensor: LazyTensor) -> Tensor:
+    recipe = tensor.recipe
+    if recipe.made is None:
+        with torch._C.DisableTorchFunction():  # else it would be put off again
+            recipe.made = recipe.build(*recipe.pieces)
+    return recipe.made
+
+
+_OF_AUTOGRAD = {Tensor.register_hook, Tensor.requires_grad_, Tensor.retain_grad}
+"""What is about this very tensor, which has to be made."""
+
+_OF_SIZES: set[Callable[..., Any]] = {
+    *(getattr(Tensor, name) for name in ("dim", "is_contiguous", "ndimension", "nelement", "numel", "size", "stride")),
+    *(getattr(Tensor, name).__get__ for name in ("device", "dtype", "layout", "ndim", "shape")),
+}
+"""What is known of a tensor that is not made."""

@@ -1,0 +1,181 @@
+"""`torch.compile(model, backend="halfstride")`: what is compiled computes what the model computes."""
+
+import copy
+import logging
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch._dynamo.backends.registry import lookup_backend
+from torch.utils._pytree import tree_leaves
+
+from halfstride.optimizing import compiling, optimize
+from test_optimizing import (
+    CAT,
+    CLOSE,
+    FOUND,
+    IN_PLACE,
+    LEFT,
+    ONE_BY_ONE,
+    Model,
+    assert_same,
+    conv,
+    image,
+    randomised,
+    results,
+    up,
+)
+from test_optimizing_models import UNet, Vocoder, vae_decoder
+
+# What Dynamo has to say about the code that it reads, and about its own.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute"),
+]
+
+
+def traced(graph, example_inputs):
+    """The backend, with the operators of the traced graph in inductor's place: compiling takes seconds."""
+    return lookup_backend("aot_eager")(compiling.rewritten(graph), example_inputs)
+
+
+@pytest.fixture
+def became(caplog):
+    """What became of the sites, as the log says it."""
+    torch._dynamo.reset()
+    caplog.set_level(logging.INFO, logger="halfstride")
+    return lambda: {record.getMessage().partition(" becomes ")[2] for record in caplog.records} - {""}
+
+
+def check(model, *samples, modes=(True, False), **options):
+    """Compile a model, and compare it with itself: forwards, backwards, on several inputs, and how results lie."""
+    model = randomised(model).double()
+    original = copy.deepcopy(model)
+    compiled = torch.compile(model, backend=traced, **options)
+    for sample in samples:
+        sample = [x.double() for x in sample]
+        for train in modes:
+            model.train(train)
+            original.train(train)
+            assert_same(results(compiled, sample), results(original, sample))
+            with torch.inference_mode():
+                actual, expected = compiled(*sample), original(*sample)
+            assert_same(actual, expected)
+            assert [leaf.stride() for leaf in tree_leaves(actual)] == [leaf.stride() for leaf in tree_leaves(expected)]
+        assert_same(list(model.state_dict().values()), list(original.state_dict().values()))
+
+
+@pytest.mark.parametrize("run", FOUND.values(), ids=FOUND)
+def test_found_and_right(run, became):
+    check(Model(run, up=nn.Upsample(scale_factor=2), conv=conv()), [image()])
+    assert became() == {"resize-convolution"}
+
+
+@pytest.mark.parametrize("run", ONE_BY_ONE.values(), ids=ONE_BY_ONE)
+def test_one_by_one_convolutions_come_before_the_upsampling(run, became):
+    check(Model(run, conv=conv(), one=conv(kernel=1), last=conv(3)), [image()])
+    assert became() == {"conv2d 4→3 before the upsampling", "resize-convolution"}
+
+
+@pytest.mark.parametrize("run", CAT.values(), ids=CAT)
+def test_concatenation_with_a_skip_connection(run, became):
+    check(Model(run, conv=conv(7)), [image(), image(3, 10, 12)])
+    assert became() == {"resize-convolution of the parts"}
+
+
+# From this scale on nearest neighbours differ between torch's own operators and what it compiles.
+@pytest.mark.parametrize("name", sorted(LEFT.keys() - {"scale 41 is not exact"}))
+def test_left_as_it_was_and_right(name, became):
+    check(Model(LEFT[name], conv=conv(), conv4=conv(4, 4)), [image(width=6)])
+    assert not became() or name == "reflected far"  # a resize-convolution, but one that is computed by the definition
+
+
+@pytest.mark.parametrize("run", IN_PLACE, ids=lambda run: run.__name__)
+def test_changes_in_place(run, became):
+    check(Model(lambda m, x: (run(m, x), m.other(up(x))), conv=conv(), other=conv()), [image()])
+    assert "resize-convolution" in became()
+
+
+@pytest.mark.parametrize("name", sorted(CLOSE.keys() - {"values"}))  # which breaks the graph at every line
+def test_code_that_looks_closely(name, became):
+    model = Model(lambda m, x: (CLOSE[name](m, x), m.other(up(x))), conv=conv(), other=conv(), wide=conv(8))
+    check(model, [image()])
+    assert "resize-convolution" in became()
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "finds"),
+    [
+        (vae_decoder, (2, 4, 5, 6), {"resize-convolution"}),
+        (UNet, (2, 3, 16, 24), {"resize-convolution of the parts", "transposed convolution"}),
+        (Vocoder, (2, 6, 5), {"transposed convolution"}),
+    ],
+)
+def test_architectures(make, shape, finds, became):
+    check(make(), [torch.randn(shape)], modes=[False])  # dropout of compiled models draws other numbers
+    assert became() == finds
+
+
+def checkpointed(m, x):
+    return m.conv(torch.utils.checkpoint.checkpoint(lambda y: up(torch.sin(y)), x, use_reentrant=False))
+
+
+def test_sizes_that_change(became):
+    model = Model(lambda m, x: (lambda y: m.conv(y) * y.shape[3] / y.numel() + y.size(2))(up(x)), conv=conv())
+    check(model, [image()], [image(height=9, width=4, batch=5)], modes=[False], dynamic=True)
+    assert became() == {"resize-convolution"}
+
+
+def test_checkpointing(became):
+    check(Model(lambda m, x: checkpointed(m, x) + m.conv(up(x)), conv=conv()), [image()])
+    assert became() == {"resize-convolution"}
+
+
+def test_autocast_and_half_types(became):
+    model = randomised(Model(lambda m, x: m.conv(up(torch.sigmoid(x))), conv=conv()))
+    compiled = torch.compile(model, backend=traced)
+    x = image()
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        actual, expected = compiled(x), model(x)
+    assert actual.dtype == expected.dtype == torch.bfloat16
+    assert_same(actual, expected, 2e-2)
+    model.bfloat16()
+    assert_same(compiled(x.bfloat16()), model(x.bfloat16()), 2e-2)
+    assert became() == {"resize-convolution"}
+
+
+def test_by_its_name_through_inductor(became):
+    """As a stranger calls it; also a model that `optimize` has been at."""
+    model = randomised(Model(lambda m, x: m.conv(F.silu(up(x))), conv=conv()))
+    x = image()
+    expected = results(copy.deepcopy(model), [x])
+    optimize(model, x)
+    compiled = torch.compile(model, backend="halfstride", options={"max_fusion_size": 32})
+    assert_same(results(compiled, [x]), expected, 1e-5)
+    assert became() == {"resize-convolution"}
+
+
+def test_a_graph_without_upsampling_is_handed_on_as_it_is():
+    torch._dynamo.reset()
+    seen = []
+
+    def backend(graph, _):
+        code = graph.code
+        seen.append((compiling.rewritten(graph).code, code))
+        return graph.forward
+
+    torch.compile(conv(), backend=backend)(image())
+    ((after, before),) = seen
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"), [({"mode": "fastest"}, "fastest"), ({"options": {"fusion_size": 3}}, "fusion_size")]
+)
+def test_settings_that_inductor_does_not_know(settings, message):
+    torch._dynamo.reset()
+    compiled = torch.compile(Model(lambda m, x: m.conv(up(x)), conv=conv()), backend="halfstride", **settings)
+    with pytest.raises(Exception, match=message):
+        compiled(image())
