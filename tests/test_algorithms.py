@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.autograd import forward_ad
@@ -187,6 +188,32 @@ def test_scattering_at_a_large_stride(k, d, padding):
     generator = torch.Generator().manual_seed(k)
     x, weight, bias = (torch.randn(size, generator=generator).double() for size in ((2, 3, 5), (3, 2, k), (2,)))
     assert_close(scatter.compute(case, x, weight, bias), by_definition(case, x, weight, bias))
+
+
+@pytest.mark.parametrize("size", [(5, 4), (3, 5, 4)], ids=["images", "volumes"])
+@pytest.mark.parametrize("bias", [None, torch.randn(6, dtype=torch.float64)], ids=["no bias", "bias"])
+@pytest.mark.parametrize("training", [False, True])
+def test_scattering_kernels_that_lie_side_by_side(size, bias, training):
+    """Nothing is added to anything: a copy puts the products in their places. One position more, and it is added."""
+    axes = len(size)
+    taps = (2, 3, 2)[-axes:]
+    order = torch.channels_last if axes == 2 else torch.channels_last_3d
+    weight = torch.nn.Parameter(torch.randn(4, 6, *taps, dtype=torch.float64), requires_grad=training)
+    x = torch.randn(2, 4, *size, dtype=torch.float64).to(memory_format=order).requires_grad_(training)
+    for padding, output_padding in ((0, 0), (1, 0), (0, 1)):
+        case = transposed_case(axes, x.shape, weight.shape, taps, padding, output_padding)
+        function = (F.conv_transpose2d, F.conv_transpose3d)[axes - 2]
+        with torch.set_grad_enabled(training):
+            expected = function(x, weight, bias, taps, padding, output_padding)
+            for _ in range(2):  # the second time with what was kept
+                actual = scatter.compute(case, x, weight, bias)
+                assert_close(actual, expected)
+                assert actual.is_contiguous(memory_format=order)
+        if training:
+            g = torch.randn_like(expected)
+            ours, theirs = (torch.autograd.grad(y, (x, weight), g) for y in (actual, expected))
+            for one, other in zip(ours, theirs, strict=True):
+                assert_close(one, other)
 
 
 @settings(max_examples=100)

@@ -117,11 +117,11 @@ def crossed(one: Tensor, other: Tensor) -> Tensor:
     return gradient[:, :, 0, 0]
 
 
-def multiplied(rows: Tensor, kernel: Tensor) -> Tensor:
-    """(rows, out): rows (rows, in) times a kernel (out, in), in torch's own operators."""
+def multiplied(rows: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(rows, out): rows (rows, in) times a kernel (out, in), and a bias (out,) added, in torch's own operators."""
     if len(rows) * kernel.numel() < _LEAST or not _convolved_by_onednn(rows, kernel):
-        return rows @ kernel.t()
-    return _as_rows(F.conv2d(_as_image(rows), kernel[:, :, None, None]))
+        return F.linear(rows, kernel, bias)
+    return _as_rows(F.conv2d(_as_image(rows), kernel[:, :, None, None], bias))
 
 
 def _pays(products: int, *tensors: Tensor) -> bool:

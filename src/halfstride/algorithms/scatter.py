@@ -66,10 +66,46 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     kernel = partial(transposed_weight, case, weight, x.dtype)
     # One output channel lies the same in either order, and is added faster with its positions next to each other.
     if is_channels_last(x) and case.groups == 1 and case.out_channels > 1:
+        if _are_tiles(case):
+            return as_channels_last(typed(_tiles(case, x, weight, kernel, bias), input.dtype), like=input)
         products = _products_channels_last(case, x, weight, kernel)
     else:
         products = _products(case, x, weight, kernel)
     return as_channels_last(typed(_added(products, bias, twin), input.dtype), like=input)
+
+
+def _are_tiles(case: Case) -> bool:
+    """Whether nothing is added to anything, because kernels lie side by side, and it is faster to make use of that."""
+    full = tuple(n * s for n, s in zip(case.input_size, case.stride, strict=True))
+    side_by_side = case.kernel_size == case.stride and not any(case.padding) and case.output_size == full
+    # A compiler makes one loop of what follows the products anyway.
+    worth = (case.axes == 2 or not torch.is_grad_enabled()) and not torch.compiler.is_compiling()
+    return case.form == "transposed" and case.padding_mode == "zeros" and side_by_side and worth
+
+
+def _tiles(case: Case, x: Tensor, weight: Tensor, kernel: Callable[[], Tensor], bias: Tensor | None) -> Tensor:
+    """The output of such a case, with the channels next to each other in memory: products that have their bias already,
+    and one copy that puts them in their places."""
+    taps, axes, wanted = case.kernel_size, case.axes, case.out_channels * math.prod(case.kernel_size)
+    bias = None if bias is None else bias.repeat(math.prod(taps))
+
+    def columns() -> Tensor:
+        """(taps·out, in)"""
+        return kernel().movedim((1, 0), (-2, -1)).flatten(0, -2)
+
+    if lasts(weight):
+        spare = -wanted % _COLUMNS
+        key = _key(case, "tiles")
+        packed = kept(weight, key, lambda: Kernel(F.pad(columns(), (0, 0, 0, spare)).contiguous()))
+        bias = None if bias is None else F.pad(bias, (0, spare))
+        products = times(x.movedim(1, -1).flatten(0, -2), packed, bias).narrow(1, 0, wanted)
+    elif axes == 2:
+        products = F.conv2d(x, columns()[:, :, None, None], bias).movedim(1, -1)
+    else:
+        products = multiplied(x.movedim(1, -1).flatten(0, -2), columns(), bias)
+    products = products.view(case.batch, *case.input_size, *taps, case.out_channels)
+    turns = [dim for axis in range(1, 1 + axes) for dim in (axis, axes + axis)]
+    return products.permute(0, *turns, -1).reshape(case.batch, *case.output_size, case.out_channels).movedim(-1, 1)
 
 
 def _products(case: Case, x: Tensor, weight: Tensor, kernel: Callable[[], Tensor]) -> Tensor:
@@ -108,8 +144,8 @@ def _products_channels_last(case: Case, x: Tensor, weight: Tensor, kernel: Calla
     return products.permute(0, -1, *range(1 + axes, 1 + 2 * axes), *range(1, 1 + axes))
 
 
-def _key(case: Case, name: str) -> tuple[Hashable, ...]:
-    return "scatter", name, case.form, case.stride, case.dilation
+def _key(case: Case, *name: Hashable) -> tuple[Hashable, ...]:
+    return "scatter", *name, case.form, case.stride, case.dilation
 
 
 class _Run(NamedTuple):
