@@ -377,6 +377,36 @@ def test_a_gain_within_noise_is_none(monkeypatch):
     assert "forward" not in vars(model)
 
 
+@torch.no_grad()
+def test_what_is_not_faster_within_the_model_is_left(monkeypatch):
+    def alternating(runs, *_):
+        for run in runs.values():
+            run()
+        return {name: 0.1 * at if at else 1.0 for at, name in enumerate(runs)}
+
+    def seconds(run, _):
+        run()
+        return next(durations)
+
+    durations = iter([1.0, 1.0, 2.0, 0.5])  # of both sites as they were, then of both changed
+    monkeypatch.setattr(measuring, "alternating", alternating)
+    monkeypatch.setattr(measuring, "seconds", seconds)
+    model = simple().double()
+    x = image().double()
+    expected = model(x)
+    model, report = optimize(model, x)
+    resize, transposed = report.rows
+    assert (resize.became, resize.reason) == ("", "not faster within the model")
+    assert resize.inference.speedup == 0.5
+    assert transposed.became == "transposed convolution (phases)"
+    assert transposed.inference.speedup == 2
+    assert report.optimized
+    owners = [module for module in model.modules() if "forward" in vars(module)]
+    plan = owners[0].forward.plan
+    assert sorted(str(name) for tried in plan.algorithms.values() for name in tried.values()) == ["None", "phases"]
+    assert_same(model(x), expected)
+
+
 def test_the_whole_decides(monkeypatch):
     clock(monkeypatch, differences=0.5, after=1.0)
     model, report = optimize(simple(), image())
@@ -387,6 +417,8 @@ def test_the_whole_decides(monkeypatch):
 
 def test_training_is_decided_on_its_own(monkeypatch):
     def alternating(runs, *_):
+        if "changed" in runs:  # within the model
+            return {}
         training = next(counter) % 2
         return {name: 1.0 if name in ("", "before") or training else 0.5 for name in runs}
 
@@ -426,14 +458,14 @@ def test_a_wrong_result_is_never_kept(monkeypatch, wrong):
 
 
 def test_a_wrong_model_is_never_kept(monkeypatch):
-    from halfstride.optimizing.optimizer import _Run
+    from halfstride.optimizing.running import Run
 
     for differences, note in (
         ((1e-3, 0.0), "the result differs by 1e-03"),
         ((0.0, 0.05), "the result differs by 0e+00, a gradient by 5e-02"),
         ((float("nan"), 0.0), "the result differs by nan"),
     ):
-        monkeypatch.setattr(_Run, "differences", lambda *_, found=differences: found)
+        monkeypatch.setattr(Run, "differences", lambda *_, found=differences: found)
         model, report = optimize(simple(), image())
         assert not report.optimized
         assert report.note == note

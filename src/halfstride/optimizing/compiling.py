@@ -57,9 +57,12 @@ def rewritten(graph: fx.GraphModule) -> fx.GraphModule:
     (returned,) = end.args
     assert isinstance(returned, tuple | list)
 
+    plan = _ByRule()
+
     def halfstride(*inputs: Any) -> list[Any]:
-        with _Tracing(_ByRule()) as rewriting:
+        with _Tracing(plan) as rewriting:
             outputs = _Interpreter(original, rewriting).run(*inputs)
+        plan.told = True
         return [_laid_out_like(was, rewriting.finish(output)) for was, output in zip(returned, outputs, strict=True)]
 
     # One call of a function that no cache of graphs knows, because it is another one in every graph. The graph's inputs
@@ -97,11 +100,15 @@ def _laid_out_like(was: Any, output: Any) -> Any:
 class _ByRule(Plan):
     """The plan where nothing is measured: what can be computed on the small image is."""
 
+    told = False
+    """Whether the log has it all: a graph is traced several times."""
+
     def wants(self, origin: Origin) -> Hashable:
         return origin
 
     def choose(self, site: Site) -> str:
-        _log.info("%s becomes %s", site.was, site.became)
+        if not self.told:
+            _log.info("%s becomes %s", site.was, site.became)
         return site.default or "auto"
 
 
