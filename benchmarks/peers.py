@@ -250,12 +250,16 @@ def _called(module: nn.Module, inputs: list[Tensor], training: bool) -> Prepared
 
 
 def _chosen(prepared: Prepared, layer: nn.Module, compiled: bool) -> str:
-    """What `planning.choose` answers in one call of a layer."""
-    choose, answers = planning.choose, []
+    """What `planning.choose` answers in one call of a layer: as it runs, or else as it is traced."""
+    choose, traced, ran = planning.choose, [], []
 
     def listening(*arguments: Any, **options: Any) -> Any:
-        answers.append(choose(*arguments, **options))
-        return answers[-1]
+        answer = choose(*arguments, **options)
+        if torch.compiler.is_compiling():
+            traced.append(answer)
+        else:
+            ran.append(answer)
+        return answer
 
     planning.choose = listening
     if compiled:
@@ -264,7 +268,8 @@ def _chosen(prepared: Prepared, layer: nn.Module, compiled: bool) -> str:
         prepared.run()
     finally:
         planning.choose = choose
-    return f"{answers[0]}, compiled" if compiled else answers[0]
+    answer: str = (ran or traced)[0]
+    return f"{answer}, compiled" if compiled else answer
 
 
 def _emulated_products(row: Row) -> int:

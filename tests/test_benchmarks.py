@@ -132,12 +132,15 @@ def test_auto_says_what_it_chose():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch about itself
 def test_auto_through_the_compiler(tmp_path):
     worker, path = _Worker(), str(tmp_path / "reference.pt")
-    task = Task("transposed 1x3x4x5 -> 2 k3 s2 p1 op1")
-    worker.reference(task, path)
-    assert worker.prepare(Peer("halfstride compile", "halfstride", "auto", True, compiled=True), task) == (
-        "scatter, compiled"
-    )
-    assert worker.check(path)["error"] < 1e-6
+    peer = Peer("halfstride compile", "halfstride", "auto", True, compiled=True)
+    for line, chosen in (
+        ("transposed 1x3x4x5 -> 2 k3 s2 p1 op1", "scatter, compiled"),
+        ("resize 1x512x32x32 -> 512 k3 s2", "differences, compiled"),  # one operator, which chooses as it runs
+    ):
+        task = Task(line)
+        worker.reference(task, path)
+        assert worker.prepare(peer, task) == chosen
+        assert worker.check(path)["error"] < 1e-6
 
 
 def test_a_wrong_result_is_not_timed(tmp_path):

@@ -129,6 +129,19 @@ def test_sizes_that_change(became):
     assert became() == {"resize-convolution"}
 
 
+@torch.no_grad()
+def looked_at(y):
+    return y.mean()
+
+
+def test_made_where_no_gradients_are_recorded(became):
+    check(
+        Model(lambda m, x: (lambda y: (looked_at(y), y.sin() + m.conv(up(x)).sum(), m.conv(y)))(up(x)), conv=conv()),
+        [image()],
+    )
+    assert became() == {"resize-convolution"}
+
+
 def test_checkpointing(became):
     check(Model(lambda m, x: checkpointed(m, x) + m.conv(up(x)), conv=conv()), [image()])
     assert became() == {"resize-convolution"}

@@ -153,9 +153,11 @@ class _Interpreter(fx.Interpreter):
 
 
 def _made(tensor: LazyTensor) -> Tensor:
+    """The tensor itself, as it would have been made where it was put off: who asks for it may record no gradients."""
     recipe = tensor.recipe
     if recipe.made is None:
-        with torch._C.DisableTorchFunction():  # else it would be put off again
+        device = recipe.pieces[0].device.type
+        with torch._C.DisableTorchFunction(), torch.enable_grad(), torch.autocast(device, enabled=False):
             recipe.made = recipe.build(*recipe.pieces)
     return recipe.made
 
