@@ -185,6 +185,13 @@ def test_concatenation_with_a_skip_connection(run):
     assert "resize-convolution of the parts" in report.rows[0].became
 
 
+def test_slopes_of_channels_that_are_joined():
+    """A PReLU that has one for each channel, of which the parts of a concatenation have fewer."""
+    model = randomised(Model(lambda m, x: m.wide(m.act(torch.cat([up(x), up(x)], 1))), wide=conv(8), act=nn.PReLU(8)))
+    check(model, image(), finds=0)
+    check(randomised(Model(lambda m, x: m.conv(m.act(up(x))), conv=conv(), act=nn.PReLU(4))), image())
+
+
 LEFT = {
     "bilinear": lambda m, x: m.conv(up(x, 2, "bilinear")),
     "no integer": lambda m, x: m.conv(up(x, 1.5)),

@@ -144,6 +144,91 @@ def test_made_where_no_gradients_are_recorded(became):
     assert became() == {"resize-convolution"}
 
 
+def scaled_in_vmap(m, x):
+    return torch.vmap(lambda one: up(one[None])[0])(x).mean() + m.conv(up(x))
+
+
+def in_inference_mode(m, x):
+    with torch.inference_mode():
+        return m.conv(up(x))
+
+
+@pytest.mark.parametrize(
+    "run", [scaled_in_vmap, lambda m, x: torch.func.vjp(up, x)[1](up(m.conv(x)[:, :1]).expand(-1, 4, -1, -1))[0]]
+)
+def test_transforms_within_the_model_are_left_alone(run, became):
+    check(Model(run, conv=conv()), [image()])
+    assert not became()
+
+
+def test_inference_mode_within_the_model_is_left_alone(became):
+    model = randomised(Model(in_inference_mode, conv=conv()))
+    x = image()
+    assert_same(torch.compile(model, backend=traced)(x), model(x), 1e-5)
+    assert not became()
+
+
+def data_changed(m, x):
+    y = up(x)
+    y.data.mul_(2)
+    return m.conv(y), y.sin(), y.data * 2
+
+
+def expanded(x):
+    n, c, h, w = x.shape
+    return x[:, :, :, None, :, None].expand(n, c, h, 2, w, 2).reshape(n, c, 2 * h, 2 * w)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        data_changed,
+        lambda m, x: (expanded(x).view(2, -1), m.conv(up(x))),
+        lambda m, x: (x.repeat_interleave(2, 2).repeat_interleave(2, 3).view(2, -1), m.conv(up(x))),
+        lambda m, x: m.conv(expanded(x)).view(2, -1),
+        lambda m, x: m.wide(F.prelu(torch.cat([up(x), up(x)], 1), m.slopes)),
+        lambda m, x: m.wide(F.prelu(torch.cat([up(x), up(x)], 1), m.slopes[:1])),
+        lambda m, x: m.conv(F.prelu(up(x), m.slopes[:4])),
+        lambda m, x: m.wide(F.prelu(up(x).repeat_interleave(2, 1), m.slopes)),
+    ],
+)
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_what_is_easily_overlooked(run, order):
+    torch._dynamo.reset()
+    model = Model(run, conv=conv(), wide=conv(8))
+    model.slopes = nn.Parameter(torch.rand(8))
+    check(model, [image().to(memory_format=order)])
+
+
+@pytest.mark.parametrize("outputs", [3, 40])
+def test_sizes_of_a_decoder_that_change(outputs, became):
+    """Up to the size of a skip connection, and with batches of any size in one graph."""
+    graphs = []
+
+    def backend(graph, example_inputs):
+        graphs.append(graph)
+        return traced(graph, example_inputs)
+
+    model = randomised(
+        Model(lambda m, x: m.conv(F.interpolate(x, size=(2 * x.shape[2], 2 * x.shape[3]))), conv=conv(4, outputs))
+    ).double()
+    compiled = torch.compile(model, backend=backend, dynamic=True)
+    with torch.no_grad():
+        for batch in (2, 3, 5, 7):
+            x = image(batch=batch).double()
+            assert_same(compiled(x), model(x))
+    assert len(graphs) == 1
+    assert became() == {"resize-convolution"}
+
+
+def test_sizes_that_only_a_run_can_tell(became):
+    model = randomised(Model(lambda m, x: m.conv(up(x[x.sum((1, 2, 3)) > 0])), conv=conv())).double()
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True), torch.no_grad():
+        x = image(batch=6).double()
+        assert_same(torch.compile(model, backend=traced, fullgraph=True)(x), model(x))
+    assert not became()
+
+
 def test_checkpointing(became):
     check(Model(lambda m, x: checkpointed(m, x) + m.conv(up(x)), conv=conv()), [image()])
     assert became() == {"resize-convolution"}

@@ -91,7 +91,7 @@ def _resize_conv(
         groups,
         batch,
         in_channels,
-        len(weight),
+        weight.shape[0],
     )
     algorithm = planning.choose(case, "auto", input.device.type, channels_last=is_channels_last(input))
     return as_channels_last(ALGORITHMS[algorithm].compute(case, input, kernel, bias), like=input)
@@ -99,4 +99,4 @@ def _resize_conv(
 
 @_resize_conv.register_fake
 def _(input, weight, bias, first, output_size, *_):  # type: ignore[no-untyped-def]
-    return as_channels_last(input.new_empty(len(input), len(weight), *output_size), like=input)
+    return as_channels_last(input.new_empty(input.shape[0], weight.shape[0], *output_size), like=input)

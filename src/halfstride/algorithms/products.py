@@ -119,7 +119,9 @@ def crossed(one: Tensor, other: Tensor) -> Tensor:
 
 def multiplied(rows: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
     """(rows, out): rows (rows, in) times a kernel (out, in), and a bias (out,) added, in torch's own operators."""
-    if len(rows) * kernel.numel() < _LEAST or not _convolved_by_onednn(rows, kernel):
+    count = rows.shape[0]
+    few = isinstance(count, int) and count * kernel.numel() < _LEAST  # a symbol should not be asked how large it is
+    if few or not _convolved_by_onednn(rows, kernel):
         return F.linear(rows, kernel, bias)
     return _as_rows(F.conv2d(_as_image(rows), kernel[:, :, None, None], bias))
 

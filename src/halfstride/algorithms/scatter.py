@@ -112,17 +112,17 @@ def _products(case: Case, x: Tensor, weight: Tensor, kernel: Callable[[], Tensor
     """(batch, out, *taps, *positions), by the kernel of a transposed convolution, which is made of a weight."""
     taps, groups = as_transposed(case)[0].kernel_size, case.groups
     positions, channels = math.prod(x.shape[2:]), case.out_channels * math.prod(taps)
-    if len(x) == groups == 1 and channels >= _MANY and lasts(weight):
+    if x.shape[0] == groups == 1 and channels >= _MANY and lasts(weight):
         rows = kept(weight, _key(case, "rows"), lambda: kernel().flatten(1).t().contiguous())
         products = times(rows, x.flatten(2)[0].t())
-    elif len(x) > groups == 1 and positions < channels:
+    elif x.shape[0] > groups == 1 and positions < channels:
         # The positions of all images in one product: else the weight's gradient is as large for each of them.
         products = (x.flatten(2).transpose(1, 2) @ kernel().flatten(1)).transpose(1, 2)
     else:
         columns = kernel().reshape(groups, x.shape[1] // groups, -1).transpose(1, 2)
-        columns = columns.expand(len(x), -1, -1, -1).flatten(0, 1)
+        columns = columns.expand(x.shape[0], -1, -1, -1).flatten(0, 1)
         products = torch.bmm(columns, x.reshape(len(columns), x.shape[1] // groups, positions))
-    return products.reshape(len(x), case.out_channels, *taps, *x.shape[2:])
+    return products.reshape(x.shape[0], case.out_channels, *taps, *x.shape[2:])
 
 
 def _products_channels_last(case: Case, x: Tensor, weight: Tensor, kernel: Callable[[], Tensor]) -> Tensor:
@@ -140,7 +140,7 @@ def _products_channels_last(case: Case, x: Tensor, weight: Tensor, kernel: Calla
         products = times(rows, kept(weight, _key(case, "columns"), lambda: Kernel(columns().t().contiguous())))
     else:
         products = multiplied(rows, columns().t())
-    products = products.narrow(1, 0, wanted).view(len(x), *x.shape[2:], *taps, case.out_channels)
+    products = products.narrow(1, 0, wanted).view(x.shape[0], *x.shape[2:], *taps, case.out_channels)
     return products.permute(0, -1, *range(1 + axes, 1 + 2 * axes), *range(1, 1 + axes))
 
 
@@ -260,7 +260,7 @@ class _Added(torch.autograd.Function):
             return fused.added(products, bias, case)
         plan = _plan(case)
         if products.stride(1) == 1:
-            output = products.new_empty(len(products), *plan.output_size, products.shape[1]).movedim(-1, 1)
+            output = products.new_empty(products.shape[0], *plan.output_size, products.shape[1]).movedim(-1, 1)
         else:
             output = products.new_empty(*products.shape[:2], *plan.output_size)
         if not plan.first:

@@ -16,11 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._ops import HigherOrderOperator
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils._pytree import tree_map_only
 
 from halfstride.optimizing.lazy import LazyTensor, Recipe, is_ordinary
 from halfstride.optimizing.plan import Origin, Plan, Site
 from halfstride.optimizing.rewriting import Rewriting
+from halfstride.optimizing.rules import RULES
 
 __all__ = ["backend", "rewritten"]
 
@@ -50,20 +52,22 @@ def backend(
 
 def rewritten(graph: fx.GraphModule) -> fx.GraphModule:
     """A graph that Dynamo read, with its upsampling rewritten as soon as somebody traces it."""
-    if not _upsamples(graph) or any(True for _ in (*graph.parameters(), *graph.buffers())):
-        return graph  # whoever traces wants to find tensors of the graph's own in its nodes
+    if not _is_understood(graph):
+        return graph
     original = fx.GraphModule(graph, copy.deepcopy(graph.graph))
+    for node in original.graph.nodes:
+        node.meta.pop("example_value", None)  # which would live as long as this function
     end = graph.graph.output_node()
     (returned,) = end.args
     assert isinstance(returned, tuple | list)
-
+    strides = [_strides(was) for was in returned]
     plan = _ByRule()
 
     def halfstride(*inputs: Any) -> list[Any]:
         with _Tracing(plan) as rewriting:
-            outputs = _Interpreter(original, rewriting).run(*inputs)
+            outputs = rewriting.finish(_Interpreter(original, rewriting).run(*inputs))
         plan.told = True
-        return [_laid_out_like(was, rewriting.finish(output)) for was, output in zip(returned, outputs, strict=True)]
+        return [_laid_out(output, wanted) for output, wanted in zip(outputs, strides, strict=True)]
 
     # One call of a function that no cache of graphs knows, because it is another one in every graph. The graph's inputs
     # stay what they are, with all that Dynamo has noted about them.
@@ -82,19 +86,35 @@ def rewritten(graph: fx.GraphModule) -> fx.GraphModule:
 
 _UPSAMPLING = ("interpolate", "conv_transpose", "repeat_interleave", "expand")
 """Within the names of functions: without any of them there is nothing to rewrite."""
+_OF_MODES = ("increment_nesting", "_enter_inference_mode")
+"""Likewise: `torch.func` and inference mode within a graph, with other tensors on either side of their borders."""
 
 
-def _upsamples(graph: fx.GraphModule) -> bool:
+def _is_understood(graph: fx.GraphModule) -> bool:
+    """Whether there is something to rewrite, and nothing that a lazy tensor could get lost in."""
     names = [getattr(node.target, "__name__", str(node.target)) for node in graph.graph.nodes]
-    return any(part in name for name in names for part in _UPSAMPLING)
+    if not _any_within(_UPSAMPLING, names) or _any_within(_OF_MODES, names):
+        return False
+    if any(True for _ in (*graph.parameters(), *graph.buffers())):
+        return False  # who traces wants to find tensors of the graph's own in its nodes
+    # Sizes that are only known once it runs answer no questions, and rules ask.
+    return not any(free_unbacked_symbols(node.meta.get("example_value", 0)) for node in graph.graph.nodes)
 
 
-def _laid_out_like(was: Any, output: Any) -> Any:
-    """An output in the order in memory that Dynamo told the code behind the graph of."""
-    like = was.meta.get("example_value") if isinstance(was, fx.Node) else None
-    if not isinstance(output, Tensor) or not isinstance(like, Tensor) or output.stride() == like.stride():
+def _any_within(parts: Sequence[str], names: Sequence[str]) -> bool:
+    return any(part in name for name in names for part in parts)
+
+
+def _strides(node: Any) -> tuple[int, ...] | None:
+    """The order in memory of a graph's output, which Dynamo has told the code behind the graph of."""
+    value = node.meta.get("example_value") if isinstance(node, fx.Node) else None
+    return value.stride() if isinstance(value, Tensor) else None
+
+
+def _laid_out(output: Any, strides: tuple[int, ...] | None) -> Any:
+    if not isinstance(output, Tensor) or strides is None or output.stride() == strides:
         return output
-    return output.new_empty_strided(output.shape, like.stride()).copy_(output)
+    return output.new_empty_strided(output.shape, strides).copy_(output)
 
 
 class _ByRule(Plan):
@@ -138,17 +158,19 @@ class _Tracing(Rewriting):
 
 
 class _Interpreter(fx.Interpreter):
-    """Runs a graph under the mode, but not the graphs within it, of `autograd.Function`, checkpointing, or branches."""
+    """Runs a graph under the mode, and hands what is lazy only to those who meet the mode first."""
 
     def __init__(self, graph: fx.GraphModule, rewriting: _Tracing) -> None:
         super().__init__(graph)
         self.rewriting = rewriting
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        if not isinstance(target, HigherOrderOperator):
+        if target in RULES or getattr(target, "__module__", "") == "_operator":  # `a + b` asks for a method of theirs
             return super().call_function(target, args, kwargs)
         args, kwargs = self.rewriting.finish((args, kwargs))
-        with torch._C.DisableTorchFunction():
+        if not isinstance(target, HigherOrderOperator):
+            return super().call_function(target, args, kwargs)
+        with torch._C.DisableTorchFunction():  # graphs within it, of autograd.Function, checkpointing or branches
             return super().call_function(target, args, kwargs)
 
 

@@ -79,7 +79,8 @@ def shown(value: Any) -> str:
     """Sizes as people write them: 3 for (3, 3), else 3×5."""
     if not isinstance(value, Sequence):
         return str(value)
-    return str(value[0]) if len(set(value)) == 1 else "×".join(map(str, value))
+    each = list(map(str, value))  # of sizes that are symbols too
+    return each[0] if len(set(each)) == 1 else "×".join(each)
 
 
 def times(scale: Sequence[int]) -> str:

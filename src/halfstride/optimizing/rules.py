@@ -59,11 +59,27 @@ def _integer_scale(input_size: tuple[int, ...], size: Any, scale_factor: Any) ->
         return None
     given = size if scale_factor is None else scale_factor
     per_axis = tuple(given) if isinstance(given, Sequence) else (given,) * len(input_size)
-    if len(per_axis) != len(input_size) or not all(isinstance(value, int | float) for value in per_axis):
+    if len(per_axis) != len(input_size):
         return None
     if scale_factor is None:
-        per_axis = tuple(value / n if n else 0 for value, n in zip(per_axis, input_size, strict=True))
+        per_axis = tuple(_quotient(value, n) for value, n in zip(per_axis, input_size, strict=True))
+    if not all(isinstance(value, int | float) for value in per_axis):
+        return None
     return tuple(int(s) for s in per_axis) if all(s >= 1 and s == int(s) for s in per_axis) else None
+
+
+def _quotient(size: Any, n: Any) -> int:
+    """How many times n a size is; 0 where it is no multiple, or not known to be one while sizes are symbols."""
+    if isinstance(size, int) and isinstance(n, int):
+        return size // n if n and size % n == 0 else 0
+    if not all(isinstance(value, int | torch.SymInt) for value in (size, n)):
+        return 0
+    times_n = _known(size // n)
+    return times_n if times_n is not None and _known(size - times_n * n) == 0 else 0
+
+
+def _known(size: int | torch.SymInt) -> int | None:
+    return size if isinstance(size, int) else size.node.maybe_as_int()
 
 
 def _repeat_interleave(
@@ -73,22 +89,29 @@ def _repeat_interleave(
         return NotImplemented
     if not (-input.dim() <= dim < input.dim() and output_size in (None, input.shape[dim] * repeats)):
         return NotImplemented
-    return _repeat(rewriting, input, tuple(repeats if axis == dim % input.dim() else 1 for axis in range(input.dim())))
+    scale = tuple(repeats if axis == dim % input.dim() else 1 for axis in range(input.dim()))
+    return _repeat(rewriting, input, scale, torch.contiguous_format)
 
 
-def _repeat(rewriting: Rewriting, input: Tensor, scale: tuple[int, ...]) -> Any:
+def _repeat(
+    rewriting: Rewriting, input: Tensor, scale: tuple[int, ...], order: torch.memory_format = torch.preserve_format
+) -> Any:
+    """An upsampling, with the order in memory that torch's own has: the input's, or always contiguous."""
     if all(s == 1 for s in scale) or input.numel() == 0:
         return NotImplemented
     origin = rewriting.plan.wants(Origin(tuple(s for s in scale if s > 1), input.shape[min(1, input.dim() - 1)]))
     if origin is None:
         return NotImplemented
-    recipe = recipe_of(input) or Recipe((input.clone(),), ((1,) * input.dim(),))
+    recipe = recipe_of(input) or Recipe((input.clone(memory_format=order),), ((1,) * input.dim(),))
     if recipe.padding:
         return NotImplemented
     if len(recipe.pieces) > 1 and scale[recipe.axis] > 1:
         return NotImplemented
+    pieces = recipe.pieces
+    if order is torch.contiguous_format:
+        pieces = tuple(piece.contiguous() for piece in pieces)
     scales = tuple(tuple(map(operator.mul, old, scale)) for old in recipe.scales)
-    return rewriting.lazy(Recipe(recipe.pieces, scales, recipe.axis, origins=(*recipe.origins, origin)))
+    return rewriting.lazy(Recipe(pieces, scales, recipe.axis, origins=(*recipe.origins, origin)))
 
 
 def _reshape(rewriting: Rewriting, func: Any, input: Tensor, *shape: Any, **names: Any) -> Any:
@@ -110,7 +133,7 @@ def _reshape(rewriting: Rewriting, func: Any, input: Tensor, *shape: Any, **name
         small = small.select(len(scale) + 1, 0) if s > 1 else small
         scale.append(s)
         at += 2 if s > 1 else 1
-    return _repeat(rewriting, small, tuple(scale)) if at == len(old) else NotImplemented
+    return _repeat(rewriting, small, tuple(scale), torch.contiguous_format) if at == len(old) else NotImplemented
 
 
 def _pixel_shuffle(rewriting: Rewriting, func: Any, *args: Any, **kwargs: Any) -> Any:
@@ -142,6 +165,16 @@ def _pointwise(rewriting: Rewriting, func: Any, *args: Any, **kwargs: Any) -> An
         for i in range(len(recipe.pieces))
     ]
     return _with_pieces(rewriting, pieces, *(other for other in recipes if other))
+
+
+def _prelu(rewriting: Rewriting, func: Any, input: Tensor, weight: Tensor) -> Any:
+    """A slope for all, or one for each channel, of which the small tensor must then have as many."""
+    recipe = recipe_of(input)
+    if recipe is None or recipe.padding or type(weight) is LazyTensor:
+        return NotImplemented
+    if weight.numel() != 1 and (len(recipe.pieces) > 1 or recipe.scales[0][min(1, input.dim() - 1)] > 1):
+        return NotImplemented
+    return _with_pieces(rewriting, [func(piece, weight) for piece in recipe.pieces], recipe)
 
 
 def _same(recipe: Recipe, other: Recipe) -> bool:
@@ -306,7 +339,7 @@ _POINTWISE = (
     "abs", "add", "celu", "clamp", "clamp_max", "clamp_min", "clip", "clone", "cos", "div", "divide", "elu", "erf",
     "exp", "expm1", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "lerp", "log",
     "log1p", "logsigmoid", "maximum", "minimum", "mish", "mul", "multiply", "nan_to_num", "neg", "negative", "pow",
-    "prelu", "reciprocal", "relu", "relu6", "rsqrt", "rsub", "selu", "sigmoid", "silu", "sin", "softplus",
+    "reciprocal", "relu", "relu6", "rsqrt", "rsub", "selu", "sigmoid", "silu", "sin", "softplus",
     "softshrink", "softsign", "sqrt", "square", "sub", "subtract", "tanh", "tanhshrink", "threshold", "true_divide",
     "where", "__add__", "__radd__", "__mul__", "__rmul__", "__sub__", "__rsub__", "__truediv__", "__rtruediv__",
     "__rdiv__", "__pow__", "__neg__",
@@ -321,6 +354,7 @@ RULES: dict[Any, Callable[..., Any]] = {
     Tensor.register_hook: _watch,
     Tensor.requires_grad_: _watch,
     Tensor.retain_grad: _watch,
+    **dict.fromkeys((F.prelu, torch.prelu, Tensor.prelu), _prelu),
     F.interpolate: _interpolate,
     torch.repeat_interleave: _repeat_interleave,
     Tensor.repeat_interleave: _repeat_interleave,
