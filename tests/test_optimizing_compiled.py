@@ -50,7 +50,7 @@ def became(caplog):
     return lambda: {record.getMessage().partition(" becomes ")[2] for record in caplog.records} - {""}
 
 
-def check(model, *samples, modes=(False,), **options):
+def check(model, *samples, modes=(False,), inference=True, **options):
     """Compile a model, and compare it with itself: forwards, backwards, on several inputs, and how results lie."""
     model = randomised(model).double()
     original = copy.deepcopy(model)
@@ -61,7 +61,7 @@ def check(model, *samples, modes=(False,), **options):
             model.train(train)
             original.train(train)
             assert_same(results(compiled, sample), results(original, sample))
-            with torch.inference_mode():
+            with torch.inference_mode(inference):
                 actual, expected = compiled(*sample), original(*sample)
             assert_same(actual, expected)
             assert [leaf.stride() for leaf in tree_leaves(actual)] == [leaf.stride() for leaf in tree_leaves(expected)]
@@ -89,20 +89,20 @@ def test_concatenation_with_a_skip_connection(run, became):
 # From this scale on nearest neighbours differ between torch's own operators and what it compiles.
 @pytest.mark.parametrize("name", sorted(LEFT.keys() - {"scale 41 is not exact"}))
 def test_left_as_it_was_and_right(name, became):
-    check(Model(LEFT[name], conv=conv(), conv4=conv(4, 4)), [image(width=6)])
+    check(Model(LEFT[name], conv=conv(), conv4=conv(4, 4)), [image(width=6)], inference=False)
     assert not became() or name == "reflected far"  # a resize-convolution, but one that is computed by the definition
 
 
 @pytest.mark.parametrize("run", IN_PLACE, ids=lambda run: run.__name__)
 def test_changes_in_place(run, became):
-    check(Model(lambda m, x: (run(m, x), m.other(up(x))), conv=conv(), other=conv()), [image()])
+    check(Model(lambda m, x: (run(m, x), m.other(up(x))), conv=conv(), other=conv()), [image()], inference=False)
     assert "resize-convolution" in became()
 
 
 @pytest.mark.parametrize("name", sorted(CLOSE.keys() - {"values"}))  # which breaks the graph at every line
 def test_code_that_looks_closely(name, became):
     model = Model(lambda m, x: (CLOSE[name](m, x), m.other(up(x))), conv=conv(), other=conv(), wide=conv(8))
-    check(model, [image()])
+    check(model, [image()], inference=False)
     assert "resize-convolution" in became()
 
 
