@@ -407,6 +407,24 @@ def test_what_is_not_faster_within_the_model_is_left(monkeypatch):
     assert_same(model(x), expected)
 
 
+@torch.no_grad()
+def test_a_model_that_comes_by_other_sites_in_every_run(monkeypatch):
+    def alternating(runs, *_):
+        for run in runs.values():
+            run()
+        return {name: 0.1 * at if at else 1.0 for at, name in enumerate(runs)}
+
+    def forward(m, x):
+        m.calls += 1
+        return m.conv(up(x[..., : 2 + m.calls]))
+
+    monkeypatch.setattr(measuring, "alternating", alternating)
+    model = Model(forward, conv=conv())
+    model.calls = 0
+    _, report = optimize(model, image(width=20))
+    assert not report.optimized
+
+
 def test_the_whole_decides(monkeypatch):
     clock(monkeypatch, differences=0.5, after=1.0)
     model, report = optimize(simple(), image())
