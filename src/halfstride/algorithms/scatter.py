@@ -67,7 +67,8 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     # One output channel lies the same in either order, and is added faster with its positions next to each other.
     if is_channels_last(x) and case.groups == 1 and case.out_channels > 1:
         if _are_tiles(case):
-            return as_channels_last(typed(_tiles(case, x, weight, kernel, bias), input.dtype), like=input)
+            products = _products_channels_last(case, x, weight, kernel, bias, as_image=True)
+            return as_channels_last(typed(_side_by_side(case, products), input.dtype), like=input)
         products = _products_channels_last(case, x, weight, kernel)
     else:
         products = _products(case, x, weight, kernel)
@@ -83,29 +84,11 @@ def _are_tiles(case: Case) -> bool:
     return case.form == "transposed" and case.padding_mode == "zeros" and side_by_side and worth
 
 
-def _tiles(case: Case, x: Tensor, weight: Tensor, kernel: Callable[[], Tensor], bias: Tensor | None) -> Tensor:
-    """The output of such a case, with the channels next to each other in memory: products that have their bias already,
-    and one copy that puts them in their places."""
-    taps, axes, wanted = case.kernel_size, case.axes, case.out_channels * math.prod(case.kernel_size)
-    bias = None if bias is None else bias.repeat(math.prod(taps))
-
-    def columns() -> Tensor:
-        """(taps·out, in)"""
-        return kernel().movedim((1, 0), (-2, -1)).flatten(0, -2)
-
-    if lasts(weight):
-        spare = -wanted % _COLUMNS
-        key = _key(case, "tiles")
-        packed = kept(weight, key, lambda: Kernel(F.pad(columns(), (0, 0, 0, spare)).contiguous()))
-        bias = None if bias is None else F.pad(bias, (0, spare))
-        products = times(x.movedim(1, -1).flatten(0, -2), packed, bias).narrow(1, 0, wanted)
-    elif axes == 2:
-        products = F.conv2d(x, columns()[:, :, None, None], bias).movedim(1, -1)
-    else:
-        products = multiplied(x.movedim(1, -1).flatten(0, -2), columns(), bias)
-    products = products.view(case.batch, *case.input_size, *taps, case.out_channels)
-    turns = [dim for axis in range(1, 1 + axes) for dim in (axis, axes + axis)]
-    return products.permute(0, *turns, -1).reshape(case.batch, *case.output_size, case.out_channels).movedim(-1, 1)
+def _side_by_side(case: Case, products: Tensor) -> Tensor:
+    """The output of such a case: one copy puts (batch, out, *taps, *positions) in their places, channels last."""
+    turns = [dim for axis in range(2, 2 + case.axes) for dim in (case.axes + axis, axis)]
+    turned = products.permute(0, *turns, 1)
+    return turned.reshape(case.batch, *case.output_size, case.out_channels).movedim(-1, 1)
 
 
 def _products(case: Case, x: Tensor, weight: Tensor, kernel: Callable[[], Tensor]) -> Tensor:
@@ -125,27 +108,46 @@ def _products(case: Case, x: Tensor, weight: Tensor, kernel: Callable[[], Tensor
     return products.reshape(x.shape[0], case.out_channels, *taps, *x.shape[2:])
 
 
-def _products_channels_last(case: Case, x: Tensor, weight: Tensor, kernel: Callable[[], Tensor]) -> Tensor:
-    """The same, with the channels next to each other in memory."""
+def _products_channels_last(
+    case: Case,
+    x: Tensor,
+    weight: Tensor,
+    kernel: Callable[[], Tensor],
+    bias: Tensor | None = None,
+    *,
+    as_image: bool = False,
+) -> Tensor:
+    """The same, with the channels next to each other in memory, and with a bias for each of them.
+
+    `as_image`: whether in training they are the output of a convolution, whose gradients are faster where they come as
+    one image. That takes two axes.
+    """
     taps, axes = as_transposed(case)[0].kernel_size, case.axes
     rows, wanted = x.movedim(1, -1).flatten(0, -2), case.out_channels * math.prod(taps)
+    bias = None if bias is None else bias.repeat(math.prod(taps))
 
     def columns() -> Tensor:
         each = kernel().movedim(1, -1).flatten(1)
         return F.pad(each, (0, -wanted % _COLUMNS)) if wanted % _COLUMNS and not torch.is_grad_enabled() else each
 
     if torch.is_grad_enabled():
-        products = rows @ columns()
-    elif lasts(weight):
-        products = times(rows, kept(weight, _key(case, "columns"), lambda: Kernel(columns().t().contiguous())))
+        if as_image:
+            products = F.conv2d(x, columns().t()[:, :, None, None], bias).movedim(1, -1).flatten(0, -2)
+        else:
+            products = F.linear(rows, columns().t(), bias)
     else:
-        products = multiplied(rows, columns().t())
+        bias = None if bias is None else F.pad(bias, (0, -wanted % _COLUMNS))
+        if lasts(weight):
+            packed = kept(weight, _key(case, "columns"), lambda: Kernel(columns().t().contiguous()))
+            products = times(rows, packed, bias)
+        else:
+            products = multiplied(rows, columns().t(), bias)
     products = products.narrow(1, 0, wanted).view(x.shape[0], *x.shape[2:], *taps, case.out_channels)
     return products.permute(0, -1, *range(1 + axes, 1 + 2 * axes), *range(1, 1 + axes))
 
 
-def _key(case: Case, *name: Hashable) -> tuple[Hashable, ...]:
-    return "scatter", *name, case.form, case.stride, case.dilation
+def _key(case: Case, name: str) -> tuple[Hashable, ...]:
+    return "scatter", name, case.form, case.stride, case.dilation
 
 
 class _Run(NamedTuple):
