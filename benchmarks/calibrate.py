@@ -27,7 +27,8 @@ from benchmarks.report import geometric_mean
 from benchmarks.rows import LAYERS, Row, parse
 from benchmarks.runner import algorithm_times
 from halfstride.algorithms.case import Case, resize_case, transposed_case
-from halfstride.planning import ELIGIBLE, Costs, Measured, capability, features, predict, shape
+from halfstride.algorithms.products import capability
+from halfstride.planning import ELIGIBLE, Costs, Measured, features, predict, shape
 
 _ORDERS = ("contiguous", "channels last")
 _RESULTS = Path(__file__).parent / "results"

@@ -20,6 +20,11 @@ even = values - w[0] * jumps[:-1]
 odd = values + w[2] * jumps[1:]
 assert np.allclose(np.stack([even, odd], axis=1).ravel(), usual)
 
+# %% And from every other value: five products for four outputs
+anchor, into, out_of = w.sum() * x[2], jumps[2], jumps[3]
+four = [anchor - (w[0] + w[1]) * into, anchor - w[0] * into, anchor + w[2] * out_of, anchor + (w[1] + w[2]) * out_of]
+assert np.allclose(four, usual[3:7])
+
 # %% The picture: where the kernel meets copies ...
 figure = Figure(figsize=(11, 4.2), dpi=150, layout="constrained")
 signal, counts = figure.subplots(1, 2, width_ratios=[3, 2])
@@ -49,20 +54,26 @@ signal.set_title("Both outputs share one product of x[1]; only the jumps differ"
 signal.spines[["top", "left", "right"]].set_visible(False)
 
 # %% ... and what that saves in an image
-names = {"native": "definition", "folded": "folded", "differences": "by parts"}
-for place, scale in enumerate((2, 4)):
-    size = 2000  # so large that borders do not count
-    plan = explain("resize", (1, 1, size, size), (1, 1, 3, 3), scale_factor=scale)
-    products = {each.algorithm: round(each.products / size**2) for each in plan.candidates if each.products}
-    for i, name in enumerate(names):
-        at = place * 4 + i
-        counts.bar(at, products[name], color=["#9a9a9a", "#8fb0d3", "#b3401e"][i])
-        counts.text(at, products[name] + 2, products[name], ha="center")
-counts.set_xticks([0, 1, 2, 4, 5, 6], [*names.values()] * 2, rotation=30, ha="right")
+size = 20000  # so large that borders do not count
+ways = [  # with few channels there is an anchor at every position
+    ("definition", "native", 1, "#9a9a9a"),
+    ("folded", "folded", 1, "#8fb0d3"),
+    ("by parts", "differences", 1, "#dc8a6d"),
+    ("fewer anchors", "differences", 512, "#b3401e"),
+]
+ticks = {}
+for scale, first, shown in ((2, 0, ways), (4, 5, ways[:3])):  # at scale 4 some outputs see one position only
+    for at, (label, algorithm, channels, colour) in enumerate(shown, start=first):
+        plan = explain("resize", (1, channels, size, size), (channels, channels, 3, 3), scale_factor=scale)
+        (products,) = (each.products for each in plan.candidates if each.algorithm == algorithm)
+        products /= (size * channels) ** 2
+        counts.bar(at, products, color=colour)
+        counts.text(at, products + 2, f"{products:.3g}", ha="center")
+        ticks[at] = label
+    counts.text(first + (len(shown) - 1) / 2, 155, f"scale {scale}", ha="center")
+counts.set_xticks(list(ticks), list(ticks.values()), rotation=30, ha="right")
 counts.set_yticks([])
 counts.set_ylim(0, 165)
-for at, scale in ((1, 2), (5, 4)):
-    counts.text(at, 155, f"scale {scale}", ha="center")
 counts.set_title("Products per input position, 3×3 taps", loc="left")
 counts.spines[["top", "left", "right"]].set_visible(False)
 figure.savefig("summation-by-parts.png")

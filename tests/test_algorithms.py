@@ -164,6 +164,38 @@ def test_summation_by_parts_in_blocks(call, block, rows):
         assert_close(one, other)
 
 
+@settings(max_examples=150)
+@given(drawn(forms=("resize",)), st.sampled_from([1, 2**22]))
+def test_summation_by_parts_with_anchors_apart(call, block):
+    """An anchor at every second or third position, with which large layers are computed, in blocks or as a whole."""
+    case, *tensors = call
+    assume(differences.obstacle(case) is None)
+    expected, gradient, of_expected = native_with_gradients(case, tensors)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(differences_plan, "_ANCHORS", 0)
+        patch.setattr(differences_plan, "_SAVED", {"avx2": -math.inf, "avx512": -math.inf})
+        patch.setattr(differences_plan, "_BLOCK", block)
+        patch.setattr(differences_plan, "_ROWS", 1)
+        patch.setattr(differences, "plan", differences_plan.plan.__wrapped__)
+        output = differences.compute(case, *tensors)
+        assert_close(output, expected)
+        for one, other in zip(torch.autograd.grad(output, tensors, gradient), of_expected, strict=True):
+            assert_close(one, other)
+        periods = [axis.period for axis in differences.plan(case, case.input_size, (0,) * case.axes).axes]
+    seen = zip(case.kernel_size, case.stride, case.dilation, strict=True)
+    assert periods == [min(1 + (k - 1) // s, 4) if d == 1 else 1 for k, s, d in seen]
+
+
+@pytest.mark.parametrize(("k", "s", "m"), [(3, 2, 2), (5, 2, 3), (3, 1, 3), (4, 2, 2), (3, 4, 1)])
+def test_an_axis_costs_a_product_less_for_every_anchor_less(k, s, m):
+    """`k - 1` products for each jump and one for each anchor: 2.5 instead of 3 for 3 taps at scale 2."""
+    n = 2400
+    (axis,) = differences_plan.plan(resize_case(1, (64, 512, n), (512, 512, k), s), (n,), (0,)).axes
+    assert axis.period == m
+    products = sum(len(positions) * len(axis.gaps_of(i)) for i, positions in enumerate(axis.lattices))
+    assert products / n == pytest.approx(k - 1 + 1 / m, rel=0.02)
+
+
 @settings(max_examples=100)
 @given(drawn(forms=("transposed", "resize")), st.booleans(), st.booleans())
 def test_scattering_in_runs_of_taps_and_in_both_layouts(call, together, last):
@@ -560,6 +592,7 @@ def test_products_by_onednn_give_what_the_definition_gives(call, last):
     able_to = [algorithm for algorithm in (scatter, differences) if algorithm.obstacle(case) is None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(products, "_LEAST", 0)
+        patch.setattr(products, "capability", lambda: "avx512")
         patch.setattr(scatter, "_MANY", 0)
         for algorithm in able_to:
             output = algorithm.compute(case, input, weight, bias)
@@ -583,6 +616,7 @@ def test_kernels_are_packed_for_so_many_rows_as_there_are(monkeypatch):
         lambda *arguments: packs.append(arguments[-1]) or pack(*arguments),
     )
     monkeypatch.setattr(products, "_LEAST", 2**12)
+    monkeypatch.setattr(products, "_LEAST_OF_AVX2", 2**12)
     matrix = torch.randn(16, 32)
     kernel = products.Kernel(matrix)
     for size in (9, 20, 20, 9, 21, 22, 23):

@@ -34,6 +34,7 @@ import torch
 from halfstride.algorithms import ALGORITHMS
 from halfstride.algorithms.case import Case, Form, resize_case, subpixel_case, transposed_case
 from halfstride.algorithms.common import as_transposed
+from halfstride.algorithms.products import capability
 from halfstride.caching import cached
 
 __all__ = [
@@ -41,7 +42,6 @@ __all__ = [
     "Costs",
     "Measured",
     "Plan",
-    "capability",
     "choose",
     "explain",
     "features",
@@ -172,11 +172,6 @@ def predict(measured: Measured, case: Case, algorithm: str) -> float:
         weights += weight
         total += weight * deviation
     return time * math.exp(total / (weights + _DOUBT))
-
-
-def capability() -> str:
-    """Which of the processors that were measured this one is like: "avx2" or "avx512"."""
-    return "avx512" if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else "avx2"
 
 
 @lru_cache(maxsize=1)

@@ -8,11 +8,19 @@ sum of all taps, and every jump between two taps with the sum of the taps beyond
     y[2i]   = S·x[i] - w[0]·δ[i]
     y[2i+1] = S·x[i] + w[2]·δ[i+1]
 
-Each of the `k - 1` gaps between taps meets a jump in `dilation` neighbouring outputs, always on the same side of their
-anchors, and asks for one product. So an input position costs `k` products along an axis, where the phases cost up to
-`k + s - 1` and the definition `k·s`. In several dimensions it is the tensor product of the axes: for each subset of
-them the input is differenced along those and multiplied by its `(k-1)^|subset|` kernels in one matrix product, and
-every output is the sum of a few of the results.
+Each of the `k - 1` gaps between taps meets a jump in `dilation` neighbouring outputs, and asks for one product. So an
+input position costs `k` products along an axis, where the phases cost up to `k + s - 1` and the definition `k·s`.
+
+What a value is multiplied by is the same for all outputs, and a jump is multiplied anyway. So not every position needs
+to be an anchor: where each output sees `m` positions at the least, one in `m` will do, and the others are told from it
+by their jumps. That leaves `k - 1 + 1/m` products per position; for 3 taps and scale 2, five for four outputs:
+
+    y[4j-1] = S·x[2j] - (w[0]+w[1])·δ[2j]        y[4j+1] = S·x[2j] + w[2]·δ[2j+1]
+    y[4j]   = S·x[2j] - w[0]·δ[2j]               y[4j+2] = S·x[2j] + (w[1]+w[2])·δ[2j+1]
+
+In several dimensions it is the tensor product of the axes: a feature of the input is, along each axis, its values at
+the anchors, or one class of its jumps, those as far from an anchor. Each feature is multiplied by the kernels of its gaps
+in matrix products, and every output is the sum of a few of the results.
 
 The operator is linear in input and in weight, and its gradients have its structure: all are the one trilinear form
 `<y(x, w), g>` without its argument g, x or w. `_Output` is the first, `_Gradients` are the other two, which share what
@@ -28,7 +36,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -45,19 +52,17 @@ from halfstride.algorithms.common import (
     settled,
     typed,
 )
-from halfstride.algorithms.differences_plan import Block, Plan, Subset, blocks, plan
+from halfstride.algorithms.differences_plan import Feature, Plan, blocks, plan
 from halfstride.algorithms.differences_steps import (
     Kernels,
-    gap_kernels,
-    gathered,
-    subset_of,
+    of_features,
+    of_lead_gaps,
     sum_products,
-    summed_taps,
-    summed_taps_adjoint,
+    sums_of_taps,
+    sums_of_taps_adjoint,
     through_features,
-    together,
 )
-from halfstride.algorithms.products import Kernel, crossed, times
+from halfstride.algorithms.products import Kernel, add_crossed, times
 from halfstride.caching import kept, lasts
 from halfstride.kernels import widened
 
@@ -78,7 +83,7 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     if case.groups == 1:
         kernels = None
         if lasts(weight) and not is_transformed():  # torch.func looks into what it is given for tensors to map
-            key = ("differences", *(axis.has_jumps for axis in of_case.axes))
+            key = ("differences", *((axis.features, axis.before) for axis in of_case.axes))
             kernels = kept(weight, key, lambda: {of: Kernel(each) for of, each in _kernels(weight, of_case).items()})
         return as_channels_last(_output(x, weight, bias, of_case, kernels), like=input)
     biases = (None,) * case.groups if bias is None else bias.chunk(case.groups)
@@ -87,14 +92,10 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
 
 
 def cost(case: Case) -> Cost:
-    axes = plan(case, case.input_size, (0,) * case.axes).axes
-    jumps = [len(axis.jumps) if axis.has_jumps else 0 for axis in axes]
-    features = math.prod(len(axis.anchors) + count for axis, count in zip(axes, jumps, strict=True))
-    products = math.prod(
-        len(axis.anchors) + count * (axis.kernel_size - 1) for axis, count in zip(axes, jumps, strict=True)
-    )
-    intermediate = case.batch * (features * case.in_channels + products * case.out_channels)
-    return Cost(products * case.channel_pairs, case.input_numbers + case.output_numbers + 2 * intermediate)
+    of_case = plan(case, case.input_size, (0,) * case.axes)
+    features = sum(math.prod(of_case.positions(feature)) for feature in of_case.features)
+    intermediate = case.batch * (features * case.in_channels + of_case.products * case.out_channels)
+    return Cost(of_case.products * case.channel_pairs, case.input_numbers + case.output_numbers + 2 * intermediate)
 
 
 # The trilinear form, without each of its arguments --------------------------------------------------------------------
@@ -142,23 +143,19 @@ class _Gradients(torch.autograd.Function):
     ) -> tuple[Tensor | None, Tensor | None]:
         gradient = _channels_at_the_end(g)
         channels = (x if weight is None else weight).shape[1]  # type: ignore[union-attr]
-        taps = values = None
-        if x is not None:
-            values = _channels_at_the_end(x)
-            taps = values.new_zeros(*(len(axis.gaps) for axis in plan.axes), g.shape[1], channels)
-        sums = {} if taps is None else gap_kernels(taps, plan)
-        kernels = {} if weight is None else _adjoint_kernels(weight, plan)
+        values = None if x is None else _channels_at_the_end(x)
+        sums = None if x is None else gradient.new_zeros(sum(plan.counts), g.shape[1], channels)
+        of_sums = {} if sums is None else of_features(sums, plan)
+        kernels = {} if weight is None else of_features(sums_of_taps(widened(weight), plan), plan)
 
-        def visit(block: Block, subset: Subset, feature: Tensor | None) -> Tensor | None:
-            """The gradient of a subset's feature; the gradient of the weight takes its share."""
-            rows = gathered(gradient[block.outputs], block.plan, subset).flatten(0, -2)
+        def visit(which: Feature, feature: Tensor | None, rows: Tensor) -> Tensor | None:
+            """The gradient of a feature; the gradient of the weight takes its share."""
+            flat = rows.flatten(0, -2)
             if feature is not None:
-                of_kernels = crossed(rows, feature.reshape(-1, channels))
-                for gaps, of_kernel in zip(plan.gaps(subset), of_kernels.split(g.shape[1]), strict=True):
-                    sums[gaps].add_(of_kernel)
+                add_crossed(flat, feature.reshape(-1, channels), of_sums[which])
             if weight is None:
                 return None
-            return times(rows, kernels[subset]).view(-1, *block.plan.positions(subset), channels)
+            return times(flat, kernels[which].t()).view(*rows.shape[:-1], channels)
 
         # A single block gives all of the input's gradient, unless it does not see all of the input.
         parts, of_x = blocks(plan, len(g), channels, g.shape[1], backward=True), None
@@ -166,12 +163,12 @@ class _Gradients(torch.autograd.Function):
             of_x = gradient.new_zeros(len(g), *(axis.input_size for axis in plan.axes), channels)
         for block in parts:
             part = None if values is None else values[block.inputs]
-            of_part = through_features(part, block.plan, partial(visit, block))
+            of_part = through_features(part, gradient[block.outputs], block.plan, visit)
             if of_x is None:
                 of_x = of_part
             elif of_part is not None:
                 of_x[block.inputs].add_(of_part)
-        of_weight = None if taps is None else typed(summed_taps_adjoint(taps, plan), dtype)
+        of_weight = None if sums is None else typed(sums_of_taps_adjoint(sums, plan), dtype)
         return None if of_x is None else typed(of_x.movedim(-1, 1), g.dtype), of_weight
 
     @staticmethod
@@ -245,15 +242,8 @@ def _one_by_one(size: int, dims: Sequence[int | None], arguments: Sequence[Any])
     ]
 
 
-def _kernels(weight: Tensor, plan: Plan) -> dict[tuple[int, Subset], Tensor]:
-    of_gaps = gap_kernels(summed_taps(widened(weight), plan), plan)
-    return together(of_gaps, lambda gaps: (gaps[0], subset_of(gaps[1:])), 0)
-
-
-def _adjoint_kernels(weight: Tensor, plan: Plan) -> dict[Subset, Tensor]:
-    """(in, gaps·out) for each subset of the axes."""
-    of_gaps = gap_kernels(summed_taps(widened(weight).transpose(0, 1), plan), plan)
-    return together(of_gaps, subset_of, 1)
+def _kernels(weight: Tensor, plan: Plan) -> dict[tuple[int, Feature], Tensor]:
+    return of_lead_gaps(sums_of_taps(widened(weight), plan), plan)
 
 
 def _channels_at_the_end(tensor: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
@@ -10,21 +11,30 @@ from typing import NamedTuple
 import torch
 
 from halfstride.algorithms.case import Case
+from halfstride.algorithms.products import capability
 from halfstride.caching import cached
 
-__all__ = ["AxisPlan", "Block", "Gaps", "Plan", "Subset", "blocks", "plan"]
+__all__ = ["AxisPlan", "Block", "Feature", "Gaps", "Plan", "blocks", "plan"]
 
-Subset = tuple[bool, ...]
-"""Of the axes: whether the input is differenced along them."""
+Feature = tuple[int, ...]
+"""Of the axes: 0 for the values at the anchors, or which class of jumps, counted from 1."""
 
 Gaps = tuple[int, ...]
-"""Of the axes: which gap between taps, counted from 1, or 0 for the anchor."""
+"""Of the axes: 0 for the anchor, or which gap between taps of which class of jumps, counted from 1."""
 
 
-_BLOCK = 2**22
-"""Numbers of intermediate results in a block: 16 MiB of float32, half of them backwards, where memory is short,"""
+_BLOCK = 2**23
+"""Numbers of intermediate results in a block: 32 MiB of float32, half of them backwards, where memory is short,"""
 _ROWS = 2**11
 """and at least so many rows of each matrix, without which products are slow."""
+
+_FURTHEST = 4
+"""Positions from one anchor to the next, at the most: further apart they save next to nothing."""
+_ANCHORS = 2**8
+"""Anchors in all images from which on it pays to have fewer of them than positions,"""
+_SAVED = {"avx2": 2**24, "avx512": 2**26}
+"""where so many products are saved for each matrix product more that it takes. For AVX2 this was measured; with AVX512
+products are up to four times as fast."""
 
 
 @dataclass(frozen=True)
@@ -37,50 +47,68 @@ class AxisPlan:
     stride: int
     dilation: int
     padding: int
-    anchors: range
-    """The input positions whose values are needed,"""
-    jumps: range
-    """and those whose jumps `x[i] - x[i-1]` are."""
+    period: int
+    """Positions from one anchor to the next."""
+    lattices: tuple[range, ...]
+    """The input positions of each feature: of the anchors, whose values are needed, and of each class of jumps
+    `x[i] - x[i-1]`: those into an anchor, into the position after it, and so on."""
+    before: tuple[int, ...]
+    """Of each class the number of gaps whose jumps lie before the anchor: they are the first ones."""
     terms: tuple[tuple[tuple[int, int], ...], ...]
     """Of each phase the pairs (gap, start): output `q` adds product `q + start` of that gap. Gap 0 is the anchor."""
 
     @property
-    def anchor(self) -> int:
-        """The tap at which the kernel meets the value itself."""
-        return (self.kernel_size - 1) // 2
+    def step(self) -> int:
+        """Outputs from one of a phase to the next."""
+        return self.stride * self.period
 
     @property
     def has_jumps(self) -> bool:
-        return self.kernel_size > 1 and bool(self.jumps)
+        return self.kernel_size > 1 and any(self.lattices[1:])
 
     @property
-    def choices(self) -> tuple[bool, ...]:
-        return (False, True) if self.has_jumps else (False,)
+    def features(self) -> tuple[int, ...]:
+        """0 for the values at the anchors, and the classes of jumps, counted from 1."""
+        return tuple(i for i, positions in enumerate(self.lattices) if i == 0 or (self.has_jumps and positions))
 
     @property
     def phases(self) -> range:
-        return range(min(self.stride, self.output_size))
+        return range(min(self.step, self.output_size))
 
     @property
     def gaps(self) -> range:
-        return range(self.kernel_size if self.has_jumps else 1)
+        """One for the anchor, then `k - 1` for each class of jumps."""
+        return range(1 + self.period * (self.kernel_size - 1) if self.has_jumps else 1)
 
-    def place(self, gap: int) -> int:
-        """Of the taps whose sum belongs to a gap, the one next to it; of all taps the anchor."""
-        if not self.has_jumps:
-            return 0
-        return self.anchor if gap == 0 else gap - 1 if gap <= self.anchor else gap
+    def gaps_of(self, feature: int) -> range:
+        """The gaps that are multiplied with a feature."""
+        count = self.kernel_size - 1
+        return range(1) if feature == 0 else range(1 + (feature - 1) * count, 1 + feature * count)
+
+    def feature_of(self, gap: int) -> int:
+        return 0 if gap == 0 else 1 + (gap - 1) // (self.kernel_size - 1)
+
+    @property
+    def signs(self) -> list[list[int]]:
+        """(gaps, taps): each gap's kernel as a sum of taps. An anchor's is the sum of all of them; that of a gap is the
+        sum of those beyond it, for jumps that come after the anchor, and minus the sum of those before it for other
+        jumps, which are what the value still lacks."""
+        k, signs = self.kernel_size, [[1] * self.kernel_size]
+        for before in self.before if self.has_jumps else ():
+            signs += [[-1] * gap + [0] * (k - gap) for gap in range(1, before + 1)]
+            signs += [[0] * gap + [1] * (k - gap) for gap in range(before + 1, k)]
+        return signs
 
     def size_of(self, phase: int) -> int:
-        return len(range(phase, self.output_size, self.stride))
+        return len(range(phase, self.output_size, self.step))
 
     def part(self, outputs: range) -> tuple[range, AxisPlan]:
-        """The inputs that these outputs, from a multiple of the stride on, are made of, and the plan that does it."""
+        """The inputs that these outputs, from a multiple of the step on, are made of, and the plan that does it."""
         k, s, d, padding = self.kernel_size, self.stride, self.dilation, self.padding - outputs.start
-        seen = _axis_plan(self.input_size, len(outputs), k, s, d, padding)
-        first, last = min(seen.anchors.start, seen.jumps.start - 1), max(seen.anchors.stop, seen.jumps.stop) - 1
-        first, last = (min(max(at, 0), self.input_size - 1) for at in (first, last))
-        plan = _axis_plan(last + 1 - first, len(outputs), k, s, d, padding + s * first)
+        span = d * (k - 1)
+        ends = (-padding // s, (len(outputs) - 1 + span - padding) // s)  # what the first and the last of them see
+        first, last = (min(max(at, 0), self.input_size - 1) for at in ends)
+        plan = _axis_plan(last + 1 - first, len(outputs), k, s, d, padding + s * first, self.period)
         return range(first, last + 1), plan
 
 
@@ -91,42 +119,83 @@ class Plan:
     axes: tuple[AxisPlan, ...]
 
     @property
-    def subsets(self) -> list[Subset]:
-        return list(product(*(axis.choices for axis in self.axes)))
+    def features(self) -> list[Feature]:
+        return list(product(*(axis.features for axis in self.axes)))
 
-    def gaps(self, subset: Subset) -> list[Gaps]:
-        """The gaps that are multiplied with a subset's jumps, and anchors."""
-        return list(
-            product(*(axis.gaps[1:] if jumps else axis.gaps[:1] for jumps, axis in zip(subset, self.axes, strict=True)))
-        )
+    def gaps(self, feature: Feature) -> list[Gaps]:
+        """The gaps that are multiplied with a feature."""
+        return list(product(*(axis.gaps_of(each) for axis, each in zip(self.axes, feature, strict=True))))
 
-    def positions(self, subset: Subset) -> tuple[int, ...]:
-        return tuple(len(axis.jumps if jumps else axis.anchors) for jumps, axis in zip(subset, self.axes, strict=True))
+    @property
+    def counts(self) -> list[int]:
+        """How many gaps each feature is multiplied with."""
+        return [len(self.gaps(feature)) for feature in self.features]
+
+    def positions(self, feature: Feature) -> tuple[int, ...]:
+        return tuple(len(axis.lattices[each]) for axis, each in zip(self.axes, feature, strict=True))
+
+    @property
+    def anchors(self) -> int:
+        return math.prod(len(axis.lattices[0]) for axis in self.axes)
+
+    @property
+    def products(self) -> int:
+        """Of one image, for each input channel and output channel."""
+        return sum(math.prod(self.positions(of)) * count for of, count in zip(self.features, self.counts, strict=True))
+
+    @property
+    def matrices(self) -> int:
+        """Matrix products of a block, forwards: one for each gap of the first axis and each feature of the others."""
+        return len(self.axes[0].gaps) * math.prod(len(axis.features) for axis in self.axes[1:])
 
 
 @cached
 def plan(case: Case, input_size: tuple[int, ...], first: tuple[int, ...]) -> Plan:
     """The plan of a case whose input has been continued to `input_size` positions, from position `first` on."""
-    axes = []
-    for axis, (n, at) in enumerate(zip(input_size, first, strict=True)):
-        s = case.stride[axis]
-        padding = case.padding[axis] + s * at
-        axes.append(_axis_plan(n, case.output_size[axis], case.kernel_size[axis], s, case.dilation[axis], padding))
-    return Plan(tuple(axes))
+
+    def with_anchors_apart(periods: Sequence[int]) -> Plan:
+        paddings = [p + s * at for p, s, at in zip(case.padding, case.stride, first, strict=True)]
+        sizes = (input_size, case.output_size, case.kernel_size, case.stride, case.dilation, paddings, periods)
+        return Plan(tuple(_axis_plan(*axis) for axis in zip(*sizes, strict=True)))
+
+    close = with_anchors_apart((1,) * case.axes)
+    # Every output sees an anchor, if there is one among as many positions as each of them sees at the least.
+    seen = [
+        min(1 + (k - 1) // s, _FURTHEST) if d == 1 else 1
+        for k, s, d in zip(case.kernel_size, case.stride, case.dilation, strict=True)
+    ]
+    if torch.compiler.is_compiling() or max(seen) == 1:  # a compiler may not know the sizes yet
+        return close
+    apart = with_anchors_apart(seen)
+    saved = (close.products - apart.products) * case.channel_pairs // case.groups
+    worth = saved >= _SAVED[capability()] * (apart.matrices - close.matrices)
+    return apart if worth and case.batch * apart.anchors >= _ANCHORS else close
 
 
-def _axis_plan(n: int, o: int, k: int, s: int, d: int, p: int) -> AxisPlan:
-    span, anchor = d * (k - 1), d * ((k - 1) // 2)  # upsampled positions from the first tap to the last, to the anchor
-    anchors = range((anchor - p) // s, (o - 1 + anchor - p) // s + 1)
+def _axis_plan(n: int, o: int, k: int, s: int, d: int, p: int, m: int) -> AxisPlan:
+    """`m` is the period, other letters are as ever."""
+    span, middle = d * (k - 1), d * ((k - 1) // 2)  # upsampled positions from the first tap to the last, to the middle
+    first = (middle - p) // s  # what the first output sees at its middle tap is an anchor
+
+    def anchor(output: int) -> int:
+        """What an output sees at its middle tap, or the anchor before that, or, where it does not see that, after."""
+        at = (output + middle - p) // s
+        at -= (at - first) % m
+        return at if at >= (output - p) // s else at + m
+
+    anchors = range(first, anchor(o - 1) + 1, m)
     jumps = range(-p // s + 1, (o - 1 + span - p) // s + 1)
+    classes = [range(jumps.start + (first + c - jumps.start) % m, jumps.stop, m) for c in range(m)]
     phases = []
-    for r in range(s):
-        terms = [(0, (r + anchor - p) // s - anchors.start)]
+    for r in range(s * m):
+        terms = [(0, (anchor(r) - anchors.start) // m)]
         for i in range((r - p) // s + 1, (r + span - p) // s + 1):
             gap = -((r - p - s * i) // d)  # so many taps t have r + d·t - p < s·i: they lie before jump i
-            terms.append((gap, i - jumps.start))
+            c = (i - first) % m
+            terms.append((gap + c * (k - 1), (i - classes[c].start) // m))
         phases.append(tuple(terms))
-    return AxisPlan(n, o, k, s, d, p, anchors, jumps, tuple(phases))
+    before = [sum(first + c <= anchor(s * (first + c) + p - d * gap) for gap in range(1, k)) for c in range(m)]
+    return AxisPlan(n, o, k, s, d, p, m, (anchors, *classes), tuple(before), tuple(phases))
 
 
 class Block(NamedTuple):
@@ -141,7 +210,7 @@ def blocks(plan: Plan, images: int, in_channels: int, out_channels: int, *, back
     """Blocks that keep their intermediate results within `_BLOCK` numbers, but make enough `_ROWS`."""
     if torch.compiler.is_compiling():  # a compiler orders the work itself, and may not know the sizes yet
         return [Block((slice(None), slice(None)), (slice(None), slice(None)), plan)]
-    positions = [math.prod(plan.positions(subset)) for subset in plan.subsets]
+    positions = [math.prod(plan.positions(feature)) for feature in plan.features]
     products = 2 * max(positions) * math.prod([len(axis.gaps) for axis in plan.axes[1:]])
     numbers = sum(positions) * in_channels + products * out_channels
     fitting = (_BLOCK / 2 if backward else _BLOCK) / max(numbers, 1)
@@ -149,9 +218,9 @@ def blocks(plan: Plan, images: int, in_channels: int, out_channels: int, *, back
     lead = plan.axes[0]
     height = lead.output_size
     if step == 1 and fitting < 1:
-        rows = len(lead.anchors) * max(fitting, _ROWS / positions[0])
-        count = max(round(len(lead.anchors) / rows), 1)
-        height = lead.stride * -(-lead.output_size // (lead.stride * count))
+        rows = len(lead.lattices[0]) * max(fitting, _ROWS / positions[0])
+        count = max(round(len(lead.lattices[0]) / rows), 1)
+        height = lead.step * -(-lead.output_size // (lead.step * count))
     parts = []
     for start in range(0, lead.output_size, height):
         outputs = range(start, min(start + height, lead.output_size))

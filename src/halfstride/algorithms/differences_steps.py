@@ -10,151 +10,194 @@ Tensors are laid out (images, *positions, channels).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from itertools import product
-from typing import TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from halfstride.algorithms.common import store
-from halfstride.algorithms.differences_plan import AxisPlan, Gaps, Plan, Subset
+from halfstride.algorithms.differences_plan import AxisPlan, Feature, Gaps, Plan
 from halfstride.algorithms.products import Kernel, times
 
 __all__ = [
     "Kernels",
-    "gap_kernels",
-    "gathered",
-    "subset_of",
+    "of_features",
+    "of_lead_gaps",
     "sum_products",
-    "summed_taps",
-    "summed_taps_adjoint",
+    "sums_of_taps",
+    "sums_of_taps_adjoint",
     "through_features",
-    "together",
 ]
 
-Kernels = Mapping[tuple[int, Subset], Tensor | Kernel]
-"""(gaps·out, in) for a gap of the first axis and a subset of the others, of all gaps of the latter together."""
-
-Group = TypeVar("Group")
+Kernels = Mapping[tuple[int, Feature], Tensor | Kernel]
+"""(gaps·out, in) for a gap of the first axis and a feature of the others, of all gaps of the latter together."""
 
 # Kernels --------------------------------------------------------------------------------------------------------------
 
 
-def summed_taps(weight: Tensor, plan: Plan) -> Tensor:
-    """(*taps, out, in): in the place of the anchor the sum of all taps, for values, in that of each other tap the sum
-    from there outwards, for the jumps of the gap on its inner side; minus it before the anchor, where a jump is what
-    the value still lacks. `gap_kernels` tells them apart."""
-    kernels = weight.permute(*range(2, weight.dim()), 0, 1).clone(memory_format=torch.contiguous_format)
-    for at, axis in enumerate(plan.axes):
-        if not axis.has_jumps:
-            kernels = kernels.sum(at, keepdim=True)
-            continue
-        tap, anchor = kernels.unbind(at), axis.anchor
-        for t in range(anchor):
-            tap[t].neg_() if t == 0 else store(torch.sub, tap[t], tap[t - 1], tap[t])
-        for t in range(axis.kernel_size - 2, anchor, -1):
-            tap[t].add_(tap[t + 1])
-        if anchor > 0:
-            tap[anchor].sub_(tap[anchor - 1])
-        if anchor + 1 < axis.kernel_size:
-            tap[anchor].add_(tap[anchor + 1])
-    return kernels
+def sums_of_taps(weight: Tensor, plan: Plan) -> Tensor:
+    """(gaps, out, in): the kernels of all gaps, feature by feature."""
+    taps = weight.flatten(2).flatten(0, 1)
+    return (_signs(plan, weight) @ taps.t()).view(-1, *weight.shape[:2])
 
 
-def gap_kernels(taps: Tensor, plan: Plan) -> dict[Gaps, Tensor]:
-    """(out, in) for each gap per axis, in (*taps, out, in)."""
+def sums_of_taps_adjoint(kernels: Tensor, plan: Plan) -> Tensor:
+    """(out, in, *taps) from (gaps, out, in)."""
+    taps = _signs(plan, kernels).t() @ kernels.flatten(1)
+    return taps.t().view(*kernels.shape[1:], *(axis.kernel_size for axis in plan.axes))
+
+
+def of_features(kernels: Tensor, plan: Plan) -> dict[Feature, Tensor]:
+    """(gaps·out, in) of each feature, in the memory of the kernels of all."""
     return {
-        gaps: taps[tuple(axis.place(gap) for axis, gap in zip(plan.axes, gaps, strict=True))]
-        for gaps in product(*(axis.gaps for axis in plan.axes))
+        of: kernel.flatten(0, 1) for of, kernel in zip(plan.features, torch.split(kernels, plan.counts), strict=True)
     }
 
 
-def together(of_gaps: dict[Gaps, Tensor], group: Callable[[Gaps], Group], dim: int) -> dict[Group, Tensor]:
-    """The kernels of each group of gaps next to each other along a dimension, for one product."""
-    groups: dict[Group, list[Tensor]] = {}
-    for gaps, kernel in of_gaps.items():
-        groups.setdefault(group(gaps), []).append(kernel)
-    return {of: torch.cat(kernels, dim) if len(kernels) > 1 else kernels[0] for of, kernels in groups.items()}
+def of_lead_gaps(kernels: Tensor, plan: Plan) -> dict[tuple[int, Feature], Tensor]:
+    """(gaps·out, in) of each gap of the first axis and each feature of the others, in the memory of those of all."""
+    lead, parts = plan.axes[0], {}
+    for (first, *others), kernel in of_features(kernels, plan).items():
+        gaps = lead.gaps_of(first)
+        parts.update({(gap, tuple(others)): part for gap, part in zip(gaps, kernel.chunk(len(gaps)), strict=True)})
+    return parts
 
 
-def subset_of(gaps: Gaps) -> Subset:
-    """The axes along which the features of such gaps are differenced."""
-    return tuple(gap > 0 for gap in gaps)
-
-
-def summed_taps_adjoint(kernels: Tensor, plan: Plan) -> Tensor:
-    """(out, in, *taps), in the memory of the kernels."""
-    for at, axis in enumerate(plan.axes):
-        if not axis.has_jumps:
-            kernels = kernels.repeat_interleave(axis.kernel_size, at)
-            continue
-        tap, anchor = kernels.unbind(at), axis.anchor
-        for t in reversed(range(anchor)):  # from the anchor outwards
-            store(torch.sub, tap[t], tap[t + 1], tap[t])
-        for t in range(anchor + 1, axis.kernel_size):
-            tap[t].add_(tap[t - 1])
-    return kernels.permute(-2, -1, *range(kernels.dim() - 2))
+def _signs(plan: Plan, like: Tensor) -> Tensor:
+    """(gaps, taps), feature by feature: 1 or -1 where the kernel of a gap has a tap, else 0."""
+    of_axes = [torch.tensor(axis.signs, dtype=like.dtype, device=like.device) for axis in plan.axes]
+    place = {gaps: i for i, gaps in enumerate(product(*(axis.gaps for axis in plan.axes)))}
+    return reduce(torch.kron, of_axes)[[place[gaps] for feature in plan.features for gaps in plan.gaps(feature)]]
 
 
 # Features: values and jumps -------------------------------------------------------------------------------------------
 
 
-def _features_of(values: Tensor, axes: Sequence[AxisPlan], first: int) -> dict[Subset, Tensor]:
-    """(images, *positions, in): along each axis the values at the anchors, or the jumps, in all combinations."""
-    features: dict[Subset, Tensor] = {(): values}
+def _features_of(values: Tensor, axes: Sequence[AxisPlan], first: int) -> dict[Feature, Tensor]:
+    """(images, *positions, in): along each axis the values at the anchors, or jumps of a class, in all combinations."""
+    features: dict[Feature, Tensor] = {(): values}
     for at, axis in enumerate(axes, start=first):
         features = {
-            (*subset, jumps): _jumps(whole, at, axis.jumps) if jumps else _window(whole, at, axis.anchors)
-            for subset, whole in features.items()
-            for jumps in axis.choices
+            (*feature, each): _along(whole, at, axis, each)
+            for feature, whole in features.items()
+            for each in axis.features
         }
     return features
 
 
+def _along(values: Tensor, at: int, axis: AxisPlan, feature: int) -> Tensor:
+    return (_jumps if feature else _window)(values, at, axis.lattices[feature])
+
+
 def through_features(
-    values: Tensor | None, plan: Plan, visit: Callable[[Subset, Tensor | None], Tensor | None]
+    values: Tensor | None,
+    gradient: Tensor,
+    plan: Plan,
+    visit: Callable[[Feature, Tensor | None, Tensor], Tensor | None],
 ) -> Tensor | None:
     """Visit each feature of the values, and add up, as values, what is said of them.
 
-    One after another, so that few of them exist at a time. Without values there is only what is said.
+    One after another, so that few of them exist at a time. Without values there is only what is said. The visitor sees
+    (images, *positions, gaps·out) of the output's gradient, summed at the places that each product was added to.
     """
 
-    def descend(subset: Subset, whole: Tensor | None) -> Tensor | None:
-        if len(subset) == len(plan.axes):
-            return visit(subset, whole)
-        at, axis = 1 + len(subset), plan.axes[len(subset)]
-        total = descend((*subset, False), None if whole is None else _window(whole, at, axis.anchors))
-        if total is not None:
-            total = _window(total, at, range(-axis.anchors.start, axis.input_size - axis.anchors.start))
-        if axis.has_jumps:
-            jumps = descend((*subset, True), None if whole is None else _jumps(whole, at, axis.jumps))
-            if total is not None and jumps is not None:
-                _add_jumps_adjoint(total, at, jumps, axis.jumps)
+    def descend(feature: Feature, whole: Tensor | None, gradients: list[Tensor]) -> Tensor | None:
+        if len(feature) == len(plan.axes):
+            return visit(feature, whole, gradients[0])
+        at, axis, total = 1 + len(feature), plan.axes[len(feature)], None
+        for each in axis.features:
+            of_whole = None if whole is None else _along(whole, at, axis, each)
+            of_gradients = _gathered(gradients, at, axis, each, last=at == len(plan.axes))
+            part = descend((*feature, each), of_whole, of_gradients)
+            if part is not None and each == 0:
+                total = _window_adjoint(part, at, axis.lattices[0], axis.input_size)
+            elif part is not None and total is not None:
+                _add_jumps_adjoint(total, at, part, axis.lattices[each])
         return total
 
-    return descend((), values)
+    return descend((), values, [gradient])
+
+
+def _gathered(gradients: list[Tensor], at: int, axis: AxisPlan, feature: int, *, last: bool) -> list[Tensor]:
+    """Of each of the gradients, for each gap of a feature, the sum along an axis of what its product was added to; of
+    the last axis as one tensor (images, *positions, gaps·out)."""
+    gaps, one = axis.gaps_of(feature), gradients[0]
+    if not last:
+        return [_gathered_along(each, at, axis, gap) for each in gradients for gap in gaps]
+    rows = one.new_empty(*one.shape[:at], len(axis.lattices[feature]), len(gradients) * len(gaps), one.shape[-1])
+    for (each, gap), target in zip(product(gradients, gaps), rows.unbind(-2), strict=True):
+        _gathered_along(each, at, axis, gap, target)
+    return [rows.flatten(-2)]
+
+
+def _gathered_along(gradient: Tensor, at: int, axis: AxisPlan, gap: int, target: Tensor | None = None) -> Tensor:
+    """Into a target, or in the memory of the gradient where it lies there already."""
+    size = len(axis.lattices[axis.feature_of(gap)])
+    parts = [
+        (start, gradient[_along_axis(at, slice(phase, None, axis.step))])
+        for phase in axis.phases
+        for of, start in axis.terms[phase]
+        if of == gap
+    ]
+    if target is None:
+        if len(parts) == 1 and parts[0][1].shape[at] == size:
+            return parts[0][1]
+        target = gradient.new_empty(*gradient.shape[:at], size, *gradient.shape[at + 1 :])
+    if not parts:
+        return target.zero_()
+    first, length = parts[0][0], parts[0][1].shape[at]
+    target.narrow(at, 0, first).zero_()
+    target.narrow(at, first + length, size - first - length).zero_()
+    same = [(start, part.shape[at]) == (first, length) for start, part in parts]
+    _store_sum([part for (_, part), fits in zip(parts, same, strict=True) if fits], target.narrow(at, first, length))
+    for (start, part), fits in zip(parts, same, strict=True):
+        if not fits:
+            target.narrow(at, start, part.shape[at]).add_(part)
+    return target
+
+
+def _along_axis(axis: int, positions: slice) -> Place:
+    return (*(slice(None),) * axis, positions)
 
 
 def _window(values: Tensor, axis: int, positions: range) -> Tensor:
-    """The values at `positions` along an axis, zeros where there are none. Its adjoint is a window back."""
-    before, after = max(-positions.start, 0), max(positions.stop - values.shape[axis], 0)
-    if before or after:
-        values = F.pad(values, [*(0, 0) * (values.dim() - 1 - axis), before, after])
-    return values.narrow(axis, positions.start + before, len(positions))
+    """The values at `positions` along an axis, zeros where there are none; in their memory where there are all."""
+    n = values.shape[axis]
+    if positions.start >= 0 and positions[-1] < n:
+        return values[_along_axis(axis, slice(positions.start, positions[-1] + 1, positions.step))]
+    window = values.new_empty(*values.shape[:axis], len(positions), *values.shape[axis + 1 :])
+    for part, source in _meeting(window, values, axis, positions):
+        part.copy_(source)
+    for at, i in enumerate(positions):
+        if not 0 <= i < n:
+            window.select(axis, at).zero_()
+    return window
+
+
+def _window_adjoint(window: Tensor, axis: int, positions: range, n: int) -> Tensor:
+    """`n` values along an axis, those of the window at its positions, zeros elsewhere."""
+    if positions == range(n):
+        return window
+    values = window.new_zeros(*window.shape[:axis], n, *window.shape[axis + 1 :])
+    for part, target in _meeting(window, values, axis, positions):
+        target.copy_(part)
+    return values
 
 
 def _jumps(values: Tensor, axis: int, positions: range) -> Tensor:
     """`values[i] - values[i-1]` for the `positions` i along an axis, with zeros beyond its ends."""
     n = values.shape[axis]
-    jumps = values.new_empty([len(positions) if i == axis else size for i, size in enumerate(values.shape)])
-    first, last = max(positions.start, 1), min(positions.stop, n)
-    if first < last:
-        inner = jumps.narrow(axis, first - positions.start, last - first)
-        store(torch.sub, inner, values.narrow(axis, first, last - first), values.narrow(axis, first - 1, last - first))
-    for i in positions:
+    jumps = values.new_empty(*values.shape[:axis], len(positions), *values.shape[axis + 1 :])
+    before = range(positions.start - 1, positions.stop - 1, positions.step)
+    if n > 1:
+        of_one = _meeting(jumps, values.narrow(axis, 1, n - 1), axis, before)
+        of_other = _meeting(jumps, values.narrow(axis, 0, n - 1), axis, before)
+        for (part, one), (_, other) in zip(of_one, of_other, strict=True):
+            store(torch.sub, part, one, other)
+    for at, i in enumerate(positions):
         if i <= 0 or i >= n:
-            target = jumps.select(axis, i - positions.start)
+            target = jumps.select(axis, at)
             if i == 0:
                 target.copy_(values.select(axis, 0))
             elif i == n:
@@ -166,12 +209,26 @@ def _jumps(values: Tensor, axis: int, positions: range) -> Tensor:
 
 def _add_jumps_adjoint(target: Tensor, axis: int, jumps: Tensor, positions: range) -> None:
     """Each jump `i` is added to position `i` and taken from position `i - 1`."""
-    n = target.shape[axis]
-    for shift, sign in ((0, 1), (1, -1)):
-        first, last = max(positions.start - shift, 0), min(positions.stop - shift, n)
-        if first < last:
-            source = jumps.narrow(axis, first + shift - positions.start, last - first)
-            target.narrow(axis, first, last - first).add_(source, alpha=sign)
+    for shift, sign in ((0, 1), (-1, -1)):
+        for part, values in _meeting(jumps, target, axis, positions, shift):
+            values.add_(part, alpha=sign)
+
+
+def _meeting(part: Tensor, values: Tensor, axis: int, positions: range, shift: int = 0) -> list[tuple[Tensor, Tensor]]:
+    """Of a part that has these positions along an axis, and of values, what lies at the same position, or `shift`
+    further; nothing where they do not meet."""
+    n, step = values.shape[axis], positions.step
+    moved = range(positions.start + shift, positions.stop + shift, step)
+    first = max(-(moved.start // step), 0)
+    last = min((n - 1 - moved.start) // step, len(moved) - 1)
+    if first > last:
+        return []
+    return [
+        (
+            part[_along_axis(axis, slice(first, last + 1))],
+            values[_along_axis(axis, slice(moved[first], moved[last] + 1, step))],
+        )
+    ]
 
 
 # Products: from features to outputs -----------------------------------------------------------------------------------
@@ -184,30 +241,34 @@ def sum_products(values: Tensor, kernels: Kernels, bias: Tensor | None, plan: Pl
     values, output = values.transpose(0, 1).contiguous(), output.transpose(0, 1)
 
     def multiplied(
-        features: dict[Subset, Tensor], gap: int, subset: Subset, start: int, summand: Tensor | None, into: bool = False
+        features: dict[Feature, Tensor],
+        gap: int,
+        feature: Feature,
+        start: int,
+        summand: Tensor | None,
+        into: bool = False,
     ) -> Tensor:
         """(positions, images, *positions of the others, gaps·out): the products of a gap of the first axis and all gaps
         of others, added to a summand, or `into` it."""
-        rows = features[subset]
+        rows = features[feature]
         if summand is not None and summand.dim() > 1:
             rows = rows.narrow(0, start, len(summand))
             summand = summand.flatten(0, -2)
-        result = times(rows.flatten(0, -2), kernels[gap, subset], summand, into=into)
+        result = times(rows.flatten(0, -2), kernels[gap, feature], summand, into=into)
         return result.view(*rows.shape[:-1], result.shape[-1])
 
-    features = _features_of(_window(values, 0, lead.anchors), others.axes, first=2)
-    anchors = {subset: multiplied(features, 0, subset, 0, None if any(subset) else bias) for subset in others.subsets}
-    if lead.has_jumps:
-        features = _features_of(_jumps(values, 0, lead.jumps), others.axes, first=2)
+    of_lead = {each: _features_of(_along(values, 0, lead, each), others.axes, first=2) for each in lead.features}
+    anchors = {each: multiplied(of_lead[0], 0, each, 0, None if any(each) else bias) for each in others.features}
+    del of_lead[0]
     for phase in lead.phases:
         (_, start), *jumps = lead.terms[phase]
         along_lead: dict[Gaps, Tensor] = {}
-        for subset, products in anchors.items():
+        for feature, products in anchors.items():
             summed = products.narrow(0, start, lead.size_of(phase))
             for i, (gap, at) in enumerate(jumps):
                 nobody_elses = i > 0 or phase == lead.phases[-1]
-                summed = multiplied(features, gap, subset, at, summed, nobody_elses)
-            along_lead.update(zip(others.gaps(subset), torch.split(summed, output.shape[-1], -1), strict=True))
+                summed = multiplied(of_lead[lead.feature_of(gap)], gap, feature, at, summed, nobody_elses)
+            along_lead.update(zip(others.gaps(feature), torch.split(summed, output.shape[-1], -1), strict=True))
         for phases in product((phase,), *(axis.phases for axis in others.axes)):
             _, along, *across = _of_phases(phases, plan.axes)
             place = (along, slice(None), *across)
@@ -219,31 +280,13 @@ def sum_products(values: Tensor, kernels: Kernels, bias: Tensor | None, plan: Pl
             _store_sum(summands, target)
 
 
-def gathered(gradient: Tensor, plan: Plan, subset: Subset) -> Tensor:
-    """(images, *positions, gaps·out): for all gaps of a subset, the output's gradient summed at the places that each
-    product was added to."""
-    gaps_of, positions = plan.gaps(subset), plan.positions(subset)
-    result = gradient.new_empty(len(gradient), *positions, len(gaps_of), gradient.shape[-1])
-    for gaps, target in zip(gaps_of, result.unbind(-2), strict=True):
-        parts: list[tuple[Place, Tensor]] = []
-        for phases in product(*(axis.phases for axis in plan.axes)):
-            part = gradient[_of_phases(phases, plan.axes)]
-            terms_of = [
-                [term for term in axis.terms[phase] if term[0] == gap]
-                for phase, axis, gap in zip(phases, plan.axes, gaps, strict=True)
-            ]
-            parts += [(_of_terms(terms, part.shape[1:-1]), part) for terms in product(*terms_of)]
-        _store_placed(parts, target)
-    return result.flatten(-2)
-
-
 Place = tuple[slice | int, ...]
 """An index into (images, *positions, channels)."""
 
 
 def _of_phases(phases: Sequence[int], axes: Sequence[AxisPlan]) -> Place:
     """Where the outputs of one phase per axis are."""
-    return (slice(None), *(slice(r, None, axis.stride) for r, axis in zip(phases, axes, strict=True)))
+    return (slice(None), *(slice(r, None, axis.step) for r, axis in zip(phases, axes, strict=True)))
 
 
 def _of_terms(terms: Sequence[tuple[int, int]], sizes: Sequence[int]) -> Place:
@@ -258,20 +301,3 @@ def _store_sum(summands: Sequence[Tensor], target: Tensor) -> None:
     store(torch.add, target, summands[0], summands[1])
     for summand in summands[2:]:
         target.add_(summand)
-
-
-def _store_placed(summands: Sequence[tuple[Place, Tensor]], target: Tensor) -> None:
-    """The sum of parts that lie somewhere within the target, and zeros around them."""
-    if not summands:
-        target.zero_()
-        return
-    first, around = summands[0][0], target
-    for axis, positions in enumerate(first):
-        if isinstance(positions, slice) and positions != slice(None):
-            around.narrow(axis, 0, positions.start).zero_()
-            around.narrow(axis, positions.stop, around.shape[axis] - positions.stop).zero_()
-            around = around.narrow(axis, positions.start, positions.stop - positions.start)
-    _store_sum([part for place, part in summands if place == first], around)
-    for place, part in summands:
-        if place != first:
-            target[place].add_(part)

@@ -1,8 +1,11 @@
 """Matrix products, by what multiplies fastest on a processor.
 
 `torch.mm` is MKL's, which on processors of AMD uses half of AVX-512: 110 billion products a second on two cores, where
-oneDNN, which computes torch's convolutions, reaches 250. With AVX2 they reach 110 and 125, on a processor of Intel 89
-and 104. A convolution of one tap is a matrix product, and can be added to what is there already.
+oneDNN, which computes torch's convolutions, reaches 250; on a processor of Intel with AVX-512 they reach 89 and 104. A
+convolution of one tap is a matrix product, and can be added to what is there already.
+
+With AVX2 alone both reach 92. There MKL is the faster one in all else: convolutions take longer to call, bring kernels
+into an order of their own, and sum up weights' gradients at two thirds of MKL's rate.
 
 Matrices are named as in a layer: rows are positions, columns are channels, a kernel is (out, in).
 """
@@ -20,10 +23,12 @@ from halfstride.algorithms.case import Case
 from halfstride.algorithms.common import is_transformed
 from halfstride.caching import is_traced
 
-__all__ = ["Kernel", "crossed", "multiplied", "onednn_takes", "times", "torch_goes_without"]
+__all__ = ["Kernel", "add_crossed", "capability", "multiplied", "onednn_takes", "times", "torch_goes_without"]
 
 _LEAST = 2**22
-"""Products from which on a convolution is faster, whose call takes longer."""
+"""Products from which on a convolution is faster, whose call takes longer;"""
+_LEAST_OF_AVX2 = 2**25
+"""and with AVX2, where only kernels that are in oneDNN's order make it faster."""
 
 _ORDERS = 4
 """Orders of a kernel that are kept: for the rows of a block of work, of the last, and of their borders."""
@@ -33,6 +38,11 @@ _SHORT, _SMALL = 3, 20480
 
 _ONE_TAP = ([0, 0], [1, 1], [1, 1], 1)
 """Padding, stride, dilation and groups."""
+
+
+def capability() -> str:
+    """Which of the processors that were measured this one is like: "avx2" or "avx512"."""
+    return "avx512" if torch.backends.cpu.get_cpu_capability().startswith("AVX512") else "avx2"
 
 
 def onednn_takes(*tensors: Tensor) -> bool:
@@ -87,47 +97,54 @@ class Kernel:
 def times(rows: Tensor, kernel: Tensor | Kernel, summand: Tensor | None = None, *, into: bool = False) -> Tensor:
     """(rows, out): rows (rows, in) times a kernel (out, in), added to a summand (out,) or (rows, out); `into` it where
     nobody needs it any more."""
-    if not _pays(len(rows) * kernel.numel(), rows):
+    added = summand is not None and summand.dim() > 1
+    if not _pays(len(rows) * kernel.numel(), rows, packed=isinstance(kernel, Kernel) and not added):
         if summand is None:
             return rows @ kernel.t()
         return summand.addmm_(rows, kernel.t()) if into else torch.addmm(summand, rows, kernel.t())
     operators, x = torch.ops.mkldnn, _as_image(rows)
     weight = kernel.weight(rows) if isinstance(kernel, Kernel) else kernel[:, :, None, None]
-    if summand is None or summand.dim() == 1:
+    if not added:
         output = operators._convolution_pointwise(x, weight, summand, *_ONE_TAP, "none", [], "")
     else:
-        added: Any = (weight, None, *_ONE_TAP, "add", None, None, [], None)
+        assert summand is not None
+        options: Any = (weight, None, *_ONE_TAP, "add", None, None, [], None)
         if into:
-            operators._convolution_pointwise_(_as_image(summand), x, *added)
+            operators._convolution_pointwise_(_as_image(summand), x, *options)
             return summand
-        output = operators._convolution_pointwise(x, _as_image(summand), *added)
+        output = operators._convolution_pointwise(x, _as_image(summand), *options)
     return _as_rows(output)
 
 
-def crossed(one: Tensor, other: Tensor) -> Tensor:
-    """(out, in): the products of (rows, out) and (rows, in), summed over rows, as a weight's gradient is."""
+def add_crossed(one: Tensor, other: Tensor, target: Tensor) -> None:
+    """Add to (out, in) the products of (rows, out) and (rows, in), summed over rows, as a weight's gradient is."""
     if not _pays(one.numel() * other.shape[1], one, other):
-        return one.t() @ other
+        target.addmm_(one.t(), other)
+        return
     weight = other.new_empty(one.shape[1], other.shape[1], 1, 1)  # nothing is read of it but its shape
     padding, stride, dilation, groups = _ONE_TAP
     gradient: Tensor
     _, gradient, _ = torch.ops.aten.convolution_backward(
         _as_image(one), _as_image(other), weight, None, stride, padding, dilation, False, [0, 0], groups, [0, 1, 0]
     )
-    return gradient[:, :, 0, 0]
+    target.add_(gradient[:, :, 0, 0])
 
 
 def multiplied(rows: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
     """(rows, out): rows (rows, in) times a kernel (out, in), and a bias (out,) added, in torch's own operators."""
     count = rows.shape[0]
     few = isinstance(count, int) and count * kernel.numel() < _LEAST  # a symbol should not be asked how large it is
+    few = few or (not torch.compiler.is_compiling() and capability() == "avx2")
     if few or not _convolved_by_onednn(rows, kernel):
         return F.linear(rows, kernel, bias)
     return _as_rows(F.conv2d(_as_image(rows), kernel[:, :, None, None], bias))
 
 
-def _pays(products: int, *tensors: Tensor) -> bool:
-    return products >= _LEAST and onednn_takes(*tensors)
+def _pays(products: int, *tensors: Tensor, packed: bool = False) -> bool:
+    """Whether a convolution is faster, of a kernel that is `packed`, in oneDNN's order."""
+    if products < _LEAST or not onednn_takes(*tensors):
+        return False
+    return capability() == "avx512" or (packed and products >= _LEAST_OF_AVX2)
 
 
 def _as_image(rows: Tensor) -> Tensor:
