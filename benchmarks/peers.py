@@ -281,7 +281,7 @@ def _emulated_products(row: Row) -> int:
 
 
 def _inference_engine(how: str, task: Task) -> Prepared:
-    """The row as an ONNX model in a session that neither spins nor uses more threads than the others."""
+    """The row as an ONNX model in a session with as many threads as the others have, which spin within a call only."""
     inputs = network_inputs(task)
     arrays = [input.numpy() for input in inputs]
     with TemporaryDirectory() as folder:
@@ -299,7 +299,7 @@ def _onnxruntime(path: Path, arrays: list[Any], task: Task) -> Prepared:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = task.threads
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     feeds = {slot.name: array for slot, array in zip(session.get_inputs(), arrays, strict=True)}

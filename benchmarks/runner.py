@@ -32,10 +32,10 @@ _HOPELESS = 3.0
 
 _ROUNDS_OF_HOPELESS = 3
 
+_PAUSE = 0.015
+"""Seconds before a turn, in which the threads of whoever came before stop spinning: OpenMP's do for some 10 ms."""
+
 _ENVIRONMENT = {
-    # Threads that wait must sleep: a spinning one would take a core from whoever's turn it is.
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "KMP_BLOCKTIME": "0",
     # No memory goes back to the system: what page faults cost depends on each process's past, and on nothing else.
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
@@ -230,6 +230,7 @@ def _take_turns(workers: Workers, calls: dict[str, int], times: dict[str, list[f
             order = [name for name in order if median(times[name]) <= _HOPELESS * fastest or name in ("gemm", "copy")]
         shuffled.shuffle(order)
         for name in order:
+            time.sleep(_PAUSE)
             if calls[name] > 1:
                 workers.ask(name, "turn", 1)  # the others have left nothing of its data in the caches
             times[name].append(workers.ask(name, "turn", calls[name]))

@@ -276,7 +276,7 @@ def test_a_single_image_is_cut_into_rows():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(differences_plan, "_BLOCK", 2**13)
         patch.setattr(differences_plan, "_ROWS", 16)
-        blocks = differences_plan.blocks(differences_plan.plan(case, (64, 8), (0, 0)), 1, 4, 4)
+        blocks = differences_plan.blocks(differences_plan.plan(case, (64, 8), (0, 0)), 1, 4, 4, training=False)
     inputs, outputs = zip(*((block.inputs[1], block.outputs[1]) for block in blocks), strict=True)
     assert len(blocks) > 2
     assert [rows.start for rows in outputs] == [0, *(rows.stop for rows in outputs[:-1])]

@@ -19,8 +19,8 @@ by their jumps. That leaves `k - 1 + 1/m` products per position; for 3 taps and 
     y[4j]   = S·x[2j] - w[0]·δ[2j]               y[4j+2] = S·x[2j] + (w[1]+w[2])·δ[2j+1]
 
 In several dimensions it is the tensor product of the axes: a feature of the input is, along each axis, its values at
-the anchors, or one class of its jumps, those as far from an anchor. Each feature is multiplied by the kernels of its gaps
-in matrix products, and every output is the sum of a few of the results.
+the anchors, or one class of its jumps, those as far from an anchor. Each feature is multiplied by the kernels of its
+gaps in matrix products, and every output is the sum of a few of the results.
 
 The operator is linear in input and in weight, and its gradients have its structure: all are the one trilinear form
 `<y(x, w), g>` without its argument g, x or w. `_Output` is the first, `_Gradients` are the other two, which share what
@@ -55,11 +55,11 @@ from halfstride.algorithms.common import (
 from halfstride.algorithms.differences_plan import Feature, Plan, blocks, plan
 from halfstride.algorithms.differences_steps import (
     Kernels,
+    add_sums_of_taps_adjoint,
     of_features,
     of_lead_gaps,
     sum_products,
     sums_of_taps,
-    sums_of_taps_adjoint,
     through_features,
 )
 from halfstride.algorithms.products import Kernel, add_crossed, times
@@ -110,7 +110,7 @@ class _Output(torch.autograd.Function):
         output = values.new_empty(len(x), *(axis.output_size for axis in plan.axes), weight.shape[0])
         kernels = known or _kernels(weight, plan)
         bias = None if bias is None else typed(bias, values.dtype)
-        for block in blocks(plan, len(x), x.shape[1], weight.shape[0]):
+        for block in blocks(plan, len(x), x.shape[1], weight.shape[0], training=known is None):
             sum_products(values[block.inputs], kernels, bias, block.plan, output[block.outputs])
         return typed(output.movedim(-1, 1), x.dtype)
 
@@ -142,33 +142,39 @@ class _Gradients(torch.autograd.Function):
         g: Tensor, x: Tensor | None, weight: Tensor | None, plan: Plan, dtype: torch.dtype
     ) -> tuple[Tensor | None, Tensor | None]:
         gradient = _channels_at_the_end(g)
-        channels = (x if weight is None else weight).shape[1]  # type: ignore[union-attr]
+        outputs, channels = g.shape[1], (x if weight is None else weight).shape[1]  # type: ignore[union-attr]
         values = None if x is None else _channels_at_the_end(x)
-        sums = None if x is None else gradient.new_zeros(sum(plan.counts), g.shape[1], channels)
-        of_sums = {} if sums is None else of_features(sums, plan)
-        kernels = {} if weight is None else of_features(sums_of_taps(widened(weight), plan), plan)
+        of_x = of_taps = None
+        if weight is not None:
+            of_x = gradient.new_zeros([len(g), *[axis.input_size for axis in plan.axes], channels])
+        if x is not None:
+            of_taps = gradient.new_zeros(math.prod([axis.kernel_size for axis in plan.axes]), outputs, channels)
+        parts = blocks(plan, len(g), channels, outputs, training=True)
+        for lead in plan.axes[0].features:  # the kernels of one of them at a time are much less than those of all
+            features = [feature for feature in plan.features if feature[0] == lead]
+            kernels = {} if weight is None else sums_of_taps(widened(weight), plan, features)
+            of_kernels = gradient.new_zeros(sum([len(plan.gaps(feature)) for feature in features]), outputs, channels)
+            sums = {} if x is None else of_features(of_kernels, plan, features)
 
-        def visit(which: Feature, feature: Tensor | None, rows: Tensor) -> Tensor | None:
-            """The gradient of a feature; the gradient of the weight takes its share."""
-            flat = rows.flatten(0, -2)
-            if feature is not None:
-                add_crossed(flat, feature.reshape(-1, channels), of_sums[which])
-            if weight is None:
-                return None
-            return times(flat, kernels[which].t()).view(*rows.shape[:-1], channels)
+            def visit(which: Feature, feature: Tensor | None, rows: Tensor) -> Tensor | None:
+                """The gradient of a feature; the gradient of the weight takes its share."""
+                flat = rows.flatten(0, -2)
+                if feature is not None:
+                    add_crossed(flat, feature.reshape(-1, channels), sums[which])  # noqa: B023  # called at once
+                if weight is None:
+                    return None
+                return times(flat, kernels[which].t()).view(*rows.shape[:-1], channels)  # noqa: B023
 
-        # A single block gives all of the input's gradient, unless it does not see all of the input.
-        parts, of_x = blocks(plan, len(g), channels, g.shape[1], backward=True), None
-        if weight is not None and [block.plan.axes[0].input_size for block in parts] != [plan.axes[0].input_size]:
-            of_x = gradient.new_zeros(len(g), *(axis.input_size for axis in plan.axes), channels)
-        for block in parts:
-            part = None if values is None else values[block.inputs]
-            of_part = through_features(part, gradient[block.outputs], block.plan, visit)
-            if of_x is None:
-                of_x = of_part
-            elif of_part is not None:
-                of_x[block.inputs].add_(of_part)
-        of_weight = None if sums is None else typed(sums_of_taps_adjoint(sums, plan), dtype)
+            for block in parts:
+                part = None if values is None else values[block.inputs]
+                total = None if of_x is None else of_x[block.inputs]
+                through_features(part, gradient[block.outputs], block.plan, lead, visit, total)
+            if of_taps is not None:
+                add_sums_of_taps_adjoint(of_taps, of_kernels, plan, features)
+        of_weight = None
+        if of_taps is not None:
+            sizes = [axis.kernel_size for axis in plan.axes]
+            of_weight = typed(of_taps.movedim(0, -1).unflatten(-1, sizes), dtype)
         return None if of_x is None else typed(of_x.movedim(-1, 1), g.dtype), of_weight
 
     @staticmethod
@@ -243,7 +249,7 @@ def _one_by_one(size: int, dims: Sequence[int | None], arguments: Sequence[Any])
 
 
 def _kernels(weight: Tensor, plan: Plan) -> dict[tuple[int, Feature], Tensor]:
-    return of_lead_gaps(sums_of_taps(widened(weight), plan), plan)
+    return of_lead_gaps(sums_of_taps(widened(weight), plan, plan.features), plan)
 
 
 def _channels_at_the_end(tensor: Tensor) -> Tensor:

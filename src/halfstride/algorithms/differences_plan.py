@@ -24,7 +24,7 @@ Gaps = tuple[int, ...]
 
 
 _BLOCK = 2**23
-"""Numbers of intermediate results in a block: 32 MiB of float32, half of them backwards, where memory is short,"""
+"""Numbers of intermediate results in a block: 32 MiB of float32, half of them in training, where memory is short,"""
 _ROWS = 2**11
 """and at least so many rows of each matrix, without which products are slow."""
 
@@ -126,11 +126,6 @@ class Plan:
         """The gaps that are multiplied with a feature."""
         return list(product(*(axis.gaps_of(each) for axis, each in zip(self.axes, feature, strict=True))))
 
-    @property
-    def counts(self) -> list[int]:
-        """How many gaps each feature is multiplied with."""
-        return [len(self.gaps(feature)) for feature in self.features]
-
     def positions(self, feature: Feature) -> tuple[int, ...]:
         return tuple(len(axis.lattices[each]) for axis, each in zip(self.axes, feature, strict=True))
 
@@ -141,7 +136,7 @@ class Plan:
     @property
     def products(self) -> int:
         """Of one image, for each input channel and output channel."""
-        return sum(math.prod(self.positions(of)) * count for of, count in zip(self.features, self.counts, strict=True))
+        return sum(math.prod(self.positions(feature)) * len(self.gaps(feature)) for feature in self.features)
 
     @property
     def matrices(self) -> int:
@@ -206,14 +201,14 @@ class Block(NamedTuple):
     plan: Plan
 
 
-def blocks(plan: Plan, images: int, in_channels: int, out_channels: int, *, backward: bool = False) -> list[Block]:
+def blocks(plan: Plan, images: int, in_channels: int, out_channels: int, *, training: bool) -> list[Block]:
     """Blocks that keep their intermediate results within `_BLOCK` numbers, but make enough `_ROWS`."""
     if torch.compiler.is_compiling():  # a compiler orders the work itself, and may not know the sizes yet
         return [Block((slice(None), slice(None)), (slice(None), slice(None)), plan)]
     positions = [math.prod(plan.positions(feature)) for feature in plan.features]
     products = 2 * max(positions) * math.prod([len(axis.gaps) for axis in plan.axes[1:]])
     numbers = sum(positions) * in_channels + products * out_channels
-    fitting = (_BLOCK / 2 if backward else _BLOCK) / max(numbers, 1)
+    fitting = (_BLOCK / 2 if training else _BLOCK) / max(numbers, 1)
     step = math.ceil(max(fitting - 1, _ROWS / positions[0]))
     lead = plan.axes[0]
     height = lead.output_size

@@ -22,11 +22,11 @@ from halfstride.algorithms.products import Kernel, times
 
 __all__ = [
     "Kernels",
+    "add_sums_of_taps_adjoint",
     "of_features",
     "of_lead_gaps",
     "sum_products",
     "sums_of_taps",
-    "sums_of_taps_adjoint",
     "through_features",
 ]
 
@@ -36,39 +36,38 @@ Kernels = Mapping[tuple[int, Feature], Tensor | Kernel]
 # Kernels --------------------------------------------------------------------------------------------------------------
 
 
-def sums_of_taps(weight: Tensor, plan: Plan) -> Tensor:
-    """(gaps, out, in): the kernels of all gaps, feature by feature."""
-    taps = weight.flatten(2).flatten(0, 1)
-    return (_signs(plan, weight) @ taps.t()).view(-1, *weight.shape[:2])
+def sums_of_taps(weight: Tensor, plan: Plan, features: Sequence[Feature]) -> dict[Feature, Tensor]:
+    """(gaps·out, in) of each of these features, in one memory."""
+    signs = _signs(plan, features, weight)
+    kernels = signs @ weight.flatten(2).flatten(0, 1).t()
+    return of_features(kernels.view(-1, *weight.shape[:2]), plan, features)
 
 
-def sums_of_taps_adjoint(kernels: Tensor, plan: Plan) -> Tensor:
-    """(out, in, *taps) from (gaps, out, in)."""
-    taps = _signs(plan, kernels).t() @ kernels.flatten(1)
-    return taps.t().view(*kernels.shape[1:], *(axis.kernel_size for axis in plan.axes))
+def of_features(kernels: Tensor, plan: Plan, features: Sequence[Feature]) -> dict[Feature, Tensor]:
+    """(gaps·out, in) of each of these features, in the memory of (gaps, out, in) of all of them."""
+    counts = [len(plan.gaps(feature)) for feature in features]
+    return {of: each.flatten(0, 1) for of, each in zip(features, torch.split(kernels, counts), strict=True)}
 
 
-def of_features(kernels: Tensor, plan: Plan) -> dict[Feature, Tensor]:
-    """(gaps·out, in) of each feature, in the memory of the kernels of all."""
-    return {
-        of: kernel.flatten(0, 1) for of, kernel in zip(plan.features, torch.split(kernels, plan.counts), strict=True)
-    }
+def add_sums_of_taps_adjoint(taps: Tensor, kernels: Tensor, plan: Plan, features: Sequence[Feature]) -> None:
+    """Add to (taps, out, in) what (gaps, out, in) of these features make of it."""
+    taps.flatten(1).addmm_(_signs(plan, features, kernels).t(), kernels.flatten(1))
 
 
-def of_lead_gaps(kernels: Tensor, plan: Plan) -> dict[tuple[int, Feature], Tensor]:
-    """(gaps·out, in) of each gap of the first axis and each feature of the others, in the memory of those of all."""
+def of_lead_gaps(kernels: dict[Feature, Tensor], plan: Plan) -> dict[tuple[int, Feature], Tensor]:
+    """(gaps·out, in) of each gap of the first axis and each feature of the others, in the memory of each feature's."""
     lead, parts = plan.axes[0], {}
-    for (first, *others), kernel in of_features(kernels, plan).items():
+    for (first, *others), kernel in kernels.items():
         gaps = lead.gaps_of(first)
         parts.update({(gap, tuple(others)): part for gap, part in zip(gaps, kernel.chunk(len(gaps)), strict=True)})
     return parts
 
 
-def _signs(plan: Plan, like: Tensor) -> Tensor:
+def _signs(plan: Plan, features: Sequence[Feature], like: Tensor) -> Tensor:
     """(gaps, taps), feature by feature: 1 or -1 where the kernel of a gap has a tap, else 0."""
     of_axes = [torch.tensor(axis.signs, dtype=like.dtype, device=like.device) for axis in plan.axes]
     place = {gaps: i for i, gaps in enumerate(product(*(axis.gaps for axis in plan.axes)))}
-    return reduce(torch.kron, of_axes)[[place[gaps] for feature in plan.features for gaps in plan.gaps(feature)]]
+    return reduce(torch.kron, of_axes)[[place[gaps] for feature in features for gaps in plan.gaps(feature)]]
 
 
 # Features: values and jumps -------------------------------------------------------------------------------------------
@@ -94,29 +93,35 @@ def through_features(
     values: Tensor | None,
     gradient: Tensor,
     plan: Plan,
+    lead: int,
     visit: Callable[[Feature, Tensor | None, Tensor], Tensor | None],
-) -> Tensor | None:
-    """Visit each feature of the values, and add up, as values, what is said of them.
+    total: Tensor | None,
+) -> None:
+    """Visit each feature of the values that is `lead` along the first axis, and add to the total, as values, what is
+    said of them.
 
-    One after another, so that few of them exist at a time. Without values there is only what is said. The visitor sees
-    (images, *positions, gaps·out) of the output's gradient, summed at the places that each product was added to.
+    One after another, so that few of them exist at a time. Values may be missing, and so may a total, where nothing is
+    said. The visitor sees (images, *positions, gaps·out) of the output's gradient, summed at the places that each
+    product was added to.
     """
 
-    def descend(feature: Feature, whole: Tensor | None, gradients: list[Tensor]) -> Tensor | None:
-        if len(feature) == len(plan.axes):
-            return visit(feature, whole, gradients[0])
-        at, axis, total = 1 + len(feature), plan.axes[len(feature)], None
+    def descend(feature: Feature, whole: Tensor | None, gradients: list[Tensor], total: Tensor | None) -> None:
+        at, axis = 1 + len(feature), plan.axes[len(feature)]
         for each in axis.features:
+            if not feature and each != lead:
+                continue
             of_whole = None if whole is None else _along(whole, at, axis, each)
             of_gradients = _gathered(gradients, at, axis, each, last=at == len(plan.axes))
-            part = descend((*feature, each), of_whole, of_gradients)
-            if part is not None and each == 0:
-                total = _window_adjoint(part, at, axis.lattices[0], axis.input_size)
-            elif part is not None and total is not None:
-                _add_jumps_adjoint(total, at, part, axis.lattices[each])
-        return total
+            if at == len(plan.axes):
+                part = visit((*feature, each), of_whole, of_gradients[0])
+            else:
+                size = len(axis.lattices[each])
+                part = None if total is None else total.new_zeros(*total.shape[:at], size, *total.shape[at + 1 :])
+                descend((*feature, each), of_whole, of_gradients, part)
+            if part is not None and total is not None:
+                _add_adjoint(total, at, part, axis.lattices[each], jumps=each > 0)
 
-    return descend((), values, [gradient])
+    descend((), values, [gradient], total)
 
 
 def _gathered(gradients: list[Tensor], at: int, axis: AxisPlan, feature: int, *, last: bool) -> list[Tensor]:
@@ -175,16 +180,6 @@ def _window(values: Tensor, axis: int, positions: range) -> Tensor:
     return window
 
 
-def _window_adjoint(window: Tensor, axis: int, positions: range, n: int) -> Tensor:
-    """`n` values along an axis, those of the window at its positions, zeros elsewhere."""
-    if positions == range(n):
-        return window
-    values = window.new_zeros(*window.shape[:axis], n, *window.shape[axis + 1 :])
-    for part, target in _meeting(window, values, axis, positions):
-        target.copy_(part)
-    return values
-
-
 def _jumps(values: Tensor, axis: int, positions: range) -> Tensor:
     """`values[i] - values[i-1]` for the `positions` i along an axis, with zeros beyond its ends."""
     n = values.shape[axis]
@@ -207,11 +202,11 @@ def _jumps(values: Tensor, axis: int, positions: range) -> Tensor:
     return jumps
 
 
-def _add_jumps_adjoint(target: Tensor, axis: int, jumps: Tensor, positions: range) -> None:
-    """Each jump `i` is added to position `i` and taken from position `i - 1`."""
-    for shift, sign in ((0, 1), (-1, -1)):
-        for part, values in _meeting(jumps, target, axis, positions, shift):
-            values.add_(part, alpha=sign)
+def _add_adjoint(target: Tensor, axis: int, part: Tensor, positions: range, *, jumps: bool) -> None:
+    """Add the values at some positions to those positions; of jumps `i` also take them from positions `i - 1`."""
+    for shift, sign in ((0, 1), (-1, -1)) if jumps else ((0, 1),):
+        for source, values in _meeting(part, target, axis, positions, shift):
+            values.add_(source, alpha=sign)
 
 
 def _meeting(part: Tensor, values: Tensor, axis: int, positions: range, shift: int = 0) -> list[tuple[Tensor, Tensor]]:
