@@ -24,7 +24,7 @@ Gaps = tuple[int, ...]
 
 
 _BLOCK = 2**23
-"""Numbers of intermediate results in a block: 32 MiB of float32, half of them in training, where memory is short,"""
+"""Numbers of intermediate results in a block: 32 MiB of float32, in training a quarter, where memory is short,"""
 _ROWS = 2**11
 """and at least so many rows of each matrix, without which products are slow."""
 
@@ -208,7 +208,7 @@ def blocks(plan: Plan, images: int, in_channels: int, out_channels: int, *, trai
     positions = [math.prod(plan.positions(feature)) for feature in plan.features]
     products = 2 * max(positions) * math.prod([len(axis.gaps) for axis in plan.axes[1:]])
     numbers = sum(positions) * in_channels + products * out_channels
-    fitting = (_BLOCK / 2 if training else _BLOCK) / max(numbers, 1)
+    fitting = (_BLOCK / 4 if training else _BLOCK) / max(numbers, 1)
     step = math.ceil(max(fitting - 1, _ROWS / positions[0]))
     lead = plan.axes[0]
     height = lead.output_size
