@@ -54,8 +54,8 @@ signal.set_title("Both outputs share one product of x[1]; only the jumps differ"
 signal.spines[["top", "left", "right"]].set_visible(False)
 
 # %% ... and what that saves in an image
-size = 20000  # so large that borders do not count
-ways = [  # with few channels there is an anchor at every position
+size = 4000  # so large that borders do not count
+ways = [  # of one channel too little is saved, and there is an anchor at every position
     ("definition", "native", 1, "#9a9a9a"),
     ("folded", "folded", 1, "#8fb0d3"),
     ("by parts", "differences", 1, "#dc8a6d"),
