@@ -58,6 +58,7 @@ from halfstride.algorithms.differences_steps import (
     add_sums_of_taps_adjoint,
     of_features,
     of_lead_gaps,
+    signs_of_taps,
     sum_products,
     sums_of_taps,
     through_features,
@@ -152,9 +153,13 @@ class _Gradients(torch.autograd.Function):
         parts = blocks(plan, len(g), channels, outputs, training=True)
         for lead in plan.axes[0].features:  # the kernels of one of them at a time are much less than those of all
             features = [feature for feature in plan.features if feature[0] == lead]
-            kernels = {} if weight is None else sums_of_taps(widened(weight), plan, features)
-            of_kernels = gradient.new_zeros(sum([len(plan.gaps(feature)) for feature in features]), outputs, channels)
-            sums = {} if x is None else of_features(of_kernels, plan, features)
+            signs = signs_of_taps(plan, features, gradient)
+            kernels, sums = {}, {}
+            if weight is not None:
+                kernels = of_features(sums_of_taps(widened(weight), signs), plan, features)
+            if of_taps is not None:
+                of_kernels = gradient.new_zeros(len(signs), outputs, channels)
+                sums = of_features(of_kernels, plan, features)
 
             def visit(which: Feature, feature: Tensor | None, rows: Tensor) -> Tensor | None:
                 """The gradient of a feature; the gradient of the weight takes its share."""
@@ -170,7 +175,7 @@ class _Gradients(torch.autograd.Function):
                 total = None if of_x is None else of_x[block.inputs]
                 through_features(part, gradient[block.outputs], block.plan, lead, visit, total)
             if of_taps is not None:
-                add_sums_of_taps_adjoint(of_taps, of_kernels, plan, features)
+                add_sums_of_taps_adjoint(of_taps, of_kernels, signs)
         of_weight = None
         if of_taps is not None:
             sizes = [axis.kernel_size for axis in plan.axes]
@@ -249,7 +254,9 @@ def _one_by_one(size: int, dims: Sequence[int | None], arguments: Sequence[Any])
 
 
 def _kernels(weight: Tensor, plan: Plan) -> dict[tuple[int, Feature], Tensor]:
-    return of_lead_gaps(sums_of_taps(widened(weight), plan, plan.features), plan)
+    wide = widened(weight)
+    kernels = sums_of_taps(wide, signs_of_taps(plan, plan.features, wide))
+    return of_lead_gaps(of_features(kernels, plan, plan.features), plan)
 
 
 def _channels_at_the_end(tensor: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ __all__ = [
     "add_sums_of_taps_adjoint",
     "of_features",
     "of_lead_gaps",
+    "signs_of_taps",
     "sum_products",
     "sums_of_taps",
     "through_features",
@@ -36,22 +37,27 @@ Kernels = Mapping[tuple[int, Feature], Tensor | Kernel]
 # Kernels --------------------------------------------------------------------------------------------------------------
 
 
-def sums_of_taps(weight: Tensor, plan: Plan, features: Sequence[Feature]) -> dict[Feature, Tensor]:
-    """(gaps·out, in) of each of these features, in one memory."""
-    signs = _signs(plan, features, weight)
-    kernels = signs @ weight.flatten(2).flatten(0, 1).t()
-    return of_features(kernels.view(-1, *weight.shape[:2]), plan, features)
+def signs_of_taps(plan: Plan, features: Sequence[Feature], like: Tensor) -> Tensor:
+    """(gaps, taps), feature by feature: 1 or -1 where the kernel of a gap has a tap, else 0."""
+    of_axes = [torch.tensor(axis.signs, dtype=like.dtype, device=like.device) for axis in plan.axes]
+    place = {gaps: i for i, gaps in enumerate(product(*(axis.gaps for axis in plan.axes)))}
+    return reduce(torch.kron, of_axes)[[place[gaps] for feature in features for gaps in plan.gaps(feature)]]
+
+
+def sums_of_taps(weight: Tensor, signs: Tensor) -> Tensor:
+    """(gaps, out, in): the kernels of all gaps."""
+    return (signs @ weight.flatten(2).flatten(0, 1).t()).view(-1, *weight.shape[:2])
+
+
+def add_sums_of_taps_adjoint(taps: Tensor, kernels: Tensor, signs: Tensor) -> None:
+    """Add to (taps, out, in) what (gaps, out, in) make of it."""
+    taps.flatten(1).addmm_(signs.t(), kernels.flatten(1))
 
 
 def of_features(kernels: Tensor, plan: Plan, features: Sequence[Feature]) -> dict[Feature, Tensor]:
     """(gaps·out, in) of each of these features, in the memory of (gaps, out, in) of all of them."""
     counts = [len(plan.gaps(feature)) for feature in features]
     return {of: each.flatten(0, 1) for of, each in zip(features, torch.split(kernels, counts), strict=True)}
-
-
-def add_sums_of_taps_adjoint(taps: Tensor, kernels: Tensor, plan: Plan, features: Sequence[Feature]) -> None:
-    """Add to (taps, out, in) what (gaps, out, in) of these features make of it."""
-    taps.flatten(1).addmm_(_signs(plan, features, kernels).t(), kernels.flatten(1))
 
 
 def of_lead_gaps(kernels: dict[Feature, Tensor], plan: Plan) -> dict[tuple[int, Feature], Tensor]:
@@ -61,13 +67,6 @@ def of_lead_gaps(kernels: dict[Feature, Tensor], plan: Plan) -> dict[tuple[int, 
         gaps = lead.gaps_of(first)
         parts.update({(gap, tuple(others)): part for gap, part in zip(gaps, kernel.chunk(len(gaps)), strict=True)})
     return parts
-
-
-def _signs(plan: Plan, features: Sequence[Feature], like: Tensor) -> Tensor:
-    """(gaps, taps), feature by feature: 1 or -1 where the kernel of a gap has a tap, else 0."""
-    of_axes = [torch.tensor(axis.signs, dtype=like.dtype, device=like.device) for axis in plan.axes]
-    place = {gaps: i for i, gaps in enumerate(product(*(axis.gaps for axis in plan.axes)))}
-    return reduce(torch.kron, of_axes)[[place[gaps] for feature in features for gaps in plan.gaps(feature)]]
 
 
 # Features: values and jumps -------------------------------------------------------------------------------------------

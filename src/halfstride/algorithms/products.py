@@ -97,22 +97,21 @@ class Kernel:
 def times(rows: Tensor, kernel: Tensor | Kernel, summand: Tensor | None = None, *, into: bool = False) -> Tensor:
     """(rows, out): rows (rows, in) times a kernel (out, in), added to a summand (out,) or (rows, out); `into` it where
     nobody needs it any more."""
-    added = summand is not None and summand.dim() > 1
-    if not _pays(len(rows) * kernel.numel(), rows, packed=isinstance(kernel, Kernel) and not added):
+    added = summand if summand is not None and summand.dim() > 1 else None
+    if not _pays(len(rows) * kernel.numel(), rows, packed=isinstance(kernel, Kernel) and added is None):
         if summand is None:
             return rows @ kernel.t()
         return summand.addmm_(rows, kernel.t()) if into else torch.addmm(summand, rows, kernel.t())
     operators, x = torch.ops.mkldnn, _as_image(rows)
     weight = kernel.weight(rows) if isinstance(kernel, Kernel) else kernel[:, :, None, None]
-    if not added:
+    if added is None:
         output = operators._convolution_pointwise(x, weight, summand, *_ONE_TAP, "none", [], "")
     else:
-        assert summand is not None
         options: Any = (weight, None, *_ONE_TAP, "add", None, None, [], None)
         if into:
-            operators._convolution_pointwise_(_as_image(summand), x, *options)
-            return summand
-        output = operators._convolution_pointwise(x, _as_image(summand), *options)
+            operators._convolution_pointwise_(_as_image(added), x, *options)
+            return added
+        output = operators._convolution_pointwise(x, _as_image(added), *options)
     return _as_rows(output)
 
 
@@ -134,8 +133,8 @@ def multiplied(rows: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tens
     """(rows, out): rows (rows, in) times a kernel (out, in), and a bias (out,) added, in torch's own operators."""
     count = rows.shape[0]
     few = isinstance(count, int) and count * kernel.numel() < _LEAST  # a symbol should not be asked how large it is
-    few = few or (not torch.compiler.is_compiling() and capability() == "avx2")
-    if few or not _convolved_by_onednn(rows, kernel):
+    slower = not torch.compiler.is_compiling() and capability() == "avx2"
+    if few or slower or not _convolved_by_onednn(rows, kernel):
         return F.linear(rows, kernel, bias)
     return _as_rows(F.conv2d(_as_image(rows), kernel[:, :, None, None], bias))
 
