@@ -15,6 +15,7 @@ from torch import Tensor
 
 from halfstride import functional
 from halfstride.operators import part
+from halfstride.optimizing import signals
 from halfstride.optimizing.lazy import Recipe, is_channels_last, is_ordinary, recipe_of
 from halfstride.optimizing.plan import Site, shown, times
 
@@ -50,7 +51,9 @@ def conv(
     groups: int = 1,
 ) -> Any:
     recipe = recipe_of(input)
-    if recipe is None or not all(map(is_ordinary, _tensors(weight, bias))):
+    if func is F.conv1d and (recipe is None or recipe.is_whole):
+        return signals.conv(rewriting, input, weight, bias, stride, padding, dilation, groups)
+    if recipe is None or recipe.is_whole or not all(map(is_ordinary, _tensors(weight, bias))):
         return NotImplemented
     axes = weight.dim() - 2
     channels = input.dim() - axes - 1  # the dimension
@@ -175,6 +178,11 @@ def conv_transpose(
     groups: int = 1,
     dilation: Any = 1,
 ) -> Any:
+    if func is F.conv_transpose1d and rewriting.plan.signals:
+        geometry = stride, padding, output_padding, groups, dilation
+        output = signals.conv_transpose(rewriting, input, weight, bias, *geometry)
+        if output is not NotImplemented:
+            return output
     if not all(map(is_ordinary, _tensors(input, weight, bias))):
         return NotImplemented
     axes = weight.dim() - 2

@@ -77,6 +77,8 @@ class Explorer(Plan):
         self._rows: dict[tuple[str, Hashable], Row] = {}
         self._unused: dict[Hashable, Row] = {}
         self._kept: list[tuple[_Kind, tuple[nn.Module, ...], tuple[Any, ...]]] = []
+        self.convolved_signals = 0
+        """How often a forward pass convolves a signal whose channels could be kept together."""
 
     def explore(self, run: Run) -> None:
         def enter(module: nn.Module, _args: Any) -> None:
@@ -126,6 +128,10 @@ class Explorer(Plan):
         here = origin, tuple(self._stack)
         self._unused[here] = Row(self._path(), f"nearest {origin.scale}", "", "no convolution follows that takes it in")
         return here
+
+    def wants_signals(self) -> bool:
+        self.convolved_signals += 1
+        return False
 
     def note(self, was: str, reason: str) -> None:
         self._rows.setdefault((self._path(), was), Row(self._path(), was, "", reason, calls=0)).calls += 1
@@ -212,7 +218,10 @@ def _thunk(site: Site, compute: Callable[[], Tensor], backward: bool) -> Callabl
         with torch.set_grad_enabled(backward), _wanting_gradients(site.tensors if backward else ()):
             output = compute()
             output = plain(output) if isinstance(output, LazyTensor) else output
-            return output, *(torch.autograd.grad(output, site.tensors, torch.ones_like(output)) if backward else ())
+            if not backward:
+                return (output,)
+            # A weight that is a part of a parameter, cut out while no gradients were recorded, may get none.
+            return output, *torch.autograd.grad(output, site.tensors, torch.ones_like(output), allow_unused=True)
 
     return run
 

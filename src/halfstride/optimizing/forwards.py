@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from halfstride.optimizing.plan import Plan
-from halfstride.optimizing.rewriting import Rewriting
+from halfstride.optimizing.rewriting import Rewriting, is_active
 
 __all__ = ["install", "is_watched", "restore"]
 
@@ -42,7 +42,7 @@ class _Forward:
         return type(self.module).forward(self.module, *args, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() or _must_stay(self.module):
+        if torch.compiler.is_compiling() or _must_stay(self.module) or is_active(self.plan):
             return self._forward(*args, **kwargs)
         with Rewriting(self.plan) as rewriting:
             output = self._forward(*args, **kwargs)

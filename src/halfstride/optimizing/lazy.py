@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -49,6 +50,11 @@ class Recipe:
     """The tensor itself, once somebody has needed it. From then on it may be changed, and the pieces are forgotten."""
 
     @property
+    def is_whole(self) -> bool:
+        """Whether nothing is repeated, joined or padded: the piece is the tensor, in another order in memory."""
+        return len(self.pieces) == 1 and max(self.scales[0]) == 1 and not self.padding
+
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         shapes = [
             [n * s for n, s in zip(piece.shape, scale, strict=True)]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import nn
 from halfstride.optimizing import measuring
 from halfstride.optimizing.exploring import Explorer
 from halfstride.optimizing.forwards import install, restore
-from halfstride.optimizing.report import Report, Times
+from halfstride.optimizing.plan import Plan
+from halfstride.optimizing.report import Report, Row, Times
 from halfstride.optimizing.running import Run
 
 __all__ = ["optimize"]
@@ -30,7 +32,8 @@ def optimize(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Report]:
     Every upsampling is found as the model runs, however it is written: transposed convolutions, and nearest-neighbour
     upsampling by an integer scale with a convolution behind it, also with a `torch.cat`, activations, casts, padding
     or 1×1 convolutions in between. Each is compared with the original on the example inputs, and timed, by itself and
-    within the model. What is equal to rounding and faster is kept, if it makes the whole model faster.
+    within the model. What is equal to rounding and faster is kept, if it makes the whole model faster. Likewise the
+    `conv1d` of a model, all at once, in inference: they may keep the channels of signals together.
 
     The model is changed in place: only how some of its modules run, never its modules, parameters or `state_dict`.
     It goes on to work with other inputs, types and devices, and with weights that change. While it is compiled, traced
@@ -69,6 +72,8 @@ def optimize(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Report]:
         report = Report(explorer.report_rows(), note="no upsampling that can be faster")
         if explorer.owners:
             _decide(model, run, explorer, report)
+        if explorer.convolved_signals:
+            _decide_on_signals(model, run, explorer, report)
     if report.optimized:
         report._undo = lambda: restore(model)
     else:
@@ -114,6 +119,46 @@ def _decide(model: nn.Module, run: Run, explorer: Explorer, report: Report) -> N
         report.optimized, report.note = True, ""
     else:
         report.note = "the model as a whole is not faster"
+
+
+def _decide_on_signals(model: nn.Module, run: Run, explorer: Explorer, report: Report) -> None:
+    """In inference, keep the channels of signals together, if the model is faster so than it is by now."""
+    plan, owners = (explorer.plan(), explorer.owners) if report.optimized else (Plan(), [])
+    with_signals = replace(plan, signals=True), list(dict.fromkeys([*owners, model]))
+    row = Row("", f"{explorer.convolved_signals} conv1d", "", "not faster")
+    report.rows.append(row)
+
+    def installed(plan: Plan, owners: list[nn.Module]) -> Callable[[], Any]:
+        def outcome() -> Any:
+            restore(model)
+            install(owners, plan)
+            return run(False)
+
+        return outcome
+
+    runs = {
+        "original": installed(Plan(), []),
+        "after": installed(*with_signals),
+        "before": installed(plan, owners),
+    }
+    try:
+        expected = runs["original"]()
+        row.error, _ = run.differences(runs["after"](), expected)
+    except Exception as failure:
+        row.reason = f"{type(failure).__name__}: {failure}"
+    else:
+        if row.error > _OUTPUTS * run.tolerance(expected):
+            row.reason = f"differs by {row.error:.0e}"
+        else:
+            seconds = measuring.alternating(runs, run.device, _BUDGET)
+            row.inference = Times(seconds["before"], seconds["after"])
+            if row.inference.speedup > 1:
+                row.became, row.reason = "channels last", ""
+                report.optimized, report.note, report.error = True, "", max(row.error, report.error or 0.0)
+                report.inference = Times(seconds["original"], seconds["after"])
+                plan, owners = with_signals
+    restore(model)
+    install(owners, plan)
 
 
 @contextlib.contextmanager

@@ -51,6 +51,11 @@ class Plan:
     algorithms: dict[tuple[Hashable, bool], dict[int, str | None]] = field(default_factory=dict)
     """By key of the site and whether gradients are wanted, then by size; None: the original is fastest."""
     origins: set[Hashable] = field(default_factory=set)
+    signals: bool = False
+    """Whether the convolutions of signals keep channels together."""
+
+    def wants_signals(self) -> bool:
+        return self.signals
 
     def wants(self, origin: Origin) -> Hashable | None:
         """What to remember of an upsampling call that is worth putting off; None for the others."""

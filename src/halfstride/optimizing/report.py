@@ -27,7 +27,7 @@ class Times:
 
 @dataclass
 class Row:
-    """One upsampling in the model."""
+    """One upsampling in the model, or all of its convolutions of signals."""
 
     where: str
     """The module that computes it, by its path in the model; empty for the model itself."""

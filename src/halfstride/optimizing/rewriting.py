@@ -3,7 +3,8 @@
 While `Rewriting` is active every call of a torch function comes here first. A nearest-neighbour upsampling gives a lazy
 tensor; what acts on each position alone (activations, casts, 1×1 convolutions, normalisation in evaluation) acts on the
 small tensor; a concatenation is remembered by its parts. A convolution of stride 1 then becomes a resize-convolution,
-its kernel split by input channels where there are parts, and a transposed convolution takes a faster algorithm.
+its kernel split by input channels where there are parts, and a transposed convolution takes a faster algorithm. A
+convolution of a signal gives a lazy tensor too, whose channels lie together for the next one (`signals`).
 Whatever no rule understands is left to torch, which finds an ordinary tensor. Which rewriting pays is for the `Plan`.
 """
 
@@ -14,14 +15,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils._pytree import tree_map_only
 
 from halfstride.optimizing.lazy import LazyTensor, Recipe, is_ordinary, lazy, plain
 from halfstride.optimizing.plan import Plan, Site
 from halfstride.optimizing.rules import RULES
 
-__all__ = ["Rewriting"]
+__all__ = ["Rewriting", "is_active"]
 
 
 class Rewriting(TorchFunctionMode):
@@ -62,6 +63,12 @@ class Rewriting(TorchFunctionMode):
             return site.compute(algorithm)
         except ValueError:  # a size that this algorithm can't do, or an error that the original words in its own way
             return NotImplemented
+
+
+def is_active(plan: Plan) -> bool:
+    """Whether a module around this one is being rewritten by the same plan."""
+    modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    return any(isinstance(mode, Rewriting) and mode.plan is plan for mode in modes)
 
 
 def _is_recorded() -> bool:

@@ -146,10 +146,13 @@ def _pixel_shuffle(rewriting: Rewriting, func: Any, *args: Any, **kwargs: Any) -
 
 def _pointwise(rewriting: Rewriting, func: Any, *args: Any, **kwargs: Any) -> Any:
     """A function of each position alone, new memory being its result."""
-    if LazyTensor not in map(type, args) or any(argument is True for argument in args):  # `inplace`, by position
-        return NotImplemented
-    if kwargs.get("inplace") or any(isinstance(value, Tensor) for value in kwargs.values()):  # `out`, or an operand
-        return NotImplemented
+    if LazyTensor not in map(type, args) or any(isinstance(value, Tensor) for value in kwargs.values()):
+        return NotImplemented  # nothing is lazy, or there is an `out`, or an operand with a name
+    if kwargs.get("inplace") or any(argument is True for argument in args):  # by position
+        if func not in _WITH_FLAG:
+            return NotImplemented
+        args = tuple(False if argument is True else argument for argument in args)
+        return _in_place(rewriting, func, *args, **{**kwargs, **dict.fromkeys(kwargs.keys() & {"inplace"}, False)})
     recipes = [recipe_of(argument) for argument in args]
     recipe = next((recipe for recipe in recipes if recipe is not None), None)
     if recipe is None or recipe.padding:
@@ -165,6 +168,19 @@ def _pointwise(rewriting: Rewriting, func: Any, *args: Any, **kwargs: Any) -> An
         for i in range(len(recipe.pieces))
     ]
     return _with_pieces(rewriting, pieces, *(other for other in recipes if other))
+
+
+def _in_place(rewriting: Rewriting, func: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """The same in the memory of the first tensor, in inference: from now on that is made of other pieces."""
+    recipe = recipe_of(input)
+    if recipe is None or any(isinstance(value, Tensor) and value.requires_grad for value in (input, *args)):
+        return NotImplemented
+    result = _pointwise(rewriting, _IN_PLACE.get(func, func), input, *args, **kwargs)
+    made_of = recipe_of(result)
+    if made_of is None or result.shape != input.shape or result.dtype != input.dtype:
+        return NotImplemented
+    recipe.pieces, recipe.origins = made_of.pieces, made_of.origins
+    return input
 
 
 def _prelu(rewriting: Rewriting, func: Any, input: Tensor, weight: Tensor) -> Any:
@@ -305,6 +321,8 @@ def _cat(rewriting: Rewriting, func: Any, tensors: Any, dim: Any = 0, *, axis: A
         pieces += recipe.pieces
         scales += recipe.scales
         origins += recipe.origins
+    if all(max(scale) == 1 for scale in scales):
+        return rewriting.lazy(Recipe((torch.cat(pieces, dim),), (scales[0],)))
     return rewriting.lazy(Recipe(tuple(pieces), tuple(scales), dim, origins=tuple(dict.fromkeys(origins))))
 
 
@@ -312,6 +330,8 @@ def _pad(
     rewriting: Rewriting, func: Any, input: Tensor, pad: Any, mode: str = "constant", value: float | None = None
 ) -> Any:
     recipe = recipe_of(input)
+    if recipe is not None and recipe.is_whole:
+        return _with_pieces(rewriting, [func(recipe.pieces[0], pad, mode, value)], recipe)
     if recipe is None or recipe.padding or len(recipe.pieces) > 1 or value or mode not in _PADDING_MODES:
         return NotImplemented
     if not all(type(side) is int for side in pad) or len(pad) % 2 or len(pad) > 2 * (input.dim() - 2):
@@ -344,11 +364,32 @@ _POINTWISE = (
     "where", "__add__", "__radd__", "__mul__", "__rmul__", "__sub__", "__rsub__", "__truediv__", "__rtruediv__",
     "__rdiv__", "__pow__", "__neg__",
 )
+_WITH_FLAG = {
+    getattr(F, name)
+    for name in (
+        "celu", "elu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "mish", "relu", "relu6", "selu", "silu",
+        "threshold",
+    )
+}
+"""Those that take `inplace`."""
+_IN_PLACE = {
+    **{
+        getattr(Tensor, f"{name}_"): getattr(Tensor, name)
+        for name in ("add", "clamp", "div", "leaky_relu", "mul", "relu", "sigmoid", "sub", "tanh")
+        if hasattr(Tensor, name)
+    },
+    Tensor.__iadd__: Tensor.__add__,
+    Tensor.__isub__: Tensor.__sub__,
+    Tensor.__imul__: Tensor.__mul__,
+    Tensor.__itruediv__: Tensor.__truediv__,
+}
 # fmt: on
+"""And methods that work in place, with those that do not."""
 _CAST = ("bfloat16", "double", "float", "half", "to", "type")
 
 RULES: dict[Any, Callable[..., Any]] = {
     **{getattr(owner, name): _pointwise for owner in (torch, Tensor, F) for name in _POINTWISE if hasattr(owner, name)},
+    **dict.fromkeys(_IN_PLACE, _in_place),
     **{getattr(Tensor, name): _cast for name in _CAST},
     Tensor.contiguous: _contiguous,
     Tensor.register_hook: _watch,
