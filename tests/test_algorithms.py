@@ -670,17 +670,18 @@ def test_volumes_by_the_gradient_of_a_convolution(form, geometry, last, monkeypa
 
 
 def test_packing_is_left_where_torch_multiplies_one_matrix():
-    def packs(batch, channels, size, taps):
+    def packs(batch, channels, size, taps, form="transposed"):
         shape, weight = (batch, channels, *size), torch.nn.Parameter(torch.empty(channels, channels, *taps))
         case = transposed_case(len(size), shape, weight.shape, 2)
         x = torch.empty(shape).movedim(1, -1).contiguous().movedim(-1, 1)
         with torch.no_grad():
-            return packed.pays(case, x, weight, (0,) * len(size))
+            return packed.pays(case, x, weight, form, (0,) * len(size))
 
     assert not packs(1, 64, (8, 8), (3, 3))
     assert packs(2, 64, (8, 8), (3, 3))
     assert packs(1, 64, (18, 18), (3, 3))
     assert not packs(8, 64, (18, 18), (3, 3))
+    assert packs(8, 64, (18, 18), (3, 3), form="resize")
     assert packs(1, 64, (8, 8), (4, 4))
     assert packs(1, 256, (4, 4), (3, 3))
     assert not packs(1, 64, (40,), (4,))

@@ -139,7 +139,7 @@ def choose(
         circumstances = "exporting"
     elif device == "cpu":
         circumstances = "compiled" if torch.compiler.is_compiling() else "training" if training else "forward"
-    return _decide(case, read_algorithm(algorithm), circumstances, channels_last)[0]
+    return _decide(case, algorithm, circumstances, channels_last)[0]
 
 
 def features(case: Case, algorithm: str) -> tuple[float, ...]:
@@ -225,14 +225,14 @@ def explain(
         cost = None if obstacle else module.cost(case)
         candidates.append(Candidate(name, cost and cost.products, cost and cost.traffic * dtype.itemsize, obstacle))
     circumstances = "training" if training else "forward"
-    decision = _decide(case, read_algorithm(algorithm), circumstances, channels_last)
+    decision = _decide(case, algorithm, circumstances, channels_last)
     return Plan(case, *decision, tuple(candidates))
 
 
 @cached
 def _decide(case: Case, algorithm: str, circumstances: str, channels_last: bool) -> tuple[str, str]:
     """The algorithm and the reason; circumstances: "forward", "training", "compiled", "exporting" or "unmeasured"."""
-    if algorithm != "auto":
+    if read_algorithm(algorithm) != "auto":
         obstacle = ALGORITHMS[algorithm].obstacle(case)
         if obstacle is not None:
             raise ValueError(f"`algorithm` (={algorithm!r}) cannot compute this case: {obstacle}.")

@@ -76,21 +76,24 @@ def transposed(
     case: Case, input: Tensor, weight: Tensor, form: Form, kernel: Callable[[], Tensor], bias: Tensor | None
 ) -> Tensor:
     """torch's transposed convolution, of what `as_transposed` says, by `kernel()`, which is made of a form's weight."""
-    padding, output_padding, start = _cuts(case)
-    if packed.pays(case, input, weight, output_padding):
-        output = packed.transposed(case, input, weight, form, kernel, bias, padding, output_padding)
+    padding, output_padding, start, reached = _cuts(case)
+    of_all = bias if reached else None
+    if packed.pays(case, input, weight, form, output_padding):
+        output = packed.transposed(case, input, weight, form, kernel, of_all, padding, output_padding)
     elif volumes.pays(case, input, made := kernel(), output_padding):
-        output = volumes.transposed(case, input, made, bias, padding, output_padding)
+        output = volumes.transposed(case, input, made, of_all, padding, output_padding)
     else:
         output = _CONV_TRANSPOSE[case.axes - 1](
-            input, made, bias, case.stride, padding, output_padding, case.groups, case.dilation
+            input, made, of_all, case.stride, padding, output_padding, case.groups, case.dilation
         )
-    return _cut(output, start, case.output_size)
+    output = _cut(output, start, case.output_size)
+    return output if bias is of_all or bias is None else output + bias.reshape(-1, *(1,) * case.axes)
 
 
 @cached
-def _cuts(case: Case) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """The padding and output_padding that torch's operator knows, and where the output begins in what it makes then."""
+def _cuts(case: Case) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], bool]:
+    """The padding and output_padding that torch's operator knows, where the output begins in what it makes then, and
+    whether that holds all of the output: it may not know of positions that no kernel reaches, which are the bias."""
     cuts = [
         even_cut(full, p, o, max(s, d))
         for full, p, o, s, d in zip(
@@ -98,7 +101,10 @@ def _cuts(case: Case) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]
         )
     ]
     padding, output_padding = zip(*cuts, strict=True)
-    return padding, output_padding, tuple(p - cut for p, cut in zip(case.padding, padding, strict=True))
+    start = tuple(p - cut for p, cut in zip(case.padding, padding, strict=True))
+    sizes = zip(case.full_size, padding, output_padding, start, case.output_size, strict=True)
+    reached = all(first + o <= full - 2 * p + extra for full, p, extra, first, o in sizes)
+    return padding, output_padding, start, reached
 
 
 def _resize(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -24,18 +24,19 @@ _LEAST = 2**12
 """Weights from which on packing pays,"""
 _LEAST_SMALL = 2**18
 """and from which on it does where torch would do without oneDNN, by one matrix product."""
-_FEW_POSITIONS = 2**11
+_FEW_POSITIONS = {"transposed": 2**11, "resize": 2**13}
 """Input positions of all images up to which packing pays: with more, the products take so long that the order of the
-kernel does not matter."""
+kernel does not matter. A folded kernel is kept anyway, so that whether the weight has changed must be told either way.
+"""
 _HEAVY = 0.25
 """Weights per output from which on packing also pays for images with their channels apart, into which order the output
 has to be brought back."""
 
 
-def pays(case: Case, input: Tensor, weight: Tensor, output_padding: Sequence[int]) -> bool:
-    """Whether a kernel made of this weight can be packed, and should be."""
+def pays(case: Case, input: Tensor, weight: Tensor, form: Form, output_padding: Sequence[int]) -> bool:
+    """Whether a kernel made of this weight of a form can be packed, and should be."""
     return bool(
-        _gains(case, is_channels_last(input))
+        _gains(case, form, is_channels_last(input))
         and lasts(weight)
         and all(extra < s for extra, s in zip(output_padding, case.stride, strict=True))  # oneDNN knows no more
         and onednn_takes(input, weight)
@@ -43,7 +44,7 @@ def pays(case: Case, input: Tensor, weight: Tensor, output_padding: Sequence[int
 
 
 @cached
-def _gains(case: Case, channels_last: bool) -> bool:
+def _gains(case: Case, form: Form, channels_last: bool) -> bool:
     """Whether packing is worth its while."""
     weights = case.in_channels * case.out_channels // case.groups * math.prod(case.kernel_size)
     if not case.channel_pairs or weights < _LEAST:
@@ -53,7 +54,7 @@ def _gains(case: Case, channels_last: bool) -> bool:
     if weights < _LEAST_SMALL and torch_goes_without(case):
         return False
     in_order = channels_last or weights >= _HEAVY * case.output_numbers
-    return in_order and case.batch * math.prod(case.input_size) <= _FEW_POSITIONS
+    return in_order and case.batch * math.prod(case.input_size) <= _FEW_POSITIONS[form]
 
 
 def transposed(
