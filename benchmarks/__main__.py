@@ -38,6 +38,14 @@ PACKAGES = (
 )
 
 
+_HOLDING = ("ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
+"""Variables that hold torch, and the libraries that it multiplies with, to fewer instructions than a processor has."""
+
+
+def _held() -> list[str]:
+    return [f"{name}={os.environ[name]}" for name in _HOLDING if name in os.environ]
+
+
 def main() -> None:
     arguments = _parser().parse_args()
     if arguments.suite == "report":
@@ -51,7 +59,7 @@ def main() -> None:
     seconds = arguments.seconds or (0.3 if arguments.quick else 12.0 if arguments.suite == "models" else 1.5)
     run: dict[str, Any] = {
         "title": TITLES[arguments.suite],
-        "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+        "command": " ".join([*_held(), shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])]),
         "machine": _machine(arguments.device),
         "versions": _versions(),
         "settings": {

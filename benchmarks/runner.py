@@ -8,11 +8,14 @@ import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from getpass import getuser
 from multiprocessing import get_all_start_methods, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
+
+import torch
 
 from benchmarks.peers import GEMM_SIDE, Peer, Task, peers_for
 from benchmarks.report import median
@@ -44,6 +47,12 @@ _ENVIRONMENT = {
 }
 
 
+def _compiled_code() -> str:
+    """A folder for each set of instructions: inductor finds a graph again that was compiled for another one, and makes
+    code of it that reads and writes beyond its tensors."""
+    return str(Path(gettempdir(), f"torchinductor_{getuser()}_{torch.backends.cpu.get_cpu_capability()}"))
+
+
 class Workers(AbstractContextManager["Workers"]):
     """Processes by name, each started when it is first spoken to and kept for the rows to come."""
 
@@ -57,6 +66,7 @@ class Workers(AbstractContextManager["Workers"]):
         if name not in self._pipes:
             threads = str(self.threads)
             os.environ.update(_ENVIRONMENT, OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = _compiled_code()
             context = _context()
             self._pipes[name], theirs = context.Pipe()
             self._processes[name] = context.Process(target=serve, args=(theirs, self.threads))
