@@ -21,8 +21,6 @@ from halfstride.optimizing.running import Run
 
 __all__ = ["Explorer"]
 
-_GAIN = 0.97
-"""A site must take less than this share of the original's time: less is noise."""
 _BUDGET = 1.0
 """Seconds for comparing sites within the model."""
 
@@ -109,7 +107,7 @@ class Explorer(Plan):
             if kind not in original or kind not in changed:  # a model may come by other sites in every run
                 continue
             times = Times(original[kind], changed[kind])
-            faster = times.after < _GAIN * times.before
+            faster = times.after < measuring.GAIN * times.before
             if not faster:
                 trial.names[False] = None
                 self._choose(kind, trial)
@@ -206,7 +204,7 @@ def _tried(site: Site, training: bool) -> _Trial:
         times = measuring.alternating(runs, site.tensors[0].device)
         best = min(errors, key=times.__getitem__)
         setattr(trial.row, "training" if backward else "inference", Times(times[""], times[best]))
-        trial.names[backward] = best if times[best] < _GAIN * times[""] else None
+        trial.names[backward] = best if times[best] < measuring.GAIN * times[""] else None
         trial.row.error = max(errors[best], trial.row.error or 0.0)
     trial.row.became = trial.became
     trial.row.reason = "" if trial.became else trial.row.reason or "not faster"

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-__all__ = ["TOLERANCE", "alternating", "difference", "seconds"]
+__all__ = ["GAIN", "TOLERANCE", "alternating", "difference", "seconds"]
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 """The largest difference allowed, as a share of the original's largest value: the rounding of sums of thousands."""
+
+GAIN = 0.97
+"""What is changed must take less than this share of the original's time: less is noise."""
 
 _ROUNDS = 3, 15
 _BUDGET = 0.3  # seconds, for each thing that is compared

@@ -152,7 +152,7 @@ def _decide_on_signals(model: nn.Module, run: Run, explorer: Explorer, report: R
         else:
             seconds = measuring.alternating(runs, run.device, _BUDGET)
             row.inference = Times(seconds["before"], seconds["after"])
-            if row.inference.speedup > 1:
+            if seconds["after"] < measuring.GAIN * seconds["before"]:
                 row.became, row.reason = "channels last", ""
                 report.optimized, report.note, report.error = True, "", max(row.error, report.error or 0.0)
                 report.inference = Times(seconds["original"], seconds["after"])
