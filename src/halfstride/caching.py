@@ -23,7 +23,7 @@ def cached(function: Function) -> Function:
 
     @wraps(function)
     def call(*arguments: Any, **options: Any) -> Any:
-        if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        if _is_compiled():
             return function(*arguments, **options)
         try:
             return remembered(*arguments, **options)
@@ -47,8 +47,11 @@ def lasts(weight: Tensor) -> bool:
 
 def is_traced() -> bool:
     """Whether somebody reads along who makes a program of what is done, or counts it."""
-    compiled = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-    return compiled or is_in_torch_dispatch_mode()
+    return _is_compiled() or is_in_torch_dispatch_mode()
+
+
+def _is_compiled() -> bool:
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
 def kept(weight: Tensor, key: Hashable, make: Callable[[], Derived]) -> Derived:

@@ -52,7 +52,8 @@ def conv(
 ) -> Any:
     recipe = recipe_of(input)
     if func is F.conv1d and (recipe is None or recipe.is_whole):
-        return signals.conv(rewriting, input, weight, bias, stride, padding, dilation, groups)
+        pads: Any = padding if isinstance(padding, str) else _of_row(padding, 0)
+        return _of_signal(rewriting, F.conv2d, input, weight, bias, _of_row(stride), pads, _of_row(dilation), groups)
     if recipe is None or recipe.is_whole or not all(map(is_ordinary, _tensors(weight, bias))):
         return NotImplemented
     axes = weight.dim() - 2
@@ -61,7 +62,7 @@ def conv(
         return NotImplemented
     if any(s != 1 for s in _per_axis(stride, axes)) or any(max(scale[: channels + 1]) > 1 for scale in recipe.scales):
         return NotImplemented
-    pads: Any = padding if isinstance(padding, str) else _per_axis(padding, axes)
+    pads = padding if isinstance(padding, str) else _per_axis(padding, axes)
     if recipe.padding:
         if pads not in ("valid", (0,) * axes):
             return NotImplemented
@@ -179,8 +180,8 @@ def conv_transpose(
     dilation: Any = 1,
 ) -> Any:
     if func is F.conv_transpose1d and rewriting.plan.signals:
-        geometry = stride, padding, output_padding, groups, dilation
-        output = signals.conv_transpose(rewriting, input, weight, bias, *geometry)
+        of_row = _of_row(stride), _of_row(padding, 0), _of_row(output_padding, 0), groups, _of_row(dilation)
+        output = _of_signal(rewriting, F.conv_transpose2d, input, weight, bias, *of_row)
         if output is not NotImplemented:
             return output
     if not all(map(is_ordinary, _tensors(input, weight, bias))):
@@ -214,6 +215,27 @@ def conv_transpose(
             bytes_saved=0,
         )
     )
+
+
+def _of_signal(
+    rewriting: Rewriting,
+    func: Callable[..., Tensor],
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *geometry: Any,
+) -> Any:
+    """In inference, by `func` of an image of one row."""
+    if not all(isinstance(tensor, Tensor) for tensor in _tensors(input, weight, bias)):
+        return NotImplemented
+    if not _types_agree(input, weight, bias) or _wants_gradients(input, weight, bias):
+        return NotImplemented
+    return signals.convolved(rewriting, func, input, weight, bias, *geometry)
+
+
+def _of_row(value: Any, of_rows: int = 1) -> tuple[int, ...]:
+    """What torch takes for one axis, for the two of an image of one row."""
+    return of_rows, *_per_axis(value, 1)
 
 
 def _formatted_like(input: Tensor, weight: Tensor) -> Tensor:

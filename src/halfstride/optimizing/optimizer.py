@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -90,11 +91,7 @@ def _decide(model: nn.Module, run: Run, explorer: Explorer, report: Report) -> N
     modes = [False, True] if run.gradients else [False]
 
     def optimized(gradients: bool) -> tuple[Any, ...]:
-        install(explorer.owners, plan)
-        try:
-            return run(gradients)
-        finally:
-            restore(model)
+        return _by(plan, explorer.owners, model, run, gradients)
 
     for gradients in modes:
         expected = run(gradients)
@@ -128,18 +125,11 @@ def _decide_on_signals(model: nn.Module, run: Run, explorer: Explorer, report: R
     row = Row("", f"{explorer.convolved_signals} conv1d", "", "not faster")
     report.rows.append(row)
 
-    def installed(plan: Plan, owners: list[nn.Module]) -> Callable[[], Any]:
-        def outcome() -> Any:
-            restore(model)
-            install(owners, plan)
-            return run(False)
-
-        return outcome
-
+    restore(model)
     runs = {
-        "original": installed(Plan(), []),
-        "after": installed(*with_signals),
-        "before": installed(plan, owners),
+        "original": partial(run, False),
+        "after": partial(_by, *with_signals, model, run, False),
+        "before": partial(_by, plan, owners, model, run, False),
     }
     try:
         expected = runs["original"]()
@@ -157,8 +147,16 @@ def _decide_on_signals(model: nn.Module, run: Run, explorer: Explorer, report: R
                 report.optimized, report.note, report.error = True, "", max(row.error, report.error or 0.0)
                 report.inference = Times(seconds["original"], seconds["after"])
                 plan, owners = with_signals
-    restore(model)
     install(owners, plan)
+
+
+def _by(plan: Plan, owners: list[nn.Module], model: nn.Module, run: Run, gradients: bool) -> tuple[Any, ...]:
+    """What a model says that is changed as planned, which afterwards it is not."""
+    install(owners, plan)
+    try:
+        return run(gradients)
+    finally:
+        restore(model)
 
 
 @contextlib.contextmanager

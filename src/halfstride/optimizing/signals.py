@@ -10,11 +10,10 @@ would have made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from halfstride.optimizing.lazy import Recipe, is_ordinary, recipe_of
@@ -22,47 +21,10 @@ from halfstride.optimizing.lazy import Recipe, is_ordinary, recipe_of
 if TYPE_CHECKING:
     from halfstride.optimizing.rewriting import Rewriting
 
-__all__ = ["conv", "conv_transpose"]
+__all__ = ["convolved"]
 
 
-def conv(
-    rewriting: Rewriting,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,
-) -> Any:
-    """`F.conv1d` as a convolution of an image of one row; `NotImplemented` where that is not wanted or understood."""
-    pads = padding if isinstance(padding, str) else _of_row(padding, 0)
-    geometry = _of_row(stride), pads, _of_row(dilation), groups
-    return _of_image(rewriting, F.conv2d, input, weight, bias, *geometry)
-
-
-def conv_transpose(
-    rewriting: Rewriting,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Any,
-    padding: Any,
-    output_padding: Any,
-    groups: int,
-    dilation: Any,
-) -> Any:
-    """`F.conv_transpose1d` likewise."""
-    geometry = _of_row(stride), _of_row(padding, 0), _of_row(output_padding, 0), groups, _of_row(dilation)
-    return _of_image(rewriting, F.conv_transpose2d, input, weight, bias, *geometry)
-
-
-def _of_row(value: Any, of_rows: int = 1) -> tuple[int, int]:
-    """What torch takes for one axis, for the two of an image of one row."""
-    return of_rows, value[0] if isinstance(value, Sequence) else value
-
-
-def _of_image(
+def convolved(
     rewriting: Rewriting,
     func: Callable[..., Tensor],
     input: Tensor,
@@ -70,6 +32,8 @@ def _of_image(
     bias: Tensor | None,
     *geometry: Any,
 ) -> Any:
+    """A signal, convolved in inference by a function of images, whose geometry is given for an image of one row;
+    `NotImplemented` where that is not wanted or understood."""
     signal = _signal(rewriting, input, weight, bias)
     if signal is None:
         return NotImplemented
@@ -91,10 +55,6 @@ def _signal(rewriting: Rewriting, input: Tensor, weight: Tensor, bias: Tensor | 
     tensors = [input, weight] if bias is None else [input, weight, bias]
     if not all(map(is_ordinary, tensors)) or input.dim() != 3 or weight.dim() != 3 or not input.numel():
         return None
-    if {(tensor.device.type, tensor.dtype) for tensor in tensors} != {("cpu", input.dtype)}:
-        return None
-    if torch.is_autocast_enabled("cpu") or (
-        torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    ):
+    if input.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return None
     return input if rewriting.plan.wants_signals() else None
