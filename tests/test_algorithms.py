@@ -592,7 +592,7 @@ def test_products_by_onednn_give_what_the_definition_gives(call, last):
     able_to = [algorithm for algorithm in (scatter, differences) if algorithm.obstacle(case) is None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(products, "_LEAST", 0)
-        patch.setattr(products, "capability", lambda: "avx512")
+        patch.setattr(products, "_is_wide", lambda: True)
         patch.setattr(scatter, "_MANY", 0)
         for algorithm in able_to:
             output = algorithm.compute(case, input, weight, bias)
@@ -606,6 +606,21 @@ def test_products_by_onednn_give_what_the_definition_gives(call, last):
                 assert_close(several(torch.stack([input, input]))[1], expected.float())
 
 
+@pytest.mark.parametrize(
+    ("capability", "knows", "wide"),
+    [
+        ("AVX2", {"avx512_f": True, "avx_vnni": True}, False),  # where torch is held to AVX2
+        ("AVX512", {"avx512_f": True}, True),  # Intel
+        ("AVX512", {"avx512_f": True, "sse4a": True, "avx_vnni": False}, False),  # AMD's fourth generation
+        ("AVX512", {"avx512_f": True, "sse4a": True, "avx_vnni": True}, True),  # and its fifth
+    ],
+)
+def test_where_avx512_is_two_halves_products_are_made_as_with_avx2(capability, knows, wide, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: knows, raising=False)
+    assert products._is_wide.__wrapped__() == wide
+
+
 @pytest.mark.filterwarnings("ignore:TF32 acceleration:UserWarning")  # by torch.backends.mkldnn.flags, which sets all
 def test_kernels_are_packed_for_so_many_rows_as_there_are(monkeypatch):
     """As oneDNN wants them to be; and not without it, though there may be some already."""
@@ -616,7 +631,7 @@ def test_kernels_are_packed_for_so_many_rows_as_there_are(monkeypatch):
         lambda *arguments: packs.append(arguments[-1]) or pack(*arguments),
     )
     monkeypatch.setattr(products, "_LEAST", 2**12)
-    monkeypatch.setattr(products, "_LEAST_OF_AVX2", 2**12)
+    monkeypatch.setattr(products, "_LEAST_OF_HALVES", 2**12)
     matrix = torch.randn(16, 32)
     kernel = products.Kernel(matrix)
     for size in (9, 20, 20, 9, 21, 22, 23):
