@@ -74,9 +74,10 @@ def even_cut(full: int, start: int, size: int, limit: int) -> tuple[int, int]:
 def is_channels_last(input: Tensor) -> bool:
     """Whether the channels of an image or a volume lie next to each other in memory.
 
-    Judged by strides: `is_contiguous(memory_format=...)` is not to be had under `torch.func.vmap`.
+    Judged by strides: `is_contiguous(memory_format=...)` is not to be had under `torch.func.vmap`. One position alone
+    is as contiguous as can be, unless its strides say that others would come after all of its channels.
     """
-    return input.dim() > 3 and input.shape[1] > 1 and input.stride(1) == 1
+    return input.dim() > 3 and 1 < input.shape[1] <= input.stride(-1) and input.stride(1) == 1
 
 
 def as_channels_last(output: Tensor, like: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from halfstride.optimizing import measuring
+from halfstride.optimizing.forwards import has_fast_path
 from halfstride.optimizing.lazy import LazyTensor, plain
 from halfstride.optimizing.plan import Origin, Plan, Site
 from halfstride.optimizing.report import Row, Times
@@ -75,12 +76,15 @@ class Explorer(Plan):
         self._rows: dict[tuple[str, Hashable], Row] = {}
         self._unused: dict[Hashable, Row] = {}
         self._kept: list[tuple[_Kind, tuple[nn.Module, ...], tuple[Any, ...]]] = []
+        self._around_fast_paths: set[nn.Module] = set()
         self.convolved_signals = 0
         """How often a forward pass convolves a signal whose channels could be kept together."""
 
     def explore(self, run: Run) -> None:
         def enter(module: nn.Module, _args: Any) -> None:
             self._stack.append(module)
+            if has_fast_path(module):
+                self._around_fast_paths.update(self._stack)
 
         def leave(module: nn.Module, _args: Any, _output: Any) -> None:
             self._stack.pop()
@@ -91,6 +95,11 @@ class Explorer(Plan):
         finally:
             for handle in handles:
                 handle.remove()
+        for kind, stack, origins in self._kept:
+            if self.loses_fast_path(self._owner(stack, origins)):
+                row = self._rows[self._path(stack), kind]
+                row.became, row.reason = "", "it stands beside attention, whose fast path would be lost"
+        self._kept = [kept for kept in self._kept if not self.loses_fast_path(self._owner(*kept[1:]))]
 
     def confirm(self, run: Run) -> None:
         """Leave out what is not faster where it stands in the model, with caches that others have used in between."""
@@ -153,8 +162,9 @@ class Explorer(Plan):
         for gradients, name in trial.names.items():
             self.algorithms.setdefault((key, gradients), {})[positions] = name
 
-    def _path(self) -> str:
-        module = self._stack[-1] if self._stack else None
+    def _path(self, stack: Sequence[nn.Module] | None = None) -> str:
+        stack = self._stack if stack is None else stack
+        module = stack[-1] if stack else None
         return self._paths.get(id(module)) or type(module).__name__ if module is not None else ""
 
     def plan(self) -> Plan:
@@ -166,14 +176,19 @@ class Explorer(Plan):
     @property
     def owners(self) -> list[nn.Module]:
         """The smallest modules inside which a site and the upsamplings that lead to it happen; none inside another."""
-        owners: dict[nn.Module, None] = {}
-        for _, stack, origins in self._kept:
-            depth = len(stack)
-            for _, other in origins:
-                same = [a is b for a, b in zip(stack, other, strict=False)]
-                depth = min(depth, same.index(False) if False in same else len(same))
-            owners[stack[max(depth, 1) - 1]] = None
+        owners = dict.fromkeys(self._owner(stack, origins) for _, stack, origins in self._kept)
         return [module for module in owners if not any(module in set(other.modules()) - {other} for other in owners)]
+
+    def loses_fast_path(self, owner: nn.Module) -> bool:
+        """Whether something inside a module would, on the example inputs or on others."""
+        return owner in self._around_fast_paths or any(map(has_fast_path, owner.modules()))
+
+    def _owner(self, stack: Sequence[nn.Module], origins: Sequence[Any]) -> nn.Module:
+        depth = len(stack)
+        for _, other in origins:
+            same = [a is b for a, b in zip(stack, other, strict=False)]
+            depth = min(depth, same.index(False) if False in same else len(same))
+        return stack[max(depth, 1) - 1]
 
 
 def _tried(site: Site, training: bool) -> _Trial:

@@ -9,10 +9,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from halfstride.algorithms.common import is_transformed
+from halfstride.caching import is_traced
 from halfstride.optimizing.plan import Plan
 from halfstride.optimizing.rewriting import Rewriting, is_active
 
-__all__ = ["install", "is_watched", "restore"]
+__all__ = ["has_fast_path", "install", "is_watched", "restore"]
+
+_FAST_PATHS = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
+"""Modules that compute in another way while a mode is active, such as ours: slower, in another order in memory, and
+`TransformerEncoder` with other values at positions that are masked."""
 
 
 class _Forward:
@@ -42,7 +48,7 @@ class _Forward:
         return type(self.module).forward(self.module, *args, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() or _must_stay(self.module) or is_active(self.plan):
+        if _must_stay(self.module) or is_active(self.plan):
             return self._forward(*args, **kwargs)
         with Rewriting(self.plan) as rewriting:
             output = self._forward(*args, **kwargs)
@@ -51,7 +57,7 @@ class _Forward:
 
 def _must_stay(module: nn.Module) -> bool:
     """Whether somebody records what the module does, and should see its own operators."""
-    if torch._C._get_tracing_state() or torch._C._are_functorch_transforms_active():
+    if is_traced() or is_transformed():
         return True
     return torch.is_grad_enabled() and is_watched(module)
 
@@ -59,6 +65,11 @@ def _must_stay(module: nn.Module) -> bool:
 def is_watched(module: nn.Module) -> bool:
     """Whether hooks can see outputs of its parts, and may ask for gradients that pass through them."""
     return any(part._forward_hooks for part in module.modules())
+
+
+def has_fast_path(module: nn.Module) -> bool:
+    """Whether a module would lose its fast path, and must not be run under our mode."""
+    return isinstance(module, _FAST_PATHS)
 
 
 def install(owners: list[nn.Module], plan: Plan) -> None:

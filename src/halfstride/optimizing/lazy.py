@@ -31,7 +31,8 @@ EXACT_NEAREST = 41
 class Recipe:
     """What a tensor is made of: pieces, repeated along their dimensions, joined along one of them, then padded.
 
-    The pieces are nobody else's: what happens to the tensors that they were copied from is nothing to them.
+    The pieces are recipes' alone, which may share them: what happens to the tensors that they were copied from is
+    nothing to them, and they are never changed.
     """
 
     pieces: tuple[Tensor, ...]
@@ -90,6 +91,8 @@ class Recipe:
             device = self.pieces[0].device.type
             with torch.no_grad(), torch._C.DisableTorchFunction(), torch.autocast(device, enabled=False):
                 made = self.build(*self.pieces)
+                if made is self.pieces[0]:
+                    made = made.clone()
                 if made.stride() != self.strides:
                     made = torch.empty_strided(self.shape, self.strides, dtype=made.dtype, device=made.device).copy_(
                         made
@@ -154,6 +157,8 @@ class LazyTensor(Tensor):
         cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func == _SET_MEMORY:
+            return _set_memory(*args)
         if func in _READ_MEMORY:
             args, kwargs = tree_map_only(LazyTensor, plain, (args, kwargs))
         with torch._C.DisableTorchFunctionSubclass():
@@ -178,6 +183,7 @@ class LazyTensor(Tensor):
         return tree_map_only(Tensor, lambda tensor: made.get(id(tensor), tensor), result)
 
 
+_SET_MEMORY = Tensor.data.__set__  # type: ignore[attr-defined]
 _READ_MEMORY = {
     *(
         getattr(Tensor, name)
@@ -200,6 +206,14 @@ _READ_MEMORY = {
     Tensor.data.__get__,  # type: ignore[attr-defined]
 }
 """What goes straight to the memory, past all operators."""
+
+
+def _set_memory(tensor: LazyTensor, value: Tensor) -> None:
+    """`tensor.data = value`."""
+    value = value.detach()
+    with torch._C.DisableTorchFunctionSubclass():
+        _SET_MEMORY(tensor, LazyTensor(Recipe((value,), ((1,) * value.dim(),))))  # shape and type
+    tensor.recipe.made, tensor.recipe.pieces = value, ()
 
 
 def lazy(recipe: Recipe) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from halfstride.optimizing import measuring
 from halfstride.optimizing.exploring import Explorer
@@ -71,9 +72,11 @@ def optimize(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Report]:
         explorer.explore(run)
         explorer.confirm(run)
         report = Report(explorer.report_rows(), note="no upsampling that can be faster")
-        if explorer.owners:
+        if not run.is_comparable:
+            report.note = "the output holds no tensors that could be compared"
+        elif explorer.owners:
             _decide(model, run, explorer, report)
-        if explorer.convolved_signals:
+        if run.is_comparable and explorer.convolved_signals and not explorer.loses_fast_path(model):
             _decide_on_signals(model, run, explorer, report)
     if report.optimized:
         report._undo = lambda: restore(model)
@@ -94,12 +97,23 @@ def _decide(model: nn.Module, run: Run, explorer: Explorer, report: Report) -> N
         return _by(plan, explorer.owners, model, run, gradients)
 
     for gradients in modes:
-        expected = run(gradients)
+        try:
+            expected = run(gradients)
+        except Exception:  # the original cannot be trained
+            if not gradients:
+                raise
+            modes.remove(gradients)
+            plan.forget(gradients)
+            break
         try:
             error, off = run.differences(optimized(gradients), expected)
         except Exception as failure:
             report.note = f"it raises {type(failure).__name__} when optimised: {failure}"
             return
+        if plan.hands_out:
+            modes.remove(gradients)
+            plan.forget(gradients)
+            break
         report.error = max(error, report.error or 0.0)
         tolerance = run.tolerance(expected)
         if not (error <= _OUTPUTS * tolerance and off <= min(_GRADIENTS * tolerance, 0.1)):
@@ -162,12 +176,19 @@ def _by(plan: Plan, owners: list[nn.Module], model: nn.Module, run: Run, gradien
 @contextlib.contextmanager
 def _left_as_found(model: nn.Module) -> Iterator[None]:
     """Running statistics and random numbers are afterwards what they were."""
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    devices = {buffer.device for buffer, _ in buffers} | {parameter.device for parameter in model.parameters()}
+    buffers = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None and not is_lazy(buffer)
+    ]
+    devices = {tensor.device for tensor in (*model.buffers(), *model.parameters())}
     with torch.random.fork_rng([device for device in devices if device.type == "cuda"]):
         try:
             yield
         finally:
-            with torch.no_grad():
-                for buffer, value in buffers:
-                    buffer.copy_(value)
+            for module, name, buffer, value in buffers:
+                module._buffers[name] = buffer
+                if not torch.equal(buffer, value):
+                    with torch.inference_mode(buffer.is_inference()), torch.no_grad():
+                        buffer.copy_(value)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 __all__ = ["Origin", "Plan", "Site", "shown", "times"]
@@ -53,12 +54,17 @@ class Plan:
     origins: set[Hashable] = field(default_factory=set)
     signals: bool = False
     """Whether the convolutions of signals keep channels together."""
+    hands_out: bool = False
+    """Whether, with gradients, an upsampled tensor was handed out that something was made of: but of the small one, or
+    of another in its place, so that there is no gradient to it."""
 
     def wants_signals(self) -> bool:
         return self.signals
 
     def wants(self, origin: Origin) -> Hashable | None:
         """What to remember of an upsampling call that is worth putting off; None for the others."""
+        if self.hands_out and torch.is_grad_enabled():
+            return None
         return origin if origin in self.origins else None
 
     def choose(self, site: Site) -> str | None:

@@ -10,19 +10,21 @@ Whatever no rule understands is left to torch, which finds an ordinary tensor. W
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map
 
+from halfstride.algorithms.common import is_transformed
 from halfstride.optimizing.lazy import LazyTensor, Recipe, is_ordinary, lazy, plain
 from halfstride.optimizing.plan import Plan, Site
 from halfstride.optimizing.rules import RULES
 
-__all__ = ["Rewriting", "is_active"]
+__all__ = ["Rewriting", "fields_of", "is_active"]
 
 
 class Rewriting(TorchFunctionMode):
@@ -36,7 +38,7 @@ class Rewriting(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        result = NotImplemented if _is_recorded() else self.by_rule(func, args, kwargs)
+        result = NotImplemented if _is_recorded() or is_transformed() else self.by_rule(func, args, kwargs)
         return func(*args, **kwargs) if result is NotImplemented else result
 
     def by_rule(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
@@ -47,7 +49,18 @@ class Rewriting(TorchFunctionMode):
     def finish(self, output: Any) -> Any:
         """The output, after the mode has been left, with nothing lazy in it."""
         known: dict[int, Tensor] = {}
-        return tree_map_only(LazyTensor, lambda tensor: known.setdefault(id(tensor), plain(tensor)), output)
+
+        def finished(leaf: Any) -> Any:
+            if type(leaf) is LazyTensor:
+                if torch.is_grad_enabled() and (leaf.recipe.used or leaf.recipe.made is not None):
+                    self.plan.hands_out = True
+                return known.setdefault(id(leaf), plain(leaf))
+            for name, value in fields_of(leaf).items():
+                if any(type(part) is LazyTensor or fields_of(part) for part in tree_leaves(value)):
+                    object.__setattr__(leaf, name, tree_map(finished, value))
+            return leaf
+
+        return tree_map(finished, output)
 
     def lazy(self, recipe: Recipe) -> Any:
         if not all(is_ordinary(piece) for piece in recipe.pieces):
@@ -63,6 +76,13 @@ class Rewriting(TorchFunctionMode):
             return site.compute(algorithm)
         except ValueError:  # a size that this algorithm can't do, or an error that the original words in its own way
             return NotImplemented
+
+
+def fields_of(leaf: Any) -> dict[str, Any]:
+    """What a dataclass holds that torch's trees take for a leaf."""
+    if not dataclasses.is_dataclass(leaf) or isinstance(leaf, type):
+        return {}
+    return {field.name: getattr(leaf, field.name) for field in dataclasses.fields(leaf) if hasattr(leaf, field.name)}
 
 
 def is_active(plan: Plan) -> bool:

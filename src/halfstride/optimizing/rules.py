@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from halfstride.optimizing.convolutions import conv, conv_transpose
-from halfstride.optimizing.lazy import EXACT_NEAREST, LazyTensor, Recipe, recipe_of
+from halfstride.optimizing.lazy import EXACT_NEAREST, LazyTensor, Recipe, plain, recipe_of
 from halfstride.optimizing.plan import Origin, shown, times
 
 if TYPE_CHECKING:
@@ -130,6 +130,8 @@ def _reshape(rewriting: Rewriting, func: Any, input: Tensor, *shape: Any, **name
         s = old[at + 1] if at + 1 < len(old) and strides[at + 1] == 0 and old[at + 1] > 1 else 1
         if at >= len(old) or (strides[at] == 0 and old[at] > 1) or n != old[at] * s:
             return NotImplemented
+        if s > 1 and old[at] == 1:  # a view, as torch makes it
+            return NotImplemented
         small = small.select(len(scale) + 1, 0) if s > 1 else small
         scale.append(s)
         at += 2 if s > 1 else 1
@@ -205,6 +207,8 @@ def _is_constant(argument: Tensor, recipe: Recipe) -> bool:
     if type(argument) is LazyTensor:
         return False
     axes = len(recipe.scales[0])
+    if recipe.is_whole and not _is_in_order(argument):
+        return False
     for axis, n in enumerate(argument.shape, start=axes - argument.dim()):
         varies = axis >= 0 and (
             any(scale[axis] > 1 for scale in recipe.scales) or (axis == recipe.axis and len(recipe.pieces) > 1)
@@ -212,6 +216,12 @@ def _is_constant(argument: Tensor, recipe: Recipe) -> bool:
         if varies and n != 1:
             return False
     return argument.dim() <= axes
+
+
+def _is_in_order(tensor: Tensor) -> bool:
+    """Whether memory has the dimensions in their order, as signals have them, and so has the result."""
+    strides = [stride for stride, n in zip(tensor.stride(), tensor.shape, strict=True) if stride and n > 1]
+    return strides == sorted(strides, reverse=True)
 
 
 def _with_pieces(rewriting: Rewriting, pieces: Sequence[Any], *recipes: Recipe) -> Any:
@@ -246,6 +256,11 @@ def _watch(rewriting: Rewriting, func: Any, input: Any, *args: Any, **kwargs: An
             )
         recipe.make()
     return NotImplemented
+
+
+def _set_data(rewriting: Rewriting, func: Any, tensor: Tensor, value: Any) -> Any:
+    """`tensor.data = value`: of all that is lazy, torch asks the tensor alone."""
+    return func(tensor, plain(value)) if type(value) is LazyTensor else NotImplemented
 
 
 def _contiguous(
@@ -395,6 +410,7 @@ RULES: dict[Any, Callable[..., Any]] = {
     Tensor.register_hook: _watch,
     Tensor.requires_grad_: _watch,
     Tensor.retain_grad: _watch,
+    Tensor.data.__set__: _set_data,  # type: ignore[attr-defined]
     **dict.fromkeys((F.prelu, torch.prelu, Tensor.prelu), _prelu),
     F.interpolate: _interpolate,
     torch.repeat_interleave: _repeat_interleave,

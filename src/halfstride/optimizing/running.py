@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from halfstride.optimizing import measuring
 from halfstride.optimizing.forwards import is_watched
+from halfstride.optimizing.rewriting import fields_of
 
 __all__ = ["Run"]
 
@@ -24,24 +25,27 @@ class Run:
         parameters = list(model.parameters())
         self.wanted = [tensor for tensor in (*parameters, *tensors) if tensor.requires_grad]
         self.device = next((tensor.device for tensor in (*parameters, *tensors)), torch.device("cpu"))
+        self.is_comparable = True
+        """Whether the output has tensors that can be found."""
         self.gradients = torch.is_grad_enabled() and bool(self.wanted) and not is_watched(model)
 
     def check(self) -> None:
         try:
-            self(False)
+            output, _ = self(False)
         except Exception as error:
             raise ValueError(
                 f"`model` ({type(self.model).__name__}) raises {type(error).__name__} on the example inputs "
                 f"{_described(self.args, self.kwargs)}: {error}"
             ) from error
+        self.is_comparable = any(isinstance(leaf, Tensor) for leaf in tree_leaves(output))
 
     def __call__(self, gradients: bool) -> tuple[Any, tuple[Tensor | None, ...]]:
         """The output, and where they are asked for the gradients of a random sum of it."""
         torch.manual_seed(0)
         if not gradients:
             with torch.no_grad():
-                return self.model(*self.args, **self.kwargs), ()
-        output = self.model(*self.args, **self.kwargs)
+                return _opened(self.model(*self.args, **self.kwargs)), ()
+        output = _opened(self.model(*self.args, **self.kwargs))
         leaves = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
         cotangents = [torch.randn(leaf.shape, dtype=leaf.dtype, device=leaf.device) for leaf in leaves]
         return output, torch.autograd.grad(leaves, self.wanted, cotangents, allow_unused=True) if leaves else ()
@@ -57,6 +61,11 @@ class Run:
         return max(
             measuring.TOLERANCE.get(leaf.dtype, 0.0) for leaf in tree_leaves(outcome) if isinstance(leaf, Tensor)
         )
+
+
+def _opened(output: Any) -> Any:
+    """The output, with dicts in the place of dataclasses that torch's trees do not know."""
+    return tree_map(lambda leaf: {name: _opened(value) for name, value in fields_of(leaf).items()} or leaf, output)
 
 
 def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

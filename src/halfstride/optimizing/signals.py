@@ -55,6 +55,8 @@ def _signal(rewriting: Rewriting, input: Tensor, weight: Tensor, bias: Tensor | 
     tensors = [input, weight] if bias is None else [input, weight, bias]
     if not all(map(is_ordinary, tensors)) or input.dim() != 3 or weight.dim() != 3 or not input.numel():
         return None
+    if not weight.is_contiguous():  # in whose order torch would give the result
+        return None
     if input.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return None
     return input if rewriting.plan.wants_signals() else None

@@ -1,0 +1,227 @@
+"""`optimize` where later calls differ from the example, and where a model does what few models do."""
+
+import copy
+from dataclasses import dataclass
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from halfstride.optimizing import measuring, optimize
+from test_optimizing import Model, assert_same, conv, everything_pays, image, randomised, up  # noqa: F401
+from test_optimizing_signals import conv1d, signal
+
+
+def pair(run, *example, gradients=False, **parts):
+    """A model as it was, and optimised in inference or also in training; it must have been."""
+    parts = {"a": conv1d(), "b": conv1d(kernel=5), "conv": conv(), **parts}
+    model = randomised(Model(run, **parts)).double().eval()
+    original = copy.deepcopy(model)
+    with torch.set_grad_enabled(gradients):
+        _, report = optimize(model, tuple(x.double() for x in example))
+    assert report.optimized, str(report)
+    return original, model
+
+
+def assert_like(original, model, *inputs):
+    """Also the strides: what follows may view."""
+    with torch.no_grad():
+        expected = original(*inputs)
+        assert measuring.difference(model(*inputs), expected) <= 1e-10
+
+
+# Inputs that have another form than the example -----------------------------------------------------------------------
+
+
+def only_if_large(change):
+    """A model that does something to larger batches than the example's."""
+
+    def run(m, x):
+        y = m.a(x)
+        return m.b(change(m, y) if len(x) > 2 else y)
+
+    return run
+
+
+def data_replaced(m, y):
+    y.data = (y.data * 2)[:, :, :5]
+    y.mul_(3)
+    y.data.add_(1)
+    return y
+
+
+def data_shared(m, y):
+    z = torch.zeros(1, dtype=y.dtype)
+    z.data = y
+    z.add_(1)
+    return z + y
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        data_replaced,
+        data_shared,
+        lambda m, y: torch.func.vmap(lambda one: F.relu(m.a(one[None]))[0])(y),
+        lambda m, y: torch.func.grad(lambda y: F.relu(m.a(y)).sum())(y),
+        lambda m, y: F.conv1d(y, m.a.weight.mT.contiguous().mT).transpose(1, 2).view(-1, 4).view(len(y), 4, -1),
+    ],
+)
+def test_what_happens_to_other_inputs_only(change):
+    assert_like(*pair(only_if_large(change), signal()), signal(batch=3).double())
+
+
+def test_a_signal_in_another_order_decides_the_order_of_the_result():
+    original, model = pair(lambda m, x: (x + m.a(x)).transpose(1, 2), signal())
+    for x in (torch.randn(2, 9, 4).transpose(1, 2), torch.randn(4, 2, 9).transpose(0, 1), torch.randn(2, 4, 1)):
+        assert_like(original, model, x.double())
+
+
+def test_a_signal_of_one_position_is_not_shared_with_what_is_made_of_it():
+    def run(m, x):
+        y = m.a(x)
+        upsampled = up(y, 3)
+        y[:, 0] = 5.0
+        return m.b(upsampled)
+
+    assert_like(*pair(run, signal()), signal(length=1).double())
+
+
+def test_an_expansion_of_one_position_is_a_view():
+    def run(m, x):
+        x = x * 1
+        repeated = x[..., None].expand(*x.shape, 2).reshape(*x.shape[:-1], -1)
+        x.add_(1)
+        return m.b(repeated)
+
+    assert_like(*pair(run, signal()), signal(length=1).double())
+
+
+def test_images_of_one_position():
+    model = randomised(nn.ConvTranspose2d(4, 8, 4, 2, 1)).eval()
+    original = copy.deepcopy(model)
+    with torch.no_grad():
+        optimize(model, image(height=3, width=3))
+        for x in (image(height=1, width=1), image(height=1, width=1).contiguous(memory_format=torch.channels_last)):
+            assert measuring.difference(model(x), original(x)) <= 1e-6
+
+
+# Gradients ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # which forward_ad scripts by
+@pytest.mark.parametrize("run", [lambda m, x: m.b(torch.tanh(m.a(x))), lambda m, x: m.conv(torch.tanh(up(x)))])
+def test_tangents_pass_through(run):
+    x = signal() if "a" in run.__code__.co_names else image()
+    original, model = pair(run, x)
+    with torch.no_grad(), forward_ad.dual_level():
+        x = x.double()
+        outputs = [forward_ad.unpack_dual(each(forward_ad.make_dual(x, x + 1))) for each in (model, original)]
+    assert_same(*(output.tangent for output in outputs))
+
+
+def test_gradients_of_an_upsampled_tensor_that_is_handed_out():
+    def run(m, x):
+        upsampled = up(x)
+        return upsampled, m.conv(upsampled)
+
+    original, model = pair(run, image(), gradients=True)
+    x = image().double().requires_grad_()
+    gradients = []
+    for each in (model, original):
+        upsampled, output = each(x)
+        gradients.append(torch.autograd.grad(output.square().sum(), upsampled))
+    assert_same(*gradients)
+
+
+def test_a_model_that_cannot_be_trained_is_optimised_for_inference():
+    def run(m, x):
+        return torch.tanh(m.conv(up(x))).mul_(2)  # tanh needs its result for the gradient
+
+    original, model = pair(run, image(), gradients=True)
+    assert_like(original, model, image().double())
+
+
+# Models ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize("registered", [True, False])
+def test_attention_keeps_its_fast_path(registered):
+    """Where it writes zeros at positions that are masked, which the slow one does not."""
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 1).eval()
+    parts = {"encoder": encoder} if registered else {}
+    model = Model(lambda m, x, mask: m.a(up(encoder(x, src_key_padding_mask=mask).mT)), a=conv1d(), **parts).eval()
+    original = copy.deepcopy(model)
+    _, report = optimize(model, (torch.randn(2, 6, 4), torch.zeros(2, 6, dtype=torch.bool)))
+    assert not report.optimized
+    if registered:
+        assert "it stands beside attention, whose fast path would be lost" in {row.reason for row in report.rows}
+    mask = torch.tensor([[False] * 6, [False] * 4 + [True] * 2])
+    x = torch.randn(2, 6, 4)
+    with torch.no_grad():
+        assert_same(model(x, mask), original(x, mask), 1e-6)
+
+
+@dataclass
+class Sample:
+    image: torch.Tensor
+    others: list
+
+
+def test_a_dataclass_as_output():
+    original, model = pair(lambda m, x: Sample(m.conv(up(x)), [m.a(x[:, :, 0]), Sample(up(x), [])]), image(width=9))
+    with torch.no_grad():
+        x = image(width=9).double()
+        ours, theirs = model(x), original(x)
+    assert type(ours.image) is type(ours.others[0]) is type(ours.others[1].image) is torch.Tensor
+    assert_same([ours.image, ours.others[0], ours.others[1].image], [theirs.image, theirs.others[0], up(x)])
+
+
+def test_an_output_that_nobody_can_look_into_is_left():
+    class Box:
+        def __init__(self, held):
+            self.held = held
+
+    _, report = optimize(Model(lambda m, x: Box(m.conv(up(x))), conv=conv()), image())
+    assert not report.optimized
+    assert report.note == "the output holds no tensors that could be compared"
+
+
+def test_buffers_that_are_replaced_shared_or_of_inference_are_left_as_found():
+    model = Model(lambda m, x: m.norm(count(m, m.conv(up(x)))), conv=conv(), norm=nn.LazyBatchNorm2d())
+
+    def count(m, x):
+        m.calls = m.calls + 1
+        m.total += 1
+        return x + m.shared.sum()
+
+    model.register_buffer("calls", torch.zeros(()))
+    model.register_buffer("shared", torch.ones(1).expand(3))
+    with torch.inference_mode():
+        model.register_buffer("total", torch.zeros(()))
+    calls = model.calls
+    with torch.inference_mode():
+        optimize(model, image())
+    assert model.calls is calls
+    assert model.calls == model.total == 0
+
+
+@pytest.mark.parametrize("part", [lambda m, x: m.conv(up(x[None]))[0], lambda m, x: m.conv(x[None])[0]])
+def test_transforms_inside_of_a_model(part):
+    model = randomised(Model(lambda m, x: torch.func.vmap(lambda one: part(m, one))(x) + m.conv(x).mean(), conv=conv()))
+    original = copy.deepcopy(model)
+    optimize(model, image())
+    assert_same(model(image(batch=1)).shape, original(image(batch=1)).shape)
+
+
+def test_operators_are_recorded_as_they_were():
+    model = nn.Sequential(conv1d(), nn.ReLU(), conv1d())
+    with torch.no_grad():
+        _, report = optimize(model, signal())
+        assert report.optimized
+        graph = make_fx(model)(signal())
+    assert [node.target for node in graph.graph.nodes].count(torch.ops.aten.convolution.default) == 2
