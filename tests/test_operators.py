@@ -9,7 +9,8 @@ from torch import nn
 from torch._dynamo.backends.registry import lookup_backend
 
 import halfstride
-from halfstride import functional
+from halfstride import functional, planning
+from halfstride.algorithms.case import resize_case
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Dynamo's, about what it reads
 
@@ -112,6 +113,66 @@ def test_types(recorder):
         compiled(x)
 
 
+@pytest.fixture
+def by_parts(monkeypatch):
+    """Whatever can be is summed by parts in training, however few channels there are."""
+    monkeypatch.setattr(planning, "_SAVED", 0)
+
+
+@pytest.mark.parametrize("wanted", ["input", "weight", "bias", "all"])
+@pytest.mark.parametrize(
+    ("axes", "options"),
+    [(1, {"scale_factor": 3}), (2, {"dilation": (2, 1)}), (2, {"padding": ((1, -1), (0, 2))}), (3, {"bias": False})],
+)
+def test_a_compiled_layer_in_training_is_one_operator(recorder, by_parts, axes, options, wanted):
+    layer = getattr(halfstride, f"ResizeConv{axes}d")(3, 4, 3, **options).double().requires_grad_(wanted == "all")
+    if wanted in ("weight", "bias"):
+        parameter = getattr(layer, wanted)
+        if parameter is None:
+            pytest.skip("no bias")
+        parameter.requires_grad_()
+    compiled = torch.compile(layer, backend=recorder, fullgraph=True)
+    for order in (torch.contiguous_format, torch.channels_last)[: 1 + (axes == 2)]:
+        x = torch.randn(2, 3, *(6, 5, 4)[:axes], dtype=torch.float64).to(memory_format=order)
+        x.requires_grad_(wanted in ("input", "all"))
+        tensors = [tensor for tensor in (x, layer.weight, layer.bias) if tensor is not None and tensor.requires_grad]
+        results = []
+        for each in (compiled, layer):
+            output = each(x)
+            results.append((output, *torch.autograd.grad(output.square().sum(), tensors)))
+        assert results[0][0].stride() == results[1][0].stride()
+        torch.testing.assert_close(*results, rtol=1e-10, atol=1e-10)
+    assert "halfstride.resize_conv_by_parts" in recorder.names
+
+
+def test_it_trains_with_sizes_that_change(recorder, by_parts):
+    layer = halfstride.ResizeConv2d(3, 4, 3).double()
+    compiled = torch.compile(lambda x: layer(x).relu().mean(), backend=recorder, dynamic=True, fullgraph=True)
+    for batch, n in ((2, 5), (3, 8), (5, 6)):
+        x = torch.randn(batch, 3, n, 4, dtype=torch.float64, requires_grad=True)
+        expected = torch.autograd.grad(layer(x).relu().mean(), (x, *layer.parameters()))
+        torch.testing.assert_close(torch.autograd.grad(compiled(x), (x, *layer.parameters())), expected)
+    assert "halfstride.resize_conv_by_parts" in recorder.names
+
+
+@pytest.mark.parametrize("options", [{"groups": 2}, {"padding_mode": "replicate"}, {"scale_factor": 1}])
+def test_what_is_not_summed_by_parts_in_training(recorder, by_parts, options):
+    layer = halfstride.ResizeConv2d(4, 4, 3, **options).double()
+    x = torch.randn(2, 4, 5, 4, dtype=torch.float64)
+    torch.testing.assert_close(torch.compile(layer, backend=recorder)(x), layer(x))
+    assert "halfstride.resize_conv_by_parts" not in recorder.names
+
+
+def test_many_channels_are_trained_by_parts_under_a_compiler():
+    def case(*channels, kernel=3, scale=2):
+        return resize_case(2, (1, channels[0], 8, 8), (channels[1], channels[0], kernel, kernel), scale)
+
+    assert planning.trains_by_parts(case(105, 105))
+    assert planning.trains_by_parts(case(53, 53, scale=4))
+    assert not planning.trains_by_parts(case(102, 102))
+    assert not planning.trains_by_parts(case(512, 3))
+
+
 def test_it_keeps_an_operators_promises():
     weight = nn.Parameter(torch.randn(6, 8, 3, 3, dtype=torch.float64), requires_grad=False)
     x = torch.randn(2, 5, 4, 3, dtype=torch.float64)
@@ -124,6 +185,21 @@ def test_it_keeps_an_operators_promises():
                 torch.ops.halfstride.resize_conv(*arguments),
                 F.conv2d(F.interpolate(images, scale_factor=2), kernel, padding=1),
             )
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_it_keeps_an_operators_promises_in_training(order):
+    def random(*shape):
+        return torch.randn(shape, dtype=torch.float64)
+
+    x, weight, bias = random(2, 5, 4, 3).to(memory_format=order), random(6, 5, 3, 3), random(6)
+    geometry = [8, 6], [3, 3], [2, 2], [1, 1], [1, 1]
+    trained = [tensor.requires_grad_() for tensor in (x, weight, bias)]
+    torch.library.opcheck(torch.ops.halfstride.resize_conv_by_parts.default, (*trained, *geometry))
+    gradient = random(2, 6, 8, 6).to(memory_format=order)
+    for wanted in ((True, True), (True, False), (False, True)):
+        arguments = (gradient, x.detach(), weight.detach(), *wanted, *geometry)
+        torch.library.opcheck(torch.ops.halfstride.resize_conv_by_parts_gradients.default, arguments)
 
 
 def test_exported_models_know_only_torchs_operators():

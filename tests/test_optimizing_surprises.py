@@ -210,6 +210,13 @@ def test_buffers_that_are_replaced_shared_or_of_inference_are_left_as_found():
     assert model.calls == model.total == 0
 
 
+def test_an_example_that_the_model_changes_is_left_as_found():
+    x = image()
+    before = x.clone()
+    optimize(Model(lambda m, x: m.conv(up(x.add_(1))), conv=conv()), x)
+    assert torch.equal(x, before)
+
+
 @pytest.mark.parametrize("part", [lambda m, x: m.conv(up(x[None]))[0], lambda m, x: m.conv(x[None])[0]])
 def test_transforms_inside_of_a_model(part):
     model = randomised(Model(lambda m, x: torch.func.vmap(lambda one: part(m, one))(x) + m.conv(x).mean(), conv=conv()))

@@ -78,18 +78,18 @@ _FEW = 2**15
 
 
 def _told_by(weight: Tensor) -> Tensor:
-    """Numbers by which a weight is told from what it was: of many in float32 the product of each row with a random
-    vector.
+    """Numbers by which a weight is told from what it was: of many in float32 the sums of all rows, each times a random
+    number.
 
     Reading the weight once on all cores takes a tenth of the time that comparing it with a copy takes. A change that is
-    lost in the rounding of such a product is smaller than the rounding errors of any layer.
+    lost in the rounding of such a sum is smaller than the rounding errors of any layer.
     """
     weight = weight.detach()
     if weight.dtype != torch.float32 or weight.numel() <= _FEW:
         return weight
     last = weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last)
     rows = (weight.movedim(1, -1) if last else weight).flatten(1)
-    return rows @ _vector(rows.shape[1])
+    return _vector(rows.shape[0]) @ rows
 
 
 @lru_cache(maxsize=256)

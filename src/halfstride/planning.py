@@ -9,7 +9,7 @@ The rule of "auto", which never asks for anything that an algorithm cannot do:
    overlaps.
 4. Otherwise under a compiler, and on devices where nothing was measured, a transposed convolution is "native", since
    torch's skips the zeros, and a resize-convolution is "folded", which saves most of its products with one operator of
-   torch.
+   torch; in training on a processor, with many channels, "differences" as an operator of its own (`trains_by_parts`).
 5. Otherwise the one of `ELIGIBLE` whose time is predicted to be shortest, forwards or in training, with the input's
    order in memory. A time is the sum of what an algorithm does, times what it costs (`Costs`): products, numbers moved,
    numbers of the kernel, and a call. Layers like one that was measured take as much more or less than that as it did.
@@ -48,6 +48,7 @@ __all__ = [
     "predict",
     "read_algorithm",
     "shape",
+    "trains_by_parts",
 ]
 
 _CASES: dict[str, Callable[..., Case]] = {
@@ -113,6 +114,10 @@ class Measured(NamedTuple):
 _LANES = 16
 """Output channels that torch's convolutions compute at once."""
 
+_SAVED = 2**13
+"""Pairs of channels from which on, where the folded kernel needs twice the products, they are better summed by parts
+under a compiler; the fewer where it needs more."""
+
 _NEAR = 0.5
 """Octaves: how far a deviation is felt (the standard deviation of a normal curve)."""
 _DOUBT = 0.05
@@ -140,6 +145,19 @@ def choose(
     elif device == "cpu":
         circumstances = "compiled" if torch.compiler.is_compiling() else "training" if training else "forward"
     return _decide(case, algorithm, circumstances, channels_last)[0]
+
+
+def trains_by_parts(case: Case) -> bool:
+    """Whether a compiler should leave a resize-convolution as it is in training, to be summed by parts.
+
+    Told by channels and kernel alone: other sizes may be symbols to a compiler.
+    """
+    if case.form != "resize" or case.groups != 1 or case.padding_mode != "zeros" or max(case.stride) == 1:
+        return False
+    parts = math.prod(case.kernel_size)
+    folded = math.prod([span + s for span, s in zip(case.span, case.stride, strict=True)])
+    enough: bool = case.in_channels * case.out_channels * (folded - parts) >= _SAVED * parts
+    return enough
 
 
 def features(case: Case, algorithm: str) -> tuple[float, ...]:

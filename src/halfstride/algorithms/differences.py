@@ -67,7 +67,7 @@ from halfstride.algorithms.products import Kernel, add_crossed, times
 from halfstride.caching import kept, lasts
 from halfstride.kernels import widened
 
-__all__ = ["compute", "cost", "obstacle"]
+__all__ = ["compute", "cost", "gradients", "obstacle"]
 
 
 def obstacle(case: Case) -> str | None:
@@ -90,6 +90,16 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     biases = (None,) * case.groups if bias is None else bias.chunk(case.groups)
     groups = zip(x.chunk(case.groups, 1), weight.chunk(case.groups), biases, strict=True)
     return as_channels_last(torch.cat([_output(*group, of_case) for group in groups], 1), like=input)
+
+
+def gradients(
+    case: Case, gradient: Tensor, input: Tensor | None, weight: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """To the input where the weight is given, and to the weight where the input is, of a case that is padded with zeros
+    and has one group; without gradients of their own."""
+    of_case = plan(case, case.input_size, (0,) * case.axes)
+    of_both: tuple[Tensor | None, Tensor | None] = _Gradients.forward(gradient, input, weight, of_case, gradient.dtype)
+    return of_both
 
 
 def cost(case: Case) -> Cost:

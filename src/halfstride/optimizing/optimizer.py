@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from halfstride.optimizing import measuring
@@ -66,7 +66,7 @@ def optimize(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Report]:
         raise TypeError(f"`model` must be a torch.nn.Module, not {type(model).__name__}.")
     restore(model)
     run = Run(model, example_inputs)
-    with _left_as_found(model):
+    with _left_as_found(model, run.tensors):
         run.check()
         explorer = Explorer(model, run.gradients)
         explorer.explore(run)
@@ -174,21 +174,23 @@ def _by(plan: Plan, owners: list[nn.Module], model: nn.Module, run: Run, gradien
 
 
 @contextlib.contextmanager
-def _left_as_found(model: nn.Module) -> Iterator[None]:
-    """Running statistics and random numbers are afterwards what they were."""
+def _left_as_found(model: nn.Module, inputs: Sequence[Tensor]) -> Iterator[None]:
+    """Running statistics, random numbers and the example inputs are afterwards what they were."""
     buffers = [
         (module, name, buffer, buffer.detach().clone())
         for module in model.modules()
         for name, buffer in module._buffers.items()
         if buffer is not None and not is_lazy(buffer)
     ]
+    changing = [(buffer, value) for _, _, buffer, value in buffers] + [(x, x.detach().clone()) for x in inputs]
     devices = {tensor.device for tensor in (*model.buffers(), *model.parameters())}
     with torch.random.fork_rng([device for device in devices if device.type == "cuda"]):
         try:
             yield
         finally:
-            for module, name, buffer, value in buffers:
+            for module, name, buffer, _ in buffers:
                 module._buffers[name] = buffer
-                if not torch.equal(buffer, value):
-                    with torch.inference_mode(buffer.is_inference()), torch.no_grad():
-                        buffer.copy_(value)
+            for tensor, value in changing:
+                if not torch.equal(tensor, value):
+                    with torch.inference_mode(tensor.is_inference()), torch.no_grad():
+                        tensor.copy_(value)

@@ -21,7 +21,7 @@ class Run:
     def __init__(self, model: nn.Module, example_inputs: Any) -> None:
         self.model = model
         self.args, self.kwargs = _arguments(example_inputs)
-        tensors = [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
+        tensors = self.tensors = [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
         parameters = list(model.parameters())
         self.wanted = [tensor for tensor in (*parameters, *tensors) if tensor.requires_grad]
         self.device = next((tensor.device for tensor in (*parameters, *tensors)), torch.device("cpu"))
