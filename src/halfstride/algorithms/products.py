@@ -14,7 +14,7 @@ Matrices are named as in a layer: rows are positions, columns are channels, a ke
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -51,9 +51,8 @@ def capability() -> str:
 @lru_cache(maxsize=1)
 def _is_wide() -> bool:
     """Whether the processor multiplies more with AVX-512 than with AVX2: of AMD's those that know AVX-VNNI too."""
-    knows: Mapping[str, Any] = getattr(
-        torch.cpu, "get_capabilities", dict
-    )()  # younger than the oldest torch that will do
+    ask: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)  # which older torches lack
+    knows = ask()
     return capability() == "avx512" and (not knows.get("sse4a") or bool(knows.get("avx_vnni")))
 
 
