@@ -232,3 +232,9 @@ def test_operators_are_recorded_as_they_were():
         assert report.optimized
         graph = make_fx(model)(signal())
     assert [node.target for node in graph.graph.nodes].count(torch.ops.aten.convolution.default) == 2
+
+
+def test_example_inputs_that_cannot_be_compared():
+    model = Model(lambda m, x, mask: m.conv(up(x)) * mask.to_dense().sum(), conv=conv())
+    _, report = optimize(model, (image(), torch.eye(3).to_sparse()))
+    assert report.optimized

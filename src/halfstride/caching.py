@@ -78,7 +78,7 @@ _FEW = 2**15
 
 
 def _told_by(weight: Tensor) -> Tensor:
-    """Numbers by which a weight is told from what it was: of many in float32 the sums of all rows, each times a random
+    """Numbers by which a weight is told from what it was: of many in float32 the sum of all rows, each times a random
     number.
 
     Reading the weight once on all cores takes a tenth of the time that comparing it with a copy takes. A change that is

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from halfstride import planning
 from halfstride.algorithms import ALGORITHMS, differences
 from halfstride.algorithms.case import Case
-from halfstride.algorithms.common import as_channels_last, is_channels_last, is_transformed
+from halfstride.algorithms.common import as_channels_last, is_channels_last, is_transformed, wants_gradients
 from halfstride.caching import kept, lasts
 
 __all__ = ["part", "resize_conv", "stays_whole"]
@@ -35,7 +35,7 @@ def stays_whole(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) 
         return False
     if torch.is_autocast_enabled("cpu"):  # which knows torch's own operators only
         return False
-    if _is_trained(input, weight, bias):
+    if wants_gradients(input, weight, bias):
         return input.is_floating_point() and planning.trains_by_parts(case)
     return planning.choose(case) == "folded"
 
@@ -44,7 +44,7 @@ def resize_conv(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None, 
     """A resize-convolution as one operator; `first` as in `part`."""
     batched = input.dim() > case.axes + 1
     images = input if batched else input.unsqueeze(0)
-    if _is_trained(input, weight, bias):
+    if wants_gradients(input, weight, bias):
         kernel = part(weight, first, case.in_channels)
         output: Tensor = torch.ops.halfstride.resize_conv_by_parts(images, kernel, bias, *case[2:7])
     else:
@@ -68,10 +68,6 @@ def part(weight: Tensor, first: int | None, channels: int) -> Tensor:
     return kept(weight, ("part", first, channels), lasting)
 
 
-def _is_trained(*tensors: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
-
-
 _Sizes = list[int]
 
 
@@ -92,6 +88,10 @@ def _case(input: Tensor, out_channels: int, *geometry: Sequence[int], mode: str 
         in_channels,
         out_channels,
     )
+
+
+def _empty_output(input: Tensor, weight: Tensor, output_size: Sequence[int]) -> Tensor:
+    return as_channels_last(input.new_empty(input.shape[0], weight.shape[0], *output_size), like=input)
 
 
 # In inference ---------------------------------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ def _resize_conv(
 
 @_resize_conv.register_fake
 def _(input, weight, bias, first, output_size, *_):  # type: ignore[no-untyped-def]
-    return as_channels_last(input.new_empty(input.shape[0], weight.shape[0], *output_size), like=input)
+    return _empty_output(input, weight, output_size)
 
 
 # In training ----------------------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def _by_parts(
 
 @_by_parts.register_fake
 def _(input, weight, bias, output_size, *_):  # type: ignore[no-untyped-def]
-    return as_channels_last(input.new_empty(input.shape[0], weight.shape[0], *output_size), like=input)
+    return _empty_output(input, weight, output_size)
 
 
 @torch.library.custom_op("halfstride::resize_conv_by_parts_gradients", mutates_args=())

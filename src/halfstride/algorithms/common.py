@@ -34,6 +34,7 @@ __all__ = [
     "store",
     "transposed_weight",
     "typed",
+    "wants_gradients",
     "window",
 ]
 
@@ -115,6 +116,11 @@ def applied(function: type[Function], eager: type[Function], *arguments: Any) ->
 def is_transformed() -> bool:
     """Whether forward-mode differentiation or `torch.func` reads along, which know torch's own operators only."""
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
+def wants_gradients(*tensors: Tensor | None) -> bool:
+    """Whether gradients are recorded, and wanted by one of the tensors that there are."""
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 def store(operation: Any, target: Tensor, *operands: Tensor) -> None:

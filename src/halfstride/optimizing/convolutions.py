@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from halfstride import functional
+from halfstride.algorithms.common import wants_gradients
 from halfstride.operators import part
 from halfstride.optimizing import signals
 from halfstride.optimizing.lazy import Recipe, is_channels_last, is_ordinary, recipe_of
@@ -86,7 +87,7 @@ def conv(
             was=f"nearest {times(upsampled[0][1][channels + 1 :])}{in_between}, {kind} k{shown(weight.shape[2:])}",
             became=f"{kind} before the upsampling" if commutes else "resize-convolution" + " of the parts" * joined,
             tensors=(*recipe.pieces, *_tensors(weight, bias)),
-            gradients=_wants_gradients(*recipe.pieces, weight, bias),
+            gradients=wants_gradients(*recipe.pieces, weight, bias),
             origins=recipe.origins,
             reference=lambda: func(recipe.build(*recipe.pieces), weight, bias, stride, padding, dilation, groups),
             algorithms=(_COMMUTED,) if commutes else _FAST_RESIZE,
@@ -206,7 +207,7 @@ def conv_transpose(
             was=f"conv_transpose{axes}d {weight.shape[0]}→{weight.shape[1] * groups} {size}",
             became="transposed convolution",
             tensors=_tensors(input, weight, bias),
-            gradients=_wants_gradients(input, weight, bias),
+            gradients=wants_gradients(input, weight, bias),
             origins=(),
             reference=lambda: func(input, weight, bias, *geometry),
             algorithms=_FAST_TRANSPOSED,
@@ -228,7 +229,7 @@ def _of_signal(
     """In inference, by `func` of an image of one row."""
     if not all(isinstance(tensor, Tensor) for tensor in _tensors(input, weight, bias)):
         return NotImplemented
-    if not _types_agree(input, weight, bias) or _wants_gradients(input, weight, bias):
+    if not _types_agree(input, weight, bias) or wants_gradients(input, weight, bias):
         return NotImplemented
     return signals.convolved(rewriting, func, input, weight, bias, *geometry)
 
@@ -253,10 +254,6 @@ def _types_agree(*tensors: Tensor | None) -> bool:
     if torch.is_autocast_enabled(device.type):
         return all(tensor.dtype in (torch.float32, torch.float16, torch.bfloat16) for tensor in given)
     return all(tensor.dtype == given[0].dtype for tensor in given)
-
-
-def _wants_gradients(*tensors: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in _tensors(*tensors))
 
 
 def _tensors(*tensors: Tensor | None) -> tuple[Tensor, ...]:

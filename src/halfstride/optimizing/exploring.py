@@ -95,11 +95,13 @@ class Explorer(Plan):
         finally:
             for handle in handles:
                 handle.remove()
-        for kind, stack, origins in self._kept:
+        found, self._kept = self._kept, []
+        for kind, stack, origins in found:
             if self.loses_fast_path(self._owner(stack, origins)):
                 row = self._rows[self._path(stack), kind]
                 row.became, row.reason = "", "it stands beside attention, whose fast path would be lost"
-        self._kept = [kept for kept in self._kept if not self.loses_fast_path(self._owner(*kept[1:]))]
+            else:
+                self._kept.append((kind, stack, origins))
 
     def confirm(self, run: Run) -> None:
         """Leave out what is not faster where it stands in the model, with caches that others have used in between."""

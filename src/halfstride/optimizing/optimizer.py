@@ -96,14 +96,17 @@ def _decide(model: nn.Module, run: Run, explorer: Explorer, report: Report) -> N
     def optimized(gradients: bool) -> tuple[Any, ...]:
         return _by(plan, explorer.owners, model, run, gradients)
 
+    def leave_training() -> None:
+        modes.remove(True)
+        plan.forget(True)
+
     for gradients in modes:
         try:
             expected = run(gradients)
         except Exception:  # the original cannot be trained
             if not gradients:
                 raise
-            modes.remove(gradients)
-            plan.forget(gradients)
+            leave_training()
             break
         try:
             error, off = run.differences(optimized(gradients), expected)
@@ -111,8 +114,7 @@ def _decide(model: nn.Module, run: Run, explorer: Explorer, report: Report) -> N
             report.note = f"it raises {type(failure).__name__} when optimised: {failure}"
             return
         if plan.hands_out:
-            modes.remove(gradients)
-            plan.forget(gradients)
+            leave_training()
             break
         report.error = max(error, report.error or 0.0)
         tolerance = run.tolerance(expected)
@@ -182,7 +184,8 @@ def _left_as_found(model: nn.Module, inputs: Sequence[Tensor]) -> Iterator[None]
         for name, buffer in module._buffers.items()
         if buffer is not None and not is_lazy(buffer)
     ]
-    changing = [(buffer, value) for _, _, buffer, value in buffers] + [(x, x.detach().clone()) for x in inputs]
+    changing = [(buffer, value) for _, _, buffer, value in buffers]
+    changing += [(x, x.detach().clone()) for x in inputs if x.layout is torch.strided and not x.is_meta]
     devices = {tensor.device for tensor in (*model.buffers(), *model.parameters())}
     with torch.random.fork_rng([device for device in devices if device.type == "cuda"]):
         try:
