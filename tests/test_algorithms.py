@@ -271,6 +271,25 @@ def test_a_window_of_the_same_size_elsewhere():
     assert_close(folded.compute(case, x, weight, bias), by_definition(case, x, weight, bias))
 
 
+@pytest.mark.parametrize("name", able(resize_case(2, (2, 3, 5, 5), (4, 3, 3, 3), 2, ((1, 1), (1, 1)))))
+def test_nothing_waits_for_the_garbage_collection(name):
+    """What a forward and backward pass made is gone with them: no cycle keeps a tensor."""
+    case = resize_case(2, (2, 3, 5, 5), (4, 3, 3, 3), 2, ((1, 1), (1, 1)))
+    tensors = [torch.randn(size, requires_grad=True) for size in ((2, 3, 5, 5), (4, 3, 3, 3), (4,))]
+
+    def count_after_a_pass():
+        torch.autograd.grad(ALGORITHMS[name].compute(case, *tensors).sum(), tensors)
+        return sum(type(each) is torch.Tensor for each in gc.get_objects())
+
+    count_after_a_pass()  # what is kept from call to call is there now
+    gc.collect()
+    gc.disable()
+    try:
+        assert count_after_a_pass() == count_after_a_pass()
+    finally:
+        gc.enable()
+
+
 def test_a_single_image_is_cut_into_rows():
     case = resize_case(2, (1, 4, 64, 8), (4, 4, 3, 3), 2, ((1, 1), (1, 1)))
     with pytest.MonkeyPatch.context() as patch:

@@ -160,32 +160,9 @@ class _Gradients(torch.autograd.Function):
             of_x = gradient.new_zeros([len(g), *[axis.input_size for axis in plan.axes], channels])
         if x is not None:
             of_taps = gradient.new_zeros(math.prod([axis.kernel_size for axis in plan.axes]), outputs, channels)
-        parts = blocks(plan, len(g), channels, outputs, training=True)
+        wide = None if weight is None else widened(weight)
         for lead in plan.axes[0].features:  # the kernels of one of them at a time are much less than those of all
-            features = [feature for feature in plan.features if feature[0] == lead]
-            signs = signs_of_taps(plan, features, gradient)
-            kernels, sums = {}, {}
-            if weight is not None:
-                kernels = of_features(sums_of_taps(widened(weight), signs), plan, features)
-            if of_taps is not None:
-                of_kernels = gradient.new_zeros(len(signs), outputs, channels)
-                sums = of_features(of_kernels, plan, features)
-
-            def visit(which: Feature, feature: Tensor | None, rows: Tensor) -> Tensor | None:
-                """The gradient of a feature; the gradient of the weight takes its share."""
-                flat = rows.flatten(0, -2)
-                if feature is not None:
-                    add_crossed(flat, feature.reshape(-1, channels), sums[which])  # noqa: B023  # called at once
-                if weight is None:
-                    return None
-                return times(flat, kernels[which].t()).view(*rows.shape[:-1], channels)  # noqa: B023
-
-            for block in parts:
-                part = None if values is None else values[block.inputs]
-                total = None if of_x is None else of_x[block.inputs]
-                through_features(part, gradient[block.outputs], block.plan, lead, visit, total)
-            if of_taps is not None:
-                add_sums_of_taps_adjoint(of_taps, of_kernels, signs)
+            _add_gradients(gradient, values, wide, plan, lead, of_x, of_taps)
         of_weight = None
         if of_taps is not None:
             sizes = [axis.kernel_size for axis in plan.axes]
@@ -261,6 +238,44 @@ def _one_by_one(size: int, dims: Sequence[int | None], arguments: Sequence[Any])
     return [
         [a if dim is None else a.select(dim, i) for a, dim in zip(arguments, dims, strict=True)] for i in range(size)
     ]
+
+
+def _add_gradients(
+    gradient: Tensor,
+    values: Tensor | None,
+    weight: Tensor | None,
+    plan: Plan,
+    lead: int,
+    of_x: Tensor | None,
+    of_taps: Tensor | None,
+) -> None:
+    """Add to the gradients of values and of taps, where they are wanted, what features give that are `lead` along the
+    first axis."""
+    features = [feature for feature in plan.features if feature[0] == lead]
+    signs = signs_of_taps(plan, features, gradient)
+    kernels: dict[Feature, Tensor] = {}
+    sums: dict[Feature, Tensor] = {}
+    if weight is not None:
+        kernels = of_features(sums_of_taps(weight, signs), plan, features)
+    if of_taps is not None:
+        of_kernels = of_taps.new_zeros(len(signs), *of_taps.shape[1:])
+        sums = of_features(of_kernels, plan, features)
+
+    def visit(which: Feature, feature: Tensor | None, rows: Tensor) -> Tensor | None:
+        """The gradient of a feature; the gradient of the weight takes its share."""
+        flat = rows.flatten(0, -2)
+        if feature is not None:
+            add_crossed(flat, feature.flatten(0, -2), sums[which])
+        return times(flat, kernels[which].t()).view(*rows.shape[:-1], -1) if kernels else None
+
+    images, outputs = gradient.shape[0], gradient.shape[-1]
+    channels = (of_taps if of_x is None else of_x).shape[-1]  # type: ignore[union-attr]  # one of them is wanted
+    for block in blocks(plan, images, channels, outputs, training=True):
+        part = None if values is None else values[block.inputs]
+        total = None if of_x is None else of_x[block.inputs]
+        through_features(part, gradient[block.outputs], block.plan, lead, visit, total)
+    if of_taps is not None:
+        add_sums_of_taps_adjoint(of_taps, of_kernels, signs)
 
 
 def _kernels(weight: Tensor, plan: Plan) -> dict[tuple[int, Feature], Tensor]:

@@ -46,7 +46,7 @@ def signs_of_taps(plan: Plan, features: Sequence[Feature], like: Tensor) -> Tens
 
 def sums_of_taps(weight: Tensor, signs: Tensor) -> Tensor:
     """(gaps, out, in): the kernels of all gaps."""
-    return (signs @ weight.flatten(2).flatten(0, 1).t()).view(-1, *weight.shape[:2])
+    return (signs @ weight.flatten(2).movedim(-1, 0).flatten(1)).view(-1, *weight.shape[:2])
 
 
 def add_sums_of_taps_adjoint(taps: Tensor, kernels: Tensor, signs: Tensor) -> None:
@@ -68,6 +68,9 @@ def of_lead_gaps(kernels: dict[Feature, Tensor], plan: Plan) -> dict[tuple[int, 
         parts.update({(gap, tuple(others)): part for gap, part in zip(gaps, kernel.chunk(len(gaps)), strict=True)})
     return parts
 
+
+Visitor = Callable[[Feature, Tensor | None, Tensor], Tensor | None]
+"""Of a feature, its values, and the sums of the gradient that belong to it: what the values' gradient is."""
 
 # Features: values and jumps -------------------------------------------------------------------------------------------
 
@@ -93,7 +96,7 @@ def through_features(
     gradient: Tensor,
     plan: Plan,
     lead: int,
-    visit: Callable[[Feature, Tensor | None, Tensor], Tensor | None],
+    visit: Visitor,
     total: Tensor | None,
 ) -> None:
     """Visit each feature of the values that is `lead` along the first axis, and add to the total, as values, what is
@@ -103,24 +106,28 @@ def through_features(
     said. The visitor sees (images, *positions, gaps·out) of the output's gradient, summed at the places that each
     product was added to.
     """
+    _descend((lead,), values, [gradient], plan, visit, total)
 
-    def descend(feature: Feature, whole: Tensor | None, gradients: list[Tensor], total: Tensor | None) -> None:
-        at, axis = 1 + len(feature), plan.axes[len(feature)]
-        for each in axis.features:
-            if not feature and each != lead:
-                continue
-            of_whole = None if whole is None else _along(whole, at, axis, each)
-            of_gradients = _gathered(gradients, at, axis, each, last=at == len(plan.axes))
-            if at == len(plan.axes):
-                part = visit((*feature, each), of_whole, of_gradients[0])
-            else:
-                size = len(axis.lattices[each])
-                part = None if total is None else total.new_zeros(*total.shape[:at], size, *total.shape[at + 1 :])
-                descend((*feature, each), of_whole, of_gradients, part)
-            if part is not None and total is not None:
-                _add_adjoint(total, at, part, axis.lattices[each], jumps=each > 0)
 
-    descend((), values, [gradient], total)
+# Not a function within the other: it would refer to itself, and keep all that its visitor knows until the next garbage
+# collection.
+def _descend(
+    chosen: Feature, whole: Tensor | None, gradients: list[Tensor], plan: Plan, visit: Visitor, total: Tensor | None
+) -> None:
+    """Go through an axis: `chosen` is the feature so far, and ends with the one along this axis."""
+    at, each = len(chosen), chosen[-1]
+    axis = plan.axes[at - 1]
+    of_whole = None if whole is None else _along(whole, at, axis, each)
+    of_gradients = _gathered(gradients, at, axis, each, last=at == len(plan.axes))
+    if at == len(plan.axes):
+        part = visit(chosen, of_whole, of_gradients[0])
+    else:
+        size = len(axis.lattices[each])
+        part = None if total is None else total.new_zeros(*total.shape[:at], size, *total.shape[at + 1 :])
+        for following in plan.axes[at].features:
+            _descend((*chosen, following), of_whole, of_gradients, plan, visit, part)
+    if part is not None and total is not None:
+        _add_adjoint(total, at, part, axis.lattices[each], jumps=each > 0)
 
 
 def _gathered(gradients: list[Tensor], at: int, axis: AxisPlan, feature: int, *, last: bool) -> list[Tensor]:
