@@ -158,6 +158,7 @@ def test_summation_by_parts_in_blocks(call, block, rows):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(differences_plan, "_BLOCK", block)
         patch.setattr(differences_plan, "_ROWS", rows)
+        patch.setattr(differences, "blocks", differences_plan.blocks.__wrapped__)
         output = differences.compute(case, *tensors)
         gradients = torch.autograd.grad(output, tensors, gradient)
     for one, other in zip((output, *gradients), (whole, *of_whole), strict=True):
@@ -173,10 +174,11 @@ def test_summation_by_parts_with_anchors_apart(call, block):
     expected, gradient, of_expected = native_with_gradients(case, tensors)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(differences_plan, "_ANCHORS", 0)
-        patch.setattr(differences_plan, "_SAVED", {"avx2": -math.inf, "avx512": -math.inf})
+        patch.setattr(differences_plan, "_SAVED", {"avx2": -(2**60), "avx512": -(2**60)})
         patch.setattr(differences_plan, "_BLOCK", block)
         patch.setattr(differences_plan, "_ROWS", 1)
         patch.setattr(differences, "plan", differences_plan.plan.__wrapped__)
+        patch.setattr(differences, "blocks", differences_plan.blocks.__wrapped__)
         output = differences.compute(case, *tensors)
         assert_close(output, expected)
         for one, other in zip(torch.autograd.grad(output, tensors, gradient), of_expected, strict=True):
@@ -295,7 +297,8 @@ def test_a_single_image_is_cut_into_rows():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(differences_plan, "_BLOCK", 2**13)
         patch.setattr(differences_plan, "_ROWS", 16)
-        blocks = differences_plan.blocks(differences_plan.plan(case, (64, 8), (0, 0)), 1, 4, 4, training=False)
+        plan = differences_plan.plan(case, (64, 8), (0, 0))
+        blocks = differences_plan.blocks.__wrapped__(plan, 1, 4, 4, training=False)
     inputs, outputs = zip(*((block.inputs[1], block.outputs[1]) for block in blocks), strict=True)
     assert len(blocks) > 2
     assert [rows.start for rows in outputs] == [0, *(rows.stop for rows in outputs[:-1])]

@@ -261,15 +261,16 @@ def _add_gradients(
         of_kernels = of_taps.new_zeros(len(signs), *of_taps.shape[1:])
         sums = of_features(of_kernels, plan, features)
 
+    images, outputs = gradient.shape[0], gradient.shape[-1]
+    channels = (of_taps if of_x is None else of_x).shape[-1]  # type: ignore[union-attr]  # one of them is wanted
+
     def visit(which: Feature, feature: Tensor | None, rows: Tensor) -> Tensor | None:
         """The gradient of a feature; the gradient of the weight takes its share."""
         flat = rows.flatten(0, -2)
         if feature is not None:
             add_crossed(flat, feature.flatten(0, -2), sums[which])
-        return times(flat, kernels[which].t()).view(*rows.shape[:-1], -1) if kernels else None
+        return times(flat, kernels[which].t()).view(*rows.shape[:-1], channels) if kernels else None
 
-    images, outputs = gradient.shape[0], gradient.shape[-1]
-    channels = (of_taps if of_x is None else of_x).shape[-1]  # type: ignore[union-attr]  # one of them is wanted
     for block in blocks(plan, images, channels, outputs, training=True):
         part = None if values is None else values[block.inputs]
         total = None if of_x is None else of_x[block.inputs]

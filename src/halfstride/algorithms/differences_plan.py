@@ -37,7 +37,16 @@ _SAVED = {"avx2": 2**24, "avx512": 2**25}
 generation; its fifth multiplies twice as fast with AVX-512."""
 
 
-@dataclass(frozen=True)
+class Landing(NamedTuple):
+    """Products of a gap that are added to neighbouring outputs of a phase."""
+
+    phase: int
+    start: int
+    """Which product the first of the phase adds."""
+    size: int
+
+
+@dataclass(frozen=True, eq=False)  # told apart by identity, which is quick: the same case has the same plan
 class AxisPlan:
     """One axis of a resize-convolution, summed by parts."""
 
@@ -102,6 +111,10 @@ class AxisPlan:
     def size_of(self, phase: int) -> int:
         return len(range(phase, self.output_size, self.step))
 
+    def landings(self, gap: int) -> tuple[Landing, ...]:
+        """Where the products of a gap land."""
+        return _landings(self, gap)
+
     def part(self, outputs: range) -> tuple[range, AxisPlan]:
         """The inputs that these outputs, from a multiple of the step on, are made of, and the plan that does it."""
         k, s, d, padding = self.kernel_size, self.stride, self.dilation, self.padding - outputs.start
@@ -112,19 +125,20 @@ class AxisPlan:
         return range(first, last + 1), plan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """All axes of a resize-convolution, summed by parts."""
 
     axes: tuple[AxisPlan, ...]
 
     @property
-    def features(self) -> list[Feature]:
-        return list(product(*(axis.features for axis in self.axes)))
+    def features(self) -> tuple[Feature, ...]:
+        return tuple(self.gaps)
 
-    def gaps(self, feature: Feature) -> list[Gaps]:
-        """The gaps that are multiplied with a feature."""
-        return list(product(*(axis.gaps_of(each) for axis, each in zip(self.axes, feature, strict=True))))
+    @property
+    def gaps(self) -> dict[Feature, list[Gaps]]:
+        """Of each feature, the gaps that are multiplied with it."""
+        return _gaps(self)
 
     def positions(self, feature: Feature) -> tuple[int, ...]:
         return tuple(len(axis.lattices[each]) for axis, each in zip(self.axes, feature, strict=True))
@@ -136,12 +150,30 @@ class Plan:
     @property
     def products(self) -> int:
         """Of one image, for each input channel and output channel."""
-        return sum(math.prod(self.positions(feature)) * len(self.gaps(feature)) for feature in self.features)
+        return sum(math.prod(self.positions(feature)) * len(self.gaps[feature]) for feature in self.features)
 
     @property
     def matrices(self) -> int:
         """Matrix products of a block, forwards: one for each gap of the first axis and each feature of the others."""
         return len(self.axes[0].gaps) * math.prod(len(axis.features) for axis in self.axes[1:])
+
+
+@cached
+def _landings(axis: AxisPlan, gap: int) -> tuple[Landing, ...]:
+    return tuple(
+        Landing(phase, start, axis.size_of(phase))
+        for phase in axis.phases
+        for of, start in axis.terms[phase]
+        if of == gap
+    )
+
+
+@cached
+def _gaps(plan: Plan) -> dict[Feature, list[Gaps]]:
+    return {
+        feature: list(product(*(axis.gaps_of(each) for axis, each in zip(plan.axes, feature, strict=True))))
+        for feature in product(*(axis.features for axis in plan.axes))
+    }
 
 
 @cached
@@ -201,6 +233,7 @@ class Block(NamedTuple):
     plan: Plan
 
 
+@cached
 def blocks(plan: Plan, images: int, in_channels: int, out_channels: int, *, training: bool) -> list[Block]:
     """Blocks that keep their intermediate results within `_BLOCK` numbers, but make enough `_ROWS`."""
     if torch.compiler.is_compiling():  # a compiler orders the work itself, and may not know the sizes yet

@@ -9,8 +9,8 @@ Tensors are laid out (images, *positions, channels).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
 from itertools import product
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from halfstride.algorithms.common import store
 from halfstride.algorithms.differences_plan import AxisPlan, Feature, Gaps, Plan
 from halfstride.algorithms.products import Kernel, times
+from halfstride.caching import cached
 
 __all__ = [
     "Kernels",
@@ -39,9 +40,17 @@ Kernels = Mapping[tuple[int, Feature], Tensor | Kernel]
 
 def signs_of_taps(plan: Plan, features: Sequence[Feature], like: Tensor) -> Tensor:
     """(gaps, taps), feature by feature: 1 or -1 where the kernel of a gap has a tap, else 0."""
-    of_axes = [torch.tensor(axis.signs, dtype=like.dtype, device=like.device) for axis in plan.axes]
-    place = {gaps: i for i, gaps in enumerate(product(*(axis.gaps for axis in plan.axes)))}
-    return reduce(torch.kron, of_axes)[[place[gaps] for feature in features for gaps in plan.gaps(feature)]]
+    return torch.tensor(_signs(plan, tuple(features)), dtype=like.dtype, device=like.device)
+
+
+@cached
+def _signs(plan: Plan, features: tuple[Feature, ...]) -> list[list[int]]:
+    of_axes = [axis.signs for axis in plan.axes]
+    return [
+        [math.prod(of_each) for of_each in product(*(signs[gap] for signs, gap in zip(of_axes, gaps, strict=True)))]
+        for feature in features
+        for gaps in plan.gaps[feature]
+    ]
 
 
 def sums_of_taps(weight: Tensor, signs: Tensor) -> Tensor:
@@ -56,7 +65,7 @@ def add_sums_of_taps_adjoint(taps: Tensor, kernels: Tensor, signs: Tensor) -> No
 
 def of_features(kernels: Tensor, plan: Plan, features: Sequence[Feature]) -> dict[Feature, Tensor]:
     """(gaps·out, in) of each of these features, in the memory of (gaps, out, in) of all of them."""
-    counts = [len(plan.gaps(feature)) for feature in features]
+    counts = [len(plan.gaps[feature]) for feature in features]
     return {of: each.flatten(0, 1) for of, each in zip(features, torch.split(kernels, counts), strict=True)}
 
 
@@ -144,27 +153,27 @@ def _gathered(gradients: list[Tensor], at: int, axis: AxisPlan, feature: int, *,
 
 def _gathered_along(gradient: Tensor, at: int, axis: AxisPlan, gap: int, target: Tensor | None = None) -> Tensor:
     """Into a target, or in the memory of the gradient where it lies there already."""
-    size = len(axis.lattices[axis.feature_of(gap)])
-    parts = [
-        (start, gradient[_along_axis(at, slice(phase, None, axis.step))])
-        for phase in axis.phases
-        for of, start in axis.terms[phase]
-        if of == gap
-    ]
+    size, landings = len(axis.lattices[axis.feature_of(gap)]), axis.landings(gap)
     if target is None:
-        if len(parts) == 1 and parts[0][1].shape[at] == size:
-            return parts[0][1]
+        if len(landings) == 1 and landings[0].size == size:
+            return gradient[_along_axis(at, slice(landings[0].phase, None, axis.step))]
         target = gradient.new_empty(*gradient.shape[:at], size, *gradient.shape[at + 1 :])
-    if not parts:
+    if not landings:
         return target.zero_()
-    first, length = parts[0][0], parts[0][1].shape[at]
-    target.narrow(at, 0, first).zero_()
-    target.narrow(at, first + length, size - first - length).zero_()
-    same = [(start, part.shape[at]) == (first, length) for start, part in parts]
-    _store_sum([part for (_, part), fits in zip(parts, same, strict=True) if fits], target.narrow(at, first, length))
-    for (start, part), fits in zip(parts, same, strict=True):
-        if not fits:
-            target.narrow(at, start, part.shape[at]).add_(part)
+    _, first, length = landings[0]
+    for start, rest in ((0, first), (first + length, size - first - length)):
+        if rest:
+            target.narrow(at, start, rest).zero_()
+    together, others = [], []
+    for landing in landings:
+        part = gradient[_along_axis(at, slice(landing.phase, None, axis.step))]
+        if landing[1:] == (first, length):
+            together.append(part)
+        else:
+            others.append((landing, part))
+    _store_sum(together, target.narrow(at, first, length))
+    for landing, part in others:
+        target.narrow(at, landing.start, landing.size).add_(part)
     return target
 
 
@@ -180,9 +189,8 @@ def _window(values: Tensor, axis: int, positions: range) -> Tensor:
     window = values.new_empty(*values.shape[:axis], len(positions), *values.shape[axis + 1 :])
     for part, source in _meeting(window, values, axis, positions):
         part.copy_(source)
-    for at, i in enumerate(positions):
-        if not 0 <= i < n:
-            window.select(axis, at).zero_()
+    for at in _beyond(positions, 0, n - 1):
+        window.select(axis, at).zero_()
     return window
 
 
@@ -196,15 +204,14 @@ def _jumps(values: Tensor, axis: int, positions: range) -> Tensor:
         of_other = _meeting(jumps, values.narrow(axis, 0, n - 1), axis, before)
         for (part, one), (_, other) in zip(of_one, of_other, strict=True):
             store(torch.sub, part, one, other)
-    for at, i in enumerate(positions):
-        if i <= 0 or i >= n:
-            target = jumps.select(axis, at)
-            if i == 0:
-                target.copy_(values.select(axis, 0))
-            elif i == n:
-                target.copy_(values.select(axis, n - 1)).neg_()
-            else:
-                target.zero_()
+    for at in _beyond(positions, 1, n - 1):
+        target = jumps.select(axis, at)
+        if positions[at] == 0:
+            target.copy_(values.select(axis, 0))
+        elif positions[at] == n:
+            store(torch.neg, target, values.select(axis, n - 1))
+        else:
+            target.zero_()
     return jumps
 
 
@@ -218,18 +225,28 @@ def _add_adjoint(target: Tensor, axis: int, part: Tensor, positions: range, *, j
 def _meeting(part: Tensor, values: Tensor, axis: int, positions: range, shift: int = 0) -> list[tuple[Tensor, Tensor]]:
     """Of a part that has these positions along an axis, and of values, what lies at the same position, or `shift`
     further; nothing where they do not meet."""
-    n, step = values.shape[axis], positions.step
-    moved = range(positions.start + shift, positions.stop + shift, step)
-    first = max(-(moved.start // step), 0)
-    last = min((n - 1 - moved.start) // step, len(moved) - 1)
-    if first > last:
+    meeting = _overlap(positions, shift, values.shape[axis])
+    if meeting is None:
         return []
-    return [
-        (
-            part[_along_axis(axis, slice(first, last + 1))],
-            values[_along_axis(axis, slice(moved[first], moved[last] + 1, step))],
-        )
-    ]
+    of_part, of_values = meeting
+    return [(part[_along_axis(axis, of_part)], values[_along_axis(axis, of_values)])]
+
+
+@cached
+def _overlap(positions: range, shift: int, n: int) -> tuple[slice, slice] | None:
+    """Which of the positions, shifted, lie within `n`, and where; None where none does."""
+    step, start = positions.step, positions.start + shift
+    first = max(-(start // step), 0)
+    last = min((n - 1 - start) // step, len(positions) - 1)
+    if first > last:
+        return None
+    return slice(first, last + 1), slice(start + step * first, start + step * last + 1, step)
+
+
+@cached
+def _beyond(positions: range, first: int, last: int) -> list[int]:
+    """Which of the positions do not lie between these two."""
+    return [at for at, i in enumerate(positions) if not first <= i <= last]
 
 
 # Products: from features to outputs -----------------------------------------------------------------------------------
@@ -269,7 +286,7 @@ def sum_products(values: Tensor, kernels: Kernels, bias: Tensor | None, plan: Pl
             for i, (gap, at) in enumerate(jumps):
                 nobody_elses = i > 0 or phase == lead.phases[-1]
                 summed = multiplied(of_lead[lead.feature_of(gap)], gap, feature, at, summed, nobody_elses)
-            along_lead.update(zip(others.gaps(feature), torch.split(summed, output.shape[-1], -1), strict=True))
+            along_lead.update(zip(others.gaps[feature], torch.split(summed, output.shape[-1], -1), strict=True))
         for phases in product((phase,), *(axis.phases for axis in others.axes)):
             _, along, *across = _of_phases(phases, plan.axes)
             place = (along, slice(None), *across)
