@@ -174,7 +174,7 @@ def test_summation_by_parts_with_anchors_apart(call, block):
     expected, gradient, of_expected = native_with_gradients(case, tensors)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(differences_plan, "_ANCHORS", 0)
-        patch.setattr(differences_plan, "_SAVED", {"avx2": -(2**60), "avx512": -(2**60)})
+        patch.setattr(differences_plan, "_PRODUCTS_PER_MATRIX", {"avx2": -(2**40), "avx512": -(2**40)})
         patch.setattr(differences_plan, "_BLOCK", block)
         patch.setattr(differences_plan, "_ROWS", 1)
         patch.setattr(differences, "plan", differences_plan.plan.__wrapped__)

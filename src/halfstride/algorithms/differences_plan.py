@@ -32,9 +32,11 @@ _FURTHEST = 4
 """Positions from one anchor to the next, at the most: further apart they save next to nothing."""
 _ANCHORS = 2**8
 """Anchors in all images from which on it pays to have fewer of them than positions,"""
-_SAVED = {"avx2": 2**24, "avx512": 2**25}
-"""where so many products are saved for each matrix product more that it takes. Measured on AMD's third and fourth
-generation; its fifth multiplies twice as fast with AVX-512."""
+_PRODUCTS_PER_MATRIX = {"avx2": 2**24, "avx512": 2**25}
+"""what a matrix product more costs, in products. Measured on AMD's third and fourth generation; its fifth multiplies
+twice as fast with AVX-512."""
+_ROWS_PER_KERNEL = 96
+"""And what a kernel more costs that is made anew at each call, in rows that it is multiplied with."""
 
 
 class Landing(NamedTuple):
@@ -153,6 +155,10 @@ class Plan:
         return sum(math.prod(self.positions(feature)) * len(self.gaps[feature]) for feature in self.features)
 
     @property
+    def kernels(self) -> int:
+        return math.prod(len(axis.gaps) for axis in self.axes)
+
+    @property
     def matrices(self) -> int:
         """Matrix products of a block, forwards: one for each gap of the first axis and each feature of the others."""
         return len(self.axes[0].gaps) * math.prod(len(axis.features) for axis in self.axes[1:])
@@ -177,13 +183,22 @@ def _gaps(plan: Plan) -> dict[Feature, list[Gaps]]:
 
 
 @cached
-def plan(case: Case, input_size: tuple[int, ...], first: tuple[int, ...]) -> Plan:
-    """The plan of a case whose input has been continued to `input_size` positions, from position `first` on."""
+def plan(case: Case, input_size: tuple[int, ...], first: tuple[int, ...], *, kernels_last: bool = False) -> Plan:
+    """The plan of a case whose input has been continued to `input_size` positions, from position `first` on.
+
+    `kernels_last`: whether kernels are kept from call to call, so that many of them cost nothing.
+    """
 
     def with_anchors_apart(periods: Sequence[int]) -> Plan:
         paddings = [p + s * at for p, s, at in zip(case.padding, case.stride, first, strict=True)]
         sizes = (input_size, case.output_size, case.kernel_size, case.stride, case.dilation, paddings, periods)
         return Plan(tuple(_axis_plan(*axis) for axis in zip(*sizes, strict=True)))
+
+    def cost(plan: Plan) -> float:
+        """In products of a group of channels."""
+        kernels = 0 if kernels_last else plan.kernels * case.channel_pairs / max(case.batch, 1)
+        products = plan.products * case.channel_pairs + _ROWS_PER_KERNEL * kernels
+        return products / case.groups + _PRODUCTS_PER_MATRIX[capability()] * plan.matrices
 
     close = with_anchors_apart((1,) * case.axes)
     # Every output sees an anchor, if there is one among as many positions as each of them sees at the least.
@@ -193,10 +208,10 @@ def plan(case: Case, input_size: tuple[int, ...], first: tuple[int, ...]) -> Pla
     ]
     if torch.compiler.is_compiling() or max(seen) == 1:  # a compiler may not know the sizes yet
         return close
-    apart = with_anchors_apart(seen)
-    saved = (close.products - apart.products) * case.channel_pairs // case.groups
-    worth = saved >= _SAVED[capability()] * (apart.matrices - close.matrices)
-    return apart if worth and case.batch * apart.anchors >= _ANCHORS else close
+    # Work goes along the first axis: with its anchors apart, less of it exists at a time.
+    plans = [with_anchors_apart((*seen[:axes], *(1,) * (case.axes - axes))) for axes in reversed(range(case.axes + 1))]
+    plans = [each for each in plans if case.batch * each.anchors >= _ANCHORS]
+    return min(plans, key=cost, default=close)
 
 
 def _axis_plan(n: int, o: int, k: int, s: int, d: int, p: int, m: int) -> AxisPlan:
