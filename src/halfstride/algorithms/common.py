@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import Function, forward_ad
 
 from halfstride import kernels
@@ -30,6 +31,7 @@ __all__ = [
     "low_resolution_mode",
     "margins",
     "obstacle_to_phases",
+    "recorded",
     "settled",
     "store",
     "transposed_weight",
@@ -108,9 +110,16 @@ def applied(function: type[Function], eager: type[Function], *arguments: Any) ->
     if torch.compiler.is_compiling():
         read: Any = function.apply if torch.is_grad_enabled() else function.forward
         return read(*arguments)
-    if torch.is_grad_enabled() or is_transformed():
+    if is_transformed():
         return eager.apply(*arguments)  # type: ignore[no-untyped-call]
+    if torch.is_grad_enabled():
+        return recorded(eager, *arguments)
     return eager.forward(*arguments)
+
+
+def recorded(function: type[Function], *arguments: Any) -> Any:
+    """`function.apply` outside of `torch.func`, without its look at the signature, which takes 45 microseconds."""
+    return super(Function, function).apply(*unwrap_dead_wrappers(arguments))  # type: ignore[misc]
 
 
 def is_transformed() -> bool:

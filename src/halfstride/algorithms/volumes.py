@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from halfstride.algorithms.case import Case
-from halfstride.algorithms.common import as_channels_last, is_channels_last
+from halfstride.algorithms.common import as_channels_last, is_channels_last, recorded
 from halfstride.algorithms.products import onednn_takes, torch_goes_without
 
 __all__ = ["pays", "transposed"]
@@ -48,7 +48,7 @@ def transposed(
     sizes = zip(case.full_size, padding, output_padding, strict=True)
     output_size = [full - 2 * p + extra for full, p, extra in sizes]
     geometry = (list(case.stride), list(padding), list(case.dilation))
-    output: Tensor = as_channels_last(_Transposed.apply(input, kernel, output_size, geometry), like=input)
+    output: Tensor = as_channels_last(recorded(_Transposed, input, kernel, output_size, geometry), like=input)
     return output if bias is None else output + bias.view(-1, 1, 1, 1)
 
 
