@@ -17,7 +17,7 @@ from halfstride import functional
 from halfstride.algorithms.common import wants_gradients
 from halfstride.operators import part
 from halfstride.optimizing import signals
-from halfstride.optimizing.lazy import Recipe, is_channels_last, is_ordinary, recipe_of
+from halfstride.optimizing.lazy import Recipe, is_ordinary, recipe_of, suggests_channels_last
 from halfstride.optimizing.plan import Site, shown, times
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def conv(
     commutes = not joined and set(weight.shape[2:]) == {1} and pads in ((0,) * axes, "valid", "same")
 
     of_parts = _OfParts(recipe, channels, func, weight, bias, pads, _per_axis(dilation, axes), groups)
-    key = (*of_parts.key, *map(is_channels_last, recipe.pieces))
+    key = (*of_parts.key, *map(suggests_channels_last, recipe.pieces))
     upsampled = [(p, s) for p, s in zip(recipe.pieces, recipe.scales, strict=True) if max(s) > 1]
     numbers = sum(math.prod(map(operator.mul, piece.shape, scale)) for piece, scale in upsampled)
     in_between = ", cat" * joined + ", pad" * bool(recipe.padding)
@@ -124,7 +124,7 @@ class _OfParts:
             *geometry,
             weight.dtype,
             weight.device.type,
-            is_channels_last(weight),
+            suggests_channels_last(weight),
         )
 
     def compute(self, algorithm: str) -> Tensor:
@@ -198,7 +198,7 @@ def conv_transpose(
         output: Tensor = _OUR_CONV_TRANSPOSE[axes - 1](given, weight, bias, *geometry, algorithm=algorithm)
         return output
 
-    formats = is_channels_last(input), is_channels_last(weight)
+    formats = suggests_channels_last(input), suggests_channels_last(weight)
     size = f"k{shown(weight.shape[2:])} s{shown(strides)}"
     return rewriting.run(
         Site(
@@ -241,7 +241,7 @@ def _of_row(value: Any, of_rows: int = 1) -> tuple[int, ...]:
 
 def _formatted_like(input: Tensor, weight: Tensor) -> Tensor:
     """`input` in the memory format that torch gives the output: channels last where input or weight are."""
-    if input.dim() == weight.dim() and (is_channels_last(input) or is_channels_last(weight)):
+    if input.dim() == weight.dim() and (suggests_channels_last(input) or suggests_channels_last(weight)):
         return input.contiguous(memory_format=_CHANNELS_LAST[input.dim()])
     return input.contiguous()
 

@@ -21,7 +21,16 @@ from torch._subclasses.functional_tensor import FunctionalTensor  # what AOTAuto
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_map_only
 
-__all__ = ["EXACT_NEAREST", "LazyTensor", "Recipe", "is_channels_last", "is_ordinary", "lazy", "plain", "recipe_of"]
+__all__ = [
+    "EXACT_NEAREST",
+    "LazyTensor",
+    "Recipe",
+    "is_ordinary",
+    "lazy",
+    "plain",
+    "recipe_of",
+    "suggests_channels_last",
+]
 
 EXACT_NEAREST = 41
 """From this scale on, torch's "nearest" no longer repeats exactly: 41 * (1 / 41) is less than 1 in float32."""
@@ -72,7 +81,7 @@ class Recipe:
         """As torch's own operators lay their result out: channels last where all pieces are, else contiguous."""
         shape = self.shape
         order = list(range(len(shape)))
-        if all(is_channels_last(piece) for piece in self.pieces):
+        if all(suggests_channels_last(piece) for piece in self.pieces):
             order = [0, *order[2:], 1]
         strides = [0] * len(shape)
         for at, axis in enumerate(order):
@@ -114,8 +123,8 @@ def _repeated(piece: Tensor, scale: Sequence[int]) -> Tensor:
     return piece
 
 
-def is_channels_last(tensor: Tensor) -> bool:
-    """Whether torch takes the tensor's memory format to be channels last: by its strides, dense or not."""
+def suggests_channels_last(tensor: Tensor) -> bool:
+    """Whether torch's `suggest_memory_format` says channels last of a tensor: by its strides, dense or not."""
     if tensor.dim() not in (4, 5):
         return False
     least = 0

@@ -67,16 +67,16 @@ def optimize(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Report]:
     restore(model)
     run = Run(model, example_inputs)
     with _left_as_found(model, run.tensors):
-        run.check()
+        comparable = run.gives_tensors()
         explorer = Explorer(model, run.gradients)
         explorer.explore(run)
         explorer.confirm(run)
         report = Report(explorer.report_rows(), note="no upsampling that can be faster")
-        if not run.is_comparable:
+        if not comparable:
             report.note = "the output holds no tensors that could be compared"
         elif explorer.owners:
             _decide(model, run, explorer, report)
-        if run.is_comparable and explorer.convolved_signals and not explorer.loses_fast_path(model):
+        if comparable and explorer.convolved_signals and not explorer.loses_fast_path(model):
             _decide_on_signals(model, run, explorer, report)
     if report.optimized:
         report._undo = lambda: restore(model)

@@ -25,11 +25,10 @@ class Run:
         parameters = list(model.parameters())
         self.wanted = [tensor for tensor in (*parameters, *tensors) if tensor.requires_grad]
         self.device = next((tensor.device for tensor in (*parameters, *tensors)), torch.device("cpu"))
-        self.is_comparable = True
-        """Whether the output has tensors that can be found."""
         self.gradients = torch.is_grad_enabled() and bool(self.wanted) and not is_watched(model)
 
-    def check(self) -> None:
+    def gives_tensors(self) -> bool:
+        """Whether the output has tensors that can be found and compared; `ValueError` where the model raises."""
         try:
             output, _ = self(False)
         except Exception as error:
@@ -37,7 +36,7 @@ class Run:
                 f"`model` ({type(self.model).__name__}) raises {type(error).__name__} on the example inputs "
                 f"{_described(self.args, self.kwargs)}: {error}"
             ) from error
-        self.is_comparable = any(isinstance(leaf, Tensor) for leaf in tree_leaves(output))
+        return any(isinstance(leaf, Tensor) for leaf in tree_leaves(output))
 
     def __call__(self, gradients: bool) -> tuple[Any, tuple[Tensor | None, ...]]:
         """The output, and where they are asked for the gradients of a random sum of it."""
