@@ -165,27 +165,39 @@ def test_summation_by_parts_in_blocks(call, block, rows):
         assert_close(one, other)
 
 
-@settings(max_examples=150)
-@given(drawn(forms=("resize",)), st.sampled_from([1, 2**22]))
-def test_summation_by_parts_with_anchors_apart(call, block):
-    """An anchor at every second or third position, with which large layers are computed, in blocks or as a whole."""
+@settings(max_examples=200)
+@given(drawn(forms=("resize",)), st.sampled_from([1, 2**22]), st.data())
+def test_summation_by_parts_with_anchors_apart(call, block, data):
+    """An anchor at every second or third position along some axes, as in large layers, in blocks or as a whole."""
     case, *tensors = call
     assume(differences.obstacle(case) is None)
     expected, gradient, of_expected = native_with_gradients(case, tensors)
+    periods = data.draw(st.tuples(*(st.integers(1, most) for most in differences_plan.furthest_periods(case))))
+
+    def planned(case, input_size, first, **_):
+        return differences_plan.with_periods(case, input_size, first, periods)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(differences_plan, "_ANCHORS", 0)
-        patch.setattr(differences_plan, "_PRODUCTS_PER_MATRIX", {"avx2": -(2**40), "avx512": -(2**40)})
         patch.setattr(differences_plan, "_BLOCK", block)
         patch.setattr(differences_plan, "_ROWS", 1)
-        patch.setattr(differences, "plan", differences_plan.plan.__wrapped__)
+        patch.setattr(differences, "plan", planned)
         patch.setattr(differences, "blocks", differences_plan.blocks.__wrapped__)
         output = differences.compute(case, *tensors)
         assert_close(output, expected)
         for one, other in zip(torch.autograd.grad(output, tensors, gradient), of_expected, strict=True):
             assert_close(one, other)
-        periods = [axis.period for axis in differences.plan(case, case.input_size, (0,) * case.axes).axes]
-    seen = zip(case.kernel_size, case.stride, case.dilation, strict=True)
-    assert periods == [min(1 + (k - 1) // s, 4) if d == 1 else 1 for k, s, d in seen]
+
+
+def test_kernels_that_are_made_at_each_call_set_anchors_apart_more_rarely():
+    """512 channels at 32x32: along both axes where kernels are kept, along one where they are not, none of few rows."""
+    case, small = (resize_case(2, (1, 512, n, n), (512, 512, 3, 3), 2, ((1, 1), (1, 1))) for n in (32, 16))
+
+    def periods(case, **kept):
+        return [axis.period for axis in differences_plan.plan(case, case.input_size, (0, 0), **kept).axes]
+
+    assert periods(case, kernels_last=True) == [2, 2]
+    assert periods(case) == [2, 1]
+    assert periods(small) == [1, 1]
 
 
 @pytest.mark.parametrize(("k", "s", "m"), [(3, 2, 2), (5, 2, 3), (3, 1, 3), (4, 2, 2), (3, 4, 1)])

@@ -14,7 +14,7 @@ from halfstride.algorithms.case import Case
 from halfstride.algorithms.products import capability
 from halfstride.caching import cached
 
-__all__ = ["AxisPlan", "Block", "Feature", "Gaps", "Plan", "blocks", "plan"]
+__all__ = ["AxisPlan", "Block", "Feature", "Gaps", "Plan", "blocks", "furthest_periods", "plan", "with_periods"]
 
 Feature = tuple[int, ...]
 """Of the axes: 0 for the values at the anchors, or which class of jumps, counted from 1."""
@@ -189,29 +189,36 @@ def plan(case: Case, input_size: tuple[int, ...], first: tuple[int, ...], *, ker
     `kernels_last`: whether kernels are kept from call to call, so that many of them cost nothing.
     """
 
-    def with_anchors_apart(periods: Sequence[int]) -> Plan:
-        paddings = [p + s * at for p, s, at in zip(case.padding, case.stride, first, strict=True)]
-        sizes = (input_size, case.output_size, case.kernel_size, case.stride, case.dilation, paddings, periods)
-        return Plan(tuple(_axis_plan(*axis) for axis in zip(*sizes, strict=True)))
-
     def cost(plan: Plan) -> float:
         """In products of a group of channels."""
         kernels = 0 if kernels_last else plan.kernels * case.channel_pairs / max(case.batch, 1)
         products = plan.products * case.channel_pairs + _ROWS_PER_KERNEL * kernels
         return products / case.groups + _PRODUCTS_PER_MATRIX[capability()] * plan.matrices
 
-    close = with_anchors_apart((1,) * case.axes)
-    # Every output sees an anchor, if there is one among as many positions as each of them sees at the least.
-    seen = [
+    close, furthest = (1,) * case.axes, furthest_periods(case)
+    if torch.compiler.is_compiling() or furthest == close:  # a compiler may not know the sizes yet
+        return with_periods(case, input_size, first, close)
+    # Work goes along the first axis: with its anchors apart, less of it exists at a time.
+    choices = [(*furthest[:axes], *close[axes:]) for axes in reversed(range(case.axes + 1))]
+    plans = [with_periods(case, input_size, first, periods) for periods in choices]
+    enough = [each for each in plans if case.batch * each.anchors >= _ANCHORS]
+    return min(enough, key=cost, default=plans[-1])
+
+
+def furthest_periods(case: Case) -> tuple[int, ...]:
+    """How far apart anchors may be along each axis: every output sees one, if there is one among as many positions as
+    each of them sees at the least."""
+    return tuple(
         min(1 + (k - 1) // s, _FURTHEST) if d == 1 else 1
         for k, s, d in zip(case.kernel_size, case.stride, case.dilation, strict=True)
-    ]
-    if torch.compiler.is_compiling() or max(seen) == 1:  # a compiler may not know the sizes yet
-        return close
-    # Work goes along the first axis: with its anchors apart, less of it exists at a time.
-    plans = [with_anchors_apart((*seen[:axes], *(1,) * (case.axes - axes))) for axes in reversed(range(case.axes + 1))]
-    plans = [each for each in plans if case.batch * each.anchors >= _ANCHORS]
-    return min(plans, key=cost, default=close)
+    )
+
+
+def with_periods(case: Case, input_size: Sequence[int], first: Sequence[int], periods: Sequence[int]) -> Plan:
+    """The plan with anchors so far apart along each axis."""
+    paddings = [p + s * at for p, s, at in zip(case.padding, case.stride, first, strict=True)]
+    sizes = (input_size, case.output_size, case.kernel_size, case.stride, case.dilation, paddings, periods)
+    return Plan(tuple(_axis_plan(*axis) for axis in zip(*sizes, strict=True)))
 
 
 def _axis_plan(n: int, o: int, k: int, s: int, d: int, p: int, m: int) -> AxisPlan:
