@@ -133,11 +133,12 @@ def test_auto_says_what_it_chose():
 def test_auto_through_the_compiler(tmp_path):
     worker, path = _Worker(), str(tmp_path / "reference.pt")
     peer = Peer("halfstride compile", "halfstride", "auto", True, compiled=True)
-    for line, chosen in (
-        ("transposed 1x3x4x5 -> 2 k3 s2 p1 op1", "scatter, compiled"),
-        ("resize 1x512x32x32 -> 512 k3 s2", "differences, compiled"),  # one operator, which chooses as it runs
+    for line, training, chosen in (
+        ("transposed 1x3x4x5 -> 2 k3 s2 p1 op1", False, "scatter, compiled"),
+        ("resize 1x512x32x32 -> 512 k3 s2", False, "differences, compiled"),  # one operator, which chooses as it runs
+        ("resize 1x128x8x8 -> 128 k3 s2", True, "differences, compiled"),  # one operator, by parts without a choice
     ):
-        task = Task(line)
+        task = Task(line, training)
         worker.reference(task, path)
         assert worker.prepare(peer, task) == chosen
         assert worker.check(path)["error"] < 1e-6
