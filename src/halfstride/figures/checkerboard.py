@@ -126,10 +126,14 @@ _MOST_LAYERS = 6
 
 def _draw_gains(figure: Any, layers: Sequence[LayerReport]) -> None:
     """Per layer the phases' gains as shares of their mean, on one scale that is white at 1."""
-    axes = figure.subplots(1, _MOST_LAYERS, squeeze=False)[0]
-    for ax in axes[len(layers) :]:
+    spare = (_MOST_LAYERS - len(layers)) / 2  # columns left and right of fewer layers
+    margins = [spare] * (spare > 0)
+    widths = [*margins, *[1.0] * len(layers), *margins]
+    axes = figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
+    for ax in axes:
         ax.set_axis_off()
-    for ax, layer in zip(axes, layers, strict=False):
+    for ax, layer in zip(axes[len(margins) :], layers, strict=False):
+        ax.set_axis_on()
         assert layer.gains is not None
         shares = np.atleast_2d(layer.gains.double().numpy())
         ax.imshow(shares, cmap=_diverging(), vmin=0, vmax=2)
@@ -141,7 +145,7 @@ def _draw_gains(figure: Any, layers: Sequence[LayerReport]) -> None:
         spread = "-" if layer.gain_spread is None else f"{layer.gain_spread:.2g}"
         ax.set_title(layer.name if len(layer.name) < 22 else f"...{layer.name[-19:]}", fontsize=9, fontweight="bold")
         ax.set_xlabel(f"{layer.verdict}\nspread {spread}", fontsize=8)
-    figure.suptitle("gain of each phase, along the mean gain (1 for all: even)", fontsize=10, x=0.01, ha="left")
+    figure.suptitle("gain of each phase, along the mean gain (1 for all: even)", fontsize=10)
 
 
 def _draw_samples(figure: Any, samples: Tensor, patterns: Sequence[Pattern]) -> None:
