@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.models import ModelRow
 from benchmarks.peers import GEMM_SIDE, Peer, Task, peers_for
 from benchmarks.report import median
 from benchmarks.rows import Row, fewest_bytes, fewest_products
@@ -126,9 +127,13 @@ def measure(
     with TemporaryDirectory() as folder:
         reference = str(Path(folder) / "reference.pt")
         workers.ask("reference", "reference", task, reference)
-        for peer in peers:
-            workers.start(peer.name, "prepare", peer, task)
-        chosen, failed = _answers(workers, peers)
+        chosen: dict[str, Any] = {}
+        for group in _prepared_together(peers, task):
+            for peer in group:
+                workers.start(peer.name, "prepare", peer, task)
+            answers, failures = _answers(workers, group)
+            chosen |= answers
+            failed |= failures
         for peer in peers:
             if peer.name in failed:
                 continue
@@ -212,6 +217,12 @@ def _answers(workers: Workers, peers: Iterable[Peer]) -> tuple[dict[str, Any], d
         except RuntimeError as error:
             failed[peer.name] = str(error)
     return values, failed
+
+
+def _prepared_together(peers: Sequence[Peer], task: Task) -> list[list[Peer]]:
+    """Peers that may be prepared at the same time: each that measures to decide, as `optimize` does, is left alone."""
+    alone = [peer for peer in peers if isinstance(task.row, ModelRow) and peer.how == "auto" and not peer.compiled]
+    return [[peer for peer in peers if peer not in alone], *([peer] for peer in alone)]
 
 
 def _memory(workers: Workers, peer: Peer, task: Task) -> int | None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks import report, runner
+from benchmarks.models import MODELS
 from benchmarks.peers import Peer, Task, network, network_inputs, peers_for, reference
 from benchmarks.rows import LAYERS, fewest_bytes, fewest_products, parse, select
 from benchmarks.worker import _Worker
@@ -205,6 +206,16 @@ def test_who_fails_is_named_and_the_others_go_on():
     assert result["failed"] == {"openvino": "broken in prepare", "compile": "broken in check"}
     assert result["peers"].keys().isdisjoint(broken)
     assert {"eager", "halfstride"} <= result["peers"].keys()
+
+
+def test_who_measures_to_decide_is_prepared_alone():
+    """Beside a compiler at work, `optimize` would decide by chance."""
+    task = Task(MODELS[0].name)
+    together, *alone = runner._prepared_together(peers_for(task), task)
+    assert [[peer.name for peer in group] for group in alone] == [["halfstride channels_last"], ["halfstride"]]
+    assert {"eager", "compile", "halfstride compile"} <= {peer.name for peer in together}
+    task = Task(SMALL[0])
+    assert runner._prepared_together(peers_for(task), task) == [peers_for(task)]
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------
