@@ -129,11 +129,9 @@ def _draw_gains(figure: Any, layers: Sequence[LayerReport]) -> None:
     spare = (_MOST_LAYERS - len(layers)) / 2  # columns left and right of fewer layers
     margins = [spare] * (spare > 0)
     widths = [*margins, *[1.0] * len(layers), *margins]
-    axes = figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
-    for ax in axes:
-        ax.set_axis_off()
-    for ax, layer in zip(axes[len(margins) :], layers, strict=False):
-        ax.set_axis_on()
+    grid = figure.add_gridspec(1, len(widths), width_ratios=widths)
+    for place, layer in enumerate(layers, start=len(margins)):
+        ax = figure.add_subplot(grid[0, place])
         assert layer.gains is not None
         shares = np.atleast_2d(layer.gains.double().numpy())
         ax.imshow(shares, cmap=_diverging(), vmin=0, vmax=2)
