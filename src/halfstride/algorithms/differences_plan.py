@@ -142,6 +142,11 @@ class Plan:
         """Of each feature, the gaps that are multiplied with it."""
         return _gaps(self)
 
+    @property
+    def others(self) -> Plan:
+        """Of all axes but the first."""
+        return _others(self)
+
     def positions(self, feature: Feature) -> tuple[int, ...]:
         return tuple(len(axis.lattices[each]) for axis, each in zip(self.axes, feature, strict=True))
 
@@ -180,6 +185,11 @@ def _gaps(plan: Plan) -> dict[Feature, list[Gaps]]:
         feature: list(product(*(axis.gaps_of(each) for axis, each in zip(plan.axes, feature, strict=True))))
         for feature in product(*(axis.features for axis in plan.axes))
     }
+
+
+@cached
+def _others(plan: Plan) -> Plan:
+    return Plan(plan.axes[1:])
 
 
 @cached

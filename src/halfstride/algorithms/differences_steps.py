@@ -254,7 +254,7 @@ def _beyond(positions: range, first: int, last: int) -> list[int]:
 
 def sum_products(values: Tensor, kernels: Kernels, bias: Tensor | None, plan: Plan, output: Tensor) -> None:
     """Multiply the features of the values, and sum into (images, *output_size, out)."""
-    lead, others = plan.axes[0], Plan(plan.axes[1:])
+    lead, others = plan.axes[0], plan.others
     # With the first axis in front, what is at some of its positions lies together, of all images.
     values, output = values.transpose(0, 1).contiguous(), output.transpose(0, 1)
 
