@@ -172,7 +172,10 @@ def test_summation_by_parts_with_anchors_apart(call, block, data):
     case, *tensors = call
     assume(differences.obstacle(case) is None)
     expected, gradient, of_expected = native_with_gradients(case, tensors)
-    periods = data.draw(st.tuples(*(st.integers(1, most) for most in differences_plan.furthest_periods(case))))
+    furthest = differences_plan.furthest_periods(case)
+    seen = zip(case.kernel_size, case.stride, case.dilation, strict=True)
+    assert list(furthest) == [min(1 + (k - 1) // s, 4) if d == 1 else 1 for k, s, d in seen]
+    periods = data.draw(st.tuples(*(st.integers(1, most) for most in furthest)))
 
     def planned(case, input_size, first, **_):
         return differences_plan.with_periods(case, input_size, first, periods)

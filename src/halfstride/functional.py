@@ -31,7 +31,7 @@ from torch import Tensor
 
 from halfstride import algorithms, operators, planning
 from halfstride.algorithms.case import Case, resize_case, subpixel_case, transposed_case
-from halfstride.algorithms.common import is_channels_last
+from halfstride.algorithms.common import is_channels_last, wants_gradients
 from halfstride.arguments import Padding, Sizes
 
 __all__ = [
@@ -414,7 +414,7 @@ def _upsample(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None, al
     channels = case.out_channels * (math.prod(case.stride) if case.form == "subpixel" else 1)
     if bias is not None and tuple(bias.shape) != (channels,):
         raise ValueError(f"`bias` (of shape {tuple(bias.shape)}) must have shape {(channels,)}, one for each channel.")
-    training = torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad)
+    training = wants_gradients(input, weight)
     unbatched = input.dim() == case.axes + 1
     if unbatched:
         input = input.unsqueeze(0)

@@ -80,14 +80,14 @@ def obstacle(case: Case) -> str | None:
 def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     margin = margins(case)
     x, first = settled(case, input, margin), tuple(-before for before, _ in margin)
-    # torch.func looks into what it is given for tensors to map
+    # torch.func looks into what it is given for tensors to map.
     kernels_last = case.groups == 1 and lasts(weight) and not is_transformed()
     of_case = plan(case, tuple(x.shape[2:]), first, kernels_last=kernels_last)
+    kernels = None
+    if kernels_last:
+        key = ("differences", *((axis.features, axis.before) for axis in of_case.axes))
+        kernels = kept(weight, key, lambda: {of: Kernel(each) for of, each in _kernels(weight, of_case).items()})
     if case.groups == 1:
-        kernels = None
-        if kernels_last:
-            key = ("differences", *((axis.features, axis.before) for axis in of_case.axes))
-            kernels = kept(weight, key, lambda: {of: Kernel(each) for of, each in _kernels(weight, of_case).items()})
         return as_channels_last(_output(x, weight, bias, of_case, kernels), like=input)
     biases = (None,) * case.groups if bias is None else bias.chunk(case.groups)
     groups = zip(x.chunk(case.groups, 1), weight.chunk(case.groups), biases, strict=True)
@@ -105,7 +105,7 @@ def gradients(
 
 
 def cost(case: Case) -> Cost:
-    of_case = plan(case, case.input_size, (0,) * case.axes, kernels_last=True)
+    of_case = plan(case, case.input_size, (0,) * case.axes, kernels_last=True)  # as in inference
     features = sum(math.prod(of_case.positions(feature)) for feature in of_case.features)
     intermediate = case.batch * (features * case.in_channels + of_case.products * case.out_channels)
     return Cost(of_case.products * case.channel_pairs, case.input_numbers + case.output_numbers + 2 * intermediate)

@@ -169,6 +169,9 @@ class Plan:
         return len(self.axes[0].gaps) * math.prod(len(axis.features) for axis in self.axes[1:])
 
 
+# What plans are asked again and again. Remembered by functions, since compilers can read no `cached_property`.
+
+
 @cached
 def _landings(axis: AxisPlan, gap: int) -> tuple[Landing, ...]:
     return tuple(
