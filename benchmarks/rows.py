@@ -160,6 +160,7 @@ LAYERS = [
     parse("resize 1x64x16x16x16 -> 64 k3 s2", "training"),
     # Transposed, 4 x 4 at stride 2: GANs and autoencoders
     parse("transposed 1x1024x4x4 -> 512 k4 s2 p1"),
+    parse("transposed 16x1024x4x4 -> 512 k4 s2 p1", "training"),
     parse("transposed 1x512x8x8 -> 256 k4 s2 p1"),
     parse("transposed 1x512x32x32 -> 256 k4 s2 p1", "training"),
     parse("transposed 8x256x16x16 -> 128 k4 s2 p1"),

@@ -6,7 +6,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from getpass import getuser
 from multiprocessing import get_all_start_methods, get_context
@@ -23,7 +23,7 @@ from benchmarks.report import median
 from benchmarks.rows import Row, fewest_bytes, fewest_products
 from benchmarks.worker import serve
 
-__all__ = ["Workers", "algorithm_times", "calls_in_turn", "measure"]
+__all__ = ["Workers", "calls_in_turn", "measure"]
 
 _TURN = 0.02
 """Seconds that a turn lasts at least: short calls are repeated within it."""
@@ -173,31 +173,6 @@ def calls_in_turn(estimate: float) -> int:
         (14, 1)
     """
     return min(max(math.ceil(_TURN / estimate), 1), 1000)
-
-
-def algorithm_times(
-    names: Iterable[str],
-    algorithms: Sequence[str],
-    *,
-    training: bool = False,
-    channels_last: bool = True,
-    threads: int = 1,
-    seconds: float = 1.0,
-) -> Iterator[tuple[str, dict[str, float]]]:
-    """For each row in turn, the median seconds of every one of `algorithms` that can do it: what planning learns from.
-
-    Call it from a script whose work is behind `if __name__ == "__main__"`: every worker imports that script.
-
-    Args:
-        names: rows, as `rows.parse` reads them.
-        algorithms: names in `halfstride.algorithms.ALGORITHMS`, or "auto".
-        channels_last: the layout of input and weight, where the row has two axes or more.
-    """
-    with Workers(threads) as workers:
-        peers = [Peer(f"halfstride {name}", "halfstride", name, channels_last) for name in algorithms]
-        for name in names:
-            results = measure(workers, Task(name, training, threads=threads), seconds, peers, memory=False)["peers"]
-            yield name, {result["how"]: median(result["seconds"]) for result in results.values()}
 
 
 def _context() -> Any:

@@ -28,12 +28,12 @@ from benchmarks.models import ModelRow
 from benchmarks.peers import Peer, Prepared, Task
 from benchmarks.report import median
 
-__all__ = ["TOLERANCE", "serve"]
+__all__ = ["TOLERANCE", "keep_memory", "serve"]
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 """How far from float64 a result may be, in root mean square, relative to the root mean square of the result."""
 
-_M_MMAP_THRESHOLD, _M_MMAP_MAX = -3, -4  # of glibc's mallopt
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # of glibc's mallopt
 
 
 def serve(pipe: Connection, threads: int) -> None:
@@ -50,6 +50,11 @@ def serve(pipe: Connection, threads: int) -> None:
             pipe.send(("done", getattr(worker, command)(*arguments)))
         except Exception as error:
             pipe.send(("failed", f"{type(error).__name__}: {str(error).strip()}"[:500]))
+
+
+def keep_memory() -> None:
+    """From now on no memory goes back to the system, as in processes that `runner` starts."""
+    _set_malloc({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1})
 
 
 class _Worker:
@@ -85,10 +90,7 @@ class _Worker:
 
     def map_tensors(self) -> None:
         """From now on every large tensor has pages of its own: a heap with holes in it would count them too."""
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
-            libc.mallopt(_M_MMAP_THRESHOLD, 1 << 16)
-            libc.mallopt(_M_MMAP_MAX, 1 << 16)
+        _set_malloc({_M_MMAP_THRESHOLD: 1 << 16, _M_MMAP_MAX: 1 << 16})
 
     def memory(self) -> int | None:
         """What one call needs beyond its inputs, weights and whatever is kept from call to call."""
@@ -142,6 +144,13 @@ class _Worker:
     def _synchronize(self) -> None:
         if self.task.device == "cuda":
             torch.cuda.synchronize()
+
+
+def _set_malloc(options: dict[int, int]) -> None:
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        for option, value in options.items():
+            libc.mallopt(option, value)
 
 
 def _error(actual: torch.Tensor, expected: torch.Tensor) -> tuple[float, float]:

@@ -32,6 +32,8 @@ def test_the_rule(training, channels_last):
     assert chosen(resize_case(2, (8, 512, 32, 32), (512, 512, 3, 3), 2, padding_mode="reflect")) == "differences"
     assert chosen(resize_case(2, (8, 512, 32, 32), (512, 512, 5, 5), 2, padding_mode="reflect")) == "native"
     assert chosen(resize_case(2, (8, 64, 32, 32), (32, 64, 3, 3), 1)) == "native"
+    assert chosen(resize_case(2, (64, 100, 1, 1), (1024, 100, 3, 3), 1)) == "native"
+    assert chosen(transposed_case(2, (64, 100, 1, 1), (100, 1024, 4, 4), 1)) == "scatter"
 
 
 def test_where_nothing_was_measured():
@@ -56,8 +58,8 @@ def test_under_a_compiler(monkeypatch):
     assert planning.choose(transposed_case(2, (8, 64, 32, 32), (64, 3, 4, 4), 2), device="cuda") == "native"
 
 
-def measured(call, deviations=()):
-    return planning.Measured(planning.Costs(0, 0, 0, 0, 0, call), deviations)
+def measured(milliseconds, deviations=()):
+    return planning.Measured(planning.Costs(0, 0, 0, 0, 0, 0, 1e9 * milliseconds, 0), deviations)
 
 
 def test_the_fastest_by_the_table_is_chosen():
@@ -76,14 +78,30 @@ def test_the_fastest_by_the_table_is_chosen():
 def test_layers_deviate_from_their_costs_as_those_like_them_did():
     case = resize_case(2, (4, 96, 24, 24), (48, 96, 3, 3), 2)
     like, unlike = planning.shape(case), (4096, 96, 48, 576, 9, 4)
-    alone = planning.predict(measured(1000), case, "native")
-    assert alone == pytest.approx(1.0)
-    slower = planning.predict(measured(1000, ((like, math.log(1.5)), (unlike, math.log(9)))), case, "native")
-    assert slower == pytest.approx(1.5, rel=0.03)
-    half_way = (4, 96, 48, 576, 9, 8)
-    between = planning.predict(measured(1000, ((half_way, math.log(1.5)),)), case, "native")
-    assert 1.1 < between < slower
-    assert planning.predict(measured(1000, ((unlike, math.log(9)),)), case, "native") == pytest.approx(1.0)
+
+    def predicted(*deviations):
+        known = measured(2, tuple((shape, math.log(factor)) for shape, factor in deviations))
+        return planning.predict(known, case, "native", channels_last=True)
+
+    assert predicted() == pytest.approx(2.0)
+    assert predicted((unlike, 1.5)) == pytest.approx(3.0)  # which is all that is known
+    assert predicted((like, 1.5), (unlike, 9)) == pytest.approx(3.0, rel=0.03)
+    nearer, further = (4, 96, 48, 576, 9, 8), (4, 96, 48, 576, 9, 32)
+    assert 3.0 < predicted((nearer, 1.5), (further, 3)) < predicted((nearer, 3), (further, 1.5)) < 6.0
+
+
+def test_rows_of_numbers_are_channels_or_positions():
+    """A copy of many short rows takes longer than one of few long ones."""
+    case = resize_case(2, (4, 96, 24, 12), (48, 96, 3, 3), 2)
+    _, _, _, traffic, rows, *_ = planning.features(case, "scatter", channels_last=True)
+    assert traffic == pytest.approx(48 * rows)
+    _, _, _, traffic, rows, *_ = planning.features(case, "scatter", channels_last=False)
+    assert traffic == pytest.approx(12 * rows)
+
+
+def test_groups_were_not_measured():
+    assert planning.choose(transposed_case(2, (8, 64, 8, 8), (64, 1, 2, 2), 2, groups=2)) == "native"
+    assert planning.choose(resize_case(2, (8, 512, 32, 32), (512, 256, 3, 3), 2, groups=2)) == "folded"
 
 
 @pytest.mark.parametrize("capability", ["AVX2", "AVX512", "DEFAULT"])

@@ -3,16 +3,19 @@
 The rule of "auto", which never asks for anything that an algorithm cannot do:
 
 1. A model that is being exported (`torch.export`, ONNX) is made of torch's own operators: "native".
-2. What enlarges nothing is a convolution, and a sub-pixel convolution is made of its phases already: "native".
+2. What enlarges nothing is a convolution, and a sub-pixel convolution is made of its phases already: "native". (On a
+   single position a transposed kernel enlarges whatever the stride is, as the first layer of many generators does.)
 3. Under a compiler, which makes one loop of all that follows its matrix product, "scatter" on a processor where torch's
    transposed convolution is weak: to few output channels, at large strides of a signal, and in volumes where nothing
    overlaps.
-4. Otherwise under a compiler, and on devices where nothing was measured, a transposed convolution is "native", since
-   torch's skips the zeros, and a resize-convolution is "folded", which saves most of its products with one operator of
-   torch; in training on a processor, with many channels, "differences" as an operator of its own (`trains_by_parts`).
+4. Otherwise under a compiler, and where nothing was measured (other devices, and channels in groups), a transposed
+   convolution is "native", since torch's skips the zeros, and a resize-convolution is "folded", which saves most of its
+   products with one operator of torch; compiled in training on a processor, with many channels, "differences" as an
+   operator of its own (`trains_by_parts`).
 5. Otherwise the one of `ELIGIBLE` whose time is predicted to be shortest, forwards or in training, with the input's
    order in memory. A time is the sum of what an algorithm does, times what it costs (`Costs`): products, numbers moved,
-   numbers of the kernel, and a call. Layers like one that was measured take as much more or less than that as it did.
+   rows of them, numbers of the kernel, and calls. A layer takes as much more or less than that as the layers did that
+   were measured and are like it.
 
 The costs were measured on two cores in float32 by `python -m benchmarks.calibrate`, once with AVX2 and once with
 AVX512, and lie in `costs/`; torch says which of them this processor is. Their absolute values do not matter, and their
@@ -89,7 +92,7 @@ ELIGIBLE: dict[str, tuple[str, ...]] = {
 
 
 class Costs(NamedTuple):
-    """What an algorithm's work costs, in picoseconds where not said otherwise."""
+    """What an algorithm's work costs, in picoseconds."""
 
     product: float
     idle_product: float
@@ -98,9 +101,13 @@ class Costs(NamedTuple):
     """On top of that, for those of one image: where images are what the cores share, one image keeps one busy."""
     number: float
     """Of input, output and all in between, moved once."""
+    row: float
+    """Of such numbers that lie next to each other: what a loop over them costs to begin."""
     kernel_number: float
+    layer: float
+    """Of any size, and"""
     call: float
-    """In microseconds."""
+    """of each operator that is called for it."""
 
 
 class Measured(NamedTuple):
@@ -118,10 +125,9 @@ _SAVED = 2**13
 """Pairs of channels from which on, where the folded kernel needs twice the products, they are better summed by parts
 under a compiler; the fewer where it needs more."""
 
-_NEAR = 0.5
-"""Octaves: how far a deviation is felt (the standard deviation of a normal curve)."""
-_DOUBT = 0.05
-"""How much weight a measured layer must have to count: that of one 1.2 octaves away."""
+_NEAR = 0.03
+"""Squared octaves within which one layer is as good as another. Beyond, what a layer tells fades with the fourth power
+of the distance: of what was tried, this foretold best the layers that were left out."""
 
 
 def choose(
@@ -160,14 +166,14 @@ def trains_by_parts(case: Case) -> bool:
     return enough
 
 
-def features(case: Case, algorithm: str) -> tuple[float, ...]:
+def features(case: Case, algorithm: str, *, channels_last: bool) -> tuple[float, ...]:
     """What an algorithm does for a case, in the order of `Costs`."""
-    products, traffic = ALGORITHMS[algorithm].cost(case)
+    products, traffic, calls = ALGORITHMS[algorithm].cost(case)
     of_group = case.out_channels // case.groups
     idle = -of_group % _LANES / of_group if algorithm in ("native", "folded") and case.axes == 2 else 0
     kernel = case.in_channels * of_group * math.prod(case.kernel_size)
-    calls = case.groups if algorithm == "differences" else 1
-    return products, products * idle, products / case.batch, traffic, kernel, calls
+    rows = traffic / (case.out_channels if channels_last else case.input_size[-1])
+    return products, products * idle, products / case.batch, traffic, rows, kernel, 1, calls
 
 
 def shape(case: Case) -> tuple[int, ...]:
@@ -176,20 +182,19 @@ def shape(case: Case) -> tuple[int, ...]:
     return case.batch, case.in_channels // case.groups, case.out_channels // case.groups, size, taps, stride
 
 
-def predict(measured: Measured, case: Case, algorithm: str) -> float:
-    """The milliseconds that an algorithm takes for a case: by its costs, and as near layers deviated from them."""
-    *picoseconds, microseconds = measured.costs
-    *amounts, calls = features(case, algorithm)
-    time = sum(cost * amount for cost, amount in zip(picoseconds, amounts, strict=True)) / 1e9
-    time += microseconds * calls / 1e3
+def predict(measured: Measured, case: Case, algorithm: str, *, channels_last: bool) -> float:
+    """The milliseconds that an algorithm takes for a case: by its costs, and as other layers deviated from them, the
+    nearer the more."""
+    amounts = features(case, algorithm, channels_last=channels_last)
+    time = sum(cost * amount for cost, amount in zip(measured.costs, amounts, strict=True)) / 1e9
     weights = total = 0.0
     mine = [math.log2(max(number, 1)) for number in shape(case)]
     for other, deviation in measured.deviations:
-        distance = math.dist(mine, [math.log2(number) for number in other])
-        weight = math.exp(-0.5 * (distance / _NEAR) ** 2)
+        octaves = math.dist(mine, [math.log2(number) for number in other])
+        weight = (octaves**2 + _NEAR) ** -2
         weights += weight
         total += weight * deviation
-    return time * math.exp(total / (weights + _DOUBT))
+    return time * math.exp(total / weights if weights else 0.0)
 
 
 @lru_cache(maxsize=1)
@@ -259,7 +264,7 @@ def _decide(case: Case, algorithm: str, circumstances: str, channels_last: bool)
         return "native", "an exported model is made of torch's own operators"
     if case.form == "subpixel":
         return "native", "a sub-pixel convolution is made of its phases already"
-    if all(s == 1 for s in case.stride):
+    if all(s == 1 for s in case.stride) and (case.form == "resize" or max(case.input_size) > 1):
         return "native", "nothing is enlarged, so this is a convolution"
     if not case.channel_pairs:
         return "native", "there is nothing to multiply"
@@ -268,13 +273,16 @@ def _decide(case: Case, algorithm: str, circumstances: str, channels_last: bool)
         return "native", "its borders allow no other"
     if circumstances == "compiled" and _is_weak(case):
         return "scatter", "torch's transposed convolution is weak here, and a compiler fuses all but the matrix product"
-    if circumstances in ("compiled", "unmeasured"):
+    if circumstances in ("compiled", "unmeasured") or case.groups > 1:
         if case.form == "transposed":
             return "native", "torch's transposed convolution multiplies nothing in vain"
         return "folded", "the taps that meet copies of one value are added before they are multiplied"
-    order = "channels last" if channels_last and case.axes > 1 else "contiguous"
-    table = _measured()
-    times = {name: predict(table[circumstances, order, case.form, f"{case.axes}d", name], case, name) for name in able}
+    last = channels_last and case.axes > 1
+    order, axes, table = "channels last" if last else "contiguous", f"{case.axes}d", _measured()
+    times = {
+        name: predict(table[circumstances, order, case.form, axes, name], case, name, channels_last=last)
+        for name in able
+    }
     fastest, *others = sorted(times, key=times.__getitem__)
     compared = ", ".join(f"{times[name]:.3g} ms as {name!r}" for name in others)
     return fastest, f"predicted to take {times[fastest]:.3g} ms where it was measured, against {compared}"

@@ -102,6 +102,8 @@ class Cost(NamedTuple):
     """Multiplications of two numbers."""
     traffic: int
     """Numbers read and written, every tensor in between once each way; not those of the kernel."""
+    calls: int
+    """Calls of operators that compute something."""
 
 
 # From arguments to a case ---------------------------------------------------------------------------------------------

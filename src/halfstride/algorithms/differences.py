@@ -108,7 +108,10 @@ def cost(case: Case) -> Cost:
     of_case = plan(case, case.input_size, (0,) * case.axes, kernels_last=True)  # as in inference
     features = sum(math.prod(of_case.positions(feature)) for feature in of_case.features)
     intermediate = case.batch * (features * case.in_channels + of_case.products * case.out_channels)
-    return Cost(of_case.products * case.channel_pairs, case.input_numbers + case.output_numbers + 2 * intermediate)
+    traffic = case.input_numbers + case.output_numbers + 2 * intermediate
+    channels = case.in_channels // case.groups, case.out_channels // case.groups
+    parts = len(blocks(of_case, case.batch, *channels, training=False)) * case.groups
+    return Cost(of_case.products * case.channel_pairs, traffic, parts * (of_case.matrices + of_case.sums))
 
 
 # The trilinear form, without each of its arguments --------------------------------------------------------------------

@@ -168,6 +168,11 @@ class Plan:
         """Matrix products of a block, forwards: one for each gap of the first axis and each feature of the others."""
         return len(self.axes[0].gaps) * math.prod(len(axis.features) for axis in self.axes[1:])
 
+    @property
+    def sums(self) -> int:
+        """Tensors that are added up for the output of a block, forwards: the first axis is summed by the products."""
+        return len(self.axes[0].phases) * math.prod(sum(map(len, axis.terms)) for axis in self.axes[1:])
+
 
 # What plans are asked again and again. Remembered by functions, since compilers can read no `cached_property`.
 

@@ -32,7 +32,7 @@ def cost(case: Case) -> Cost:
     stuffed = (
         case.batch * case.in_channels * math.prod(o + span for o, span in zip(case.output_size, twin.span, strict=True))
     )
-    return Cost(products, case.input_numbers + 2 * stuffed + case.output_numbers)
+    return Cost(products, case.input_numbers + 2 * stuffed + case.output_numbers, case.axes + 1)
 
 
 def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -31,7 +31,7 @@ def obstacle(case: Case) -> str | None:
 def cost(case: Case) -> Cost:
     twin, _ = as_transposed(case)
     products = case.channel_pairs * math.prod(twin.input_size) * math.prod(twin.kernel_size)
-    return Cost(products, case.input_numbers + case.output_numbers)
+    return Cost(products, case.input_numbers + case.output_numbers, 1)
 
 
 def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -37,13 +37,13 @@ def cost(case: Case) -> Cost:
     taps = math.prod(case.kernel_size)
     if case.form == "transposed":
         twin, _ = as_transposed(case)
-        return Cost(case.channel_pairs * math.prod(twin.input_size) * taps, case.input_numbers + case.output_numbers)
+        return Cost(case.channel_pairs * math.prod(twin.input_size) * taps, case.input_numbers + case.output_numbers, 1)
     upsampled = case.input_numbers * math.prod(case.stride)
     if case.form == "resize":
         products = case.channel_pairs * math.prod(case.output_size) * taps
-        return Cost(products, case.input_numbers + 2 * upsampled + case.output_numbers)
+        return Cost(products, case.input_numbers + 2 * upsampled + case.output_numbers, 2)
     phases = math.prod(s * -(-o // s) for o, s in zip(case.output_size, case.stride, strict=True))
-    return Cost(case.channel_pairs * phases * taps, case.input_numbers + 3 * case.output_numbers)
+    return Cost(case.channel_pairs * phases * taps, case.input_numbers + 3 * case.output_numbers, 2)
 
 
 def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

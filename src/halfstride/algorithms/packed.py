@@ -49,6 +49,8 @@ def _gains(case: Case, form: Form, channels_last: bool) -> bool:
     weights = case.in_channels * case.out_channels // case.groups * math.prod(case.kernel_size)
     if not case.channel_pairs or weights < _LEAST:
         return False
+    if all(s == 1 for s in case.stride):
+        return False  # with many images oneDNN finds a kernel of its own choice twice as fast
     if case.axes == 3:
         return True  # torch transposes convolutions of volumes without oneDNN
     if weights < _LEAST_SMALL and torch_goes_without(case):

@@ -76,7 +76,7 @@ def cost(case: Case) -> Cost:
         for o, s, of_axis in zip(case.output_size, case.stride, distinct, strict=True)
     )
     traffic = math.prod(map(len, distinct)) * case.input_numbers + (1 + 2 * case.axes) * case.output_numbers
-    return Cost(taps * case.channel_pairs, traffic)
+    return Cost(taps * case.channel_pairs, traffic, math.prod(map(len, distinct)) + math.prod(case.stride))
 
 
 def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

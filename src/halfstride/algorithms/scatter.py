@@ -55,7 +55,8 @@ def cost(case: Case) -> Cost:
     twin, _ = as_transposed(case)
     columns = math.prod(twin.input_size) * math.prod(twin.kernel_size)
     traffic = case.input_numbers + 2 * columns * case.batch * case.out_channels + case.output_numbers
-    return Cost(columns * case.channel_pairs, traffic)
+    plan = _plan(twin)
+    return Cost(columns * case.channel_pairs, traffic, 1 + len(plan.first) + len(plan.others))
 
 
 def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -65,7 +66,7 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     bias = None if bias is None else typed(bias, x.dtype)
     kernel = partial(transposed_weight, case, weight, x.dtype)
     # One output channel lies the same in either order, and is added faster with its positions next to each other.
-    if is_channels_last(x) and case.groups == 1 and case.out_channels > 1:
+    if (is_channels_last(x) or _is_heavy(case)) and case.groups == 1 and case.out_channels > 1:
         if _are_tiles(case):
             products = _products_channels_last(case, x, weight, kernel, bias, as_image=True)
             return as_channels_last(typed(_side_by_side(case, products), input.dtype), like=input)
@@ -73,6 +74,15 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     else:
         products = _products(case, x, weight, kernel)
     return as_channels_last(typed(_added(products, bias, twin), input.dtype), like=input)
+
+
+def _is_heavy(case: Case) -> bool:
+    """Whether a kernel has more numbers than input and output, which are turned round then, if they lie otherwise: rows
+    of channels are multiplied and added faster."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    columns = case.out_channels * math.prod(as_transposed(case)[0].kernel_size)
+    return columns >= _MANY and 0 < case.input_numbers + case.output_numbers <= case.in_channels * columns
 
 
 def _are_tiles(case: Case) -> bool:
