@@ -7,7 +7,7 @@ The layers are those of the grid, and many more drawn at random, since people ha
 algorithm, circumstance and order in memory it finds the `planning.Costs` that predict the measured times best (least
 squares of the relative errors) and how far each measured layer deviates from that, and writes both where planning reads
 them. Then it prints what a choice by them loses on every row against the fastest algorithm, also where planning is not
-told of the row itself (in brackets). A quarter of an hour on two cores; nothing else should run.
+told of the row itself (in brackets). Half an hour on two cores; nothing else should run.
 """
 
 from __future__ import annotations
@@ -216,8 +216,13 @@ def main() -> None:
     for circumstance in ("forward", "training"):
         file = _RESULTS / f"calibration.{capability()}.{circumstance}.json"
         if not options.fit:
-            every = measured(rows(), circumstance == "training", options.threads, options.seconds)
-            file.write_text(_listed((order, row.name, by) for order, row, by in every))
+            every = []
+            for order, row, by in measured(rows(), circumstance == "training", options.threads, options.seconds):
+                print(
+                    f"{circumstance}, {order}, {row.name}: " + ", ".join(f"{of} {1e3 * t:.3g}" for of, t in by.items())
+                )
+                every.append((order, row.name, by))
+            file.write_text(_listed(every))
         times = [(order, parse(name), by) for order, name, by in json.loads(file.read_text())]
         table = learned(times)
         entries += [
