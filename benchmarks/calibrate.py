@@ -219,7 +219,9 @@ def main() -> None:
             every = []
             for order, row, by in measured(rows(), circumstance == "training", options.threads, options.seconds):
                 print(
-                    f"{circumstance}, {order}, {row.name}: " + ", ".join(f"{of} {1e3 * t:.3g}" for of, t in by.items())
+                    f"{circumstance}, {order}, {row.name}: "
+                    + ", ".join(f"{name} {1e3 * taken:.3g}" for name, taken in by.items()),
+                    flush=True,
                 )
                 every.append((order, row.name, by))
             file.write_text(_listed(every))
