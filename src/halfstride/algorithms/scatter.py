@@ -55,8 +55,7 @@ def cost(case: Case) -> Cost:
     twin, _ = as_transposed(case)
     columns = math.prod(twin.input_size) * math.prod(twin.kernel_size)
     traffic = case.input_numbers + 2 * columns * case.batch * case.out_channels + case.output_numbers
-    plan = _plan(twin)
-    return Cost(columns * case.channel_pairs, traffic, 1 + len(plan.first) + len(plan.others))
+    return Cost(columns * case.channel_pairs, traffic, 1 + math.prod(map(len, _runs_of_axes(twin))))
 
 
 def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -219,18 +218,18 @@ def _places(
 
 @cached
 def _plan(case: Case) -> _Plan:
-    sizes = zip(
-        case.kernel_size, case.input_size, case.output_size, case.stride, case.dilation, case.padding, strict=True
-    )
-    runs, covering, complete = [], [], True
-    for k, n, o, s, d, p in sizes:
-        of_axis = _runs(k, n, o, s, d, p)
-        runs.append(of_axis)
+    runs, covering, complete = _runs_of_axes(case), [], True
+    for of_axis, k, n, o, s in zip(runs, case.kernel_size, case.input_size, case.output_size, case.stride, strict=True):
         covering.append(_covering(of_axis, o, s))
         complete = complete and sum(len(run.taps) * len(run.inputs) for run in of_axis) == k * n
     first = tuple(product(*covering))
     others = tuple(each for each in product(*runs) if each not in first)
     return _Plan(case.output_size, case.stride, first, others, complete)
+
+
+def _runs_of_axes(case: Case) -> list[list[_Run]]:
+    sizes = (case.kernel_size, case.input_size, case.output_size, case.stride, case.dilation, case.padding)
+    return [_runs(*axis) for axis in zip(*sizes, strict=True)]
 
 
 def _covering(runs: list[_Run], o: int, s: int) -> list[_Run]:
