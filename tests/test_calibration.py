@@ -66,7 +66,7 @@ def test_what_layers_deviate_by_is_learned():
     ]
     times = [("contiguous", each, {"native": 1e-9 * math.prod(each.output_shape), "scatter": 1.0}) for each in others]
     times.append(("contiguous", row, {"native": 3.0, "scatter": 2.0}))
-    of_all = [(order, each, seconds) for order, each, seconds in times]
+    of_all = list(times)
     of_all += [("channels last", each, seconds) for _, each, seconds in times]
     for axes, form in ((1, "transposed"), (3, "transposed"), (1, "resize"), (2, "resize"), (3, "resize")):
         size = "x".join(["6"] * axes)

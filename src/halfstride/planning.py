@@ -264,7 +264,8 @@ def _decide(case: Case, algorithm: str, circumstances: str, channels_last: bool)
         return "native", "an exported model is made of torch's own operators"
     if case.form == "subpixel":
         return "native", "a sub-pixel convolution is made of its phases already"
-    if all(s == 1 for s in case.stride) and (case.form == "resize" or max(case.input_size) > 1):
+    # Not by the largest size: a compiler to which sizes are symbols would remember which one that was.
+    if all(s == 1 for s in case.stride) and (case.form == "resize" or any(n > 1 for n in case.input_size)):
         return "native", "nothing is enlarged, so this is a convolution"
     if not case.channel_pairs:
         return "native", "there is nothing to multiply"
