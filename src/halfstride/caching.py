@@ -8,10 +8,11 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["cached", "is_traced", "kept", "lasts"]
+__all__ = ["cached", "is_captured", "is_traced", "kept", "lasts"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -23,7 +24,7 @@ def cached(function: Function) -> Function:
 
     @wraps(function)
     def call(*arguments: Any, **options: Any) -> Any:
-        if _is_compiled():
+        if is_captured():
             return function(*arguments, **options)
         try:
             return remembered(*arguments, **options)
@@ -47,11 +48,12 @@ def lasts(weight: Tensor) -> bool:
 
 def is_traced() -> bool:
     """Whether somebody reads along who makes a program of what is done, or counts it."""
-    return _is_compiled() or is_in_torch_dispatch_mode()
+    return is_captured() or is_in_torch_dispatch_mode()
 
 
-def _is_compiled() -> bool:
-    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+def is_captured() -> bool:
+    """Whether a program is made of what is done, by a compiler, an exporter or `torch.jit.trace`."""
+    return is_compiling() or torch._C._get_tracing_state() is not None
 
 
 def kept(weight: Tensor, key: Hashable, make: Callable[[], Derived]) -> Derived:

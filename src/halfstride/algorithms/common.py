@@ -43,6 +43,8 @@ __all__ = [
 
 def continued(input: Tensor, padding: Sequence[tuple[int, int]], mode: str = "zeros") -> Tensor:
     """`input` continued by (before, after) positions per axis in a padding mode; negative numbers cut."""
+    if not any(map(any, padding)):
+        return input
     flat = [max(side, 0) for pair in reversed(padding) for side in pair]
     if any(flat):
         padded = F.pad(input, flat, mode="constant" if mode == "zeros" else mode)
