@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import report, runner
+from benchmarks import accuracy, report, runner
 from benchmarks.models import MODELS
 from benchmarks.peers import Peer, Task, network, network_inputs, peers_for, reference
 from benchmarks.rows import LAYERS, fewest_bytes, fewest_products, parse, select
@@ -301,3 +301,27 @@ def test_a_models_table_says_what_share_upsampling_has():
 @pytest.mark.parametrize("path", sorted(RESULTS.rglob("*.md")), ids=lambda path: str(path.relative_to(RESULTS)))
 def test_committed_tables_are_those_of_the_committed_results(path):
     assert path.read_text() == report.markdown(json.loads(path.with_suffix(".json").read_text()))
+
+
+# Accuracy -------------------------------------------------------------------------------------------------------------
+
+
+def test_accuracy_compares_output_and_gradients_in_either_order_with_float64():
+    row = parse("resize 2x8x5x6 -> 4 k3 s2", "training")
+    measured = list(accuracy.compared(row, "float32"))
+    assert [(each["order"], each["result"]) for each in measured] == [
+        (order, result)
+        for order in ("contiguous", "channels last")
+        for result in ("output", "gradient of the input", "gradient of the weight", "gradient of the bias")
+    ]
+    assert all(0 < each[who] < 1e-5 for each in measured for who in ("direct", "ours"))
+    told = accuracy.summary("float32", [{**measured[0], "direct": 1e-7, "ours": ours} for ours in (2e-7, 5e-8)])
+    assert told.startswith("float32: 2 results, 1.00 times the error of torch's definition (geometric mean); 1 above 1,")
+    assert "the largest 2.00 (2e-07; resize 2x8x5x6 -> 4 k3 s2, output, contiguous)" in told
+
+
+def test_accuracy_says_where_a_result_is_wrong(monkeypatch):
+    exact = accuracy.reference
+    monkeypatch.setattr(accuracy, "reference", lambda task: [2 * result for result in exact(task)])
+    (output,) = accuracy.compared(parse("transposed 2x8x5 -> 4 k4 s2 p1"), "float32")
+    assert output["direct"] == output["ours"] == pytest.approx(0.5)

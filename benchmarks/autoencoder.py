@@ -1,0 +1,88 @@
+"""The autoencoder's own training, by what brings the image back: images per second of each way to upsample.
+
+    python benchmarks/autoencoder.py [--rounds 7] [--epochs 1]
+
+The model of `halfstride train`, with its upsampling layers as `"resize"` and as `"transposed"`, and the latter once
+more as torch computes it (`algorithm="native"`). In every round each is trained on the digits for some epochs, in an
+order drawn anew, by the recipe of `halfstride.train`, whose evaluation and checkpoints are part of it. A ratio is taken
+round by round, and reported as the median with quartiles; one round goes before them unmeasured.
+
+The result goes to `benchmarks/results/autoencoder.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from halfstride import ConvAutoencoder, TrainingOptions, load_images, train
+from halfstride.autoencoder.images import Images
+
+RESULTS = Path(__file__).parent / "results" / "autoencoder.json"
+VARIANTS: dict[str, dict[str, Any]] = {
+    "resize": {"upsampling": "resize"},
+    "transposed": {"upsampling": "transposed"},
+    "transposed, native": {"upsampling": "transposed"},
+}
+
+
+def images_per_second(variant: str, images: Images, epochs: int) -> float:
+    torch.manual_seed(0)
+    model = ConvAutoencoder(28, latent_dim=32, **VARIANTS[variant])
+    if variant.endswith("native"):
+        for layer in model.modules():
+            if hasattr(layer, "algorithm"):
+                layer.algorithm = "native"
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        train(model, images, Path(folder) / "run", TrainingOptions(epochs=epochs), progress=False)
+        return epochs * len(images.train.images) / (time.perf_counter() - started)
+
+
+def quartiles(numbers: list[float]) -> list[float]:
+    """The median, the first quartile and the third."""
+    first, median, third = statistics.quantiles(numbers, n=4, method="inclusive")
+    return [median, first, third]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--epochs", type=int, default=1)
+    arguments = parser.parse_args()
+
+    images, order = load_images("digits"), random.Random(0)
+    rates: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    for number in range(arguments.rounds + 1):
+        for variant in order.sample(list(VARIANTS), len(VARIANTS)):
+            rate = images_per_second(variant, images, arguments.epochs)
+            if number:
+                rates[variant].append(rate)
+                print(f"round {number}  {variant:<20}{rate:8.0f} images/s", flush=True)
+    ratios = {}
+    for variant in list(VARIANTS)[1:]:
+        of_rounds = [one / other for one, other in zip(rates["resize"], rates[variant], strict=True)]
+        ratios[f"resize over {variant}"] = quartiles(of_rounds)
+        median, first, third = quartiles(of_rounds)
+        print(f"resize over {variant}: {median:.2f} [{first:.2f}, {third:.2f}]")
+    result = {
+        "images_per_second": rates,
+        "ratios": ratios,
+        "epochs": arguments.epochs,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "capability": torch.backends.cpu.get_cpu_capability(),
+    }
+    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
