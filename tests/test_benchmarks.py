@@ -316,7 +316,7 @@ def test_accuracy_compares_output_and_gradients_in_either_order_with_float64():
     ]
     assert all(0 < each[who] < 1e-5 for each in measured for who in ("direct", "ours"))
     told = accuracy.summary("float32", [{**measured[0], "direct": 1e-7, "ours": ours} for ours in (2e-7, 5e-8)])
-    assert told.startswith("float32: 2 results, 1.00 times the error of torch's definition (geometric mean); 1 above 1,")
+    assert told.startswith("float32: 2 results, 1.00 times the error of torch's definition (geometric mean); 1 above 1")
     assert "the largest 2.00 (2e-07; resize 2x8x5x6 -> 4 k3 s2, output, contiguous)" in told
 
 
