@@ -4,6 +4,8 @@ import functools
 import gc
 import itertools
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -802,3 +804,29 @@ def test_kernels_of_stride_1_are_not_packed():
         for stride, worth in ((2, True), (1, False)):
             case = transposed_case(2, (64, 128, 1, 1), (128, 64, 4, 4), stride)
             assert packed._gains.__wrapped__(case, "transposed", True) is worth
+
+
+DEEPLY_PADDED = """
+import torch
+from halfstride.functional import resize_conv3d
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+x, weight = torch.randn(1, 8, 8, 8, 6), torch.randn(3, 8, 5, 5, 5, requires_grad=True)
+
+
+def gradient(algorithm, *tensors):
+    output = resize_conv3d(*tensors, None, (3, 4, 4), 1, (3, 1, 2), algorithm=algorithm)
+    return torch.autograd.grad(output, tensors[1], torch.ones_like(output))[0]
+
+
+exact = gradient("phases", x.double(), weight.double())
+for algorithm in ("auto", "folded"):
+    torch.testing.assert_close(gradient(algorithm, x, weight).double(), exact, rtol=1e-4, atol=1e-2)
+"""
+
+
+def test_on_one_thread_the_kernels_gradient_of_a_deeply_padded_volume_is_right():
+    # In a process of its own: where it goes wrong, memory is overwritten.
+    done = subprocess.run([sys.executable, "-c", DEEPLY_PADDED], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

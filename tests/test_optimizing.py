@@ -502,3 +502,52 @@ def test_code_that_looks_closely(run):
         (expected,) = torch.autograd.grad(again.sum(), x, create_graph=True)
         seconds = [torch.autograd.grad((each**2).sum(), x, materialize_grads=True) for each in (gradient, expected)]
         assert_same(*seconds)
+
+
+def upsampled(x):
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def test_a_model_that_does_not_bear_being_looked_into_is_left_as_it_was():
+    def run(model, x):
+        y = upsampled(x)
+        assert type(y) is torch.Tensor
+        return model.conv(y)
+
+    model, x = Model(run, conv=nn.Conv2d(4, 3, 3, padding=1)), torch.randn(1, 4, 5, 6)
+    expected = model(x)
+    _, report = optimize(model, x)
+    assert not report.optimized
+    assert "raises AssertionError while it is looked into" in str(report)
+    assert torch.equal(model(x), expected)
+    assert "forward" not in vars(model)
+
+
+def test_an_example_may_be_expanded_and_hold_no_numbers():
+    model = Model(lambda model, x: model.conv(upsampled(x)), conv=nn.Conv2d(4, 3, 3))
+    x = torch.full((1,), float("nan")).expand(1, 4, 5, 6)
+    optimize(model, x)
+    assert x.isnan().all()
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_what_a_hook_before_a_module_keeps_has_gradients(everywhere):
+    kept = []
+    model = Model(
+        lambda model, x: model.conv(upsampled(model.first(x))), first=nn.Conv2d(4, 4, 1), conv=nn.Conv2d(4, 3, 3)
+    )
+    optimize(model, torch.randn(1, 4, 5, 6))
+
+    def keep(module, inputs):
+        if module is model.conv:
+            kept.append(inputs[0])
+
+    register = (
+        nn.modules.module.register_module_forward_pre_hook if everywhere else model.conv.register_forward_pre_hook
+    )
+    handle = register(keep)
+    try:
+        (gradient,) = torch.autograd.grad(model(torch.randn(1, 4, 5, 6)).sum(), kept)
+    finally:
+        handle.remove()
+    assert gradient.abs().sum() > 0

@@ -94,10 +94,13 @@ def transposed(
 def _cuts(case: Case) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], bool]:
     """The padding and output_padding that torch's operator knows, where the output begins in what it makes then, and
     whether that holds all of the output: it may not know of positions that no kernel reaches, which are the bias."""
+    # On one thread oneDNN writes beyond its memory when it computes the gradient of a volume's kernel, if the padding
+    # of the first axis is larger than the stride.
+    most = [case.stride[0] if case.axes == 3 else None, *(None,) * (case.axes - 1)]
     cuts = [
-        even_cut(full, p, o, max(s, d))
-        for full, p, o, s, d in zip(
-            case.full_size, case.padding, case.output_size, case.stride, case.dilation, strict=True
+        even_cut(full, p, o, max(s, d), at_most)
+        for full, p, o, s, d, at_most in zip(
+            case.full_size, case.padding, case.output_size, case.stride, case.dilation, most, strict=True
         )
     ]
     padding, output_padding = zip(*cuts, strict=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules import module as hooks
 
 from halfstride.algorithms.common import is_transformed
 from halfstride.caching import is_traced
@@ -63,8 +64,17 @@ def _must_stay(module: nn.Module) -> bool:
 
 
 def is_watched(module: nn.Module) -> bool:
-    """Whether hooks can see outputs of its parts, and may ask for gradients that pass through them."""
-    return any(part._forward_hooks for part in module.modules())
+    """Whether hooks can see inputs or outputs of its parts, and may ask for gradients that pass through them.
+
+    Those of torch's own weight and spectral normalisation look at nothing but the weight.
+    """
+    if hooks._global_forward_hooks or hooks._global_forward_pre_hooks:
+        return True
+    return any(
+        part._forward_hooks
+        or any(not type(hook).__module__.startswith("torch.nn.utils") for hook in part._forward_pre_hooks.values())
+        for part in module.modules()
+    )
 
 
 def has_fast_path(module: nn.Module) -> bool:

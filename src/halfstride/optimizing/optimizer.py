@@ -69,8 +69,11 @@ def optimize(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Report]:
     with _left_as_found(model, run.tensors):
         comparable = run.gives_tensors()
         explorer = Explorer(model, run.gradients)
-        explorer.explore(run)
-        explorer.confirm(run)
+        try:
+            explorer.explore(run)
+            explorer.confirm(run)
+        except Exception as failure:  # the model runs, but not with what it is looked into by
+            return model, Report([], note=f"it raises {type(failure).__name__} while it is looked into: {failure}")
         report = Report(explorer.report_rows(), note="no upsampling that can be faster")
         if not comparable:
             report.note = "the output holds no tensors that could be compared"
@@ -194,6 +197,11 @@ def _left_as_found(model: nn.Module, inputs: Sequence[Tensor]) -> Iterator[None]
             for module, name, buffer, _ in buffers:
                 module._buffers[name] = buffer
             for tensor, value in changing:
-                if not torch.equal(tensor, value):
+                if not _is_still(tensor, value):
                     with torch.inference_mode(tensor.is_inference()), torch.no_grad():
                         tensor.copy_(value)
+
+
+def _is_still(tensor: Tensor, value: Tensor) -> bool:
+    """Whether a tensor has these values, not-a-number among them."""
+    return torch.equal(tensor, value) or bool(((tensor == value) | ((tensor != tensor) & (value != value))).all())
