@@ -551,3 +551,20 @@ def test_what_a_hook_before_a_module_keeps_has_gradients(everywhere):
     finally:
         handle.remove()
     assert gradient.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("run", "length"),
+    [
+        (lambda model, x: model.conv(F.interpolate(x, scale_factor=40.0, mode="nearest")), 600_000),
+        (lambda model, x: model.conv(F.interpolate(x, scale_factor=1000.0, mode="nearest-exact")), 9000),
+        (lambda model, x: (model.conv(x.repeat_interleave(1000, -1)), x.repeat_interleave(1000, -1)), 9000),
+    ],
+    ids=["nearest", "nearest-exact", "repeat_interleave"],
+)
+def test_signals_so_long_that_nearest_errs_stay_what_they_were(run, length):
+    model = Model(run, conv=nn.Conv1d(1, 1, 3))
+    original, x = copy.deepcopy(model), torch.randn(1, 1, length)
+    with torch.no_grad():
+        optimize(model, torch.randn(1, 1, 50))
+        assert_same(model(x), original(x), 1e-5)

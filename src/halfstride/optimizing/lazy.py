@@ -25,6 +25,7 @@ __all__ = [
     "EXACT_NEAREST",
     "LazyTensor",
     "Recipe",
+    "is_long",
     "is_ordinary",
     "lazy",
     "plain",
@@ -34,6 +35,9 @@ __all__ = [
 
 EXACT_NEAREST = 41
 """From this scale on, torch's "nearest" no longer repeats exactly: 41 * (1 / 41) is less than 1 in float32."""
+
+_LONG = 2**21
+"""Positions from which on neither "nearest" nor "nearest-exact" may: float32 has no more fractions to tell them by."""
 
 
 @dataclass(eq=False)
@@ -110,10 +114,15 @@ class Recipe:
         return self.made
 
 
+def is_long(size: Sequence[int], scale: Sequence[int]) -> bool:
+    """Whether torch may take wrong neighbours because there are so many; symbols are not asked."""
+    return any(isinstance(n, int) and n * s >= _LONG for n, s in zip(size, scale, strict=True) if s > 1)
+
+
 def _repeated(piece: Tensor, scale: Sequence[int]) -> Tensor:
     if all(s == 1 for s in scale):
         return piece
-    if 3 <= piece.dim() <= 5 and tuple(scale[:2]) == (1, 1):
+    if 3 <= piece.dim() <= 5 and tuple(scale[:2]) == (1, 1) and not is_long(piece.shape, scale):
         mode = "nearest" if max(scale) < EXACT_NEAREST else "nearest-exact"
         return F.interpolate(piece, scale_factor=[float(s) for s in scale[2:]], mode=mode)
     for axis, s in enumerate(scale):

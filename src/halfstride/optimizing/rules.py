@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from halfstride.optimizing.convolutions import conv, conv_transpose
-from halfstride.optimizing.lazy import EXACT_NEAREST, LazyTensor, Recipe, plain, recipe_of
+from halfstride.optimizing.lazy import EXACT_NEAREST, LazyTensor, Recipe, is_long, plain, recipe_of
 from halfstride.optimizing.plan import Origin, shown, times
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ def _interpolate(
         rewriting.plan.note(was, "no integer scale")
     elif max(scale) >= EXACT_NEAREST and mode == "nearest":
         rewriting.plan.note(was, f"torch's nearest is not exact from scale {EXACT_NEAREST} on")
+    elif is_long(input.shape[2:], scale):
+        rewriting.plan.note(was, "torch's nearest is not exact with so many positions")
     else:
         return _repeat(rewriting, input, (1, 1, *scale))
     return NotImplemented
