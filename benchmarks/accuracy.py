@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers import Peer, Task, prepare, reference
+from benchmarks.report import geometric_mean
 from benchmarks.rows import LAYERS, Row
 from halfstride.algorithms.products import capability
 
@@ -72,13 +72,12 @@ def _norm(tensor: Tensor) -> float:
 
 def summary(dtype: str, measured: list[dict[str, Any]]) -> str:
     ratios = [each["ours"] / each["direct"] for each in measured]
-    mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
-    above = [each for each, ratio in zip(measured, ratios, strict=True) if ratio > ALLOWED[dtype]]
+    above = sum(ratio > ALLOWED[dtype] for ratio in ratios)
     worst = max(measured, key=lambda each: each["ours"] / each["direct"])
+    mean = f"{geometric_mean(ratios):.2f} times the error of torch's definition (geometric mean)"
     return (
-        f"{dtype}: {len(measured)} results, {mean:.2f} times the error of torch's definition (geometric mean); "
-        f"{len(above)} above {ALLOWED[dtype]:g}, the largest {max(ratios):.2f} ({worst['ours']:.2g}; {worst['layer']}, "
-        f"{worst['result']}, {worst['order']})"
+        f"{dtype}: {len(measured)} results, {mean}; {above} above {ALLOWED[dtype]:g}, the largest {max(ratios):.2f} "
+        f"({worst['ours']:.2g}; {worst['layer']}, {worst['result']}, {worst['order']})"
     )
 
 

@@ -1,6 +1,6 @@
 """The autoencoder's own training, by what brings the image back: images per second of each way to upsample.
 
-    python benchmarks/autoencoder.py [--rounds 7] [--epochs 1]
+    python -m benchmarks.autoencoder [--rounds 7] [--epochs 1]
 
 The model of `halfstride train`, with its upsampling layers as `"resize"` and as `"transposed"`, and the latter once
 more as torch computes it (`algorithm="native"`). In every round each is trained on the digits for some epochs, in an
@@ -15,42 +15,36 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 
+from benchmarks.report import spread
 from halfstride import ConvAutoencoder, TrainingOptions, load_images, train
 from halfstride.autoencoder.images import Images
 
 RESULTS = Path(__file__).parent / "results" / "autoencoder.json"
-VARIANTS: dict[str, dict[str, Any]] = {
-    "resize": {"upsampling": "resize"},
-    "transposed": {"upsampling": "transposed"},
-    "transposed, native": {"upsampling": "transposed"},
+VARIANTS: dict[str, tuple[Literal["resize", "transposed"], str]] = {
+    "resize": ("resize", "auto"),
+    "transposed": ("transposed", "auto"),
+    "transposed, native": ("transposed", "native"),
 }
 
 
 def images_per_second(variant: str, images: Images, epochs: int) -> float:
     torch.manual_seed(0)
-    model = ConvAutoencoder(28, latent_dim=32, **VARIANTS[variant])
-    if variant.endswith("native"):
-        for layer in model.modules():
-            if hasattr(layer, "algorithm"):
-                layer.algorithm = "native"
+    upsampling, algorithm = VARIANTS[variant]
+    model = ConvAutoencoder(28, latent_dim=32, upsampling=upsampling)
+    for layer in model.modules():
+        if hasattr(layer, "algorithm"):
+            layer.algorithm = algorithm
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         train(model, images, Path(folder) / "run", TrainingOptions(epochs=epochs), progress=False)
         return epochs * len(images.train.images) / (time.perf_counter() - started)
-
-
-def quartiles(numbers: list[float]) -> list[float]:
-    """The median, the first quartile and the third."""
-    first, median, third = statistics.quantiles(numbers, n=4, method="inclusive")
-    return [median, first, third]
 
 
 def main() -> None:
@@ -70,9 +64,9 @@ def main() -> None:
     ratios = {}
     for variant in list(VARIANTS)[1:]:
         of_rounds = [one / other for one, other in zip(rates["resize"], rates[variant], strict=True)]
-        ratios[f"resize over {variant}"] = quartiles(of_rounds)
-        median, first, third = quartiles(of_rounds)
-        print(f"resize over {variant}: {median:.2f} [{first:.2f}, {third:.2f}]")
+        ratio = spread(of_rounds)
+        ratios[f"resize over {variant}"] = ratio._asdict()
+        print(f"resize over {variant}: {ratio}")
     result = {
         "images_per_second": rates,
         "ratios": ratios,

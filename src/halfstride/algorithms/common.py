@@ -64,14 +64,13 @@ def window(output: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
     return continued(output, [(-b, b + o - n) for b, o, n in zip(start, size, length, strict=True)])
 
 
-def even_cut(full: int, start: int, size: int, limit: int, most: int | None = None) -> tuple[int, int]:
+def even_cut(full: int, start: int, size: int, limit: int, most: int) -> tuple[int, int]:
     """The (padding, output_padding) of an operator that knows no other, for `size` positions of `full` from `start` on.
 
     Its output may have too much at one end, which is for `window` to cut: `start - padding` positions come first.
     `output_padding` must stay under `limit`, and `padding` may be `most` at the most.
     """
     end = full - start - size  # positions to cut at the end, or to add where negative
-    most = start if most is None else most
     if 0 <= start - end < limit and start <= most:
         return start, start - end
     return min(start, max(end, 0), most), min(max(-end, 0), limit - 1)

@@ -96,7 +96,7 @@ def _cuts(case: Case) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]
     whether that holds all of the output: it may not know of positions that no kernel reaches, which are the bias."""
     # On one thread oneDNN writes beyond its memory when it computes the gradient of a volume's kernel, if the padding
     # of the first axis is larger than the stride.
-    most = [case.stride[0] if case.axes == 3 else None, *(None,) * (case.axes - 1)]
+    most = (case.stride[0], *case.padding[1:]) if case.axes == 3 else case.padding
     cuts = [
         even_cut(full, p, o, max(s, d), at_most)
         for full, p, o, s, d, at_most in zip(
