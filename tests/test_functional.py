@@ -148,6 +148,16 @@ def test_nearest_neighbours_of_large_scales_are_the_right_ones():
             assert torch.equal(functional.resize_conv1d(x, w, scale_factor=scale, algorithm=algorithm), expected)
 
 
+def test_nearest_neighbours_among_millions_of_positions_are_the_right_ones():
+    """Of float32 so many are not told apart: torch's "nearest-exact" is wrong at some of them."""
+    x, w = torch.randn(1, 2, 1, 9000), torch.ones(2, 1, 1, 1)
+    expected = x.repeat_interleave(1000, dim=-1)
+    assert not torch.equal(F.interpolate(x, scale_factor=(1.0, 1000.0), mode="nearest-exact"), expected)
+    for input in (x, x.to(memory_format=torch.channels_last)):
+        output = functional.resize_conv2d(input, w, scale_factor=(1, 1000), groups=2, algorithm="native")
+        assert torch.equal(output, expected)
+
+
 # What the functions are -----------------------------------------------------------------------------------------------
 
 

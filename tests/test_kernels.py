@@ -84,8 +84,9 @@ def test_subpixel_from_transposed_adds_zeros_for_missing_taps():
 @pytest.mark.parametrize("scale", [(3,), (2, 2), (2, 3), (1, 2, 3)])
 @pytest.mark.parametrize("batch", [0, 2])
 def test_shuffle_is_undone_by_unshuffle(scale, batch):
-    x = random(batch, 3 * math.prod(scale), *(4, 3, 2)[: len(scale)])
+    x = random(batch, 3 * math.prod(scale), *(4, 3, 2)[: len(scale)]).requires_grad_()
     shuffled = kernels.shuffle(x, scale)
+    assert torch.equal(*torch.autograd.grad(shuffled.sum(), x), torch.ones_like(x))
     assert torch.equal(kernels.unshuffle(shuffled, scale), x)
     for phase, r in enumerate(itertools.product(*map(range, scale))):
         part = (slice(None), slice(None), *(slice(a, None, s) for a, s in zip(r, scale, strict=True)))

@@ -508,18 +508,49 @@ def upsampled(x):
     return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
-def test_a_model_that_does_not_bear_being_looked_into_is_left_as_it_was():
-    def run(model, x):
-        y = upsampled(x)
-        assert type(y) is torch.Tensor
-        return model.conv(y)
+def test_memory_that_another_tensor_takes():
+    """By `set_`, which `torch.compile` does not know."""
 
-    model, x = Model(run, conv=nn.Conv2d(4, 3, 3, padding=1)), torch.randn(1, 4, 5, 6)
-    expected = model(x)
-    _, report = optimize(model, x)
-    assert not report.optimized
-    assert "raises AssertionError while it is looked into" in str(report)
-    assert torch.equal(model(x), expected)
+    def run(m, x):
+        y = up(x)
+        y.set_(up(x + 1))
+        return m.conv(x.new_empty(0).set_(y)) + m.conv(y), m.other(up(x))
+
+    model = randomised(Model(run, conv=conv(), other=conv())).double()
+    original, x = copy.deepcopy(model), image().double()
+    with torch.no_grad():
+        _, report = optimize(model, x)
+        assert report.optimized, str(report)
+        assert_same(model(x), original(x))
+
+
+def asked_for_its_class(y):
+    assert type(y) is torch.Tensor
+    return y
+
+
+@pytest.mark.parametrize(
+    ("look", "error"),
+    [
+        (asked_for_its_class, "AssertionError"),
+        (lambda y: torch.from_dlpack(torch.utils.dlpack.to_dlpack(y)), "RuntimeError"),
+        (lambda y: nn.Parameter(y, requires_grad=False), "RuntimeError"),
+    ],
+    ids=["class", "to_dlpack", "Parameter"],
+)
+def test_a_model_that_does_not_bear_being_looked_into_is_left_as_it_was(look, error):
+    def run(model, x):
+        return model.conv(upsampled(x)) + model.conv(look(upsampled(x)))
+
+    model, x = Model(run, conv=nn.Conv2d(4, 3, 3)), torch.randn(1, 4, 5, 6)
+    with torch.no_grad():
+        expected = model(x)
+        _, report = optimize(model, x)
+        assert not report.optimized
+        assert f"raises {error} while it is looked into" in str(report)
+        found, *_ = report.rows
+        assert (found.was, found.became) == ("nearest ×2, conv2d 4→3 k3", "")
+        assert torch.equal(model(x), expected)
     assert "forward" not in vars(model)
 
 

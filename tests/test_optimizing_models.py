@@ -3,12 +3,15 @@
 import copy
 import json
 import pickle
+import random
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations
+from torch.overrides import TorchFunctionMode
 
 import halfstride
 from halfstride import cli
@@ -239,6 +242,51 @@ def test_a_forward_that_somebody_replaced():
     assert_same(model(x), before, 1e-5)
     report.undo()
     assert model.forward is expected
+
+
+def test_undo_sees_through_a_forward_that_somebody_wrapped_since():
+    model = simple()
+    x, original = image(), copy.deepcopy(model)
+    _, report = optimize(model, x)
+    assert report.optimized
+    wrapped = model.forward
+    model.forward = lambda x: 2 * wrapped(x)
+    report.undo()
+    with Calls() as calls:
+        assert torch.equal(model(x), 2 * original(x))
+    assert F.interpolate in calls.functions
+
+
+class Calls(TorchFunctionMode):
+    """Notes which functions of torch are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.functions = set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.functions.add(func)
+        return func(*args, **(kwargs or {}))
+
+
+def test_draws_of_a_model_are_alike_in_every_run_and_leave_no_trace():
+    sources = [random.random, np.random.rand, lambda: torch.rand(()).item()]
+
+    def run(m, x):
+        return m.conv(up(x)) * sum(draw() for draw in sources)
+
+    def seed():
+        random.seed(1)
+        np.random.seed(1)  # noqa: NPY002
+        torch.manual_seed(1)
+
+    model, x = Model(run, conv=conv()), image()
+    seed()
+    expected = [draw() for draw in sources]
+    seed()
+    _, report = optimize(model, x)
+    assert report.optimized, str(report)
+    assert [draw() for draw in sources] == expected
 
 
 def test_shared_modules_and_tied_weights():
@@ -588,6 +636,8 @@ def test_the_command(command):
         (["nets_to_optimize", "-i", "1x4"], 2, "'nets_to_optimize' must be MODULE:FACTORY, as mynets:make_decoder."),
         (["nets_to_optimize:make", "-i", "1xtwo"], 2, "--input '1xtwo' must be sizes of 1 or more, as 1x4x32x32."),
         (["nets_to_optimize:make", "-i", "1x0x3"], 2, "--input '1x0x3' must be sizes of 1 or more"),
+        (["nets_to_optimize:make", "-i", f"1x4x{10**12}"], 2, f"--input '1x4x{10**12}' must fit into memory"),
+        (["nets_to_optimize:make", "-i", f"{10**30}"], 2, f"--input '{10**30}' must fit into memory"),
         (["nets_to_optimize:make", "-i", "1x3x8x8"], 1, "`model` (Sequential) raises RuntimeError on the"),
         (["nets_to_optimize:make"], 2, "Missing option '--input'"),
     ],

@@ -100,13 +100,64 @@ def test_an_expansion_of_one_position_is_a_view():
     assert_like(*pair(run, signal()), signal(length=1).double())
 
 
-def test_images_of_one_position():
-    model = randomised(nn.ConvTranspose2d(4, 8, 4, 2, 1)).eval()
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.ConvTranspose2d(4, 8, 4, 2, 1),
+        lambda: nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(4, 8, 3, padding=1)),
+        lambda: nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(4, 8, 3, padding=1, padding_mode="circular")),
+        lambda: nn.Sequential(nn.Upsample(scale_factor=2), nn.CircularPad2d(1), nn.Identity(), nn.Conv2d(4, 8, 3)),
+    ],
+    ids=["transposed", "resize", "circular convolution", "circular padding"],
+)
+def test_orders_in_memory_and_images_of_one_position(make, order):
+    """Also the strides of the results are those that torch gives them: what follows may view."""
+    model = randomised(make()).eval().to(memory_format=order)
     original = copy.deepcopy(model)
     with torch.no_grad():
-        optimize(model, image(height=3, width=3))
-        for x in (image(height=1, width=1), image(height=1, width=1).contiguous(memory_format=torch.channels_last)):
-            assert measuring.difference(model(x), original(x)) <= 1e-6
+        _, report = optimize(model, image(height=3, width=3))
+        assert report.optimized, str(report)
+        for x in (image(), image(height=1, width=1)):
+            for images in (x, x.clone(memory_format=torch.channels_last)):
+                output, expected = model(images), original(images)
+                assert measuring.difference(output, expected) <= 1e-6
+                assert output.stride() == expected.stride()
+
+
+WRONG = {
+    "transposed, too few axes": lambda m, x: F.conv_transpose2d(x[0, 0], m.up.weight, stride=2),
+    "transposed, no axes": lambda m, x: F.conv_transpose2d(x.sum(), m.up.weight, stride=2),
+    "transposed, no channels": lambda m, x: F.conv_transpose2d(x[:, :0], m.up.weight, stride=2),
+    "transposed, a weight of many axes": lambda m, x: F.conv_transpose2d(x, m.up.weight[..., None, None], stride=2),
+    "a weight of many axes": lambda m, x: F.conv2d(up(x), m.conv.weight[..., None, None]),
+    "negative padding": lambda m, x: F.conv2d(up(x), m.conv.weight, padding=-1),
+    "a stride too many": lambda m, x: F.conv2d(up(x), m.conv.weight, stride=(1, 1, 1)),
+    "no stride": lambda m, x: F.conv2d(up(x), m.conv.weight, stride=()),
+    "a dilation too many": lambda m, x: F.conv2d(up(x), m.conv.weight, dilation=(1, 1, 1)),
+    "no groups": lambda m, x: F.conv2d(up(x), m.conv.weight, groups=0),
+    "a padding of one axis": lambda m, x: m.conv(F.pad(up(x), (1, 1), "reflect")),
+    "a padding without end": lambda m, x: m.conv(F.pad(up(x), (10**9,) * 4, "circular")),
+    "a padding of no axis": lambda m, x: m.conv(F.pad(up(x), (), "replicate")),
+    "a padding that is a number": lambda m, x: m.conv(F.pad(up(x), 1)),
+    "an infinite scale": lambda m, x: m.conv(F.interpolate(x, scale_factor=float("inf"))),
+    "a scale that is no number": lambda m, x: m.conv(F.interpolate(x, scale_factor=float("nan"))),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_what_torch_refuses_is_refused_in_its_words(wrong):
+    def run(m, x, go_wrong=False):
+        return wrong(m, x) if go_wrong else (m.conv(up(x)), m.up(x))
+
+    original, model = pair(run, image(), up=nn.ConvTranspose2d(4, 3, 3, 2))
+    x = image().double()
+    with torch.no_grad():
+        with pytest.raises(Exception) as expected:  # noqa: PT011  # whatever torch says of it
+            original(x, True)
+        with pytest.raises(expected.type) as raised:
+            model(x, True)
+    assert str(raised.value) == str(expected.value)
 
 
 # Gradients ------------------------------------------------------------------------------------------------------------

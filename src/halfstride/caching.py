@@ -36,9 +36,6 @@ def cached(function: Function) -> Function:
 
 Derived = TypeVar("Derived")
 
-_KEPT: MutableMapping[Tensor, tuple[Tensor, dict[Hashable, Any]]] = WeakTensorKeyDictionary()
-"""Of each parameter, as long as it lives: what it was told by at the time, and what was made of it, by key."""
-
 
 def lasts(weight: Tensor) -> bool:
     """Whether what is made of a weight may serve again: it is a parameter in inference on a CPU, and nobody traces."""
@@ -64,14 +61,12 @@ def kept(weight: Tensor, key: Hashable, make: Callable[[], Derived]) -> Derived:
     """
     if not lasts(weight):
         return make()
-    told = _told_by(weight)
-    before, derived = _KEPT.get(weight, (None, {}))
-    if before is None or before.shape != told.shape or before.dtype != told.dtype or not torch.equal(before, told):
-        derived = {}
-        _KEPT[weight] = told.clone(), derived
-    if key not in derived:
-        derived[key] = make()
-    result: Derived = derived[key]
+    keepsake = _KEPT.get(weight)
+    if keepsake is None or not keepsake.is_of(weight.detach()):
+        keepsake = _KEPT[weight] = _Keepsake(weight.detach())
+    if key not in keepsake.derived:
+        keepsake.derived[key] = make()
+    result: Derived = keepsake.derived[key]
     return result
 
 
@@ -79,21 +74,43 @@ _FEW = 2**15
 """Numbers up to which a copy of a weight is compared faster."""
 
 
-def _told_by(weight: Tensor) -> Tensor:
-    """Numbers by which a weight is told from what it was: of many in float32 the sum of all rows, each times a random
-    number.
+class _Keepsake:
+    """What was made of a weight, by key, and by what the weight is told.
 
-    Reading the weight once on all cores takes a tenth of the time that comparing it with a copy takes. A change that is
-    lost in the rounding of such a sum is smaller than the rounding errors of any layer.
+    Of many numbers in float32 that is the sum of all rows, each times a random number over its largest, so that none
+    is lost beside greater ones. Reading a weight once on all cores takes a tenth of the time that comparing it with a
+    copy takes. A change that is lost in the rounding of such a sum is smaller than the rounding errors of any layer.
     """
-    weight = weight.detach()
-    if weight.dtype != torch.float32 or weight.numel() <= _FEW:
-        return weight
+
+    def __init__(self, weight: Tensor) -> None:
+        self.derived: dict[Hashable, Any] = {}
+        self.shape, self.dtype = weight.shape, weight.dtype
+        self.factors: Tensor | None = None
+        if weight.dtype == torch.float32 and weight.numel() > _FEW:
+            largest = _rows(weight).abs().amax(1).clamp_min(1e-30)  # of a row of zeros any change is seen
+            self.factors = _random(len(largest)) / largest
+        self.told = self.tell(weight).clone()
+
+    def is_of(self, weight: Tensor) -> bool:
+        """Whether a weight is the one that this was made of."""
+        if weight.shape != self.shape or weight.dtype != self.dtype:
+            return False
+        return torch.equal(self.tell(weight), self.told)
+
+    def tell(self, weight: Tensor) -> Tensor:
+        return weight if self.factors is None else self.factors @ _rows(weight)
+
+
+_KEPT: MutableMapping[Tensor, _Keepsake] = WeakTensorKeyDictionary()
+"""Of each parameter, as long as it lives."""
+
+
+def _rows(weight: Tensor) -> Tensor:
+    """A weight as a matrix, in the order in which it lies in memory."""
     last = weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last)
-    rows = (weight.movedim(1, -1) if last else weight).flatten(1)
-    return _vector(rows.shape[0]) @ rows
+    return (weight.movedim(1, -1) if last else weight).flatten(1)
 
 
 @lru_cache(maxsize=256)
-def _vector(size: int) -> Tensor:
+def _random(size: int) -> Tensor:
     return torch.randn(size, generator=torch.Generator().manual_seed(size))

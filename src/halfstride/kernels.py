@@ -31,7 +31,7 @@ from torch import Tensor
 
 from halfstride import geometry
 from halfstride.arguments import Sizes, read_int, read_sizes
-from halfstride.caching import cached
+from halfstride.caching import cached, is_captured
 
 __all__ = [
     "even_from_transposed",
@@ -261,7 +261,7 @@ def shuffle(phases: Tensor, scale: Sequence[int]) -> Tensor:
     `torch.nn.PixelShuffle` in 1, 2 or 3 dimensions, with a scale of its own for each axis; channels-last stays so.
     """
     axes = len(scale)
-    if axes == 2 and scale[0] == scale[1]:
+    if axes == 2 and scale[0] == scale[1] and (is_captured() or len(phases)):  # of no image torch's has no gradient
         return F.pixel_shuffle(phases, scale[0])
     batch, channels, *size = phases.shape
     out_channels = channels // math.prod(scale)

@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from halfstride.algorithms import packed, volumes
 from halfstride.algorithms.case import Case, Cost, Form
 from halfstride.algorithms.common import as_channels_last, as_transposed, continued, even_cut, typed, window
+from halfstride.algorithms.nearest import repeated
 from halfstride.caching import cached
 from halfstride.kernels import shuffle
 
@@ -111,7 +111,7 @@ def _cuts(case: Case) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]
 
 
 def _resize(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    upsampled = _nearest(input, case.stride)
+    upsampled = repeated(input, (1, 1, *case.stride))
     padding = [
         (p, o + span - p - u)
         for p, o, span, u in zip(case.padding, case.output_size, case.span, upsampled.shape[2:], strict=True)
@@ -132,13 +132,3 @@ def _cut(output: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
         return output
     cut = window(output, start, size)
     return as_channels_last(cut, like=output)
-
-
-def _nearest(input: Tensor, scale: Sequence[int]) -> Tensor:
-    if all(s == 1 for s in scale):
-        return input
-    if input.is_complex():
-        return torch.complex(_nearest(input.real, scale), _nearest(input.imag, scale))
-    # "nearest" finds its source positions in float32, where 41 * (1 / 41) is less than 1: it takes the wrong neighbour.
-    mode = "nearest" if max(scale) < 41 else "nearest-exact"
-    return F.interpolate(input, scale_factor=[float(s) for s in scale], mode=mode)

@@ -14,7 +14,7 @@ import typer
 from halfstride.cli.app import app, make_console
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @app.command()
@@ -48,7 +48,7 @@ def optimize(
     from halfstride.optimizing import optimize as optimize_model
 
     net = _load(model).train(training)
-    example = tuple(torch.randn(_shape(text)) for text in input)
+    example = tuple(map(_random, input))
     with contextlib.nullcontext() if training else torch.no_grad():
         _, report = optimize_model(net, example)
     if as_json:
@@ -76,6 +76,16 @@ def _load(reference: str) -> nn.Module:
     if not isinstance(made, nn.Module):
         raise ValueError(f"`{reference}` must give a torch.nn.Module, not {type(made).__name__}.")
     return made
+
+
+def _random(text: str) -> Tensor:
+    import torch
+
+    shape = _shape(text)
+    try:
+        return torch.randn(shape)
+    except (RuntimeError, TypeError) as error:  # as torch says that it is out of memory, or out of numbers
+        raise typer.BadParameter(f"--input {text!r} must fit into memory, as 1x4x32x32 does.") from error
 
 
 def _shape(text: str) -> list[int]:

@@ -51,19 +51,19 @@ def conv(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Any:
+    axes = _CONV.index(func) + 1
     recipe = recipe_of(input)
     if func is F.conv1d and (recipe is None or recipe.is_whole):
         pads: Any = padding if isinstance(padding, str) else _of_row(padding, 0)
         return _of_signal(rewriting, F.conv2d, input, weight, bias, _of_row(stride), pads, _of_row(dilation), groups)
-    if recipe is None or recipe.is_whole or not all(map(is_ordinary, _tensors(weight, bias))):
+    if recipe is None or recipe.is_whole or not _are_understood(axes, input, weight, bias):
         return NotImplemented
-    axes = weight.dim() - 2
     channels = input.dim() - axes - 1  # the dimension
-    if func is not _CONV[axes - 1] or channels not in (0, 1) or not _types_agree(*recipe.pieces, weight, bias):
-        return NotImplemented
-    if any(s != 1 for s in _per_axis(stride, axes)) or any(max(scale[: channels + 1]) > 1 for scale in recipe.scales):
+    if not _types_agree(*recipe.pieces, weight, bias) or any(max(scale[: channels + 1]) > 1 for scale in recipe.scales):
         return NotImplemented
     pads = padding if isinstance(padding, str) else _per_axis(padding, axes)
+    if _per_axis(stride, axes) != (1,) * axes or (not isinstance(pads, str) and min(pads, default=0) < 0):
+        return NotImplemented
     if recipe.padding:
         if pads not in ("valid", (0,) * axes):
             return NotImplemented
@@ -185,10 +185,12 @@ def conv_transpose(
         output = _of_signal(rewriting, F.conv_transpose2d, input, weight, bias, *of_row)
         if output is not NotImplemented:
             return output
-    if not all(map(is_ordinary, _tensors(input, weight, bias))):
-        return NotImplemented
-    axes = weight.dim() - 2
-    if func is not _CONV_TRANSPOSE[axes - 1] or not _types_agree(input, weight, bias):
+    axes = _CONV_TRANSPOSE.index(func) + 1
+    if (
+        not _are_understood(axes, input, weight, bias)
+        or not is_ordinary(input)
+        or not _types_agree(input, weight, bias)
+    ):
         return NotImplemented
     strides = _per_axis(stride, axes)
     geometry = strides, _per_axis(padding, axes), _per_axis(output_padding, axes), groups, _per_axis(dilation, axes)
@@ -239,10 +241,20 @@ def _of_row(value: Any, of_rows: int = 1) -> tuple[int, ...]:
     return of_rows, *_per_axis(value, 1)
 
 
+def _are_understood(axes: int, input: Any, weight: Any, bias: Any) -> bool:
+    """Whether these can be convolved along so many axes: all else is for torch to name what is wrong with it."""
+    if not isinstance(input, Tensor) or not all(map(is_ordinary, _tensors(weight, bias))):
+        return False
+    return weight.dim() == axes + 2 and input.dim() in (axes + 1, axes + 2) and input.numel() > 0
+
+
 def _formatted_like(input: Tensor, weight: Tensor) -> Tensor:
     """`input` in the memory format that torch gives the output: channels last where input or weight are."""
     if input.dim() == weight.dim() and (suggests_channels_last(input) or suggests_channels_last(weight)):
-        return input.contiguous(memory_format=_CHANNELS_LAST[input.dim()])
+        order = _CHANNELS_LAST[input.dim()]
+        formatted = input.contiguous(memory_format=order)
+        # One position alone is in any order, and its strides need not say which one is meant.
+        return formatted if suggests_channels_last(formatted) else formatted.clone(memory_format=order)
     return input.contiguous()
 
 

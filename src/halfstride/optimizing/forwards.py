@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from types import CodeType, MethodType
 from typing import Any
 
@@ -15,7 +16,7 @@ from halfstride.caching import is_traced
 from halfstride.optimizing.plan import Plan
 from halfstride.optimizing.rewriting import Rewriting, is_active
 
-__all__ = ["has_fast_path", "install", "is_watched", "restore"]
+__all__ = ["has_fast_path", "install", "is_watched", "restore", "undoing"]
 
 _FAST_PATHS = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
 """Modules that compute in another way while a mode is active, such as ours: slower, in another order in memory, and
@@ -29,6 +30,7 @@ class _Forward:
         self.module = module
         self.plan = plan
         self.original = vars(module).get("forward")  # another's replacement, such as accelerate's
+        self.retired = False
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -49,7 +51,7 @@ class _Forward:
         return type(self.module).forward(self.module, *args, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if _must_stay(self.module) or is_active(self.plan):
+        if self.retired or _must_stay(self.module) or is_active(self.plan):
             return self._forward(*args, **kwargs)
         with Rewriting(self.plan) as rewriting:
             output = self._forward(*args, **kwargs)
@@ -88,10 +90,25 @@ def install(owners: list[nn.Module], plan: Plan) -> None:
 
 
 def restore(model: nn.Module) -> None:
-    for module in model.modules():
-        forward = vars(module).get("forward")
-        if isinstance(forward, _Forward):
-            if forward.original is None:
-                del module.forward
-            else:
-                module.forward = forward.original
+    for forward in _installed(model):
+        if forward.original is None:
+            del forward.module.forward
+        else:
+            forward.module.forward = forward.original
+
+
+def undoing(model: nn.Module) -> Callable[[], None]:
+    """What gives a model back as it was, also where somebody has wrapped by then what is installed now."""
+    installed = _installed(model)
+
+    def undo() -> None:
+        restore(model)
+        for forward in installed:
+            forward.retired = True
+
+    return undo
+
+
+def _installed(model: nn.Module) -> list[_Forward]:
+    forwards = (vars(module).get("forward") for module in model.modules())
+    return [forward for forward in forwards if isinstance(forward, _Forward)]

@@ -9,7 +9,7 @@ history. So code that has never heard of it computes what it always did, and cod
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -21,23 +21,17 @@ from torch._subclasses.functional_tensor import FunctionalTensor  # what AOTAuto
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_map_only
 
+from halfstride.algorithms.nearest import repeated
+
 __all__ = [
-    "EXACT_NEAREST",
     "LazyTensor",
     "Recipe",
-    "is_long",
     "is_ordinary",
     "lazy",
     "plain",
     "recipe_of",
     "suggests_channels_last",
 ]
-
-EXACT_NEAREST = 41
-"""From this scale on, torch's "nearest" no longer repeats exactly: 41 * (1 / 41) is less than 1 in float32."""
-
-_LONG = 2**21
-"""Positions from which on neither "nearest" nor "nearest-exact" may: float32 has no more fractions to tell them by."""
 
 
 @dataclass(eq=False)
@@ -94,8 +88,8 @@ class Recipe:
 
     def build(self, *pieces: Tensor) -> Tensor:
         """The tensor from its pieces, by torch's own operators; autograd passes through."""
-        repeated = [_repeated(piece, scale) for piece, scale in zip(pieces, self.scales, strict=True)]
-        joined = repeated[0] if len(repeated) == 1 else torch.cat(repeated, self.axis)
+        parts = [repeated(piece, scale) for piece, scale in zip(pieces, self.scales, strict=True)]
+        joined = parts[0] if len(parts) == 1 else torch.cat(parts, self.axis)
         return F.pad(joined, list(self.padding), self.padding_mode) if self.padding else joined
 
     def make(self) -> Tensor:
@@ -112,24 +106,6 @@ class Recipe:
                     )
             self.made, self.pieces = made, ()
         return self.made
-
-
-def is_long(size: Sequence[int], scale: Sequence[int]) -> bool:
-    """Whether torch may take wrong neighbours because there are so many; symbols are not asked."""
-    return any(isinstance(n, int) and n * s >= _LONG for n, s in zip(size, scale, strict=True) if s > 1)
-
-
-def _repeated(piece: Tensor, scale: Sequence[int]) -> Tensor:
-    if all(s == 1 for s in scale):
-        return piece
-    if 3 <= piece.dim() <= 5 and tuple(scale[:2]) == (1, 1) and not is_long(piece.shape, scale):
-        mode = "nearest" if max(scale) < EXACT_NEAREST else "nearest-exact"
-        return F.interpolate(piece, scale_factor=[float(s) for s in scale[2:]], mode=mode)
-    for axis, s in enumerate(scale):
-        if s > 1:
-            piece = piece.unsqueeze(axis + 1).expand(*piece.shape[: axis + 1], s, *piece.shape[axis + 1 :])
-            piece = piece.flatten(axis, axis + 1)
-    return piece
 
 
 def suggests_channels_last(tensor: Tensor) -> bool:
@@ -167,6 +143,7 @@ class LazyTensor(Tensor):
         tensor: LazyTensor = torch.Tensor._make_wrapper_subclass(
             cls, recipe.shape, strides=recipe.strides, dtype=first.dtype, device=first.device
         )
+        torch._C._set_throw_on_mutable_data_ptr(tensor)  # who finds a way past all operators gets an error
         tensor.recipe, tensor.history = recipe, None
         return tensor
 
@@ -194,9 +171,9 @@ class LazyTensor(Tensor):
 
         real_args, real_kwargs = tree_map_only(LazyTensor, values, (args, kwargs or {}))
         result = func(*real_args, **real_kwargs)
-        if torch.Tag.inplace_view in func.tags:  # unsqueeze_ and its like: what changes is the shape that we show
-            with no_dispatch():
-                func(*args, **(kwargs or {}))
+        if torch.Tag.inplace_view in func.tags and type(args[0]) is LazyTensor:
+            with no_dispatch():  # unsqueeze_ and its like: what changes is the shape that we show
+                func(args[0], *real_args[1:], **real_kwargs)
         # An operator that works in place returns what it was given.
         return tree_map_only(Tensor, lambda tensor: made.get(id(tensor), tensor), result)
 

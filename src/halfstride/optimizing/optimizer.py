@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from halfstride.optimizing import measuring
 from halfstride.optimizing.exploring import Explorer
-from halfstride.optimizing.forwards import install, restore
+from halfstride.optimizing.forwards import install, restore, undoing
 from halfstride.optimizing.plan import Plan
 from halfstride.optimizing.report import Report, Row, Times
 from halfstride.optimizing.running import Run
@@ -69,20 +71,23 @@ def optimize(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Report]:
     with _left_as_found(model, run.tensors):
         comparable = run.gives_tensors()
         explorer = Explorer(model, run.gradients)
+        report = Report([], note="no upsampling that can be faster")
         try:
             explorer.explore(run)
             explorer.confirm(run)
         except Exception as failure:  # the model runs, but not with what it is looked into by
-            return model, Report([], note=f"it raises {type(failure).__name__} while it is looked into: {failure}")
-        report = Report(explorer.report_rows(), note="no upsampling that can be faster")
-        if not comparable:
-            report.note = "the output holds no tensors that could be compared"
-        elif explorer.owners:
+            comparable = False
+            report.note = f"it raises {type(failure).__name__} while it is looked into: {failure}"
+        else:
+            if not comparable:
+                report.note = "the output holds no tensors that could be compared"
+        report.rows = explorer.report_rows()
+        if comparable and explorer.owners:
             _decide(model, run, explorer, report)
         if comparable and explorer.convolved_signals and not explorer.loses_fast_path(model):
             _decide_on_signals(model, run, explorer, report)
     if report.optimized:
-        report._undo = lambda: restore(model)
+        report._undo = undoing(model)
     else:
         restore(model)
         for row in report.rows:
@@ -190,10 +195,13 @@ def _left_as_found(model: nn.Module, inputs: Sequence[Tensor]) -> Iterator[None]
     changing = [(buffer, value) for _, _, buffer, value in buffers]
     changing += [(x, x.detach().clone()) for x in inputs if x.layout is torch.strided and not x.is_meta]
     devices = {tensor.device for tensor in (*model.buffers(), *model.parameters())}
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002  # what models draw from
     with torch.random.fork_rng([device for device in devices if device.type == "cuda"]):
         try:
             yield
         finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002
             for module, name, buffer, _ in buffers:
                 module._buffers[name] = buffer
             for tensor, value in changing:

@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from halfstride.algorithms.nearest import why_inexact
 from halfstride.optimizing.convolutions import conv, conv_transpose
-from halfstride.optimizing.lazy import EXACT_NEAREST, LazyTensor, Recipe, is_long, plain, recipe_of
+from halfstride.optimizing.lazy import LazyTensor, Recipe, plain, recipe_of, suggests_channels_last
 from halfstride.optimizing.plan import Origin, shown, times
 
 if TYPE_CHECKING:
@@ -47,10 +48,8 @@ def _interpolate(
         rewriting.plan.note(was, "not nearest-neighbour")
     elif scale is None:
         rewriting.plan.note(was, "no integer scale")
-    elif max(scale) >= EXACT_NEAREST and mode == "nearest":
-        rewriting.plan.note(was, f"torch's nearest is not exact from scale {EXACT_NEAREST} on")
-    elif is_long(input.shape[2:], scale):
-        rewriting.plan.note(was, "torch's nearest is not exact with so many positions")
+    elif why := why_inexact(mode, input.shape[2:], scale):
+        rewriting.plan.note(was, why)
     else:
         return _repeat(rewriting, input, (1, 1, *scale))
     return NotImplemented
@@ -67,7 +66,7 @@ def _integer_scale(input_size: tuple[int, ...], size: Any, scale_factor: Any) ->
         per_axis = tuple(_quotient(value, n) for value, n in zip(per_axis, input_size, strict=True))
     if not all(isinstance(value, int | float) for value in per_axis):
         return None
-    return tuple(int(s) for s in per_axis) if all(s >= 1 and s == int(s) for s in per_axis) else None
+    return tuple(int(s) for s in per_axis) if all(s >= 1 and s % 1 == 0 for s in per_axis) else None
 
 
 def _quotient(size: Any, n: Any) -> int:
@@ -111,7 +110,7 @@ def _repeat(
         return NotImplemented
     pieces = recipe.pieces
     if order is torch.contiguous_format:
-        pieces = tuple(piece.contiguous() for piece in pieces)
+        pieces = tuple(map(_in_order, pieces))
     scales = tuple(tuple(map(operator.mul, old, scale)) for old in recipe.scales)
     return rewriting.lazy(Recipe(pieces, scales, recipe.axis, origins=(*recipe.origins, origin)))
 
@@ -218,6 +217,11 @@ def _is_constant(argument: Tensor, recipe: Recipe) -> bool:
         if varies and n != 1:
             return False
     return argument.dim() <= axes
+
+
+def _in_order(piece: Tensor) -> Tensor:
+    """A piece whose dimensions lie in memory in their order, by its strides too, which of one position may say else."""
+    return piece.clone(memory_format=torch.contiguous_format) if suggests_channels_last(piece) else piece.contiguous()
 
 
 def _is_in_order(tensor: Tensor) -> bool:
@@ -351,7 +355,10 @@ def _pad(
         return _with_pieces(rewriting, [func(recipe.pieces[0], pad, mode, value)], recipe)
     if recipe is None or recipe.padding or len(recipe.pieces) > 1 or value or mode not in _PADDING_MODES:
         return NotImplemented
-    if not all(type(side) is int for side in pad) or len(pad) % 2 or len(pad) > 2 * (input.dim() - 2):
+    if not isinstance(pad, Sequence) or not all(type(side) is int for side in pad):
+        return NotImplemented
+    all_sides = 2 * (input.dim() - 2)
+    if len(pad) % 2 or len(pad) > all_sides or (mode != "constant" and len(pad) < all_sides):
         return NotImplemented
     sides = list(zip(pad[::2], pad[1::2], strict=True))
     limit = {"constant": math.inf, "reflect": -1, "circular": 0, "replicate": math.inf}[mode]
@@ -359,11 +366,11 @@ def _pad(
         n = input.shape[-at]
         if min(before, after) < 0 or max(before, after) > n + limit:
             return NotImplemented
-    return rewriting.lazy(
-        Recipe(recipe.pieces, recipe.scales, recipe.axis, tuple(pad), mode, recipe.origins)
-        if any(pad)
-        else Recipe(recipe.pieces, recipe.scales, recipe.axis, origins=recipe.origins)
-    )
+    pieces = recipe.pieces
+    if mode == "circular":  # the one that forgets the order in memory
+        pieces = tuple(map(_in_order, pieces))
+    padding, mode = (tuple(pad), mode) if any(pad) else ((), "constant")
+    return rewriting.lazy(Recipe(pieces, recipe.scales, recipe.axis, padding, mode, recipe.origins))
 
 
 _PADDING_MODES = {"constant": "zeros", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}

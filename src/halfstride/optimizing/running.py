@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
@@ -40,7 +42,8 @@ class Run:
 
     def __call__(self, gradients: bool) -> tuple[Any, tuple[Tensor | None, ...]]:
         """The output, and where they are asked for the gradients of a random sum of it."""
-        torch.manual_seed(0)
+        for seed in (torch.manual_seed, random.seed, np.random.seed):  # each run draws what the others draw
+            seed(0)
         if not gradients:
             with torch.no_grad():
                 return _opened(self.model(*self.args, **self.kwargs)), ()
