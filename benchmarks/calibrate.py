@@ -7,7 +7,8 @@ The layers are those of the grid, and many more drawn at random, since people ha
 algorithm, circumstance and order in memory it finds the `planning.Costs` that predict the measured times best (least
 squares of the relative errors) and how far each measured layer deviates from that, and writes both where planning reads
 them. Then it prints what a choice by them loses on every row against the fastest algorithm, also where planning is not
-told of the row itself (in brackets). Half an hour on two cores; nothing else should run.
+told of the row itself (in brackets). Half an hour on two cores; nothing else should run. Interrupted, it goes on with
+the next layer when it is called again.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -115,10 +116,12 @@ Key = tuple[str, str, int, str]
 """An order in memory, a form, a number of axes and an algorithm."""
 
 
-def measured(rows: Sequence[Row], training: bool, threads: int, seconds: float) -> Iterator[Sample]:
-    """The seconds of every algorithm that may be chosen."""
+def measured(
+    rows: Sequence[Row], training: bool, threads: int, seconds: float, known: Container[tuple[str, str]] = ()
+) -> Iterator[Sample]:
+    """The seconds of every algorithm that may be chosen, but for those orders and rows that are known."""
     for row, order in product(rows, _ORDERS):
-        if row.axes == 1 and order == "channels last":
+        if (row.axes == 1 and order == "channels last") or (order, row.name) in known:
             continue
         able = [name for name in ELIGIBLE[row.form] if ALGORITHMS[name].obstacle(case_of(row)) is None]
         gc.collect()  # layers that were compiled or traced hold each other
@@ -216,15 +219,7 @@ def main() -> None:
     for circumstance in ("forward", "training"):
         file = _RESULTS / f"calibration.{capability()}.{circumstance}.json"
         if not options.fit:
-            every = []
-            for order, row, by in measured(rows(), circumstance == "training", options.threads, options.seconds):
-                print(
-                    f"{circumstance}, {order}, {row.name}: "
-                    + ", ".join(f"{name} {1e3 * taken:.3g}" for name, taken in by.items()),
-                    flush=True,
-                )
-                every.append((order, row.name, by))
-            file.write_text(_listed(every))
+            _measure(file, circumstance, options.threads, options.seconds)
         times = [(order, parse(name), by) for order, name, by in json.loads(file.read_text())]
         table = learned(times)
         entries += [
@@ -243,6 +238,26 @@ def main() -> None:
                 f"and more than 1.1 times in {slower:.1%}"
             )
     (_COSTS / f"{capability()}.json").write_text(_listed(entries))
+
+
+def _measure(file: Path, circumstance: str, threads: int, seconds: float) -> None:
+    """Write what is measured: a line after each row to a part of the file, from which an interrupted run goes on, then
+    all to the file."""
+    part = file.with_suffix(".part")
+    entries = [json.loads(line) for line in part.read_text().splitlines()] if part.exists() else []
+    if entries:
+        print(f"{circumstance}: going on after the {len(entries)} rows in {part.name}", flush=True)
+    known = {(order, name) for order, name, _ in entries}
+    with part.open("a") as lines:
+        for order, row, by in measured(rows(), circumstance == "training", threads, seconds, known):
+            times = ", ".join(f"{name} {1e3 * taken:.3g}" for name, taken in by.items())
+            print(f"{circumstance}, {order}, {row.name}: {times}", flush=True)
+            entries.append((order, row.name, by))
+            print(json.dumps(entries[-1]), file=lines, flush=True)
+    whole = file.with_suffix(".new")
+    whole.write_text(_listed(entries))
+    whole.rename(file)
+    part.unlink()
 
 
 def _listed(entries: Iterable[object]) -> str:

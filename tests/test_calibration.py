@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -97,3 +98,28 @@ def test_algorithms_take_turns_and_the_hopeless_have_few(monkeypatch):
     calls.clear()
     calibrate._in_turn({"one": taking("one", 1.0), "other": taking("other", 2.0)}, 60.0)
     assert calls == ["one", "one", "other", "other"] * 10
+
+
+def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
+    """With the row that was being measured, and what was measured before is kept."""
+    two = calibrate.rows()[:2]
+    asked, interrupted, file = [], [], tmp_path / "calibration.json"
+
+    def prepared(peer, task):
+        asked.append(task.name)
+        if task.name == two[1].name and not interrupted:
+            interrupted.append(True)
+            raise KeyboardInterrupt
+        return SimpleNamespace(run=lambda: None)
+
+    monkeypatch.setattr(calibrate, "prepare", prepared)
+    monkeypatch.setattr(calibrate, "_ORDERS", ("contiguous",))
+    monkeypatch.setattr(calibrate, "rows", lambda: two)
+    with pytest.raises(KeyboardInterrupt):
+        calibrate._measure(file, "forward", 1, 0.0)
+    assert not file.exists()
+    before = len(asked)
+    calibrate._measure(file, "forward", 1, 0.0)
+    assert set(asked[before:]) == {two[1].name}
+    assert [name for _, name, _ in json.loads(file.read_text())] == [row.name for row in two]
+    assert list(tmp_path.iterdir()) == [file]
