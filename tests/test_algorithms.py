@@ -570,6 +570,26 @@ def test_what_is_kept_of_a_large_weight_follows_the_least_of_its_changes():
         assert look() == made
 
 
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("size", [8, 128])
+def test_what_is_made_of_a_weight_that_another_thread_is_changing_is_not_kept(size, back):
+    weight = torch.nn.Parameter(torch.randn(size, size, 3))
+    before = weight.detach().clone()
+
+    def made_of_a_change():
+        with torch.no_grad():
+            weight.zero_()
+            made = weight.detach().clone()
+            if back:
+                weight.copy_(before)
+        return made
+
+    with torch.no_grad():
+        caching.kept(weight, "key", made_of_a_change)
+        weight.copy_(before)
+        assert torch.equal(caching.kept(weight, "key", weight.detach().clone), before)
+
+
 PACKED = {
     "k4 s2": (transposed_case, (2, 16, 5, 6), (16, 24, 4, 4), {"stride": 2, "padding": 1}),
     "k3 s2": (transposed_case, (3, 32, 5, 4), (32, 16, 3, 3), {"stride": 2, "padding": 1, "output_padding": 1}),

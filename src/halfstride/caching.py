@@ -64,10 +64,20 @@ def kept(weight: Tensor, key: Hashable, make: Callable[[], Derived]) -> Derived:
     keepsake = _KEPT.get(weight)
     if keepsake is None or not keepsake.is_of(weight.detach()):
         keepsake = _KEPT[weight] = _Keepsake(weight.detach())
-    if key not in keepsake.derived:
-        keepsake.derived[key] = make()
-    result: Derived = keepsake.derived[key]
-    return result
+    if key in keepsake.derived:
+        known: Derived = keepsake.derived[key]
+        return known
+    version = _version(weight)
+    made = make()
+    # Another thread may have changed the weight meanwhile, and back.
+    if _version(weight) == version and keepsake.is_of(weight.detach()):
+        keepsake.derived[key] = made
+    return made
+
+
+def _version(weight: Tensor) -> int | None:
+    """How often torch has seen a weight change; it does not count in inference mode."""
+    return None if weight.is_inference() else weight._version
 
 
 _FEW = 2**15
