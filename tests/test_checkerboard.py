@@ -340,6 +340,21 @@ def test_nor_for_what_is_made_after_it():
     assert diagnosis.blamed == ("1",)
 
 
+def test_nor_where_an_axis_is_not_enlarged():
+    """As time is not in the decoder of a video."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.ReLU(),
+        nn.ConvTranspose3d(8, 8, 3, (1, 2, 2), padding=(1, 0, 0)),
+        nn.ReLU(),
+        nn.Upsample(scale_factor=(1, 2, 2)),
+        nn.Conv3d(8, 3, 3, padding=1),
+    )
+    first, last = diagnose(model, torch.randn(4, 8, 6, 16, 16)).output
+    assert (first.period, first.layers, first.direct, first.pattern.found) == ((1, 4, 4), ("1",), False, True)
+    assert (last.period, last.layers, last.direct) == ((1, 2, 2), ("3",), True)
+
+
 def test_a_pattern_before_an_output_that_hides_it_is_told_apart():
     torch.manual_seed(0)
     hidden = nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(4, 3, 3, 2), nn.Hardtanh(100, 101))

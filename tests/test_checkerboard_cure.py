@@ -190,6 +190,96 @@ def test_what_cannot_be_changed_is_left_and_named(features):
     assert "leaves phases without taps" in cure(gappy, features)[1].left["1"]
 
 
+class Scaled(nn.ConvTranspose2d):
+    """As GANs with an equalised learning rate have it."""
+
+    def forward(self, x):
+        return F.conv_transpose2d(x, 0.1 * self.weight, self.bias, self.stride)
+
+
+def hooked():
+    layer = nn.ConvTranspose2d(4, 4, 3, 2)
+    layer.register_forward_hook(lambda module, inputs, output: 5 * output)
+    return layer
+
+
+@pytest.mark.parametrize("make", [lambda: Scaled(4, 4, 3, 2), hooked])
+def test_no_other_layer_takes_the_place_of_one_that_somebody_has_changed(make, features):
+    model = nn.Sequential(nn.ReLU(), make())
+    for method in ("resize", "smooth"):
+        cured, report = cure(model, features, method)
+        assert report.left == {
+            "1": 'it has hooks, or a `forward` of its own, that would be lost: use method="equalize".'
+        }
+        assert torch.equal(cured(features), model(features))
+    assert cure(model, features, "equalize")[1].changed == ("1",)
+
+
+class Named(nn.Module):
+    """Two modules, the second of which has two names."""
+
+    def __init__(self, tied):
+        super().__init__()
+        self.down, self.up = nn.Conv2d(4, 4, 3, 2), nn.ConvTranspose2d(4, 4, 3, 2)
+        self.alias = self.up
+        if tied:
+            self.up.weight = self.down.weight
+
+    def forward(self, x):
+        return self.alias(self.down(x).relu())
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("steps", [0, 5])
+def test_a_layer_of_two_names_is_cured_under_both(method, steps, features):
+    torch.manual_seed(0)
+    cured, report = cure(Named(tied=False), features, method, steps=steps)
+    assert (report.changed, report.left, report.after.found) == (("up",), {}, False)
+    assert cured.up is cured.alias
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_that_others_have_too_are_left(method, features):
+    torch.manual_seed(0)
+    cured, report = cure(Named(tied=True), features, method)
+    assert report.left == {"up": "its weights are those of down too: give it its own."}
+    assert cured.up.weight is cured.down.weight
+
+
+def test_of_several_pictures_the_largest_is_compared(features):
+    class Variational(nn.Sequential):
+        def forward(self, x):
+            return x, super().forward(x)
+
+    torch.manual_seed(0)
+    _, report = cure(Variational(nn.ReLU(), nn.ConvTranspose2d(4, 3, 3, 2)), features, steps=0)
+    assert report.before.visible
+    assert report.difference > 0.05
+    assert report.before.samples.shape[-1] > features.shape[-1]
+
+
+def test_where_nothing_can_be_compared_the_report_says_so(features):
+    class Bytes(nn.Sequential):
+        def forward(self, x):
+            return (255 * super().forward(x).sigmoid()).byte()
+
+    torch.manual_seed(0)
+    _, report = cure(Bytes(nn.ReLU(), nn.ConvTranspose2d(4, 3, 3, 2)), features)
+    assert report.difference is None
+    assert "nothing was measured in the output, or fitted to it" in str(report)
+    assert "0.00%" not in str(report)
+
+
+def test_smooth_keeps_the_size_where_a_dilated_kernel_has_more_output_padding_than_its_stride(features):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(4, 4, 3, 2, output_padding=2, dilation=3))
+    cured, report = cure(model, features, "smooth", steps=0)
+    assert report.changed == ("1",)
+    assert cured(features).shape == model(features).shape
+    sparse = nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(4, 4, 3, 2, output_padding=3, dilation=4))
+    assert "output_padding=3" in cure(sparse, features, "smooth")[1].left["1"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [

@@ -65,6 +65,8 @@ def test_a_factory_in_the_working_folder(halfstride, tmp_path):
         "def with_inputs():\n"
         "    return generator(), torch.rand(4, 8, 16, 16)\n"
         "number = int\n"
+        "def broken():\n"
+        "    return {}['weights']\n"
     )
     code, out, _ = halfstride("doctor", "zoo:generator", "--input-shape", "16x8x16x16", "--check")
     assert code == 1
@@ -80,6 +82,7 @@ def test_a_factory_in_the_working_folder(halfstride, tmp_path):
         ),
         (("zoo:missing",), "`target` (=zoo:missing) cannot be imported: module 'zoo' has no attribute 'missing'."),
         (("nowhere:f",), "`target` (=nowhere:f) cannot be imported: No module named 'nowhere'."),
+        (("zoo:broken",), "`target` (=zoo:broken) raises KeyError: 'weights'"),
         (("zoo:number",), "`target` (=zoo:number) returns a int: it must return a torch.nn.Module."),
     ):
         code, out, err = halfstride("doctor", *arguments)

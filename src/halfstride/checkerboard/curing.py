@@ -38,8 +38,9 @@ class CureReport:
     """The layers that are as uneven as before, and why."""
     before: Diagnosis
     after: Diagnosis
-    difference: float
-    """Root mean square change of the output, in units of the original output's standard deviation."""
+    difference: float | None
+    """Root mean square change of the output, in units of the original output's standard deviation; None where the model
+    returns no batch of floating point that could be compared, and nothing was fitted."""
     error_before: float | None
     """Mean squared error between input and output, where the model gives back the shape that it takes."""
     error_after: float | None
@@ -51,11 +52,14 @@ class CureReport:
         lines += [f"left as it is: {name}, {reason}" for name, reason in self.left.items()]
         if self.fitted:
             lines.append(f"fitted to the original's output: {', '.join(self.fitted)}")
-        lines += [
-            f"pattern in the output: {self.before.strength:.2%} of the standard deviation before, "
-            f"{self.after.strength:.2%} after",
-            f"the output changed by {self.difference:.2%} of its standard deviation",
-        ]
+        if self.difference is None:
+            lines.append("nothing was measured in the output, or fitted to it: it is no batch of floating point")
+        else:
+            lines += [
+                f"pattern in the output: {self.before.strength:.2%} of the standard deviation before, "
+                f"{self.after.strength:.2%} after",
+                f"the output changed by {self.difference:.2%} of its standard deviation",
+            ]
         if self.error_before is not None and self.error_after is not None:
             change = self.error_after / self.error_before - 1 if self.error_before else 0.0
             told = f"{self.error_before:.5f} before, {self.error_after:.5f} after ({change:+.1%})"
@@ -143,20 +147,25 @@ def cure(
     cured = copy.deepcopy(model)
     done: dict[str, Replacement] = {}
     left: dict[str, str] = {}
-    names = {id(module): name for name, module in cured.named_modules()}
+    names: dict[int, list[str]] = {}
+    for name, module in cured.named_modules(remove_duplicate=False):
+        names.setdefault(id(module), []).append(name)
     for site in _sites(cured, example_inputs, _to_change(before, layers)):
         try:
+            if site.owner is not None and (tied := _tied(cured, site.owner)):
+                raise ValueError(f"its weights are those of {', '.join(tied)} too: give it its own.")
             new = replacement(site, method)
         except ValueError as reason:
             left[site.name] = str(reason)
             continue
-        name = names[id(site.owner)]
+        first, *aliases = names[id(site.owner)]
         if new.layer is not site.owner:
-            if not name:
-                cured = new.layer
-            else:
-                cured.set_submodule(name, new.layer)
-        done[name] = new
+            for name in (first, *aliases):
+                if not name:
+                    cured = new.layer
+                else:
+                    cured.set_submodule(name, new.layer)
+        done[first] = new
     _keep_means(model, cured, {name: new.phases for name, new in done.items()}, example_inputs)
     with evaluating(model), torch.no_grad():
         original = run(model, example_inputs)
@@ -263,7 +272,8 @@ def _fit(
         earlier: Ran | None = None
         for ran in watch_weights(cured, example_inputs):
             if ran.name in done:
-                if earlier is not None and earlier.name not in done and earlier.module not in even:
+                fits = earlier is not None and earlier.name not in done and earlier.module not in even
+                if earlier is not None and fits and not _tied(cured, earlier.module):
                     names[earlier.name] = None
                     free |= _free(earlier, {key: Free(value) for key, value in earlier.module.named_parameters()})
                 names[ran.name] = None
@@ -291,6 +301,16 @@ def _free(ran: Ran, parameters: dict[str, Free]) -> dict[str, Free]:
         return replace(part, unit=ran.size / math.sqrt(weights / part.start.numel()))
 
     return {f"{ran.name}.{key}".lstrip("."): measured(part) for key, part in parameters.items()}
+
+
+def _tied(model: nn.Module, module: nn.Module) -> list[str]:
+    """The other modules that have parameters of this one."""
+    own = set(map(id, module.parameters()))
+    return [
+        name
+        for name, other in model.named_modules()
+        if other not in set(module.modules()) and own & set(map(id, other.parameters(recurse=False)))
+    ]
 
 
 def _is_even(site: Site) -> bool:
@@ -329,8 +349,7 @@ def _report(
     result: Any,
 ) -> CureReport:
     old, new = as_batch(original, before.layers), as_batch(result, before.layers)
-    difference = 0.0
-    error_before = error_after = inputs = None
+    difference = error_before = error_after = inputs = None
     if old is not None and new is not None:
         spread = float(old.double().movedim(1, 0).flatten(1).var(1, correction=0).mean().sqrt())
         difference = float((new.double() - old.double()).square().mean().sqrt()) / spread if spread else 0.0

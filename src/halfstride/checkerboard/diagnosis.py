@@ -161,7 +161,7 @@ def in_output(output: Tensor, layers: Sequence[LayerReport]) -> tuple[OutputPatt
             continue
         after, size = (1,) * axes, layer.output_size
         for later in layers[place + 1 :]:
-            if len(later.stride) == axes and all(n > m for n, m in zip(later.output_size, size, strict=True)):
+            if len(later.stride) == axes and _enlarges(later, size):
                 after = tuple(a * s for a, s in zip(after, later.stride, strict=True))
                 size = later.output_size
         period = tuple(a * s for a, s in zip(after, layer.stride, strict=True))
@@ -178,8 +178,17 @@ def in_output(output: Tensor, layers: Sequence[LayerReport]) -> tuple[OutputPatt
     return tuple(found)
 
 
+def _enlarges(layer: LayerReport, size: Sequence[int]) -> bool:
+    """Whether what has this size is smaller than a layer's output, along the axes that the layer enlarges."""
+    axes = [axis for axis, s in enumerate(layer.stride) if s > 1] or range(
+        len(size)
+    )  # or by a scale that is no integer
+    return all(layer.output_size[axis] > size[axis] for axis in axes)
+
+
 def as_batch(returned: Any, layers: Sequence[LayerReport]) -> Tensor | None:
-    """The first tensor in what a model returns that has a batch, channels and as many axes as its last upsampling."""
+    """The tensor in what a model returns that has a batch, channels and as many axes as its last upsampling; of several
+    the first of the largest pictures, since a latent is smaller than what it is decoded to."""
     if not layers:
         return None
     axes = len(layers[-1].stride)
@@ -192,7 +201,8 @@ def as_batch(returned: Any, layers: Sequence[LayerReport]) -> Tensor | None:
     if isinstance(returned, Mapping):
         returned = list(returned.values())
     if isinstance(returned, tuple | list):
-        return next((batch for part in returned if (batch := as_batch(part, layers)) is not None), None)
+        batches = [batch for part in returned if (batch := as_batch(part, layers)) is not None]
+        return max(batches, key=lambda batch: math.prod(batch.shape[2:]), default=None)
     return as_batch(list(vars(returned).values()), layers) if hasattr(returned, "__dict__") else None
 
 

@@ -142,7 +142,9 @@ class _LeastSquares:
         }
 
     def run(self, inputs: Any) -> Tensor:
-        output = self.read(torch.func.functional_call(self.model, self.parameters(), *_arguments(inputs)))
+        # None of them is tied to another, but a module may have several names, which torch would mistake for that.
+        returned = torch.func.functional_call(self.model, self.parameters(), *_arguments(inputs), tie_weights=False)
+        output = self.read(returned)
         assert output is not None  # as the target was
         return output
 

@@ -47,15 +47,25 @@ def replacement(site: Site, method: Method) -> Replacement:
     is_module = isinstance(owner, nn.modules.conv._ConvNd | halfstride_layers._SubpixelConv)
     if not is_module or "weight" not in {*owner._parameters, *getattr(owner, "parametrizations", ())}:
         raise ValueError("its weight is no parameter of a layer of torch.nn or halfstride.")
+    is_plain = _runs_as_its_library_says(owner)
     if parametrize.is_parametrized(owner):
         owner = _plain(owner)
     if method == "equalize":
         return _equalized(owner, site)
+    if not is_plain:
+        raise ValueError('it has hooks, or a `forward` of its own, that would be lost: use method="equalize".')
     if site.kind == "sub-pixel":
         raise ValueError('a sub-pixel convolution keeps its form: use method="equalize".')
     if isinstance(owner, halfstride_layers._ConvTranspose) and owner.padding_mode != "zeros":
         raise ValueError(f'padding_mode={owner.padding_mode!r} is kept by method="equalize" only.')
     return _resized(owner) if method == "resize" else _smoothed(owner)
+
+
+def _runs_as_its_library_says(owner: nn.Module) -> bool:
+    """Whether nobody has changed how a layer runs, so that another may take its place."""
+    layer: Any = parametrize.type_before_parametrizations(owner)
+    is_own = "forward" in vars(owner) or not layer.forward.__module__.startswith(("torch.nn.", "halfstride."))
+    return not (is_own or owner._forward_hooks or owner._forward_pre_hooks)
 
 
 def _equalized(owner: Any, site: Site) -> Replacement:
@@ -118,11 +128,16 @@ def _resized(owner: Any) -> Replacement:
 def _smoothed(owner: Any) -> Replacement:
     sharp = kernels.widened(owner.weight.detach())
     padding = []
-    for axis, ((before, after), d, s) in enumerate(
-        zip(_cuts(owner), owner.dilation, owner.stride, strict=True), start=2
+    for axis, ((before, after), d, s, extra) in enumerate(
+        zip(_cuts(owner), owner.dilation, owner.stride, owner.output_padding, strict=True), start=2
     ):
         sharp = kernels.spread(sharp, axis, d)
-        padding.append((before + (s - 1) // 2, after + s // 2))  # a stride of 2 moves the picture by half a position
+        added = s // 2 - max(extra - (s - 1), 0)  # output_padding must stay under the stride: the rest is cut no more
+        if after + added < 0:
+            raise ValueError(
+                f'output_padding={extra} is more than a kernel that large can have: use method="equalize".'
+            )
+        padding.append((before + (s - 1) // 2, after + added))  # a stride of 2 moves the picture by half a position
 
     def smooth(weight: Tensor) -> Tensor:
         """Averaged over as many positions as the stride has, along every axis."""

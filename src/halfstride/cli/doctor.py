@@ -112,7 +112,10 @@ def _made(target: str, input_shape: str | None) -> tuple[Any, Any]:
         raise ValueError(f"`target` (={target}) cannot be imported: {error}.") from error
     finally:
         sys.path.pop(0)
-    made = factory()
+    try:
+        made = factory()
+    except Exception as error:  # whatever a stranger's code raises
+        raise ValueError(f"`target` (={target}) raises {type(error).__name__}: {error}") from error
     model, inputs = made if isinstance(made, tuple) else (made, None)
     if not isinstance(model, torch.nn.Module):
         raise ValueError(f"`target` (={target}) returns a {type(model).__name__}: it must return a torch.nn.Module.")
