@@ -145,6 +145,26 @@ def run_onnx(layer, x):
     return torch.from_numpy(output), {node.op_type for node in program.model_proto.graph.node}
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("name", [*LAYERS, *OTHER_DIMENSIONS])
+def test_a_trace_is_the_layer_at_the_size_it_was_traced_at(name, gradients):
+    make, shape = OTHER_DIMENSIONS.get(name) or (LAYERS[name], (2, 3, 6, 7))
+    layer, x = make(), torch.randn(shape)
+    with torch.set_grad_enabled(gradients):
+        assert_close(torch.jit.trace(layer, x)(x), layer(x))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", ["transposed", "resize", "resize-replicate", "subpixel", "resize-1d", "resize-3d"])
+def test_what_torchs_operators_can_say_holds_at_other_sizes_of_a_trace(name):
+    make, shape = OTHER_DIMENSIONS.get(name) or (LAYERS[name], (2, 3, 6, 7))
+    layer = make()
+    traced = torch.jit.trace(layer, torch.randn(shape))
+    x = torch.randn(3, 3, *(n + 4 for n in shape[2:]))
+    assert_close(traced(x), layer(x))
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of the exporter about itself
 @pytest.mark.parametrize(
     ("name", "operators"),

@@ -12,7 +12,7 @@ from torch.compiler import is_compiling
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["cached", "is_captured", "is_traced", "kept", "lasts"]
+__all__ = ["cached", "is_captured", "is_jit_traced", "is_traced", "kept", "lasts"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -51,6 +51,11 @@ def is_traced() -> bool:
 def is_captured() -> bool:
     """Whether a program is made of what is done, by a compiler, an exporter or `torch.jit.trace`."""
     return is_compiling() or torch._C._get_tracing_state() is not None
+
+
+def is_jit_traced() -> bool:
+    """Whether `torch.jit.trace` reads along, for which sizes are tensors."""
+    return not is_compiling() and torch._C._get_tracing_state() is not None
 
 
 def kept(weight: Tensor, key: Hashable, make: Callable[[], Derived]) -> Derived:

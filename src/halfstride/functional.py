@@ -33,6 +33,7 @@ from halfstride import algorithms, operators, planning
 from halfstride.algorithms.case import Case, resize_case, subpixel_case, transposed_case
 from halfstride.algorithms.common import is_channels_last, wants_gradients
 from halfstride.arguments import Padding, Sizes
+from halfstride.caching import is_jit_traced
 
 __all__ = [
     "conv_transpose1d",
@@ -382,7 +383,7 @@ def subpixel_conv3d(
 def _conv_transpose(axes: int, input: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any) -> Tensor:
     *geometry, algorithm = arguments
     _check_tensors(input, weight, bias)
-    return _upsample(transposed_case(axes, input.shape, weight.shape, *geometry), input, weight, bias, algorithm)
+    return _upsample(transposed_case(axes, _shape(input), weight.shape, *geometry), input, weight, bias, algorithm)
 
 
 def resize_conv(
@@ -396,8 +397,9 @@ def resize_conv(
     """
     *geometry, algorithm = arguments
     _check_tensors(input, weight, bias)
-    kernel = operators.part(weight, first, input.shape[-axes - 1])
-    case = resize_case(axes, input.shape, kernel.shape, *geometry)
+    shape = _shape(input)
+    kernel = operators.part(weight, first, shape[-axes - 1])
+    case = resize_case(axes, shape, kernel.shape, *geometry)
     if algorithm == "auto" and operators.stays_whole(case, input, weight, bias):
         return operators.resize_conv(case, input, weight, bias, first)
     return _upsample(case, input, kernel, bias, algorithm)
@@ -406,7 +408,12 @@ def resize_conv(
 def _subpixel_conv(axes: int, input: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any) -> Tensor:
     *geometry, algorithm = arguments
     _check_tensors(input, weight, bias)
-    return _upsample(subpixel_case(axes, input.shape, weight.shape, *geometry), input, weight, bias, algorithm)
+    return _upsample(subpixel_case(axes, _shape(input), weight.shape, *geometry), input, weight, bias, algorithm)
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    """In numbers, also while `torch.jit.trace` takes them for tensors."""
+    return tuple(map(int, tensor.shape)) if is_jit_traced() else tensor.shape
 
 
 def _upsample(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None, algorithm: str) -> Tensor:

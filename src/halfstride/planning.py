@@ -38,7 +38,7 @@ from halfstride.algorithms import ALGORITHMS
 from halfstride.algorithms.case import Case, Form, resize_case, subpixel_case, transposed_case
 from halfstride.algorithms.common import as_transposed
 from halfstride.algorithms.products import capability
-from halfstride.caching import cached, is_captured
+from halfstride.caching import cached, is_captured, is_jit_traced
 
 __all__ = [
     "Candidate",
@@ -146,7 +146,7 @@ def choose(
         ValueError: where there is no algorithm of that name, or it cannot compute the case.
     """
     circumstances = "unmeasured"
-    if is_captured() and (torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()):
+    if is_captured() and (is_jit_traced() or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()):
         circumstances = "exporting"
     elif device == "cpu":
         circumstances = "compiled" if torch.compiler.is_compiling() else "training" if training else "forward"

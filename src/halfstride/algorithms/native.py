@@ -113,8 +113,10 @@ def _cuts(case: Case) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]
 def _resize(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     upsampled = repeated(input, (1, 1, *case.stride))
     padding = [
-        (p, o + span - p - u)
-        for p, o, span, u in zip(case.padding, case.output_size, case.span, upsampled.shape[2:], strict=True)
+        (p, o + span - p - n * s)
+        for p, o, span, n, s in zip(
+            case.padding, case.output_size, case.span, case.input_size, case.stride, strict=True
+        )
     ]
     return conv(upsampled, weight, bias, padding, case.dilation, case.groups, case.padding_mode)
 
