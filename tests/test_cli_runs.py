@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from halfstride import ConvAutoencoder, ConvTranspose2d, cli
+from halfstride import ConvAutoencoder, ConvTranspose2d, TrainingOptions, cli, load_images, train
 
 QUICK = ["--epochs", "2", "--latent-dim", "4", "--widths", "8,8", "--batch-size", "8"]
 
@@ -129,6 +129,25 @@ def test_runs_are_numbered_where_no_name_is_given(halfstride, photos, tmp_path):
         code, out, err = halfstride("train", "noise.npy", *QUICK)
         assert code == 0, err
         assert f"{expected}/" in out
+
+
+def test_pictures_that_are_added_change_nothing_of_the_run(halfstride, photos, tmp_path):
+    """The size that was chosen for the first ones holds; and a run says when it cannot go on with other data."""
+    assert halfstride("train", photos, "--out", "run", *QUICK)[0] == 0
+    for number in range(60):
+        Image.fromarray(np.full((40, 50, 3), number, np.uint8)).save(photos / "cats" / f"more{number}.png")
+    assert halfstride("evaluate", "run")[0] == 0
+    code, _, err = halfstride("train", "--out", "run", "--resume")
+    assert code == 1
+    assert "bring the data back, or start a new run" in err
+
+
+def test_a_run_of_unknown_data_cannot_be_resumed_here(halfstride, tmp_path):
+    options = TrainingOptions(epochs=1)
+    train(ConvAutoencoder(8, latent_dim=2, widths=(4,)), load_images(np.zeros((20, 8, 8), np.uint8)), "run", options)
+    code, _, err = halfstride("train", "--out", "run", "--resume")
+    assert code == 1
+    assert "`--out` (=run) does not say where its images came from" in err
 
 
 def test_an_interrupted_run_is_resumed_by_name_alone(halfstride, photos, tmp_path):

@@ -23,3 +23,12 @@ def test_coverage_shows_every_count_and_its_product():
 def test_coverage_of_few_or_no_taps_can_be_drawn(row, tmp_path):
     figures.coverage({"": row}).savefig(tmp_path / "coverage.png")
     assert (tmp_path / "coverage.png").stat().st_size > 0
+
+
+def test_classes_of_any_name_stand_in_the_latent_spaces_legend(tmp_path):
+    """Dollars would begin a formula, and matplotlib leaves out what begins with `_`."""
+    codes = np.random.default_rng(0).normal(size=(9, 2))
+    figure = figures.latent_space(codes, np.arange(9) % 3, ["$5_$", "_private", "$1 to $2"])
+    figure.savefig(tmp_path / "latent.png")
+    legend = figure.axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == [r"\$5_\$", " _private", r"\$1 to \$2"]

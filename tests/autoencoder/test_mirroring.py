@@ -236,3 +236,11 @@ def test_a_transposed_twin_that_is_uneven_is_warned_of_and_an_even_one_is_not():
 @pytest.mark.parametrize("upsampling", ["resize", "subpixel"])
 def test_other_twins_are_even_with_every_kernel(upsampling):
     mirror(nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1)), (3, 32, 32), upsampling=upsampling)
+
+
+def test_the_twin_of_a_pooling_has_the_encoders_type():
+    encoder = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)).double()
+    decoder = mirror(encoder, (3, 8, 8))
+    x = torch.rand(2, 3, 8, 8, dtype=torch.float64)
+    assert {parameter.dtype for parameter in decoder.parameters()} == {torch.float64}
+    assert decoder(encoder(x)).shape == x.shape

@@ -71,6 +71,13 @@ def test_a_result_does_not_depend_on_its_batch(upsampling):
     torch.testing.assert_close(model(images)[2:3], model(images[2:3]), rtol=1e-4, atol=1e-6)
 
 
+def test_widths_of_any_sequence_are_saved(tmp_path):
+    model = ConvAutoencoder(28, widths=range(8, 25, 8), latent_dim=4)
+    model.save_pretrained(tmp_path)
+    loaded = ConvAutoencoder.from_pretrained(tmp_path)
+    assert [tuple(value.shape) for value in loaded.parameters()] == [tuple(value.shape) for value in model.parameters()]
+
+
 def test_default_widths_follow_the_size():
     def widths(size):
         return [block[0].out_channels for block in ConvAutoencoder(size, latent_dim=1).down]

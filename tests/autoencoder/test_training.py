@@ -1,6 +1,7 @@
 """Training: it learns, it is repeatable, it survives being killed, and several processes do what one does."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -171,6 +172,28 @@ def test_nothing_is_overwritten_and_a_resume_must_match(tmp_path):
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     with pytest.raises(ValueError, match=r"`run` \(=.*nowhere\) is not a folder"):
         train(model(), load_images(pictures()), tmp_path / "nowhere", resume=True, progress=False)
+
+
+def test_a_resume_needs_the_data_and_the_metrics_of_before(tmp_path):
+    out = tmp_path / "run"
+    run_training(out, epochs=1)
+    options = TrainingOptions(**{**OPTIONS, "epochs": 1})
+    with pytest.raises(ValueError, match=r"`images` are 24 to train and 6 to test, but .* was started with 40 and 10"):
+        train(model(), load_images(pictures(30)), out, options, resume=True, progress=False)
+    (out / "metrics.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"metrics.jsonl tells of 0 epochs, but 1 are done"):
+        train(model(), load_images(pictures()), out, options, resume=True, progress=False)
+
+
+@pytest.mark.parametrize("learning_rate", [1e6, 1e30])
+def test_of_a_run_that_diverges_the_last_good_state_is_kept(tmp_path, learning_rate):
+    """Also where only what it does on other images says so."""
+    out = tmp_path / "run"
+    with pytest.raises(FloatingPointError, match="keeps the last good checkpoint"):
+        run_training(out, learning_rate=learning_rate, epochs=6)
+    assert all(math.isfinite(entry["test_mse"]) for entry in Run.open(out).metrics)
+    images = torch.from_numpy(pictures(3)).unsqueeze(1) / 255
+    assert Run.open(out).load_model()(images).isfinite().all()
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):

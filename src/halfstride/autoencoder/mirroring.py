@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from halfstride import layers
 from halfstride.autoencoder.model import Upsampling, _one_of
@@ -73,6 +73,7 @@ def mirror(
     _one_of("upsampling", upsampling, Upsampling)
     twins: list[nn.Module] = []
     kept: list[nn.Module] = []  # size-keeping layers that wait for the twin that produces their shape
+    like = next(encoder.parameters(), torch.empty(0))
     for step in reversed(_trace(encoder, tuple(input_size))):
         if _keeps_shape(step.layer):
             kept.insert(0, _fresh(step.layer))
@@ -80,7 +81,7 @@ def mirror(
         if twins:
             twins += kept
         kept = []
-        twins += _twins(step, upsampling)
+        twins += _twins(step, upsampling, like)
         if upsampling == "transposed" and isinstance(step.layer, (*_CONVOLUTIONS, *_POOLINGS)):
             axes = _axes(step)
             kernel, stride, dilation = zip(*((axis.kernel, axis.stride, axis.dilation) for axis in axes), strict=True)
@@ -165,9 +166,10 @@ def _fresh(layer: nn.Module) -> nn.Module:
     return twin
 
 
-def _twins(step: _Step, upsampling: Upsampling) -> list[nn.Module]:
+def _twins(step: _Step, upsampling: Upsampling, like: Tensor) -> list[nn.Module]:
+    """What undoes a layer; of its device and type, or `like` a tensor where it has none."""
     layer = step.layer
-    parameter = next(layer.parameters(), torch.empty(0))
+    parameter = next(layer.parameters(), like)
     factory = {"device": parameter.device, "dtype": parameter.dtype}
     if isinstance(layer, nn.Linear):
         return [nn.Linear(layer.out_features, layer.in_features, bias=layer.bias is not None, **factory)]

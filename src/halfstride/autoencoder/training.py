@@ -131,6 +131,11 @@ def train(
     run = processes.main_first(lambda: _open(Path(out), model, options, images, resume, data), lambda: Run(out))
     position = Position(**run.load_checkpoint(model, optimizer)) if resume else Position()
     metrics = run.metrics[: position.epoch]
+    if len(metrics) < position.epoch:
+        raise ValueError(
+            f"{run.path / 'metrics.jsonl'} tells of {len(metrics)} epochs, but {position.epoch} are done: use a "
+            "backup, or start a new run."
+        )
 
     def save() -> None:
         _check_finite(position.error_sum, model, run)
@@ -193,6 +198,7 @@ def train(
                 processes.device,
                 ssim_images=math.inf if position.epoch == options.epochs - 1 else _SSIM_IMAGES,
             )
+            _check_finite(scores.mse, model, run)
             metrics.append(
                 {
                     "epoch": position.epoch + 1,
@@ -297,15 +303,22 @@ def _open(
     data: dict[str, Any] | None,
 ) -> Run:
     asked = dataclasses.asdict(options)
+    sizes = {"train": images.train.size, "test": images.test.size}
     if resume:
         run = Run.open(out)
         recorded = run.record.get("training")
         if recorded != asked:
             raise ValueError(f"`options` (={asked}) are not those that {out} was started with ({recorded}).")
+        if (before := run.record.get("images", sizes)) != sizes:
+            raise ValueError(
+                f"`images` are {sizes['train']} to train and {sizes['test']} to test, but {out} was started with "
+                f"{before['train']} and {before['test']}: bring the data back, or start a new run."
+            )
         return run
     record = {
         "training": asked,
         "data": data,
+        "images": sizes,
         "classes": images.classes,
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -315,8 +328,8 @@ def _open(
     return run
 
 
-def _check_finite(error_sum: float, model: nn.Module, run: Run) -> None:
-    if math.isfinite(error_sum) and all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
+def _check_finite(error: float, model: nn.Module, run: Run) -> None:
+    if math.isfinite(error) and all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
         return
     raise FloatingPointError(
         f"The loss is no longer finite. {run.path} keeps the last good checkpoint; "

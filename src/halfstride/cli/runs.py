@@ -131,7 +131,12 @@ def train(
     if resume:
         out = _resumable(context, out)
         run = Run.open(out)
-        recipe = run.record["data"]
+        recipe = run.record.get("data")
+        if not recipe:
+            raise ValueError(
+                f"`--out` (={out}) does not say where its images came from: go on in Python, by "
+                "train(..., resume=True)."
+            )
         options = TrainingOptions(**run.record["training"])
     else:
         recipe = {
@@ -163,6 +168,8 @@ def train(
     if resume:
         model = run.load_model()
     else:
+        # What was chosen for these images holds for the run, whatever is added to them.
+        recipe |= {"size": list(images.shape[1:]), "channels": images.shape[0]}
         torch.manual_seed(seed)
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")

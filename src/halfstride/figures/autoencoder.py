@@ -82,7 +82,7 @@ def latent_space(
         for place, label in enumerate(present):
             own = labels == label
             color = palette(place if len(present) <= 10 else place / (len(present) - 1))
-            name = classes[label] if classes is not None else str(label)
+            name = _as_it_is(classes[label]) if classes is not None else str(label)
             axes.scatter(points[own, 0], points[own, 1], s=6, alpha=0.7, linewidths=0, color=color, label=name)
         if len(present) <= 20:
             axes.legend(frameon=False, markerscale=2.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -95,6 +95,11 @@ def latent_space(
         )
     axes.grid(visible=True, alpha=0.2)
     return figure
+
+
+def _as_it_is(name: str) -> str:
+    """A name as matplotlib shows it: no formula between dollars, and not left out for a `_` in front."""
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
 def principal_plane(codes: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, "n 2"], tuple[float, float]]:
