@@ -142,6 +142,14 @@ def test_pictures_that_are_added_change_nothing_of_the_run(halfstride, photos, t
     assert "bring the data back, or start a new run" in err
 
 
+def test_a_folder_named_digits_is_asked_for_by_a_path(halfstride, photos, tmp_path):
+    photos.rename(tmp_path / "digits")
+    quick = ["--epochs", "1", "--latent-dim", "2", "--widths", "4", "--batch-size", "400"]
+    assert "4,000 images to train on" in halfstride("train", "digits", "--out", "one", *quick)[1]
+    assert "19 images to train on" in halfstride("train", "./digits", "--size", "12", "--out", "two", *quick)[1]
+    assert halfstride("train", "", "--out", "three")[0] == 1
+
+
 def test_a_run_of_unknown_data_cannot_be_resumed_here(halfstride, tmp_path):
     options = TrainingOptions(epochs=1)
     train(ConvAutoencoder(8, latent_dim=2, widths=(4,)), load_images(np.zeros((20, 8, 8), np.uint8)), "run", options)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from halfstride import figures, geometry
 
@@ -32,3 +33,18 @@ def test_classes_of_any_name_stand_in_the_latent_spaces_legend(tmp_path):
     figure.savefig(tmp_path / "latent.png")
     legend = figure.axes[0].get_legend()
     assert [text.get_text() for text in legend.get_texts()] == [r"\$5_\$", " _private", r"\$1 to \$2"]
+
+
+@pytest.mark.parametrize("size", [(4, 80), (8, 24), (12, 12), (80, 4)])
+def test_words_beside_pictures_of_any_shape_keep_apart_and_within(size):
+    images = [np.zeros((1, *size))] * 10
+    figure = figures.reconstructions(images, images)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    original, reconstructed = (figure.axes[at].yaxis.label.get_window_extent(renderer) for at in (0, 10))
+    assert original.y0 > reconstructed.y1
+    for box in (original, reconstructed):
+        assert figure.bbox.x0 <= box.x0
+        assert figure.bbox.y0 <= box.y0
+        assert box.y1 <= figure.bbox.y1

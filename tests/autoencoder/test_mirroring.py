@@ -244,3 +244,11 @@ def test_the_twin_of_a_pooling_has_the_encoders_type():
     x = torch.rand(2, 3, 8, 8, dtype=torch.float64)
     assert {parameter.dtype for parameter in decoder.parameters()} == {torch.float64}
     assert decoder(encoder(x)).shape == x.shape
+
+
+def test_the_decoder_of_a_frozen_encoder_is_to_be_trained():
+    encoder = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.Dropout(), nn.Conv2d(4, 4, 3, 2))
+    decoder = mirror(encoder.eval().requires_grad_(False), (3, 19, 19))
+    assert all(parameter.requires_grad for parameter in decoder.parameters())
+    assert all(module.training for module in decoder.modules())
+    assert not any(module.training for module in encoder.modules())

@@ -84,7 +84,7 @@ def test_interrupted_after_a_few_steps_it_resumes_to_the_same_end(tmp_path, monk
 
     monkeypatch.setattr(torch.optim.AdamW, "step", step_and_interrupt)
     with pytest.raises(
-        Interrupted, match=r"Stopped in epoch 2 after step 1 of 3 and saved\. Go on with: halfstride train"
+        Interrupted, match=r"Stopped in epoch 2 after step 1 of 3 and saved\. Go on with: train\(\.\.\., resume=True\)"
     ):
         run_training(out)
     assert len(Run.open(out).metrics) == 1

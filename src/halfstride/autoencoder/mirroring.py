@@ -159,7 +159,8 @@ def _keeps_shape(layer: nn.Module) -> bool:
 
 
 def _fresh(layer: nn.Module) -> nn.Module:
-    twin = copy.deepcopy(layer)
+    """A layer like this one, to be trained, also where this one no longer is."""
+    twin = copy.deepcopy(layer).train().requires_grad_()
     reset = getattr(twin, "reset_parameters", None)
     if reset is not None:
         reset()

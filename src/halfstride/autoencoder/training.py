@@ -173,9 +173,10 @@ def train(
                     save()
                     last_save = time.monotonic()
                 if stops:
+                    way = f"halfstride train --out {run.path} --resume" if data else "train(..., resume=True)"
                     raise Interrupted(
                         f"Stopped in epoch {position.epoch + 1} after step {position.step} of {steps_per_epoch} and "
-                        f"saved. Go on with: halfstride train --out {run.path} --resume"
+                        f"saved. Go on with: {way}"
                     )
                 if batch is None or count == 0:
                     break

@@ -140,7 +140,7 @@ def train(
         options = TrainingOptions(**run.record["training"])
     else:
         recipe = {
-            "source": str(Path(data).resolve()) if Path(data).exists() else data,
+            "source": data if data in ("", "digits") or not Path(data).exists() else str(Path(data).resolve()),
             "size": _pair(size),
             "channels": channels,
             "fit": fit,

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["decoded_plane", "latent_space", "losses", "principal_plane", "reconstructions"]
 
+_LABEL = 0.8
+"""Inches that the word "reconstructed" takes."""
+
 
 def reconstructions(
     originals: Iterable[Float[np.ndarray, "c h w"]], reconstructed: Iterable[Float[np.ndarray, "c h w"]]
@@ -34,7 +37,10 @@ def reconstructions(
     for row, (images, label) in enumerate(((originals, "original"), (reconstructed, "reconstructed"))):
         for column in range(count):
             _show(axes[row, column], images[column])
-        axes[row, 0].set_ylabel(label, fontsize=8)
+        if tallest < _LABEL:
+            axes[row, 0].set_ylabel(label, fontsize=8, rotation=0, ha="right", va="center")
+        else:
+            axes[row, 0].set_ylabel(label, fontsize=8)
     return figure
 
 
@@ -53,7 +59,7 @@ def losses(metrics: Sequence[Mapping[str, Any]]) -> Figure:
         values = [entry[key] for entry in metrics]
         axes.plot(epochs, values, label=f"{label}: {values[-1]:.5f}", color=color, marker="o", markersize=3)
     axes.set(xlabel="epoch", ylabel="mean squared error", yscale="log")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(visible=True, which="both", alpha=0.2)
     axes.legend(frameon=False)
     return figure
@@ -136,7 +142,9 @@ def decoded_plane(images: Float[np.ndarray, "rows columns c h w"], extent: tuple
     """
     rows, columns, channels, height, width = images.shape
     mosaic = images[::-1].transpose(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels)
-    figure = blank(6, 6 * (rows * height) / (columns * width))
+    tall = 6 * (rows * height) / (columns * width)
+    scale = min(max(2 / tall, 1), 4) if tall < 2 else min(12 / tall, 1)  # of very wide and of very tall images
+    figure = blank(max(6 * scale, 1.5), max(tall * scale, 1.5))
     axes = figure.subplots()
     _show(axes, mosaic.transpose(2, 0, 1), extent=extent, aspect="auto")
     axes.set(xlabel="latent 1", ylabel="latent 2")
