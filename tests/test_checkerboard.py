@@ -340,6 +340,15 @@ def test_nor_for_what_is_made_after_it():
     assert diagnosis.blamed == ("1",)
 
 
+def test_in_inference_mode_the_same_is_found():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(4, 12, 3), nn.PixelShuffle(2), nn.ConvTranspose2d(3, 3, 3, 2))
+    x = torch.randn(16, 4, 16, 16)
+    with torch.inference_mode():
+        inside = diagnose(model, x)
+    assert inside.to_dict() == diagnose(model, x).to_dict()
+
+
 def test_nor_where_an_axis_is_not_enlarged():
     """As time is not in the decoder of a video."""
     torch.manual_seed(0)

@@ -190,6 +190,24 @@ def test_what_cannot_be_changed_is_left_and_named(features):
     assert "leaves phases without taps" in cure(gappy, features)[1].left["1"]
 
 
+def test_what_is_even_to_rounding_is_not_cured_again(features):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(4, 3, 4, 2, 1))
+    once, report = cure(model, features, "smooth", steps=3)
+    assert report.changed == ("1",)
+    again, report = cure(once, features, "smooth", steps=3)
+    assert (report.changed, report.difference) == ((), 0)
+    assert again[1].kernel_size == once[1].kernel_size
+
+
+def test_a_layer_whose_weights_are_not_known_is_left_and_named(features):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(4, 12, 3, padding=1), nn.BatchNorm2d(12), nn.PixelShuffle(2)).eval()
+    _, report = cure(model, features)
+    assert report.before.blamed == ("2",)
+    assert report.left == {"2": "its weight is no parameter of a layer of torch.nn or halfstride."}
+
+
 class Scaled(nn.ConvTranspose2d):
     """As GANs with an equalised learning rate have it."""
 

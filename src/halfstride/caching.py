@@ -12,7 +12,7 @@ from torch.compiler import is_compiling
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["cached", "is_captured", "is_jit_traced", "is_traced", "kept", "lasts"]
+__all__ = ["cached", "is_captured", "is_jit_traced", "is_traced", "kept", "lasts", "version_of"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -72,17 +72,17 @@ def kept(weight: Tensor, key: Hashable, make: Callable[[], Derived]) -> Derived:
     if key in keepsake.derived:
         known: Derived = keepsake.derived[key]
         return known
-    version = _version(weight)
+    version = version_of(weight)
     made = make()
     # Another thread may have changed the weight meanwhile, and back.
-    if _version(weight) == version and keepsake.is_of(weight.detach()):
+    if version_of(weight) == version and keepsake.is_of(weight.detach()):
         keepsake.derived[key] = made
     return made
 
 
-def _version(weight: Tensor) -> int | None:
-    """How often torch has seen a weight change; it does not count in inference mode."""
-    return None if weight.is_inference() else weight._version
+def version_of(tensor: Tensor) -> int | None:
+    """How often torch has seen a tensor change; it does not count in inference mode."""
+    return None if tensor.is_inference() else tensor._version
 
 
 _FEW = 2**15

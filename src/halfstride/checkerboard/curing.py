@@ -24,6 +24,8 @@ __all__ = ["CureReport", "Method", "cure"]
 
 _TRACE = 1.0  # evidence from which on a pattern is fitted away: on more images than these it may count as found
 
+_DUST = 1e-5  # of phase gains: less is float32's rounding of equal ones
+
 
 @dataclass(frozen=True)
 class CureReport:
@@ -177,7 +179,12 @@ def cure(
 
 
 def _to_change(diagnosis: Diagnosis, layers: Sequence[str] | None) -> set[str]:
-    uneven = {layer.name for layer in diagnosis.layers if layer.gain_spread or layer.made}
+    uneven = {
+        layer.name
+        for layer in diagnosis.layers
+        if max(layer.gain_spread or 0.0, layer.made or 0.0) > _DUST
+        or (layer.gain_spread is None and layer.verdict == "checkerboard")  # which will be left, and told why
+    }
     if layers is not None:
         for name in layers:
             if name not in uneven:

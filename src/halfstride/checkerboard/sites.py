@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from halfstride import kernels, layers
+from halfstride.caching import version_of
 
 __all__ = ["Downsampling", "Site", "could_upsample", "run", "watch"]
 
@@ -163,14 +164,14 @@ class _Watcher(TorchFunctionMode):
         if max(stride) > 1:
             self._downsampled(Downsampling(name or f"conv{axes}d()", tuple(weight.shape[2:]), stride, dilation))
         # Should a pixel shuffle come next, this is its convolution.
-        output._made_by_convolution = (given, owner, output._version)  # type: ignore[attr-defined]
+        output._made_by_convolution = (given, owner, version_of(output))  # type: ignore[attr-defined]
 
     def _shuffled(self, output: Tensor, args: Any, kwargs: Any) -> None:
         given = dict(zip(("input", "upscale_factor"), args, strict=False)) | kwargs
         scale = (int(given["upscale_factor"]),) * 2
         name = self._name("pixel_shuffle")
         made, owner, version = getattr(given["input"], "_made_by_convolution", (None, None, 0))
-        if made is None or version != given["input"]._version:
+        if made is None or version != version_of(given["input"]):
             self._upsampled(Site(name, "sub-pixel", (), scale, (1, 1), 1, None, None, None, None), output)
         else:
             dilation = _tuple(made.get("dilation", 1), 2)
