@@ -8,7 +8,7 @@ algorithm, circumstance and order in memory it finds the `planning.Costs` that p
 squares of the relative errors) and how far each measured layer deviates from that, and writes both where planning reads
 them. Then it prints what a choice by them loses on every row against the fastest algorithm, also where planning is not
 told of the row itself (in brackets). Half an hour on two cores; nothing else should run. Interrupted, it goes on with
-the next layer when it is called again.
+the next layer when it is called again, after measuring anew the circumstance that was done.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def is_traced() -> bool:
 
 def is_captured() -> bool:
     """Whether a program is made of what is done, by a compiler, an exporter or `torch.jit.trace`."""
-    return is_compiling() or torch._C._get_tracing_state() is not None
+    return is_compiling() or is_jit_traced()
 
 
 def is_jit_traced() -> bool:

@@ -95,14 +95,16 @@ class ConvAutoencoder(
         self.spatial = spatial
         self.upsampling = _one_of("upsampling", upsampling, Upsampling)
         _one_of("downsampling", downsampling, Downsampling)
-        widths_given = widths is not None
-        widths = _default_widths(max(self.image_size)) if widths is None else tuple(widths)
+        if widths is None:
+            widths = _default_widths(max(self.image_size))
+        else:
+            widths = tuple(widths)
+            if isinstance(self._hub_mixin_config, dict):  # in which the mixin leaves out what is no list, as a range
+                self._hub_mixin_config["widths"] = list(widths)
         if not widths:
             raise ValueError("`widths` (=()) must name the channels of at least one level, such as (32, 64).")
         for value in widths:
             _positive("widths", value)
-        if widths_given and isinstance(self._hub_mixin_config, dict):
-            self._hub_mixin_config["widths"] = list(widths)  # a range, say, is nothing that the mixin would record
         if hidden_dim is not None and spatial:
             raise ValueError(f"`hidden_dim` (={hidden_dim}) is for latent vectors: leave it out with spatial=True.")
         if kernel_size is None:

@@ -180,10 +180,9 @@ def in_output(output: Tensor, layers: Sequence[LayerReport]) -> tuple[OutputPatt
 
 def _enlarges(layer: LayerReport, size: Sequence[int]) -> bool:
     """Whether what has this size is smaller than a layer's output, along the axes that the layer enlarges."""
-    axes = [axis for axis, s in enumerate(layer.stride) if s > 1] or range(
-        len(size)
-    )  # or by a scale that is no integer
-    return all(layer.output_size[axis] > size[axis] for axis in axes)
+    by_no_integer = max(layer.stride) == 1
+    axes = zip(layer.output_size, size, layer.stride, strict=True)
+    return all(n > m for n, m, s in axes if s > 1 or by_no_integer)
 
 
 def as_batch(returned: Any, layers: Sequence[LayerReport]) -> Tensor | None:
