@@ -86,4 +86,5 @@ class WeightAverage:
         # Torch copies in the first step; here the count is of the steps before this one, 1 or more. It is read from
         # the CPU: the argument lies on the weights' device, and reading it would make a GPU wait.
         steps = int(self._average.n_averaged)
-        get_ema_multi_avg_fn(min(self.decay, (steps + 1) / (steps + 10)))(averages, weights, steps)
+        move = get_ema_multi_avg_fn(min(self.decay, (steps + 1) / (steps + 10)))  # type: ignore[no-untyped-call]
+        move(averages, weights, steps)

@@ -185,10 +185,12 @@ def _blur(images: Tensor, sigma: float, draw: Draw, purpose: str) -> Tensor:
     radius = math.ceil(3 * sigma)
     offsets = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
     kernel = torch.softmax(-0.5 * (offsets / sigma).square(), 0)
-    maps = images.reshape(-1, 1, *images.shape[2:])
+    # All images are channels of one: convolutions of each channel for itself are fast with many channels only.
+    maps = images.reshape(1, -1, *images.shape[2:])
+    kernel = kernel.expand(maps.shape[1], 1, 1, -1)
     # Replicated borders, unlike reflected ones, are defined for images smaller than the kernel.
-    maps = F.conv2d(F.pad(maps, (radius, radius, 0, 0), mode="replicate"), kernel.view(1, 1, 1, -1))
-    maps = F.conv2d(F.pad(maps, (0, 0, radius, radius), mode="replicate"), kernel.view(1, 1, -1, 1))
+    maps = F.conv2d(F.pad(maps, (radius, radius, 0, 0), mode="replicate"), kernel, groups=maps.shape[1])
+    maps = F.conv2d(F.pad(maps, (0, 0, radius, radius), mode="replicate"), kernel.mT, groups=maps.shape[1])
     return maps.reshape(images.shape)
 
 

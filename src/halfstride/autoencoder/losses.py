@@ -92,8 +92,8 @@ def _sharp(output: Tensor, target: Tensor) -> Tensor:
 def _similarity(output: Tensor, target: Tensor, *, contrast_only: bool) -> Tensor:
     """SSIM of each image, or its factor of contrast and structure without that of luminance.
 
-    torchmetrics' own multi-scale function gives the same, but takes 1.5 to 10 times as long on a CPU, where convolutions
-    of each channel for itself are fast with many channels only: here all images are channels of one.
+    torchmetrics' own multi-scale function gives the same, but takes 1.5 to 10 times as long on a CPU: convolutions of
+    each channel for itself are fast with many channels only, so here all images are channels of one.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
