@@ -58,6 +58,7 @@ def test_the_model_has_the_average_inside_the_block_and_its_own_afterwards():
     with average.applied():
         assert torch.equal(model(images), expected)
         assert not torch.equal(model[0].weight, own["0.weight"])
+    assert torch.equal(model[0].weight, own["0.weight"])
     with pytest.raises(RuntimeError, match="channels"), average.applied():
         model(torch.rand(2, 3, 8, 8))  # an error inside leaves the model its own weights too
     assert [parameter.data_ptr() for parameter in model.parameters()] == places
