@@ -1,8 +1,7 @@
-"""The convolutional autoencoder: convolutions take an image down to a latent code, upsampling layers bring it back."""
+"""The convolutional autoencoder: an encoder takes an image down to a latent code, a decoder brings it back."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import warnings
@@ -11,17 +10,30 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin, constants
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from halfstride import layers
+from halfstride.autoencoder.blocks import (
+    Downsample,
+    Downsampling,
+    ResidualBlock,
+    Upsample,
+    Upsampling,
+    patch_layer,
+    upsampling_layer,
+)
+from halfstride.autoencoder.principal import principal_axes
 from halfstride.checkerboard.coverage import UnevenKernelWarning, warn_if_uneven
 
-__all__ = ["ConvAutoencoder", "Downsampling", "Upsampling"]
+__all__ = ["ConvAutoencoder", "Downsampling", "Latent", "Upsampling"]
 
-Downsampling = Literal["stride", "pool"]
-Upsampling = Literal["resize", "transposed", "subpixel"]
+Latent = Literal["vector", "map"]
+
+_LARGEST_PATCH = 4  # pixels a side that the encoder's first layer takes together
+_LARGEST_VECTOR_MAP = 8  # positions a side that are made into a latent vector
 
 
 class ConvAutoencoder(
@@ -29,46 +41,52 @@ class ConvAutoencoder(
     PyTorchModelHubMixin,
     library_name="halfstride",
     tags=["autoencoder", "image-reconstruction"],
-    license="apache-2.0",
 ):
     """Encodes images to a latent code and decodes the code to images of exactly the same size.
 
-    The encoder halves the image once for every width (rounding up), the decoder doubles it as often and cuts each
-    level to the size that the encoder met there, so that every height and width works, odd ones and 1 included.
-    Normalisation is per image (`GroupNorm`), so that a result does not depend on the batch it is computed in.
+    The encoder makes features of patches of 4×4 pixels, works on them in residual blocks and halves the size until it
+    is 1/`downscale`; the decoder goes the same way back. Sides that `downscale` does not divide are extended by their
+    border and cut again at the end, so that every height and width works.
+
+    A **vector** has one code for the whole image, for images that share a layout. A **map** has a code for each
+    position, for all others; it takes images of any size. Beside the convolutions of a map runs a linear path of whole
+    blocks of pixels: training starts it as PCA of the blocks (`start_from_pca`), and the convolutions learn what PCA
+    leaves over.
 
     Args:
-        image_size: height and width of the images, or one int for both; each 1 or more. With a spatial latent it is
-            only what `decode` assumes when nothing else is said, and any size can be encoded.
+        image_size: height and width of the images, or one int for both; each 1 or more. With a latent map it is only
+            what `decode` assumes when nothing else is said.
         channels: 1 for grey images, 3 for colour, or any number from 1.
-        latent_dim: length of the latent vector; with `spatial=True`, channels of the latent map.
-        spatial: keep the latent as a map of `latent_dim` channels at the lowest resolution.
-        widths: channels of each level, from the image down; as many levels as there are widths. By default they double
-            from 32 to at most 256 until the longer side is at most 4.
-        hidden_dim: width of a fully connected layer on either side of a latent vector; `None` for none. It pays for
-            very small latents, whose map from features to code is far from linear.
-        downsampling: `"stride"` for convolutions of stride 2, `"pool"` for convolutions followed by 2×2 max-pooling.
-        upsampling: `"resize"` for nearest-neighbour upsampling and a convolution, `"transposed"` for transposed
-            convolutions, `"subpixel"` for sub-pixel convolutions.
-        kernel_size: kernel of the upsampling layers; by default 3, and 4 for transposed convolutions (divisible by
-            their stride, so that all outputs are covered evenly). An odd one gets an `UnevenKernelWarning` there.
+        latent_dim: length of the latent vector; channels of a latent map.
+        latent: `"vector"` or `"map"`.
+        downscale: size of the image over that of the smallest features, and of the latent map: a power of 2 from 2. By
+            default 8 for a map, and for a vector from 4 on until at most 8 positions a side are left.
+        width: channels at a quarter of the size, 1 or more; twice as many below.
+        blocks: residual blocks at each size, on either side; 0 or more.
+        downsampling: `"stride"` for convolutions with a stride, `"pool"` for convolutions followed by max-pooling.
+        upsampling: `"subpixel"` for sub-pixel convolutions, `"resize"` for nearest-neighbour upsampling and a
+            convolution, `"transposed"` for transposed convolutions.
+        kernel_size: kernel of the upsampling layers; by default 3, and for transposed convolutions twice the stride
+            (divisible by it, so that all outputs are covered evenly). One that is not gets an `UnevenKernelWarning`.
+        linear: whether a linear path runs beside the convolutions; by default for a map.
+        variational: whether codes are drawn from a normal distribution while the model trains; see `distribution`.
 
     Shape:
-        images `(N, channels, height, width)` with values in [0, 1]; latents `(N, latent_dim)`, or
-        `(N, latent_dim, h, w)` where spatial.
+        images `(N, channels, height, width)` with values in [0, 1]; latents `(N, latent_dim)`, or for a map
+        `(N, latent_dim, h, w)` where `h` is `height / downscale`, rounded up.
 
     Raises:
-        ValueError: for a size, width or name out of its range, and for images of another shape than the model's.
+        ValueError: for a size, number or name out of its range, and for images of another shape than the model's.
 
     Reference:
         Hinton & Salakhutdinov, "Reducing the Dimensionality of Data with Neural Networks", Science 313 (2006);
-        Odena, Dumoulin & Olah, "Deconvolution and Checkerboard Artifacts", Distill (2016), for the resize-convolution.
+        Kingma & Welling, "Auto-Encoding Variational Bayes" (arXiv:1312.6114).
 
     Example:
-        >>> model = ConvAutoencoder(image_size=(37, 53), channels=3, latent_dim=16)
+        >>> model = ConvAutoencoder(image_size=(37, 53), channels=3, latent_dim=4, latent="map")
         >>> images = torch.rand(2, 3, 37, 53)
         >>> model.encode(images).shape, model(images).shape
-        (torch.Size([2, 16]), torch.Size([2, 3, 37, 53]))
+        (torch.Size([2, 4, 5, 7]), torch.Size([2, 3, 37, 53]))
     """
 
     def __init__(
@@ -77,131 +95,259 @@ class ConvAutoencoder(
         channels: int = 1,
         latent_dim: int = 32,
         *,
-        spatial: bool = False,
-        widths: Sequence[int] | None = None,
-        hidden_dim: int | None = None,
+        latent: Latent = "vector",
+        downscale: int | None = None,
+        width: int = 64,
+        blocks: int = 1,
         downsampling: Downsampling = "stride",
-        upsampling: Upsampling = "resize",
+        upsampling: Upsampling = "subpixel",
         kernel_size: int | None = None,
+        linear: bool | None = None,
+        variational: bool = False,
     ) -> None:
         super().__init__()
         sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
         if len(sides) != 2:
             raise ValueError(f"`image_size` (={sides}) must be height and width, or one int for both.")
-        height, width = sides
-        self.image_size = (_positive("image_size", height), _positive("image_size", width))
+        height, width_in_pixels = sides
+        self.image_size = (_positive("image_size", height), _positive("image_size", width_in_pixels))
         self.channels = _positive("channels", channels)
         self.latent_dim = _positive("latent_dim", latent_dim)
-        self.spatial = spatial
+        self.latent = _one_of("latent", latent, Latent)
         self.upsampling = _one_of("upsampling", upsampling, Upsampling)
+        self.variational = variational
+        self.linear = latent == "map" if linear is None else linear
         _one_of("downsampling", downsampling, Downsampling)
-        if widths is None:
-            widths = _default_widths(max(self.image_size))
-        else:
-            widths = tuple(widths)
-            if isinstance(self._hub_mixin_config, dict):  # in which the mixin leaves out what is no list, as a range
-                self._hub_mixin_config["widths"] = list(widths)
-        if not widths:
-            raise ValueError("`widths` (=()) must name the channels of at least one level, such as (32, 64).")
-        for value in widths:
-            _positive("widths", value)
-        if hidden_dim is not None and spatial:
-            raise ValueError(f"`hidden_dim` (={hidden_dim}) is for latent vectors: leave it out with spatial=True.")
-        if kernel_size is None:
-            kernel_size = 4 if upsampling == "transposed" else 3
-        _positive("kernel_size", kernel_size)
-        if upsampling == "transposed":
-            warn_if_uneven("ConvAutoencoder", (kernel_size,) * 2, (2, 2), (1, 1), stacklevel=2)
+        _positive("width", width)
+        if not isinstance(blocks, int) or blocks < 0:
+            raise ValueError(f"`blocks` (={blocks!r}) must be an int of at least 0.")
+        if kernel_size is not None:
+            _positive("kernel_size", kernel_size)
+        self.downscale = _default_downscale(self.latent, max(self.image_size)) if downscale is None else downscale
+        if not isinstance(self.downscale, int) or self.downscale < 2 or self.downscale & (self.downscale - 1):
+            raise ValueError(f"`downscale` (={downscale!r}) must be a power of 2, such as 4, 8 or 16.")
+        patch = min(self.downscale, _LARGEST_PATCH)
+        widths = [width] + [2 * width] * (self.downscale.bit_length() - patch.bit_length())
+        if self.upsampling == "transposed" and kernel_size is not None:
+            for stride in {patch, 2} if len(widths) > 1 else {patch}:
+                warn_if_uneven("ConvAutoencoder", (kernel_size,) * 2, (stride,) * 2, (1, 1), stacklevel=2)
+        self._check_latent_dim()
 
-        levels = (self.channels, *widths)
-        self.down = nn.ModuleList(_down(above, below, downsampling) for above, below in itertools.pairwise(levels))
-        self.up = nn.ModuleList(
-            _up(below, above, self.upsampling, kernel_size)
-            for above, below in reversed(list(itertools.pairwise(levels)))
-        )
-        deepest = (widths[-1], *self._sizes(self.image_size)[-1])
-        if spatial:
+        # Normalisation in the branches is what keeps a vector from collapsing; a map, which starts from PCA, is better
+        # without, and its codes depend on their surroundings alone.
+        normalise = self.latent == "vector"
+        encoder: list[nn.Module] = [patch_layer(self.channels, widths[0], patch, downsampling)]
+        decoder: list[nn.Module] = [upsampling_layer(widths[0], self.channels, patch, self.upsampling, kernel_size)]
+        for inputs, outputs in zip(widths, [*widths[1:], None], strict=True):
+            encoder += [ResidualBlock(inputs, normalise) for _ in range(blocks)]
+            decoder += [ResidualBlock(inputs, normalise) for _ in range(blocks)]
+            if outputs is not None:
+                encoder.append(Downsample(inputs, outputs, downsampling))
+                decoder.append(Upsample(outputs, inputs, self.upsampling, kernel_size))
+        self.encoder = nn.Sequential(*encoder)
+        self.decoder = nn.Sequential(*reversed(decoder))
+
+        deepest = (widths[-1], *self._map_size(self.image_size))
+        statistics = 2 * latent_dim if variational else latent_dim
+        if self.latent == "map":
             self.latent_shape: tuple[int, ...] = (latent_dim, *deepest[1:])
-            self.to_latent: nn.Module = nn.Conv2d(widths[-1], latent_dim, 1)
+            self.to_latent: nn.Module = nn.Conv2d(widths[-1], statistics, 1)
             self.from_latent: nn.Module = nn.Conv2d(latent_dim, widths[-1], 1)
         else:
             features = math.prod(deepest)
-            if latent_dim > self.channels * math.prod(self.image_size):
-                raise ValueError(
-                    f"`latent_dim` (={latent_dim}) is larger than the image of {self.channels}×{height}×{width}: "
-                    f"use at most {self.channels * math.prod(self.image_size)}."
-                )
             self.latent_shape = (latent_dim,)
-            self.to_latent = nn.Sequential(nn.Flatten(), *_dense(features, hidden_dim, latent_dim))
-            self.from_latent = nn.Sequential(*_dense(latent_dim, hidden_dim, features), nn.Unflatten(1, deepest))
+            self.to_latent = nn.Sequential(nn.Flatten(), nn.Linear(features, statistics))
+            self.from_latent = nn.Sequential(nn.Linear(latent_dim, features), nn.Unflatten(1, deepest))
+        if self.linear:
+            self.linear_encoder, self.linear_decoder = self._linear_path()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    def _linear_path(self) -> tuple[nn.Module, nn.Module]:
+        """From image to code and back without anything in between: of blocks of pixels, or of the whole image."""
+        if self.latent == "map":
+            side = self.downscale
+            return (
+                nn.Conv2d(self.channels, self.latent_dim, side, stride=side),
+                layers.ConvTranspose2d(self.latent_dim, self.channels, side, stride=side),
+            )
+        image = (self.channels, *self.image_size)
+        return (
+            nn.Sequential(nn.Flatten(), nn.Linear(math.prod(image), self.latent_dim)),
+            nn.Sequential(nn.Linear(self.latent_dim, math.prod(image)), nn.Unflatten(1, image)),
+        )
+
     def encode(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n *latent"]:
-        """The latent codes of images with values in [0, 1]."""
+        """The latent codes of images with values in [0, 1]; of a variational model the means."""
+        return self.distribution(images)[0] if self.variational else self._statistics(images)
+
+    def distribution(self, images: Float[Tensor, "n c h w"]) -> tuple[Tensor, Tensor]:
+        """The normal distributions that a variational model has for images: mean and logarithm of the variance.
+
+        Raises:
+            ValueError: where the model is not variational.
+        """
+        if not self.variational:
+            raise ValueError("`variational` (=False): this model has a code for each image, and no distribution.")
+        mean, log_variance = self._statistics(images).chunk(2, 1)
+        return mean, log_variance.clamp(-20, 10)
+
+    def _statistics(self, images: Tensor) -> Tensor:
         self._check_images(images)
-        features = images
-        for block in self.down:
-            features = block(features)
-        return self.to_latent(features)  # type: ignore[no-any-return]
+        extended = self._extend(images)
+        code: Tensor = self.to_latent(self.encoder(extended))
+        if self.linear:
+            linear: Tensor = self.linear_encoder(extended if self.latent == "map" else images)
+            code = torch.cat([code[:, : self.latent_dim] + linear, code[:, self.latent_dim :]], 1)
+        return code
 
     def decode(
         self, latents: Float[Tensor, "n *latent"], output_size: Sequence[int] | None = None
     ) -> Float[Tensor, "n c h w"]:
-        """The images of latent codes, with values in [0, 1].
+        """The images of latent codes.
 
         Args:
             latents: what `encode` returned, or codes of one's own.
-            output_size: height and width to restore, where the latent is spatial and came from images of another size
-                than `image_size`. By default `image_size`, or for a latent map of another size than that has, the
-                largest size that is encoded to it.
+            output_size: height and width to restore, where the latent is a map and came from images of another size
+                than `image_size`. By default `image_size`, or for a map of another size than that has, the largest size
+                that is encoded to it.
+
+        Returns:
+            Images with values in [0, 1]. While a model with a linear path trains, values may lie outside: they are
+            clipped in evaluation mode only, since a clipped value has no gradient.
         """
-        sizes = self._sizes(self._output_size(latents, output_size))
-        features = self.from_latent(latents)
+        height, width = self._output_size(latents, output_size)
         # The code loses the memory format on its way through a vector; convolutions on a CPU are fastest in this one.
-        features = features.contiguous(memory_format=torch.channels_last)
-        for block, (height, width) in zip(self.up, reversed(sizes[:-1]), strict=True):
-            features = block(features)[..., :height, :width]
-        return features.sigmoid()  # type: ignore[no-any-return]
+        features = self.from_latent(latents).contiguous(memory_format=torch.channels_last)
+        images: Tensor = self.decoder(features)[..., :height, :width]
+        if not self.linear:
+            return images.sigmoid()
+        images = images + self.linear_decoder(latents)[..., :height, :width]
+        return images if self.training else images.clamp(0, 1)
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        """The reconstructions of images, in [0, 1] and of the same size."""
+        """The reconstructions of images, of the same size; of a variational model from the means."""
         return self.decode(self.encode(images), images.shape[-2:])
 
-    def _sizes(self, size: Sequence[int]) -> list[tuple[int, int]]:
-        """Height and width at each level, from the image down: every level halves, rounding up."""
-        sizes = [(size[0], size[1])]
-        for _ in self.down:
-            height, width = sizes[-1]
-            sizes.append((-(-height // 2), -(-width // 2)))
-        return sizes
+    @torch.no_grad()
+    def start_from_pca(self, images: UInt8[Tensor, "n c h w"]) -> None:
+        """Let an untrained model with a linear path start as principal component analysis.
+
+        The linear path becomes PCA of blocks of pixels (for a vector, of whole images) with codes of variance 1, and
+        the convolutions add nothing to it yet. Without a linear path, nothing is done.
+
+        Args:
+            images: training images, 1 or more; a few hundred are enough for a map.
+
+        Reference:
+            Baldi & Hornik, "Neural networks and principal component analysis", Neural Networks 2 (1989): PCA is the
+            best that a linear autoencoder can do.
+        """
+        if not self.linear:
+            return
+        if self.latent == "map":
+            blocks = self._extend(images.float().div(255))
+            rows = F.unfold(blocks, self.downscale, stride=self.downscale).transpose(1, 2).flatten(0, 1)
+            encode, decode = self.linear_encoder, self.linear_decoder
+            last = self.to_latent
+        else:
+            rows = images.float().div(255).flatten(1)
+            encode, decode = self.linear_encoder[1], self.linear_decoder[0]  # type: ignore[index]
+            last = self.to_latent[1]  # type: ignore[index]
+        mean, axes, deviations = principal_axes(rows, self.latent_dim)
+        found = len(axes)
+        encoder, decoder = axes / deviations[:, None], axes * deviations[:, None]
+        encode.weight[:found] = encoder.reshape(found, *encode.weight.shape[1:])  # type: ignore[index]
+        encode.bias[:found] = -encoder @ mean  # type: ignore[index]
+        if self.latent == "map":
+            decode.weight[:found] = decoder.reshape(found, *decode.weight.shape[1:])  # type: ignore[index]
+            decode.bias.copy_(mean.reshape(self.channels, -1).mean(1))  # type: ignore[union-attr,operator]
+        else:
+            decode.weight[:, :found] = decoder.T  # type: ignore[index]
+            decode.bias.copy_(mean)  # type: ignore[union-attr,operator]
+        for layer in (last, self.decoder[-1]):
+            nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        if self.variational:  # narrow distributions, so that training starts from PCA here too
+            last.bias[self.latent_dim :] = -4.0  # type: ignore[index]
+
+    @torch.inference_mode()
+    def sample(self, count: int, *, codes: Tensor | None = None, seed: int = 0) -> Float[Tensor, "n c h w"]:
+        """New images: decoded from the normal distribution of a variational model, or from a fit to codes.
+
+        Args:
+            count: how many, 1 or more.
+            codes: latent codes of training images; needed for a plain model, to which a Gaussian mixture is fitted.
+                A variational model takes codes of its own, from a normal distribution, and needs none.
+            seed: another one draws other images.
+
+        Raises:
+            ValueError: for a plain model without codes.
+        """
+        _positive("count", count)
+        parameter = next(self.parameters())
+        if self.variational:
+            drawn = torch.randn(count, *self.latent_shape, generator=torch.Generator().manual_seed(seed))
+        else:
+            if codes is None:
+                raise ValueError("`codes` (=None) must be given: a plain model draws from a fit to codes of images.")
+            drawn = _draw_like(codes.flatten(1), count, seed).reshape(count, *codes.shape[1:])
+        return self.decode(drawn.to(parameter.device, parameter.dtype)).clamp(0, 1)
+
+    def _extend(self, images: Tensor) -> Tensor:
+        """Images with right and lower borders repeated, so that `downscale` divides their sides."""
+        height, width = images.shape[-2:]
+        rows, columns = self._map_size((height, width))
+        below, right = rows * self.downscale - height, columns * self.downscale - width
+        if isinstance(below, int) and isinstance(right, int) and below == right == 0:
+            return images
+        return F.pad(images, (0, right, 0, below), mode="replicate")
+
+    def _map_size(self, size: Sequence[int]) -> tuple[int, int]:
+        """Height and width of the smallest features of an image."""
+        up = self.downscale - 1
+        return (size[0] + up) // self.downscale, (size[1] + up) // self.downscale
 
     def _output_size(self, latents: Tensor, output_size: Sequence[int] | None) -> tuple[int, int]:
         if latents.shape[1:] == self.latent_shape and output_size is None:
             return self.image_size
         expected = "×".join(map(str, self.latent_shape))
         found = "×".join(map(str, latents.shape[1:]))
-        if not self.spatial:
+        if self.latent == "vector":
             if latents.shape[1:] != self.latent_shape:
                 raise ValueError(f"`latents` have the shape N×{found}: this model decodes N×{expected}.")
             if output_size is not None and tuple(output_size) != self.image_size:
                 raise ValueError(
                     f"`output_size` (={tuple(output_size)}) must be the model's image_size {self.image_size}: "
-                    "only a model with spatial=True decodes to other sizes."
+                    'only a model with latent="map" decodes to other sizes.'
                 )
             return self.image_size
         if latents.ndim != 4 or latents.shape[1] != self.latent_dim:
             raise ValueError(f"`latents` have the shape N×{found}: this model decodes N×{self.latent_dim}×h×w.")
         height, width = latents.shape[-2:]
+        largest = height * self.downscale, width * self.downscale
         if output_size is None:
-            return height << len(self.down), width << len(self.down)
-        encoded = self._sizes(output_size)[-1]
+            return largest
+        encoded = self._map_size(output_size)
         if encoded != (height, width):
             raise ValueError(
                 f"`output_size` (={tuple(output_size)}) is encoded to {encoded[0]}×{encoded[1]}, not to the "
-                f"{height}×{width} of these latents: choose at most "
-                f"{(height << len(self.down), width << len(self.down))}."
+                f"{height}×{width} of these latents: choose at most {largest}."
             )
         return output_size[0], output_size[1]
+
+    def _check_latent_dim(self) -> None:
+        """A code of more numbers than the image has learns nothing but a copy."""
+        height, width = self.image_size
+        numbers = self.latent_dim * (math.prod(self._map_size(self.image_size)) if self.latent == "map" else 1)
+        values = self.channels * height * width
+        # The map of an image smaller than one block is extended with it.
+        most = values if self.latent == "vector" else max(values, self.channels * self.downscale**2)
+        if numbers > most:
+            raise ValueError(
+                f"`latent_dim` (={self.latent_dim}) makes a code of {numbers:,} numbers, more than the {values:,} of "
+                f"an image of {self.channels}×{height}×{width}: use at most {self.latent_dim * most // numbers}"
+                + ("." if self.latent == "vector" else ", or a larger `downscale`.")
+            )
 
     def _check_images(self, images: Tensor) -> None:
         if not images.is_floating_point():
@@ -212,10 +358,10 @@ class ConvAutoencoder(
             raise ValueError(
                 f"`images` have the shape {tuple(images.shape)}: this model takes (N, {self.channels}, height, width)."
             )
-        if not self.spatial and images.shape[-2:] != self.image_size:
+        if self.latent == "vector" and images.shape[-2:] != self.image_size:
             raise ValueError(
-                f"`images` are {images.shape[-2]}×{images.shape[-1]}: this model takes "
-                f"{self.image_size[0]}×{self.image_size[1]}; bring them to that size, or build it with spatial=True."
+                f"`images` are {images.shape[-2]}×{images.shape[-1]}: this model takes {self.image_size[0]}×"
+                f'{self.image_size[1]}; bring them to that size, or build it with latent="map".'
             )
 
     @classmethod
@@ -262,47 +408,25 @@ class ConvAutoencoder(
         return model.to(map_location).eval()
 
 
-def _down(above: int, below: int, downsampling: Downsampling) -> nn.Sequential:
-    """One level down: half the size, rounded up."""
-    if downsampling == "stride":
-        return nn.Sequential(nn.Conv2d(above, below, 3, stride=2, padding=1), _group_norm(below), nn.SiLU())
-    return nn.Sequential(
-        nn.Conv2d(above, below, 3, padding=1), _group_norm(below), nn.SiLU(), nn.MaxPool2d(2, ceil_mode=True)
-    )
+def _default_downscale(latent: Latent, longest: int) -> int:
+    if latent == "map":
+        return 8
+    downscale = 4
+    while -(-longest // downscale) > _LARGEST_VECTOR_MAP:
+        downscale *= 2
+    return downscale
 
 
-def _up(below: int, above: int, upsampling: Upsampling, kernel_size: int) -> nn.Sequential:
-    """One level up: exactly twice the size."""
-    layer: nn.Module
-    if upsampling == "transposed":
-        odd = kernel_size % 2
-        layer = layers.ConvTranspose2d(
-            below, above, kernel_size, stride=2, padding=(kernel_size - 1) // 2, output_padding=odd
-        )
-    elif upsampling == "resize":
-        layer = layers.ResizeConv2d(below, above, kernel_size)
-    else:
-        layer = layers.SubpixelConv2d(below, above, kernel_size)
-    return nn.Sequential(_group_norm(below), nn.SiLU(), layer)
+def _draw_like(codes: Tensor, count: int, seed: int) -> Tensor:
+    """Codes from a Gaussian mixture that is fitted to others."""
+    from sklearn.mixture import GaussianMixture
 
-
-def _dense(inputs: int, hidden: int | None, outputs: int) -> list[nn.Module]:
-    if hidden is None:
-        return [nn.Linear(inputs, outputs)]
-    return [nn.Linear(inputs, _positive("hidden_dim", hidden)), nn.SiLU(), nn.Linear(hidden, outputs)]
-
-
-def _group_norm(channels: int) -> nn.GroupNorm:
-    """At most eight groups of at least four channels: smaller groups say little where the map is 1×1."""
-    groups = max(groups for groups in (1, 2, 4, 8) if groups == 1 or channels % (4 * groups) == 0)
-    return nn.GroupNorm(groups, channels)
-
-
-def _default_widths(longest: int) -> tuple[int, ...]:
-    widths = [32]
-    while (longest := -(-longest // 2)) > 4:
-        widths.append(min(2 * widths[-1], 256))
-    return tuple(widths)
+    components = max(1, min(10, len(codes) // 50))
+    full = codes.shape[1] <= 64 and len(codes) > 20 * codes.shape[1]
+    mixture = GaussianMixture(components, covariance_type="full" if full else "diag", reg_covar=1e-4, random_state=seed)
+    drawn, _ = mixture.fit(codes.double().cpu().numpy()).sample(count)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))  # they come sorted by component
+    return torch.from_numpy(drawn).float()[order]
 
 
 def _positive(name: str, value: int) -> int:
