@@ -177,7 +177,7 @@ def error_of(source):
 
 
 def test_errors(tmp_path):
-    way_out = "give a folder with PNG, JPEG, WebP, BMP, TIFF, GIF or PPM files in it or in its subfolders."
+    way_out = "give a folder with PNG, JPEG, WebP, AVIF, HEIC, BMP, TIFF, GIF or PPM files in it or in its subfolders."
     missing = tmp_path / "missing"
     assert error_of(missing) == (
         f"`source` (={missing}) does not exist: give a folder of images, an .npy or .npz file, "

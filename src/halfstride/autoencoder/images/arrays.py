@@ -28,7 +28,8 @@ import numpy as np
 from torch import Tensor
 
 from halfstride.autoencoder.images.collection import Collection, Rows
-from halfstride.autoencoder.images.decoding import Header, as_uint8, one_line, printable
+from halfstride.autoencoder.images.decoding import Header, as_uint8
+from halfstride.autoencoder.images.opening import one_line, printable
 from halfstride.autoencoder.images.splits import Skipped
 
 _QUICK = 2**28

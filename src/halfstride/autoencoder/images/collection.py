@@ -13,17 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from halfstride.autoencoder.images.decoding import (
-    Fit,
-    Header,
-    ImageError,
-    Picture,
-    Shape,
-    as_uint8,
-    decode,
-    inspect,
-    printable,
-)
+from halfstride.autoencoder.images.decoding import Fit, Header, Shape, as_uint8, decode, inspect
+from halfstride.autoencoder.images.opening import ImageError, Picture, printable
 from halfstride.autoencoder.images.splits import Skipped
 
 Progress = Callable[[str, int, int | None], None]
@@ -108,7 +99,7 @@ class _Chosen(Sequence[Picture]):
         return self.pictures[self.wanted[i]]
 
 
-WAY_OUT = "give a folder with PNG, JPEG, WebP, BMP, TIFF, GIF or PPM files in it or in its subfolders"
+WAY_OUT = "give a folder with PNG, JPEG, WebP, AVIF, HEIC, BMP, TIFF, GIF or PPM files in it or in its subfolders"
 
 
 def listed(skipped: Sequence[Skipped], limit: int = 3) -> str:

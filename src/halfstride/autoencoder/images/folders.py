@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 from halfstride.autoencoder.images.collection import Collection
-from halfstride.autoencoder.images.decoding import printable
+from halfstride.autoencoder.images.opening import printable
 from halfstride.autoencoder.images.splits import Skipped
 
 _LEFT_ALONE = {"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "@eadir"}

@@ -23,8 +23,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from halfstride.autoencoder.images.collection import Collection, Progress
-from halfstride.autoencoder.images.decoding import Fit, ImageError, Picture, Shape, one_line, printable
+from halfstride.autoencoder.images.decoding import Fit, Shape
 from halfstride.autoencoder.images.iterable import IterableSplit, Side, content, guarded, picture
+from halfstride.autoencoder.images.opening import ImageError, Picture, one_line, printable
 
 _SAMPLE = 1_000
 """Images of a stream that decide on size and channels."""

@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from halfstride.autoencoder.images.decoding import Fit, ImageError, Picture, Shape, one_line
+from halfstride.autoencoder.images.decoding import Fit, Shape
+from halfstride.autoencoder.images.opening import ImageError, Picture, one_line
 from halfstride.autoencoder.images.splits import Epoch
 from halfstride.autoencoder.images.streams import Item, StreamedSplit
 

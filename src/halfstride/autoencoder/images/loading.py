@@ -16,10 +16,11 @@ from torch import Tensor
 
 from halfstride.autoencoder.images.arrays import read_array, read_array_file, read_digits
 from halfstride.autoencoder.images.collection import Collection, Progress, choose_test, decode_all, listed, survey
-from halfstride.autoencoder.images.decoding import Fit, Header, Shape, check_fit, printable
+from halfstride.autoencoder.images.decoding import Fit, Header, Shape, check_fit
 from halfstride.autoencoder.images.folders import read_folder
 from halfstride.autoencoder.images.hub import Streams, is_data_set, open_data_set, read_data_set, split_streams
 from halfstride.autoencoder.images.iterable import IterableSplit
+from halfstride.autoencoder.images.opening import printable
 from halfstride.autoencoder.images.splits import MemorySplit, Skipped, Split
 from halfstride.autoencoder.images.streams import ListedSplit
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from halfstride.autoencoder.images.collection import processors
-from halfstride.autoencoder.images.decoding import Fit, ImageError, Picture, Shape, decode, printable
+from halfstride.autoencoder.images.decoding import Fit, Shape, decode
+from halfstride.autoencoder.images.opening import ImageError, Picture, printable
 from halfstride.autoencoder.images.splits import Epoch, Skipped, Split
 
 Item = tuple[str, Any]
