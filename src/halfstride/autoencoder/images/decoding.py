@@ -51,6 +51,41 @@ class Header(NamedTuple):
     """Whether its values have 16 bits (or are integers of 32)."""
 
 
+class Pair(NamedTuple):
+    """A picture and its clean twin."""
+
+    input: Picture
+    target: Picture
+
+
+class Preparation(NamedTuple):
+    """How all pictures of a collection are decoded: as for `decode`, and whether they are pairs."""
+
+    shape: Shape
+    fit: Fit = "crop"
+    white: int = 65_535
+    paired: bool = False
+
+    @property
+    def item_shape(self) -> tuple[int, ...]:
+        """C×H×W, or of a pair 2×C×H×W."""
+        return (2, *self.shape) if self.paired else self.shape
+
+    def decode(self, picture: Picture | Pair) -> Tensor:
+        """A picture or a pair as uint8 of `item_shape`.
+
+        Raises:
+            ImageError: where it, or one of the pair, cannot be read.
+        """
+        if not isinstance(picture, Pair):
+            return decode(picture, self.shape, self.fit, self.white)
+        image = decode(picture.input, self.shape, self.fit, self.white)
+        try:
+            return torch.stack([image, decode(picture.target, self.shape, self.fit, self.white)])
+        except ImageError as error:
+            raise ImageError(f"has a clean twin that {error.reason}") from None
+
+
 def decode(picture: Picture, shape: Shape, fit: Fit = "crop", white: int = WHITE) -> UInt8[Tensor, "C H W"]:
     """One picture as a uint8 tensor of the given shape.
 
