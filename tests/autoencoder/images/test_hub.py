@@ -492,6 +492,38 @@ def test_a_name_and_its_configuration(tmp_path):
     assert "BuilderConfig 'huge' not found" in error_of(f"hub:{tmp_path}:huge")
 
 
+def test_copies_in_a_data_set_are_in_one_part():
+    images = load_images(data_set([*range(30), *range(30)]))
+    kinds = [set(values_of(split)) for split in (images.train, images.validation, images.test)]
+    assert sum(map(len, kinds)) == 30
+    assert "30 images are the same as another one" in images.describe()
+    parts = datasets.DatasetDict({"train": data_set(range(30)), "test": data_set([3, 100])})
+    images = load_images(parts)
+    assert values_of(images.train, images.validation) == sorted({*range(30)} - {3})
+
+
+def test_of_a_stream_with_a_test_split_validation_is_drawn_from_training():
+    parts = {"train": data_set(range(100)), "test": data_set(range(100, 110))}
+    streams = datasets.IterableDatasetDict({name: part.to_iterable_dataset() for name, part in parts.items()})
+    images = stream_of(streams)
+    train, validation, test = (
+        joined(numbers(split.batches(8))) for split in (images.train, images.validation, images.test)
+    )
+    assert sorted(train + validation) == list(range(100))
+    assert 3 <= len(validation) <= 20
+    assert test == list(range(100, 110))
+    assert "For testing" not in images.describe()
+
+
+def test_a_sample_of_a_stream_is_its_first_images(parquet):
+    images = stream_of(f"hub:{parquet}")
+    sample = images.train.sample(5)
+    assert sample.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
+    assert len(sample.names) == 5
+    assert sample.labels is None
+    assert len(images.validation.sample(99).images) == 5
+
+
 def test_what_a_stream_is_sampled_by_decides_on_its_shape():
     rows = [np.zeros((4, 8), np.uint8), np.zeros((4, 8, 3), np.uint8)] * 20
     whole = datasets.Dataset.from_dict({"image": rows}, features=datasets.Features({"image": datasets.Image()}))

@@ -189,3 +189,25 @@ def test_an_array_in_memory_can_be_decoded_when_it_is_needed(tmp_path):
     assert all(torch.equal(batch, found) for batch, found in pairs)
     rows = pickle.loads(pickle.dumps(Rows(array)))
     np.testing.assert_array_equal(rows[2], array[2])
+
+
+def test_a_sample_decodes_only_what_it_shows(folder, monkeypatch):
+    kept, stream = load_images(folder), streamed(folder)
+    for name in stream.train.names:
+        if name not in kept.train.sample(6).names:
+            (folder / name).unlink()
+    found = stream.train.sample(6)
+    assert found.names == kept.train.sample(6).names
+    assert torch.equal(found.images, kept.train.sample(6).images)
+    assert found.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    (folder / found.names[2]).write_bytes(b"")
+    fewer = stream.train.sample(6)
+    assert fewer.names == [*found.names[:2], *found.names[3:]]
+    assert torch.equal(fewer.images, found.images[[0, 1, 3, 4, 5]])
+    assert dict(stream.train.skipped)[found.names[2]] == "is empty"
+    for path in folder.rglob("*.png"):
+        path.unlink(missing_ok=True)
+    with pytest.raises(
+        ValueError, match=r"gives no image of 6 for a sample: ./\d\d.png cannot be opened: No such file"
+    ):
+        stream.train.sample(6)

@@ -164,6 +164,11 @@ def load(source: Source, options: ImageOptions, memory_limit: int, progress: Pro
     """The images of a source, by the rules of `load_images`."""
     if memory_limit < 0:
         raise ValueError(f"`memory_limit` (={memory_limit}) must be a number of bytes, 0 or more.")
+    if options.clean is not None and isinstance(options.source, str) and Path(options.source).is_file():
+        raise ValueError(
+            f"`clean` (={printable(options.clean)}) must go with a folder of pictures as `source`, "
+            f"which is {printable(options.source)}."
+        )
     found = _find(source, memory_limit, progress)
     if isinstance(found, Streams):
         return _load_streams(found, options, progress)
