@@ -163,6 +163,14 @@ def test_images_that_are_all_the_same_are_in_all_parts():
     ]
 
 
+def test_images_of_one_colour(tmp_path):
+    for i in range(3):
+        put(tmp_path, f"{i}.png", (200, 100, 0), size=(4, 4 + i), mode="RGB")
+    assert "All images are of one and the same grey or colour: there is nothing to" in load_images(tmp_path).describe()
+    put(tmp_path, "other.png", (200, 100, 1), mode="RGB")
+    assert "nothing to learn" not in load_images(tmp_path).describe()
+
+
 def test_in_folders_as_of_mvtec_no_test_image_decides_anything(tmp_path):
     rng = np.random.default_rng(0)
     for i in range(20):

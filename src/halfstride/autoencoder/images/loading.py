@@ -190,7 +190,8 @@ def load(source: Source, options: ImageOptions, memory_limit: int, progress: Pro
             how = (
                 draw_parts(found, options.test_fraction, options.seed) if drawn else complete_parts(found, options.seed)
             )
-        if (images == images.flatten()[0]).all():
+        pixel = images[:1, ..., :1, :1]
+        if (images[:1] == pixel).all() and (images == pixel).all():
             notes.append("All images are of one and the same grey or colour: there is nothing to learn.")
     else:
         notes.append(f"More than memory_limit ({memory_limit:,} bytes): decoded anew in every epoch.")
