@@ -51,7 +51,10 @@ def with_pattern(images, strength, kind):
 
 @pytest.fixture(scope="module")
 def digits():
-    return to_float(load_images("digits").train.images)
+    images = load_images("digits")
+    names = [*images.train.names, *images.validation.names]
+    order = sorted(range(len(names)), key=lambda i: int(names[i].removeprefix("image ")))  # one of each class in turn
+    return to_float(torch.cat([images.train.images, images.validation.images])[order])
 
 
 # Calibration ----------------------------------------------------------------------------------------------------------

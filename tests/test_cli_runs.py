@@ -48,7 +48,7 @@ def photos(tmp_path):
 def test_a_folder_of_photos_from_training_to_reconstruction(halfstride, photos, tmp_path):
     code, out, err = halfstride("train", photos, "--size", "13x15", "--out", "run", *QUICK)
     assert code == 0, err
-    assert "photos: 19 images to train on, 5 images to test on." in out
+    assert "photos: 11 images to train on, 8 images to validate on, 5 images to test on." in out
     assert "cats/broken.png" in out
     assert "An image of 3×13×15 becomes a latent of 4" in out
     assert re.search(r"on the test images\s+MSE 0\.\d+   PSNR \d+\.\d\d dB   SSIM -?0\.\d+", out)
@@ -145,8 +145,8 @@ def test_pictures_that_are_added_change_nothing_of_the_run(halfstride, photos, t
 def test_a_folder_named_digits_is_asked_for_by_a_path(halfstride, photos, tmp_path):
     photos.rename(tmp_path / "digits")
     quick = ["--epochs", "1", "--latent-dim", "2", "--widths", "4", "--batch-size", "400"]
-    assert "4,000 images to train on" in halfstride("train", "digits", "--out", "one", *quick)[1]
-    assert "19 images to train on" in halfstride("train", "./digits", "--size", "12", "--out", "two", *quick)[1]
+    assert "3,600 images to train on" in halfstride("train", "digits", "--out", "one", *quick)[1]
+    assert "11 images to train on" in halfstride("train", "./digits", "--size", "12", "--out", "two", *quick)[1]
     assert halfstride("train", "", "--out", "three")[0] == 1
 
 
@@ -164,7 +164,7 @@ def test_an_interrupted_run_is_resumed_by_name_alone(halfstride, photos, tmp_pat
         "step, steps = torch.optim.AdamW.step, []\n"
         "def counted(self, *arguments, **keywords):\n"
         "    steps.append(1)\n"
-        "    if len(steps) == 4: os.kill(os.getpid(), signal.SIGINT)\n"
+        "    if len(steps) == 3: os.kill(os.getpid(), signal.SIGINT)\n"
         "    return step(self, *arguments, **keywords)\n"
         "torch.optim.AdamW.step = counted\n"
         "cli.main(sys.argv[1:])\n"

@@ -11,7 +11,16 @@ from halfstride import geometry
 
 if TYPE_CHECKING:
     from halfstride import functional
-    from halfstride.autoencoder import ConvAutoencoder, TrainingOptions, evaluate, load_images, mirror, to_float, train
+    from halfstride.autoencoder import (
+        ConvAutoencoder,
+        ImageOptions,
+        TrainingOptions,
+        evaluate,
+        load_images,
+        mirror,
+        to_float,
+        train,
+    )
     from halfstride.checkerboard import UnevenKernelWarning, cure, diagnose, diagnose_image
     from halfstride.layers import (
         ConvTranspose1d,
@@ -31,6 +40,7 @@ __all__ = [
     "ConvTranspose1d",
     "ConvTranspose2d",
     "ConvTranspose3d",
+    "ImageOptions",
     "ResizeConv1d",
     "ResizeConv2d",
     "ResizeConv3d",
@@ -56,7 +66,16 @@ __version__ = "0.1.0"
 _ROOMS = {
     "checkerboard": {"UnevenKernelWarning", "cure", "diagnose", "diagnose_image"},
     "layers": {f"{kind}{dims}d" for kind in ("ConvTranspose", "ResizeConv", "SubpixelConv") for dims in (1, 2, 3)},
-    "autoencoder": {"ConvAutoencoder", "TrainingOptions", "evaluate", "load_images", "mirror", "to_float", "train"},
+    "autoencoder": {
+        "ConvAutoencoder",
+        "ImageOptions",
+        "TrainingOptions",
+        "evaluate",
+        "load_images",
+        "mirror",
+        "to_float",
+        "train",
+    },
     "optimizing": {"optimize"},
 }
 

@@ -20,7 +20,7 @@ TESTS = str(Path(__file__).parent)
 OPTIONS = {"epochs": 3, "batch_size": 16}
 
 
-def pictures(count=50, seed=0):
+def pictures(count=60, seed=0):
     """Smooth blobs at random places, as uint8 N×9×11: something to learn in seconds."""
     generator = np.random.default_rng(seed)
     rows, columns = np.mgrid[0:9, 0:11]
@@ -178,7 +178,7 @@ def test_a_resume_needs_the_data_and_the_metrics_of_before(tmp_path):
     out = tmp_path / "run"
     run_training(out, epochs=1)
     options = TrainingOptions(**{**OPTIONS, "epochs": 1})
-    with pytest.raises(ValueError, match=r"`images` are 24 to train and 6 to test, but .* was started with 40 and 10"):
+    with pytest.raises(ValueError, match=r"`images` are 16 to train and 6 to test, but .* was started with 40 and 12"):
         train(model(), load_images(pictures(30)), out, options, resume=True, progress=False)
     (out / "metrics.jsonl").write_text("")
     with pytest.raises(ValueError, match=r"metrics.jsonl tells of 0 epochs, but 1 are done"):

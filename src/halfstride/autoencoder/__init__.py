@@ -1,7 +1,7 @@
 """Convolutional autoencoders for a person's own images: model, mirror, images in, training, evaluation."""
 
 from halfstride.autoencoder.evaluation import Scores, evaluate
-from halfstride.autoencoder.images import Images, decode, load_images, to_float
+from halfstride.autoencoder.images import ImageOptions, Images, decode, load_images, to_float
 from halfstride.autoencoder.mirroring import MirrorError, mirror
 from halfstride.autoencoder.model import ConvAutoencoder
 from halfstride.autoencoder.progress import Interrupted
@@ -11,6 +11,7 @@ from halfstride.autoencoder.training import TrainingOptions, train
 
 __all__ = [
     "ConvAutoencoder",
+    "ImageOptions",
     "Images",
     "Interrupted",
     "MirrorError",

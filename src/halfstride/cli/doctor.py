@@ -84,14 +84,14 @@ def _look_at_model(target: str, input_shape: str | None) -> Any:
             raise ValueError(f"`target` (={target}) does not run on {told}: {error}") from error
     if not Path(target).exists():
         raise ValueError(f"`target` (={target}) is no folder that `halfstride train` wrote, and not MODULE:FACTORY.")
-    from halfstride.autoencoder import Run, load_images, to_float
+    from halfstride.autoencoder import ImageOptions, Run, to_float
 
     run = Run.open(target)
     model = run.load_model()
     recipe = run.record.get("data")
     if not recipe:
         raise ValueError(f"`target` (={target}) does not say where its images came from: diagnose it in Python.")
-    images = load_images(**recipe)
+    images = ImageOptions.from_record(recipe).load()
     batch: Tensor = next(iter(images.test.batches(_EXAMPLES)))
     return diagnose(model, to_float(batch))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import time
@@ -169,7 +170,7 @@ def train(
         model = run.load_model()
     else:
         # What was chosen for these images holds for the run, whatever is added to them.
-        recipe |= {"size": list(images.shape[1:]), "channels": images.shape[0]}
+        recipe = dataclasses.asdict(images.options)
         torch.manual_seed(seed)
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
@@ -230,7 +231,7 @@ def evaluate(
     if not recipe:
         raise ValueError(f"`run` (={run}) does not say where its images came from: name them as the second argument.")
     images = _load(recipe, make_console(quiet=as_json))
-    splits = (images.test,) if data is None else (images.train, images.test)
+    splits = (images.test,) if data is None else (images.train, images.validation, images.test)
     batches = chain.from_iterable(split.batches(evaluation_batch_size(images.shape)) for split in splits)
     scores = evaluate_model(model, batches)
     if as_json:
@@ -283,10 +284,10 @@ def _resumable(context: typer.Context, out: Path | None) -> Path:
 
 
 def _load(recipe: dict[str, Any], console: Console) -> Images:
-    from halfstride.autoencoder import load_images
+    from halfstride.autoencoder import ImageOptions
 
     with _bar(console) as report:
-        return load_images(**recipe, progress=report)
+        return ImageOptions.from_record(recipe).load(progress=report)
 
 
 @contextlib.contextmanager

@@ -66,7 +66,7 @@ def read_picture(content: bytes, model: ConvAutoencoder | None = None) -> Tensor
         PictureError: where it is no picture, or too large a one.
     """
     try:
-        height, width, grey = inspect(content)
+        height, width, grey = inspect(content)[:3]
         if height * width > MAX_PIXELS:
             raise PictureError(413, f"The picture has {height * width:,} pixels: at most {MAX_PIXELS:,} are taken.")
         own = (1 if grey else 3, height, width)

@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
 from halfstride import UnevenKernelWarning, diagnose, figures
-from halfstride.autoencoder import ConvAutoencoder, Run, load_images, reconstruct, to_float
+from halfstride.autoencoder import ConvAutoencoder, ImageOptions, Run, reconstruct, to_float
 from halfstride.checkerboard import Diagnosis
 from halfstride.studio.pictures import Picture, error_map, picture
 
@@ -258,12 +258,8 @@ class OpenRun:
                 "The run does not say where its images came from (`data` of `train`), so there are none to show: drop "
                 "a picture of your own."
             )
-        allowed = {"source", "size", "channels", "fit", "test_fraction", "seed"}
-        recipe = {name: value for name, value in self.recipe.items() if name in allowed}
         try:
-            if isinstance(recipe.get("size"), list):
-                recipe["size"] = tuple(recipe["size"])
-            loaded = load_images(**recipe, memory_limit=_LOADED_BYTES)
+            loaded = ImageOptions.from_record(self.recipe).load(memory_limit=_LOADED_BYTES)
             most = max(1, min(_IMAGES_SHOWN, _LOADED_BYTES // math.prod(loaded.shape)))
             shown = loaded.test.images[:most] if loaded.test.images is not None else next(loaded.test.batches(most))
         except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:

@@ -17,7 +17,8 @@ COLOUR = rng.integers(0, 256, (10, 6, 7, 3), dtype=np.uint8)
 
 def everything(images):
     """All images as a set of arrays C×H×W, however they were split."""
-    return {image.numpy().tobytes() for split in (images.train, images.test) for image in split.images}
+    splits = (images.train, images.validation, images.test)
+    return {image.numpy().tobytes() for split in splits for image in split.images}
 
 
 def expected(array):
@@ -47,7 +48,10 @@ def expected(array):
 def test_axes_and_values(source, planes):
     images = load_images(source)
     assert images.shape == planes.shape[1:]
-    assert (len(images.train), len(images.test)) == (round(len(planes) * 0.8), round(len(planes) * 0.2))
+    if len(everything(images)) > 1:
+        train = round(len(planes) * 0.8)
+        counts = [len(split) for split in (images.train, images.validation, images.test)]
+        assert counts == [train - train // 2, train // 2, len(planes) - train]
     assert everything(images) == expected(planes)
 
 
@@ -148,33 +152,44 @@ def test_npz(tmp_path):
     images = load_images(tmp_path / "a.npz")
     assert everything(images) == expected(GREY[:, None])
     assert images.classes == ("5", "6", "7")
-    for split in (images.train, images.test):
+    for split in (images.train, images.validation, images.test):
         for image, label in zip(split.images, split.labels, strict=True):
             assert labels[(image.numpy() == GREY).all(axis=(1, 2)).argmax()] == int(images.classes[label])
+
+
+def images_of(split):
+    """The numbers of the images, from their names."""
+    return [int(name.removeprefix("image ")) for name in split.names]
 
 
 @pytest.mark.parametrize(
     ("train", "test", "others"),
     [
         (("x_train", "y_train"), ("x_test", "y_test"), {}),
-        (("train_images", "train_labels"), ("test_images", "test_labels"), {"val_images": GREY[:2]}),
+        (("train_images", "train_labels"), ("test_images", "test_labels"), {"val_images": COLOUR[6:7]}),
         (("training", "training labels"), ("validation", "validation labels"), {}),
     ],
 )
 def test_npz_with_a_split(tmp_path, train, test, others):
     arrays = {
-        train[0]: COLOUR[:7],
-        train[1]: np.arange(7)[:, None] % 2,
+        train[0]: COLOUR[:6],
+        train[1]: np.arange(6)[:, None] % 2,
         test[0]: COLOUR[7:],
         test[1]: np.arange(3, dtype=np.uint8) % 2,
     }
     np.savez(tmp_path / "a.npz", **arrays, **others)
     images = load_images(tmp_path / "a.npz")
-    np.testing.assert_array_equal(images.train.images, COLOUR[:7].transpose(0, 3, 1, 2))
+    learned = [0, 1, 2, 3, 4, 5] if others else images_of(images.train)
+    np.testing.assert_array_equal(images.train.images, COLOUR[learned].transpose(0, 3, 1, 2))
+    assert sorted(learned + images_of(images.validation)) == [*range(7 if others else 6)]
     np.testing.assert_array_equal(images.test.images, COLOUR[7:].transpose(0, 3, 1, 2))
-    assert images.train.labels.tolist() == [0, 1, 0, 1, 0, 1, 0]
+    assert images.train.labels.tolist() == [i % 2 for i in learned]
     assert images.test.labels.tolist() == [0, 1, 0]
-    assert f"The arrays {train[0]} and {test[0]} are for training and for testing." in images.describe()
+    if others:
+        said = f"The arrays {train[0]}, val_images and {test[0]} hold the images for training, validation and testing."
+    else:
+        said = f"The arrays {train[0]} and {test[0]} hold the images for training and testing."
+    assert said in images.describe()
 
 
 def test_npz_errors(tmp_path):
@@ -191,7 +206,8 @@ def test_npz_errors(tmp_path):
     assert error_of(path) == asked + "no array."
     np.savez(path, train=GREY, test=COLOUR)
     assert error_of(path) == (
-        f"`source` (={path}) has images of different shapes or dtypes for training and for testing."
+        f"`source` (={path}) must hold images of one shape and dtype: it has train (10, 6, 7) uint8, "
+        f"test (10, 6, 7, 3) uint8."
     )
     np.savez(path, train=GREY)
     assert error_of(path, memory_limit=100) == (

@@ -1,8 +1,10 @@
 """One picture: every format, mode and orientation, every way to fit, and files that mean harm."""
 
+import base64
 import io
 import os
 import struct
+import sys
 import threading
 import warnings
 import zlib
@@ -13,10 +15,11 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, features
 
-from halfstride.autoencoder.images import MAX_PIXELS, ImageError, decode, to_float
-from halfstride.autoencoder.images.decoding import _quiet, as_uint8, inspect, printable
+from halfstride.autoencoder.images import MAX_PIXELS, ImageError, decode, decoding, opening, to_float
+from halfstride.autoencoder.images.decoding import as_uint8, inspect, largest_value
+from halfstride.autoencoder.images.opening import _quiet, printable
 
 rng = np.random.default_rng(0)
 COLOUR = rng.integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -52,7 +55,7 @@ def decoded(data, channels=3, size=(6, 9), fit="crop"):
 def test_colour_comes_through_unchanged(format):
     data = file_of(COLOUR, format, **({"lossless": True} if format == "WEBP" else {}))
     np.testing.assert_array_equal(decoded(data), COLOUR)
-    assert inspect(data) == (6, 9, False)
+    assert inspect(data)[:3] == (6, 9, False)
 
 
 @pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "PPM", "GIF"])
@@ -60,7 +63,7 @@ def test_grey_comes_through_unchanged_and_is_seen_to_be_grey(format):
     data = file_of(GREY, format)
     np.testing.assert_array_equal(decoded(data, 1)[:, :, 0], GREY)
     np.testing.assert_array_equal(decoded(data, 3), np.repeat(GREY[:, :, None], 3, axis=2))
-    assert inspect(data) == (6, 9, True)
+    assert inspect(data)[:3] == (6, 9, True)
 
 
 def test_jpeg():
@@ -298,6 +301,22 @@ def test_paths_bytes_files_and_arrays_are_the_same(tmp_path):
     assert lazy.size == (400, 400)  # and not the draft that would have been enough here
 
 
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "array"])
+def test_another_white_and_what_is_brighter(kind):
+    values = np.array([[0, 8, 2048, 4094, 4095, 65_535]], np.uint16)
+    picture = values if kind == "array" else file_of(values, kind)
+    assert decode(picture, (1, 1, 6), white=4095).tolist() == [[[0, 0, 128, 255, 255, 255]]]
+    assert inspect(picture).deep
+    assert largest_value(picture) == 65_535
+    assert not inspect(GREY).deep
+
+
+@given(st.integers(0, 65_535), st.sampled_from([1, 255, 1023, 4095, 16_383, 65_535]))
+def test_values_are_rounded_to_the_nearest_share_of_white(value, white):
+    exact = Fraction(min(value, white) * 255, white)
+    assert abs(as_uint8(np.array([value], np.uint16), white).item() - exact) <= Fraction(1, 2)
+
+
 @given(st.integers(0, 65_535))
 def test_16_bits_are_rounded_to_the_nearest_of_8(value):
     assert as_uint8(np.array([value], np.uint16)).item() == round(Fraction(value, 257))
@@ -337,6 +356,9 @@ def test_to_float():
 
 
 def test_wrong_arguments():
+    for white in (0, 65_536, 1.5, True):
+        with pytest.raises(ValueError, match=rf"`white` \(={white}\) must be a whole number from 1 to 65,535, such as"):
+            decode(GREY, (1, 4, 4), white=white)
     with pytest.raises(
         ValueError, match=r"`shape` \(=\(2, 4, 4\)\) must be channels, height, width, with 1 channel \(grey\) or"
     ):
@@ -345,6 +367,93 @@ def test_wrong_arguments():
         decode(GREY, (1, 0, 4))
     with pytest.raises(ValueError, match=r'`fit` \(=\'cover\'\) must be "crop", "pad" or "stretch"'):
         decode(GREY, (1, 4, 4), "cover")
+
+
+# AVIF, HEIC and large JPEGs -------------------------------------------------------------------------------------------
+
+# 24 × 16 pixels, the left half (200, 40, 40) and the right one (40, 40, 200): nothing that is installed can write HEIC.
+HEIC = base64.b85decode(
+    "0000SW^{RQXk}?*00000ZE0pPXk}?*ZE0a<0004eZDn*}000000000XXk=`10000000000aA{+700000000000000000000B57=IV*mgE07O6l0RR"
+    "C200001pa1~?00000002q=001LtX>Mi!000000RR916=`l}WdZ;I000310BCk&F#rGn01j|zbZr0t000010002|X>f9I0002oX>en20001WXm(>m0R"
+    "wOV0058x000009`FGC{rLC*01pFT0096PKmiN^|NjGU00093kN^M!000939=ZZRVE_RDDMA4O18@KU0|1Z!00RI30{|YNAb|yz>aLpR;31&EfB*mt"
+    "fB*mk0EA)y0RRR>0l{;@i2wiq6Ju{|a&BX6cmM$a4FCp!0000KX>)L8000000000$0000$0000eV{Bn?0000O000010000G00001|NsBk00002|NsBc"
+    "000020000GaA|mH000000|*ER0000OX>e^}0000000001009Mo0s{qv0000|ZDe6|0000+C;_ht$ZAF!Bb!nG7x(%Xp|1kbfb~Z`dP?CGCT@)?Ef+}"
+    "=Doa57wwr(e+$lW$FF^B^-Y;=$GU?0tvawEp<0DnAdn^"
+)
+HALVES = np.repeat(np.array([[[200, 40, 40], [40, 40, 200]]], np.uint8), 12, axis=1).repeat(16, axis=0)
+
+
+def without(monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+
+
+def check_halves(picture):
+    assert inspect(picture)[:3] == (16, 24, False)
+    found = decoded(picture, 3, (16, 24)).astype(int)
+    assert np.abs(found - HALVES)[:, [*range(11), *range(13, 24)]].max() <= 4
+
+
+def test_heic(tmp_path):
+    pytest.importorskip("pi_heif")
+    check_halves(HEIC)
+    (tmp_path / "a.jpg").write_bytes(HEIC)  # what a file is, its content says
+    check_halves(tmp_path / "a.jpg")
+    check_halves(io.BytesIO(HEIC))
+    assert reason_of(HEIC[:200]).startswith("is not a picture that can be read")
+
+
+def test_heic_without_the_extra(monkeypatch):
+    without(monkeypatch, "pi_heif")
+    assert reason_of(HEIC) == "is a HEIC picture: pip install 'halfstride[heif]' to read it"
+    check_halves(file_of(HALVES, "PNG"))
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow was built without AVIF")
+def test_avif(monkeypatch):
+    data = file_of(HALVES, "AVIF", quality=95)
+    check_halves(data)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert inspect(file_of(HALVES, "AVIF", exif=exif))[:2] == (24, 16)
+    assert reason_of(data[:200]).startswith("is ")
+    monkeypatch.setattr("PIL.AvifImagePlugin.SUPPORTED", False)
+    assert reason_of(data) == "is an AVIF picture, which this Pillow cannot read: pip install --upgrade pillow"
+
+
+def test_a_film_is_no_picture():
+    assert reason_of(b"\0\0\0\x18ftypisom\0\0\0\0isommp42" + bytes(90)).startswith("is not a picture that can be read")
+
+
+@pytest.mark.parametrize(("most", "factor"), [(2400, 2), (600, 4), (599, 8), (150, 8)])
+def test_a_jpeg_over_the_limit_is_decoded_reduced(monkeypatch, most, factor):
+    monkeypatch.setattr(opening, "MAX_PIXELS", most)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most // 2)  # Pillow raises for twice as many
+    loaded = []
+    monkeypatch.setattr(decoding, "_upright", lambda image, _: loaded.append(image.size) or image)
+    ramp = np.linspace(0, 255, 120).astype(np.uint8)[None].repeat(80, axis=0)
+    for picture in (file_of(ramp, "JPEG", quality=95), file_of(np.stack([ramp] * 3, axis=2), "JPEG", quality=95)):
+        assert inspect(picture)[:2] == (80, 120)
+        found = decoded(picture, 1, (80, 120))[:, :, 0].astype(int)
+        assert loaded.pop() == (120 // factor, 80 // factor)
+        assert np.abs(found - ramp)[:, 8:-8].max() <= 8
+
+
+@pytest.mark.parametrize(("format", "options"), [("PNG", {}), ("JPEG", {"progressive": True}), ("WEBP", {})])
+def test_other_pictures_over_the_limit_are_refused(monkeypatch, format, options):
+    data = file_of(COLOUR, format, **options)
+    monkeypatch.setattr(opening, "MAX_PIXELS", 53)
+    assert reason_of(data) == "has 9 × 6 pixels, more than 53"
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 26)
+    assert "more than 53" in reason_of(data)
+
+
+def test_a_jpeg_over_the_limit_whose_channels_come_one_after_the_other_is_refused(monkeypatch):
+    data = bytearray(file_of(COLOUR, "JPEG"))
+    monkeypatch.setattr(opening, "MAX_PIXELS", 53)
+    assert inspect(bytes(data)).width == 9
+    start = data.index(b"\xff\xda")
+    data[start + 2 : start + 14] = b"\x00\x08\x01\x01\x00\x00\x3f\x00"  # a scan of the first channel alone
+    assert reason_of(bytes(data)) == "has 9 × 6 pixels, more than 53"
 
 
 # Files that mean harm -------------------------------------------------------------------------------------------------
@@ -374,7 +483,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 
 @pytest.mark.parametrize("data", [b"", b"x", b"hello " * 100, b"%!PS-Adobe-3.0 EPSF-3.0\n", b"%PDF-1.4\n", b"\0" * 999])
 def test_what_is_no_picture(data):
-    assert reason_of(data) == "is not a picture that can be read (PNG, JPEG, WebP, BMP, TIFF, GIF, PPM)"
+    assert reason_of(data) == "is not a picture that can be read (PNG, JPEG, WebP, AVIF, BMP, TIFF, GIF, PPM)"
 
 
 @pytest.mark.parametrize("format", ["PCX", "TGA", "ICO", "JPEG2000", "PDF", "EPS"])
@@ -421,6 +530,7 @@ whole = {
     "packed tiff": file_of(COLOUR, "TIFF", compression="tiff_lzw"),
     "gif": file_of(GREY, "GIF"),
     "ppm": file_of(COLOUR, "PPM"),
+    "heic": HEIC,
 }
 
 

@@ -8,19 +8,29 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from halfstride.autoencoder.images import load_images
+from halfstride.autoencoder.images import load_images, skipped_lines
 
 
 def put(folder, *names, size=(4, 4), value=100):
-    """Write a grey image under each name; the format follows from the name."""
+    """Write a grey image under each name, no two files the same; the format follows from the name."""
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", size, value).save(path)
+        with path.open("ab") as file:
+            file.write(os.fsencode(name))
 
 
-def value_of(split):
-    return sorted(split.images[:, 0, 0, 0].tolist())
+def value_of(*splits):
+    return sorted(value for split in splits for value in split.images[:, 0, 0, 0].tolist())
+
+
+def counts(images):
+    return len(images.train), len(images.validation), len(images.test)
+
+
+def parts(images):
+    return images.train, images.validation, images.test
 
 
 def test_flat(tmp_path):
@@ -30,7 +40,7 @@ def test_flat(tmp_path):
     assert images.shape == (1, 4, 4)
     assert images.classes is None
     assert images.train.labels is None
-    assert (len(images.train), len(images.test)) == (5, 1)
+    assert counts(images) == (3, 2, 1)
     assert images.skipped == ()
 
 
@@ -39,16 +49,15 @@ def test_class_folders_at_any_depth(tmp_path):
     put(tmp_path, "cat/e.png", "cat/f.png", value=2)
     images = load_images(tmp_path)
     assert images.classes == ("2", "10", "cat")
-    labels = sorted(images.train.labels.tolist() + images.test.labels.tolist())
-    assert labels == [0, 0, 1, 1, 2, 2]
-    for split in (images.train, images.test):
+    assert sorted(label for split in parts(images) for label in split.labels.tolist()) == [0, 0, 1, 1, 2, 2]
+    for split in parts(images):
         assert [label == 2 for label in split.labels] == [image[0, 0, 0] == 2 for image in split.images]
 
 
 def test_images_beside_the_class_folders_mean_that_there_are_no_classes(tmp_path):
     put(tmp_path, "cat/a.png", "cat/b.png", "dog/c.png", "d.png")
     images = load_images(tmp_path, test_fraction=0.5)
-    assert images.train.labels is None or images.test.labels is None
+    assert any(split.labels is None for split in parts(images))
     put(tmp_path / "one", "cat/a.png", "cat/b.png")
     assert load_images(tmp_path / "one").classes is None
 
@@ -59,12 +68,12 @@ def test_train_and_test_folders(tmp_path, train, test):
     put(tmp_path / test, "a/1.png", "b/2.png", value=2)
     put(tmp_path, "unlabelled/3.png", "cover.png", value=3)
     images = load_images(tmp_path)
-    assert value_of(images.train) == [1, 1, 1]
+    assert value_of(images.train, images.validation) == [1, 1, 1]
     assert value_of(images.test) == [2, 2]
     assert images.classes == ("a", "b")
-    assert images.train.labels.tolist() == [0, 1, 1]
+    assert sorted(images.train.labels.tolist() + images.validation.labels.tolist()) == [0, 1, 1]
     assert images.test.labels.tolist() == [0, 1]
-    assert f"The folders {train} and {test} say which images are for training and for testing." in images.describe()
+    assert f"The folders {train} and {test} hold the images for training and testing." in images.describe()
 
 
 def test_train_and_test_folders_without_classes(tmp_path):
@@ -72,8 +81,10 @@ def test_train_and_test_folders_without_classes(tmp_path):
     put(tmp_path, "test/1.png", value=2)
     put(tmp_path, "val/1.png", value=3)
     images = load_images(tmp_path)
-    assert (value_of(images.train), value_of(images.test)) == ([1, 1], [2])
+    assert [value_of(split) for split in parts(images)] == [[1, 1], [3], [2]]
     assert images.classes is None
+    assert "The folders train, val and test hold the images for training, validation and testing." in images.describe()
+    assert "For validation" not in images.describe()
 
 
 def test_a_class_called_train_is_a_class(tmp_path):
@@ -95,25 +106,26 @@ def test_what_accompanies_images_is_left_alone(tmp_path):
     for name in ("Thumbs.db", "desktop.ini", "labels.csv", "README.md", "boxes.JSON", "notes.txt"):
         (tmp_path / name).write_text("not an image")
     images = load_images(tmp_path)
-    assert (len(images.train), len(images.test)) == (1, 1)
+    assert counts(images) == (1, 1, 1)
     assert images.skipped == ()
 
 
 def test_what_is_broken_is_skipped_and_listed(tmp_path):
     put(tmp_path, *(f"{i}.png" for i in range(10)))
     whole = (tmp_path / "0.png").read_bytes()
-    (tmp_path / "cut.png").write_bytes(whole[:-20])
+    (tmp_path / "cut.png").write_bytes(whole[:-30])
     (tmp_path / "empty.jpg").write_bytes(b"")
     (tmp_path / "movie.mp4").write_bytes(b"\0\0\0 ftypisom")
-    (tmp_path / "no suffix").write_bytes(whole)
+    (tmp_path / "no suffix").write_bytes(whole + b"!")
     images = load_images(tmp_path)
-    assert len(images.train) + len(images.test) == 11
+    assert counts(images) == (5, 4, 2)
     assert [name for name, _ in images.skipped] == ["empty.jpg", "movie.mp4", "cut.png"]
     assert dict(images.skipped)["empty.jpg"] == "is empty"
     assert dict(images.skipped)["cut.png"].startswith("is truncated or broken: ")
     text = images.describe()
     assert "3 skipped (empty.jpg is empty; movie.mp4 is not a picture" in text
-    assert len(text.splitlines()) == 5
+    assert len(text.splitlines()) == 7
+    assert skipped_lines(images.skipped).splitlines()[0] == "empty.jpg\tis empty"
 
 
 def test_many_skipped_are_counted_and_the_first_are_named(tmp_path):
@@ -134,7 +146,8 @@ def test_names_that_cannot_be_printed(tmp_path):
         (tmp_path / os.fsdecode(b"\xff\xfe.png")).write_bytes(b"")
         put(tmp_path, os.fsdecode(b"\xfc.png"))
     images = load_images(tmp_path)
-    assert len(images.describe().splitlines()) == 5
+    assert len(images.describe().splitlines()) == 7
+    skipped_lines(images.skipped).encode()
     images.describe().encode()
 
 
@@ -147,12 +160,16 @@ def test_pipes_sockets_and_links(tmp_path, monkeypatch):
     (tmp_path / "round").symlink_to(tmp_path)
     put(tmp_path, "deep/down/b.png")
     (tmp_path / "deep" / "down" / "again").symlink_to(tmp_path / "deep")
-    (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "deep" / "down" / "b.png")
     with socket.socket(socket.AF_UNIX) as listener:
         monkeypatch.chdir(tmp_path)  # the path of a socket must be short
         listener.bind("socket.png")
     images = load_images(tmp_path)
-    assert len(images.train) + len(images.test) == 3
+    names = [set(split.names) for split in parts(images)]  # b.png and the link to it are the same: in one part
+    assert names in (
+        [{"a.png"}, {"a.png"}, {"deep/down/b.png", "link.png"}],
+        [names[1], {"deep/down/b.png", "link.png"}, {"a.png"}],
+    )
     reasons = dict(images.skipped)
     assert sorted(reasons) == ["dangling.png", "pipe.png", "selfish.png", "socket.png"]
     assert reasons["pipe.png"] == reasons["dangling.png"] == "is not a file"
@@ -177,7 +194,7 @@ def error_of(source):
 
 
 def test_errors(tmp_path):
-    way_out = "give a folder with PNG, JPEG, WebP, BMP, TIFF, GIF or PPM files in it or in its subfolders."
+    way_out = "give a folder with PNG, JPEG, WebP, AVIF, HEIC, BMP, TIFF, GIF or PPM files in it or in its subfolders."
     missing = tmp_path / "missing"
     assert error_of(missing) == (
         f"`source` (={missing}) does not exist: give a folder of images, an .npy or .npz file, "
@@ -225,20 +242,22 @@ def test_a_new_file_changes_the_place_of_at_most_one_other(tmp_path):
         before = after
 
 
-def test_one_image_is_both_trained_and_tested_on(tmp_path):
+def test_one_image_is_trained_validated_and_tested_on(tmp_path):
     put(tmp_path, "a.png", value=7)
     images = load_images(tmp_path)
-    assert value_of(images.train) == value_of(images.test) == [7]
-    assert "With one image, it is both trained and tested on." in images.describe()
+    assert [value_of(split) for split in parts(images)] == [[7], [7], [7]]
+    assert "With one image, it is trained, validated and tested on." in images.describe()
     put(tmp_path, "b.png")
     for fraction in (0.01, 0.99):
         images = load_images(tmp_path, test_fraction=fraction)
-        assert (len(images.train), len(images.test)) == (1, 1)
+        assert counts(images) == (1, 1, 1)
+        assert images.train.names == images.validation.names != images.test.names
+        assert "1 image is for training alone: validation is on the same." in images.describe()
 
 
 def test_images_come_in_the_order_of_their_names(tmp_path):
     for i in range(30):
         put(tmp_path, f"{i:02}.png", value=i)
     images = load_images(tmp_path)
-    for split in (images.train, images.test):
+    for split in parts(images):
         assert (np.diff(split.images[:, 0, 0, 0].int()) > 0).all()

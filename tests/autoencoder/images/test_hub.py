@@ -53,13 +53,14 @@ def data_set(values, features=FEATURES):
 
 @pytest.fixture
 def parquet(tmp_path):
-    """A folder as it lies on the hub: four files of ten images to train on, one to test on."""
+    """A folder as it lies on the hub: four files of ten images to train on, one to validate on, and one to test on."""
     folder = tmp_path / "parquet"
     folder.mkdir()
     for shard in range(4):
         part = data_set(range(10 * shard, 10 * shard + 10))
         part.to_parquet(str(folder / f"train-{shard:05}-of-00004.parquet"))
     data_set(range(100, 110)).to_parquet(str(folder / "test-00000-of-00001.parquet"))
+    data_set(range(200, 205)).to_parquet(str(folder / "validation-00000-of-00001.parquet"))
     return folder
 
 
@@ -81,6 +82,9 @@ dataset_info:
   - name: train
     num_bytes: 4000
     num_examples: 40
+  - name: validation
+    num_bytes: 500
+    num_examples: 5
   - name: test
     num_bytes: 1000
     num_examples: 10
@@ -91,6 +95,8 @@ configs:
   data_files:
   - split: train
     path: train-*
+  - split: validation
+    path: validation-*
   - split: test
     path: test-*
 ---
@@ -102,13 +108,17 @@ def numbers(batches):
     return [batch[:, 0, 0, 0].tolist() for batch in batches]
 
 
+def values_of(*splits):
+    return sorted(value for split in splits for value in split.images[:, 0, 0, 0].tolist())
+
+
 def joined(lists):
     return list(itertools.chain.from_iterable(lists))
 
 
 def stream_of(source, **options):
     images = load_images(source, memory_limit=500, **options)
-    for split in (images.train, images.test):
+    for split in (images.train, images.validation, images.test):
         assert isinstance(split, IterableSplit)
         split.workers = 0
         assert split.size is None
@@ -131,9 +141,13 @@ def check_parquet(images):
     assert images.shape == (1, 4, 5)
     assert images.classes == ("even", "odd")
     assert images.train.images[:, 0, 0, 0].tolist() == list(range(40))
+    assert images.validation.images[:, 0, 0, 0].tolist() == list(range(200, 205))
     assert images.test.images[:, 0, 0, 0].tolist() == list(range(100, 110))
     assert images.train.labels.tolist() == [0, 1] * 20
-    assert "The splits train and " in images.describe()
+    assert (
+        "The splits train, validation and test hold the images for training, validation and testing."
+        in images.describe()
+    )
 
 
 def test_a_small_data_set_of_unknown_size_is_kept(parquet):
@@ -149,21 +163,25 @@ def test_a_small_data_set_of_known_size_is_downloaded_once(parquet, tmp_path):
 
 
 def test_data_set_objects():
-    whole = datasets.DatasetDict({"train": data_set(range(40)), "test": data_set(range(100, 110))})
+    parts = {"test": data_set(range(100, 110)), "validation": data_set(range(200, 205)), "train": data_set(range(40))}
+    whole = datasets.DatasetDict(parts)
     check_parquet(load_images(whole))
     check_parquet(load_images(whole.with_format("torch")))
-    check_parquet(load_images(datasets.DatasetDict({"validation": whole["test"], "train": whole["train"]})))
+    two = load_images(datasets.DatasetDict({"validation": whole["test"], "train": whole["train"]}))
+    assert values_of(two.train, two.validation) == list(range(40))
+    assert values_of(two.test) == list(range(100, 110))
+    assert "The splits train and validation hold the images for training and testing." in two.describe()
     streams = datasets.IterableDatasetDict({name: part.to_iterable_dataset() for name, part in whole.items()})
     check_parquet(load_images(streams))
 
 
 def test_a_test_split_may_have_no_classes():
-    parts = {"train": data_set(range(10)), "test": data_set(range(5)).remove_columns("label")}
+    parts = {"train": data_set(range(10)), "test": data_set(range(20, 25)).remove_columns("label")}
     streams = datasets.IterableDatasetDict({name: part.to_iterable_dataset() for name, part in parts.items()})
     for source in (datasets.DatasetDict(parts), streams):
         images = load_images(source)
         assert images.classes == ("even", "odd")
-        assert images.train.labels.tolist() == [0, 1] * 5
+        assert sorted(torch.cat([images.train.labels, images.validation.labels]).tolist()) == [0] * 5 + [1] * 5
         assert images.test.labels is None
     parts["test"] = parts["test"].rename_column("image", "photo")
     assert error_of(datasets.DatasetDict(parts)) == (
@@ -174,7 +192,7 @@ def test_a_test_split_may_have_no_classes():
 def test_without_a_split_one_is_drawn():
     images = load_images(data_set(range(50)))
     assert images.name == "data set"
-    assert (len(images.train), len(images.test)) == (40, 10)
+    assert (len(images.train), len(images.validation), len(images.test)) == (32, 8, 10)
     kept = load_images(data_set(range(50)).to_iterable_dataset())
     assert torch.equal(images.test.images, kept.test.images)
     only = load_images(datasets.DatasetDict({"extra": data_set(range(50))}))
@@ -215,7 +233,7 @@ def test_a_folder_of_images_read_as_a_data_set(place):
         (place / name).write_bytes(png(value))
     (place / "b" / "4.png").write_bytes(b"")
     images = load_images(f"hub:{place}")
-    assert len(images.train) + len(images.test) == 3
+    assert (len(images.train), len(images.validation), len(images.test)) == (1, 1, 1)
     assert images.classes == ("a", "b")
     assert [reason for _, reason in images.skipped] == ["is empty"]
 
@@ -227,7 +245,7 @@ def test_columns():
     assert images.train.images.min() >= 100
     assert images.classes == ("even", "odd")
     raw = datasets.Dataset.from_dict({"picture": [{"bytes": png(i), "path": None} for i in range(5)]})
-    assert len(load_images(raw).train) == 4
+    assert len(load_images(raw).train) == 2
     untold = data_set(range(10)).to_iterable_dataset().map(lambda example: {"label": -1}, features=FEATURES)
     assert load_images(untold).classes is None
 
@@ -238,9 +256,10 @@ def test_a_data_set_that_went_through_a_map():
 
     mapped = data_set(range(40)).to_iterable_dataset().map(darker, features=FEATURES)
     images = load_images(mapped)
-    assert torch.cat([images.train.images, images.test.images]).max() == 19
+    assert values_of(images.train, images.validation, images.test) == [i // 2 for i in range(40)]
     images = stream_of(mapped)
-    found = joined(numbers(images.train.batches(4, shuffle=True))) + joined(numbers(images.test.batches(4)))
+    found = joined(numbers(images.train.batches(4, shuffle=True)))
+    found += joined(numbers(images.validation.batches(4))) + joined(numbers(images.test.batches(4)))
     assert sorted(found) == [i // 2 for i in range(40)]
 
 
@@ -251,7 +270,7 @@ def test_broken_and_missing_images_are_skipped():
     whole = datasets.Dataset.from_dict({"image": values}, features=datasets.Features({"image": datasets.Image()}))
     for source in (whole, whole.to_iterable_dataset()):
         images = load_images(source)
-        assert len(images.train) + len(images.test) == 8
+        assert len(images.train) + len(images.validation) + len(images.test) == 8
         reasons = dict(images.skipped)
         assert set(reasons) == {f"image {i}" for i in (8, 9, 10, 11, 12)}
         assert reasons["image 8"] == "is missing"
@@ -266,10 +285,10 @@ def test_addresses_are_fetched():
     values = [{"bytes": None, "path": f"memory://remote/{i}.png"} for i in range(10)]
     whole = datasets.Dataset.from_dict({"image": values}, features=datasets.Features({"image": datasets.Image()}))
     images = load_images(whole.to_iterable_dataset())
-    assert sorted(torch.cat([images.train.images, images.test.images])[:, 0, 0, 0].tolist()) == list(range(10))
+    assert values_of(images.train, images.validation, images.test) == list(range(10))
     stream = stream_of(whole.to_iterable_dataset())
-    found = joined(numbers(stream.train.batches(4))) + joined(numbers(stream.test.batches(4)))
-    assert sorted(found) == list(range(10))
+    splits = stream.train, stream.validation, stream.test
+    assert sorted(joined(joined(numbers(split.batches(4)) for split in splits))) == list(range(10))
 
 
 # Streamed -------------------------------------------------------------------------------------------------------------
@@ -287,6 +306,7 @@ def test_a_stream_gives_each_image_once_an_epoch(parquet):
     assert orders[0] == orders[2] != orders[1]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(40))
     assert joined(numbers(images.train.batches(7))) == list(range(40))
+    assert joined(numbers(images.validation.batches(7))) == list(range(200, 205))
     assert joined(numbers(images.test.batches(7))) == list(range(100, 110))
 
 
@@ -295,7 +315,9 @@ def test_a_known_size_is_said_and_what_is_too_large_is_not_downloaded(parquet, t
     tell_sizes(parquet, download_size=10**12)
     images = load_images(f"hub:{parquet}")  # the few files that are here would fit
     assert isinstance(images.train, IterableSplit)
-    assert "about 40 images to train on, about 10 images to test on." in images.describe()
+    assert (
+        "about 40 images to train on, about 5 images to validate on, about 10 images to test on." in images.describe()
+    )
     assert not list((tmp_path / "cache").rglob("*.arrow"))
 
 
@@ -390,10 +412,16 @@ def test_a_stream_without_a_split_is_split_by_content():
     whole = data_set([*range(200), *range(50)])
     images = stream_of(whole.to_iterable_dataset(num_shards=4), seed=3)
     train = joined(numbers(images.train.batches(16, shuffle=True)))
-    test = joined(numbers(images.test.batches(16)))
-    assert sorted(train + test) == sorted([*range(200), *range(50)])
-    assert not set(train) & set(test)  # copies stay together
+    validation, test = (joined(numbers(split.batches(16))) for split in (images.validation, images.test))
+    assert sorted(train + validation + test) == sorted([*range(200), *range(50)])
+    assert len(set(train)) + len(set(validation)) + len(set(test)) == 200  # copies stay together
     assert 20 <= len(set(test)) <= 60
+    assert 5 <= len(set(validation)) <= 30
+    assert "For testing, about 20% are drawn by a hash of content and seed (3)." in images.describe()
+    assert (
+        "For validation, about 0.1 of the training images are drawn by a hash of content and seed (3)."
+        in images.describe()
+    )
     other = stream_of(whole.to_iterable_dataset(), seed=4)
     assert set(joined(numbers(other.test.batches(16)))) != set(test)
 
@@ -405,7 +433,11 @@ def test_what_breaks_in_a_stream_is_replaced_and_counted():
     whole = datasets.Dataset.from_dict({"image": values}, features=datasets.Features({"image": datasets.Image()}))
     images = stream_of(
         datasets.IterableDatasetDict(
-            {"train": whole.to_iterable_dataset(), "test": data_set([1]).to_iterable_dataset()}
+            {
+                "train": whole.to_iterable_dataset(),
+                "validation": data_set([2]).to_iterable_dataset(),
+                "test": data_set([1]).to_iterable_dataset(),
+            }
         )
     )
     found = numbers(images.train.batches(4))
@@ -453,9 +485,43 @@ def test_a_name_and_its_configuration(tmp_path):
     (tmp_path / "README.md").write_text(
         "---\nconfigs:\n- config_name: small\n  data_files: small/*\n- config_name: large\n  data_files: large/*\n---\n"
     )
-    assert len(load_images(f"hub:{tmp_path}:small").train) == 8
+    images = load_images(f"hub:{tmp_path}:small")
+    assert len(images.train) == 4
+    assert images.options.source == f"hub:{tmp_path}:small"
     assert "Config name is missing" in error_of(f"hub:{tmp_path}")
     assert "BuilderConfig 'huge' not found" in error_of(f"hub:{tmp_path}:huge")
+
+
+def test_copies_in_a_data_set_are_in_one_part():
+    images = load_images(data_set([*range(30), *range(30)]))
+    kinds = [set(values_of(split)) for split in (images.train, images.validation, images.test)]
+    assert sum(map(len, kinds)) == 30
+    assert "30 images are the same as another one" in images.describe()
+    parts = datasets.DatasetDict({"train": data_set(range(30)), "test": data_set([3, 100])})
+    images = load_images(parts)
+    assert values_of(images.train, images.validation) == sorted({*range(30)} - {3})
+
+
+def test_of_a_stream_with_a_test_split_validation_is_drawn_from_training():
+    parts = {"train": data_set(range(100)), "test": data_set(range(100, 110))}
+    streams = datasets.IterableDatasetDict({name: part.to_iterable_dataset() for name, part in parts.items()})
+    images = stream_of(streams)
+    train, validation, test = (
+        joined(numbers(split.batches(8))) for split in (images.train, images.validation, images.test)
+    )
+    assert sorted(train + validation) == list(range(100))
+    assert 3 <= len(validation) <= 20
+    assert test == list(range(100, 110))
+    assert "For testing" not in images.describe()
+
+
+def test_a_sample_of_a_stream_is_its_first_images(parquet):
+    images = stream_of(f"hub:{parquet}")
+    sample = images.train.sample(5)
+    assert sample.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
+    assert len(sample.names) == 5
+    assert sample.labels is None
+    assert len(images.validation.sample(99).images) == 5
 
 
 def test_what_a_stream_is_sampled_by_decides_on_its_shape():

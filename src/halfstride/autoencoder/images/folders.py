@@ -5,8 +5,8 @@
 - Left alone: whatever begins with a dot, `__MACOSX`, `Thumbs.db`, `desktop.ini`, and the files that accompany images
   (.txt, .csv, .json and the like). Everything else that is no image is skipped, and listed by name.
 - A folder that holds nothing but one subfolder stands for that subfolder.
-- With a folder `train` and a folder `test` (or else `val`), these are the split; what lies beside them is left out,
-  `val` too where there is a `test`. Without, the split is drawn (`choose_test`).
+- With folders `train`, `val` and `test`, these are the split, and with `train` and one of the others that is for
+  testing; what lies beside them is left out, such as `ground_truth`. Without, the split is drawn (see `parts`).
 - The first folder on an image's way is its class, if all images lie in folders and there are two or more.
 """
 
@@ -16,8 +16,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 
-from halfstride.autoencoder.images.collection import Collection
-from halfstride.autoencoder.images.decoding import printable
+from halfstride.autoencoder.images.collection import Collection, Part, named_parts, split_note
+from halfstride.autoencoder.images.opening import printable
 from halfstride.autoencoder.images.splits import Skipped
 
 _LEFT_ALONE = {"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "@eadir"}
@@ -44,21 +44,22 @@ def read_folder(folder: Path) -> Collection:
         else:
             files.append(parts)
     inner = _without_lone_folders(files)
-    tests: list[bool] | None = None
+    parts_of_data: list[Part] | None = None
     notes: list[str] = []
-    if split := _split_folders(inner):
-        wanted = [i for i, parts in enumerate(inner) if parts[0] in split and len(parts) > 1]
+    if names := _split_folders(inner):
+        part_of = {name: part for part, name in names.items()}
+        wanted = [i for i, parts in enumerate(inner) if parts[0] in part_of and len(parts) > 1]
         files, inner = [files[i] for i in wanted], [inner[i] for i in wanted]
-        tests = [parts[0] == split[1] for parts in inner]
+        parts_of_data = [(part_of[parts[0]],) for parts in inner]
         inner = [parts[1:] for parts in inner]
-        notes.append(f"The folders {split[0]} and {split[1]} say which images are for training and for testing.")
+        notes.append(split_note("folders", names))
     collection = Collection(
         name=printable(folder.resolve().name or str(folder)),
         source=printable(str(folder)),
         pictures=[folder.joinpath(*parts) for parts in files],
         names=["/".join(parts) for parts in files],
         groups=[parts[0] if len(parts) > 1 else None for parts in inner],
-        tests=tests,
+        parts=parts_of_data,
         skipped=skipped,
         notes=notes,
     )
@@ -103,9 +104,9 @@ def _without_lone_folders(files: list[tuple[str, ...]]) -> list[tuple[str, ...]]
     return files
 
 
-def _split_folders(files: list[tuple[str, ...]]) -> tuple[str, str] | None:
-    """The names of the folders for training and for testing; None unless there are both."""
+def _split_folders(files: list[tuple[str, ...]]) -> dict[str, str]:
+    """The folders for training, validation and testing; empty unless there are some for training and for testing."""
     folders = {parts[0].lower(): parts[0] for parts in files if len(parts) > 1}
-    train = next((folders[name] for name in _TRAIN if name in folders), None)
-    test = next((folders[name] for name in (*_TEST, *_VALIDATION) if name in folders), None)
-    return (train, test) if train and test else None
+    return named_parts(
+        *(next((folders[name] for name in names if name in folders), None) for names in (_TRAIN, _VALIDATION, _TEST))
+    )

@@ -5,11 +5,13 @@
 
 - Images are the first column of images (the one called "image" or "img" where there are several), classes the first
   column of class labels, or else whole numbers called "label", "labels" or "cls".
-- The splits `train` and `test` (or else `validation`) are the split; without these two, `train` or else the first one
-  is split. Others are left out.
+- The splits `train`, `validation` and `test` are the split, and with `train` and one of the others that is for testing;
+  without these, `train` or else the first one is split (see `parts`). Others are left out.
 - What takes at most `memory_limit` bytes to download is downloaded once, into the library's own cache. The rest, and
   whatever does not tell its size, is streamed: if its files add up to more than `memory_limit` bytes (known beforehand
-  or found out while reading), every epoch reads it anew.
+  or found out while reading), every epoch reads it anew. What has no split of its own, or none for validation, is then
+  split by a hash of each image's content: copies of an image are in one part. Between the splits that a data set has of
+  its own, copies are not looked for in a stream.
 
 No code of a data set is ever run.
 """
@@ -17,14 +19,25 @@ No code of a data set is ever run.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from halfstride.autoencoder.images.collection import Collection, Progress
-from halfstride.autoencoder.images.decoding import Fit, ImageError, Picture, Shape, one_line, printable
+from halfstride.autoencoder.images.collection import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Collection,
+    Progress,
+    named_parts,
+    split_note,
+)
+from halfstride.autoencoder.images.decoding import Preparation
 from halfstride.autoencoder.images.iterable import IterableSplit, Side, content, guarded, picture
+from halfstride.autoencoder.images.opening import ImageError, Picture, one_line, printable
+from halfstride.autoencoder.images.parts import validation_count
 
 _SAMPLE = 1_000
 """Images of a stream that decide on size and channels."""
@@ -39,11 +52,12 @@ class Streams:
 
     sample: Collection
     """Its first images, which stand for all when the shape is chosen."""
+    values: Sequence[Any]
+    """What the column holds for each picture of the sample."""
     column: str
-    train: Any
-    """`datasets.IterableDataset` with the column of images alone, not decoded."""
-    test: Any
-    """The same; None where the split is to be drawn."""
+    parts: dict[str, Any]
+    """For "train", and where the data set has its own split "test" and perhaps "validation": a
+    `datasets.IterableDataset` with the column of images alone, not decoded."""
 
 
 def is_data_set(source: object) -> bool:
@@ -79,21 +93,26 @@ def read_data_set(data: Any, source: str, memory_limit: int, progress: Progress 
     import datasets
 
     names = _split_names(data, source)
-    parts = [(data if name is None else data[name]).with_format(None) for name in names]
-    image, label = _columns(parts[0], source)
-    class_names = getattr(parts[0].features.get(label), "names", None)
-    columns = [[column for column in (image, label) if column in (part.features or ())] for part in parts]
-    if not all(image in kept for kept in columns):
-        raise ValueError(f"`source` (={source}) must have its images in a column {image} in {names[1]} too.")
-    parts = [
-        part.select_columns(kept).cast_column(image, datasets.Image(decode=False))
-        for part, kept in zip(parts, columns, strict=True)
-    ]
-    if isinstance(parts[0], datasets.Dataset):
-        pictures, whole = _Pictures(parts, image), True
-        labels = [value for part in parts for value in (part[label] if label in part.features else [None] * len(part))]
+    parts = {key: (data if name is None else data[name]).with_format(None) for key, name in names.items()}
+    train = parts[TRAIN]
+    image, label = _columns(train, source)
+    class_names = getattr(train.features.get(label), "names", None)
+    columns = {key: [c for c in (image, label) if c in (part.features or ())] for key, part in parts.items()}
+    if odd := [names[key] for key, kept in columns.items() if image not in kept]:
+        raise ValueError(f"`source` (={source}) must have its images in a column {image} in {odd[0]} too.")
+    parts = {
+        key: part.select_columns(columns[key]).cast_column(image, datasets.Image(decode=False))
+        for key, part in parts.items()
+    }
+    if isinstance(train, datasets.Dataset):
+        pictures, whole = _Pictures(list(parts.values()), image), True
+        labels = [
+            value
+            for part in parts.values()
+            for value in (part[label] if label in part.features else [None] * len(part))
+        ]
     else:
-        examples, whole = _read_examples(parts, image, source, memory_limit, progress)
+        examples, whole = _read_examples(list(parts.values()), image, source, memory_limit, progress)
         pictures = _Pictures(examples, image)
         labels = [example.get(label) for part in examples for example in part]
     collection = Collection(
@@ -102,51 +121,68 @@ def read_data_set(data: Any, source: str, memory_limit: int, progress: Progress 
         pictures=pictures,
         names=[f"image {i}" for i in range(len(labels))],
         groups=[_class_name(value, class_names) for value in labels],
-        tests=[part is not pictures.parts[0] for part in pictures.parts for _ in range(len(part))]
-        if len(parts) == 2
-        else None,
     )
-    if len(parts) == 2:
-        collection.notes.append(f"The splits {names[0]} and {names[1]} are for training and for testing.")
+    if len(parts) > 1:
+        collection.parts = [(key,) for key, part in zip(parts, pictures.parts, strict=False) for _ in range(len(part))]
+        collection.notes.append(split_note("splits", {key: str(name) for key, name in names.items()}))
     collection.require()
     if whole:
         return collection
     collection.keep(range(min(len(labels), _SAMPLE)))
-    train, *test = (part.select_columns([image]) for part in parts)
-    return Streams(collection, image, train, test[0] if test else None)
+    values = [pictures.value(i) for i in range(len(collection.names))]
+    return Streams(collection, values, image, {key: part.select_columns([image]) for key, part in parts.items()})
 
 
-def split_streams(
-    streams: Streams, shape: Shape, fit: Fit, test_fraction: float, seed: int
-) -> tuple[IterableSplit, IterableSplit]:
-    """The splits of a data set that is streamed; drawn by content where it has none of its own."""
-    parts: Iterable[tuple[Any, Side | None, int | None]]
-    about = _count(streams.train)
-    if streams.test is not None:
-        parts = (streams.train, None, about), (streams.test, None, _count(streams.test))
-    else:
-        parts = tuple(
-            (streams.train, Side(seed, test_fraction, test), about and round(about * share))
-            for test, share in ((False, 1 - test_fraction), (True, test_fraction))
-        )
-    train, test = (
-        IterableSplit(streams.sample.source, data, streams.column, side, count, shape, fit)
-        for data, side, count in parts
-    )
-    return train, test
+def sides_of(streams: Streams, test_fraction: float, seed: int) -> tuple[dict[str, Side | None], list[str]]:
+    """Which images of its stream each part takes (None: all of them), and sentences that say how that was drawn.
+
+    The pictures of the sample get their parts.
+    """
+    drawn = [part for part in (TRAIN, VALIDATION, TEST) if part not in streams.parts]
+    sides: dict[str, Side | None] = dict.fromkeys((TRAIN, VALIDATION, TEST))
+    if not drawn:
+        return sides, []
+    test = test_fraction if TEST in drawn else 0.0
+    count = _count(streams.parts[TRAIN])
+    train = count and round(count * (1 - test))
+    validation = validation_count(train) / train if train and train > 1 else 0.1
+    sides |= {part: Side(part, seed, test, validation) for part in (TRAIN, *drawn)}
+    own = streams.sample.parts or [(TRAIN,)] * len(streams.values)
+    side = Side(TRAIN, seed, test, validation)
+    streams.sample.parts = [
+        (side.part_of(value),) if parts == (TRAIN,) else parts for parts, value in zip(own, streams.values, strict=True)
+    ]
+    how = f"drawn by a hash of content and seed ({seed})"
+    note = f"For validation, about {validation:.2g} of the training images are {how}."
+    return sides, [f"For testing, about {test:.0%} are {how}.", note] if test else [note]
+
+
+def split_streams(streams: Streams, sides: dict[str, Side | None], preparation: Preparation) -> list[IterableSplit]:
+    """The images to train, to validate and to test on of a data set that is streamed."""
+    splits = []
+    for part, side in sides.items():
+        data = streams.parts.get(part, streams.parts[TRAIN])
+        count = _count(data)
+        about = count if count is None or side is None else round(count * side.share)
+        splits.append(IterableSplit(streams.sample.source, data, streams.column, side, about, preparation))
+    return splits
 
 
 # Splits, columns and values -------------------------------------------------------------------------------------------
 
 
-def _split_names(data: Any, source: str) -> list[str | None]:
-    """The names of the splits to train and to test on; one name where the split is to be drawn; None for no names."""
+def _split_names(data: Any, source: str) -> dict[str, str | None]:
+    """The names of the splits for training, validation and testing; one alone where the split is to be drawn.
+
+    The name is None for a data set without splits.
+    """
     if not isinstance(data, dict):
-        return [None]
+        return {TRAIN: None}
     if not data:
         raise ValueError(f"`source` (={source}) has no splits.")
-    test = next((name for name in ("test", "validation", "valid", "val") if name in data), None)
-    return ["train", test] if "train" in data and test else ["train" if "train" in data else next(iter(data))]
+    validation = next((name for name in ("validation", "valid", "val") if name in data), None)
+    names = named_parts("train" if "train" in data else None, validation, "test" if "test" in data else None)
+    return dict(names) or {TRAIN: "train" if "train" in data else next(iter(data))}
 
 
 def _columns(part: Any, source: str) -> tuple[str, str | None]:
@@ -185,7 +221,7 @@ def _class_name(value: Any, names: Sequence[str] | None) -> str | None:
 
 
 class _Pictures(Sequence[Picture]):
-    """The pictures of one or two lists of examples, one after the other, looked up one at a time."""
+    """The pictures of some lists of examples, one after the other, looked up one at a time."""
 
     def __init__(self, parts: Sequence[Any], column: str) -> None:
         self.parts = parts
@@ -195,11 +231,22 @@ class _Pictures(Sequence[Picture]):
         return sum(map(len, self.parts))
 
     def __getitem__(self, i: Any) -> Any:
+        return picture(self.value(i))
+
+    def value(self, i: int) -> Any:
+        """What the column holds."""
         for part in self.parts:
             if i < len(part):
-                return picture(part[i][self.column])
+                return part[i][self.column]
             i -= len(part)
         raise IndexError(i)
+
+    def identity(self, i: int) -> Path | bytes:
+        """What tells this picture from others, without fetching it: a file, bytes, or the bytes of its address."""
+        value = self.value(i)
+        if isinstance(value, dict) and value["bytes"] is None and value["path"] and "://" not in value["path"]:
+            return Path(value["path"])
+        return content(value)
 
 
 def _read_examples(

@@ -9,8 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from halfstride.autoencoder.images.decoding import Fit, ImageError, Picture, Shape, one_line
-from halfstride.autoencoder.images.splits import Epoch
+import torch
+
+from halfstride.autoencoder.images.collection import TEST, TRAIN, VALIDATION
+from halfstride.autoencoder.images.decoding import Preparation
+from halfstride.autoencoder.images.opening import ImageError, Picture, one_line
+from halfstride.autoencoder.images.splits import Epoch, Sample
 from halfstride.autoencoder.images.streams import Item, StreamedSplit
 
 T = TypeVar("T")
@@ -23,15 +27,38 @@ _READ_AHEAD = 8
 
 
 class Side(NamedTuple):
-    """One side of a split by content: the same images in every order, and copies of one image on the same side."""
+    """One part of a split by content: the same images in every order, and copies of one image in the same part."""
 
+    part: str
+    """"train", "validation" or "test"."""
     seed: int
-    fraction: float
-    test: bool
+    test: float
+    """The share of all images that is for testing."""
+    validation: float
+    """The share of the others that is for validation; drawn independently of those for testing."""
+
+    def part_of(self, value: Any) -> str:
+        """Which part an image belongs to."""
+        data = content(value)
+        if _uniform(f"{self.seed}/".encode() + data) < self.test:
+            return TEST
+        return VALIDATION if _uniform(f"validation/{self.seed}/".encode() + data) < self.validation else TRAIN
+
+    @property
+    def share(self) -> float:
+        """The share of all images that belongs to this part."""
+        if self.part == TEST:
+            return self.test
+        return (1 - self.test) * (self.validation if self.part == VALIDATION else 1 - self.validation)
 
     def has(self, value: Any) -> bool:
-        digest = hashlib.blake2b(f"{self.seed}/".encode() + content(value), digest_size=8).digest()
-        return (int.from_bytes(digest, "big") < self.fraction * 2**64) == self.test
+        """Whether an image belongs to this part."""
+        return self.part_of(value) == self.part
+
+
+def _uniform(data: bytes) -> float:
+    """A number from 0 to 1 that depends on the bytes alone."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") / 2**64
 
 
 class IterableSplit(StreamedSplit):
@@ -46,7 +73,7 @@ class IterableSplit(StreamedSplit):
     size = None
 
     def __init__(
-        self, source: str, data: Any, column: str, side: Side | None, about: int | None, shape: Shape, fit: Fit
+        self, source: str, data: Any, column: str, side: Side | None, about: int | None, preparation: Preparation
     ) -> None:
         """
         Args:
@@ -55,10 +82,9 @@ class IterableSplit(StreamedSplit):
             column: that of the images.
             side: which images belong to this split; None for all.
             about: how many images the data set says it has on this side.
-            shape: channels, height, width.
-            fit: as for `decode`.
+            preparation: how they are decoded.
         """
-        super().__init__(source, picture, shape, fit)
+        super().__init__(source, picture, preparation)
         self.data = data
         self.column = column
         self.side = side
@@ -101,6 +127,11 @@ class IterableSplit(StreamedSplit):
             value = example[self.column]
             if self.side is None or self.side.has(value):
                 yield _name(value), value
+
+    def _sample(self, count: int, seed: int) -> Sample:
+        items = list(itertools.islice(self._items(self.data), count))
+        images, good = self._decoded(items)
+        return Sample(images, None, [items[i][0] for i in good], torch.tensor(good))
 
 
 def guarded(examples: Iterable[Any], source: str) -> Iterator[Any]:

@@ -3,36 +3,53 @@
 from __future__ import annotations
 
 import math
-import operator
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from halfstride.autoencoder.images.arrays import read_array, read_array_file, read_digits
-from halfstride.autoencoder.images.collection import Collection, Progress, choose_test, decode_all, listed, survey
-from halfstride.autoencoder.images.decoding import Fit, Header, Shape, check_fit, printable
+from halfstride.autoencoder.images.choices import choose
+from halfstride.autoencoder.images.collection import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Collection,
+    Progress,
+    decode_all,
+    listed,
+    survey,
+)
+from halfstride.autoencoder.images.copies import compare
+from halfstride.autoencoder.images.decoding import Fit, Preparation, Shape
 from halfstride.autoencoder.images.folders import read_folder
-from halfstride.autoencoder.images.hub import Streams, is_data_set, open_data_set, read_data_set, split_streams
+from halfstride.autoencoder.images.hub import (
+    Streams,
+    is_data_set,
+    open_data_set,
+    read_data_set,
+    sides_of,
+    split_streams,
+)
 from halfstride.autoencoder.images.iterable import IterableSplit
+from halfstride.autoencoder.images.opening import printable
+from halfstride.autoencoder.images.options import MEMORY_LIMIT, ImageOptions
+from halfstride.autoencoder.images.pairs import survey_pairs
+from halfstride.autoencoder.images.parts import complete_parts, draw_parts, drop_copies
 from halfstride.autoencoder.images.splits import MemorySplit, Skipped, Split
 from halfstride.autoencoder.images.streams import ListedSplit
 
 Source = str | os.PathLike[str] | np.ndarray | Tensor | Any | None
 """`Any` is a data set object of the library `datasets`, which has no types and need not be imported."""
 
-_LARGEST_SIDE = 128
-"""Without a `size`, files are brought to at most this many pixels per side: what trains in minutes on a CPU."""
-
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Images of one size, to train on and to test on."""
+    """Images of one size, to train on, to validate on and to test on."""
 
     name: str
     """Where they come from, in a few words."""
@@ -41,19 +58,29 @@ class Images:
     classes: tuple[str, ...] | None
     """The names of the classes, in the order of `Split.labels`; None where there are none."""
     train: Split
+    validation: Split
+    """What choices are made on: a tenth of the training images, unless the source has images for it."""
     test: Split
+    """What nothing is chosen on."""
+    options: ImageOptions
+    """How they were found and prepared, with all that was chosen: `options.load()` gives the same images again."""
     notes: tuple[str, ...] = ()
     """What was decided on the way, in sentences: the size and why, the split and why."""
     _skipped: tuple[Skipped, ...] = field(default=(), repr=False)
 
     @property
     def skipped(self) -> tuple[Skipped, ...]:
-        """What could not be used, by name and with the reason; streams add to it while they are read."""
-        return (*self._skipped, *self.train.skipped, *self.test.skipped)
+        """All that could not be used, by name and with the reason; streams add to it while they are read."""
+        added = (*self.train.skipped, *self.validation.skipped, *self.test.skipped)
+        return (*self._skipped, *dict.fromkeys(added))
 
     def describe(self) -> str:
         """What there is to train on, for people: how many images, which size and why, what was skipped."""
-        lines = [f"{self.name}: {_count(self.train)} to train on, {_count(self.test)} to test on.", *self.notes]
+        counts = (
+            f"{_count(split)} to {what} on"
+            for split, what in ((self.train, "train"), (self.validation, "validate"), (self.test, "test"))
+        )
+        lines = [f"{self.name}: {', '.join(counts)}.", *self.notes]
         if self.skipped:
             lines.append(f"{listed(self.skipped)}.")
         return "\n".join(lines)
@@ -62,77 +89,157 @@ class Images:
 def load_images(
     source: Source = None,
     *,
+    clean: str | os.PathLike[str] | None = None,
     size: int | tuple[int, int] | None = None,
     channels: int | None = None,
     fit: Fit = "crop",
     test_fraction: float = 0.2,
+    white: int | None = None,
     seed: int = 0,
-    memory_limit: int = 2 * 2**30,
+    memory_limit: int = MEMORY_LIMIT,
     progress: Progress | None = None,
 ) -> Images:
-    """Images to train on and to test on, all of one size, as bytes.
+    """Images to train on, to validate on and to test on, all of one size, as bytes.
 
     What fits into `memory_limit` is decoded once and kept; anything larger is decoded by worker processes while the
     model trains. Files that cannot be used are skipped and listed, never fatal while one usable image is left.
 
+    The images have three parts: for training, for validation (a tenth of those for training) and for testing. Identical
+    pictures are never in two of them (see `parts`).
+
     Args:
         source: where the images are:
-            None or "digits": 5,000 handwritten digits from MNIST, always the same 4,000 to train and 1,000 to test on
+            None or "digits": 5,000 handwritten digits from MNIST, always the same 1,000 to test on
             (a folder of that name is "./digits");
-            a folder: all images in it and below it (see `folders` for classes, and for `train` and `test` folders);
+            a folder: all images in it and below it (see `folders` for classes, and for folders called `train`,
+            `val` and `test`);
             an .npy or .npz file, an array or a tensor (see `arrays` for the order of axes and for the values);
             "hub:NAME" or "hub:NAME:CONFIG": a data set of the Hugging Face hub, or a data set object (see `hub`).
+        clean: a folder of clean twins of the pictures in the folder `source`, of the same names apart from the suffix:
+            a model learns to clean the noisy ones. Batches are then N×2×C×H×W, input and target.
         size: pixels, (height, width) or one number for both. None takes an array's own size, or of files the size that
             all have, else the median of their heights and the median of their widths, scaled to at most 128 a side.
         channels: 1 for grey, 3 for RGB. None takes grey where all images are grey, and RGB else.
         fit: how images of other sizes are brought to this one: "crop", "pad" or "stretch" (see `decode`).
         test_fraction: the share to test on, above 0 and below 1, where the source itself has no split. It is drawn by
             a hash of each image's name, so a new image changes the place of at most one other.
-        seed: of this draw.
+        white: the value of pictures and arrays of 16 bits that is white, 1 to 65,535; larger ones count as white. None
+            takes the smallest of 1,023, 4,095, 16,383 and 65,535 (10, 12, 14 and 16 bits) that no value exceeds.
+        seed: of this draw, and of that for validation.
         memory_limit: bytes of decoded images that may be kept; while they are decoded and split, twice as much is
             needed. Each process keeps its own.
         progress: called now and then with what is being done, how many images are done, and of how many (or None).
 
+    Size, channels and white are chosen from the images that are not for testing.
+
     Raises:
-        ValueError: where an argument is out of range, or the source cannot be read or holds no usable image.
+        ValueError: where an argument is out of range, the source cannot be read or holds no usable image, or pictures
+            have no clean twin.
 
     Example:
         >>> images = load_images("digits")
-        >>> images.shape, len(images.train), len(images.test)
-        ((1, 28, 28), 4000, 1000)
+        >>> images.shape, len(images.train), len(images.validation), len(images.test)
+        ((1, 28, 28), 3600, 400, 1000)
         >>> next(images.train.batches(32, seed=0, epoch=0, shuffle=True)).shape
         torch.Size([32, 1, 28, 28])
     """
-    size = _checked_size(size)
-    if channels not in (None, 1, 3):
-        raise ValueError(f"`channels` (={channels!r}) must be 1 (grey), 3 (RGB) or None (as the images are).")
-    check_fit(fit)
-    if not 0 < test_fraction < 1:
-        raise ValueError(f"`test_fraction` (={test_fraction}) must lie between 0 and 1, such as 0.2.")
+    named = source is None or isinstance(source, str | os.PathLike)
+    if not named and not isinstance(source, np.ndarray | Tensor) and not is_data_set(source):
+        raise ValueError(f"`source` (of type {type(source).__name__}) must be a path, a name, an array or a tensor.")
+    options = ImageOptions(
+        _text("digits" if source is None else cast("str | os.PathLike[str]", source)) if named else None,
+        None if clean is None else os.fspath(clean),
+        size,  # type: ignore[arg-type]  # one number becomes two there
+        channels,
+        fit,
+        test_fraction,
+        white,
+        seed,
+    )
+    return load(options.source if named else source, options, memory_limit, progress)
+
+
+@torch.inference_mode(False)  # in which the images could be written to by one thread alone
+def load(source: Source, options: ImageOptions, memory_limit: int, progress: Progress | None) -> Images:
+    """The images of a source, by the rules of `load_images`."""
     if memory_limit < 0:
         raise ValueError(f"`memory_limit` (={memory_limit}) must be a number of bytes, 0 or more.")
-    found = _find(source, memory_limit, progress)
-    collection = found.sample if isinstance(found, Streams) else found
-    headers = [collection.header] if collection.header else survey(collection, progress)
-    collection.require()
-    shape = _choose_shape(collection, headers, size, channels, fit)
-    train: Split
-    test: Split
-    if isinstance(found, Streams):
-        classes = None
-        train, test = split_streams(found, shape, fit, test_fraction, seed)
-        collection.notes.append(
-            f"Too large to keep: read anew in every epoch. Its first {len(headers):,} images stand for all here."
+    if options.clean is not None and isinstance(options.source, str) and Path(options.source).is_file():
+        raise ValueError(
+            f"`clean` (={printable(options.clean)}) must go with a folder of pictures as `source`, "
+            f"which is {printable(options.source)}."
         )
+    found = _find(source, memory_limit, progress)
+    if isinstance(found, Streams):
+        return _load_streams(found, options, progress)
+    if options.clean is None:
+        survey(found, progress)
     else:
-        images = None
-        if len(collection.names) * math.prod(shape) <= memory_limit:
-            images = decode_all(collection, shape, fit, progress)
-            collection.require()
-        else:
-            collection.notes.append(f"More than memory_limit ({memory_limit:,} bytes): decoded anew in every epoch.")
-        classes, train, test = _split(collection, images, shape, fit, test_fraction, seed)
-    return Images(collection.name, shape, classes, train, test, tuple(collection.notes), tuple(collection.skipped))
+        survey_pairs(found, Path(options.clean), progress)
+    found.require()
+    compare(found, progress)
+    drawn = found.parts is None
+    notes = [] if drawn else drop_copies(found)
+    how = draw_parts(found, options.test_fraction, options.seed) if drawn else complete_parts(found, options.seed)
+    options, preparation = _prepared(found, options)
+    images = None
+    if len(found.names) * math.prod(preparation.item_shape) <= memory_limit:
+        images = decode_all(found, preparation, progress)
+        found.require()
+        if not all(found.members(part) for part in (TRAIN, VALIDATION, TEST)):  # those few could not be decoded
+            how = (
+                draw_parts(found, options.test_fraction, options.seed) if drawn else complete_parts(found, options.seed)
+            )
+        pixel = images[:1, ..., :1, :1]
+        if (images[:1] == pixel).all() and (images == pixel).all():
+            notes.append("All images are of one and the same grey or colour: there is nothing to learn.")
+    else:
+        notes.append(f"More than memory_limit ({memory_limit:,} bytes): decoded anew in every epoch.")
+    classes, (train, validation, test) = _split(found, images, preparation)
+    all_notes = (*found.notes, *notes, *how)
+    skipped = tuple(found.skipped)
+    return Images(found.name, preparation.shape, classes, train, validation, test, options, all_notes, skipped)
+
+
+def _load_streams(found: Streams, options: ImageOptions, progress: Progress | None) -> Images:
+    sample = found.sample
+    sides, how = sides_of(found, options.test_fraction, options.seed)
+    survey(sample, progress)
+    sample.require()
+    options, preparation = _prepared(sample, options)
+    count = len(sample.names)
+    note = f"Too large to keep: read anew in every epoch. Its first {count:,} images stand for all here."
+    train, validation, test = split_streams(found, sides, preparation)
+    notes, skipped = (*sample.notes, note, *how), tuple(sample.skipped)
+    return Images(sample.name, preparation.shape, None, train, validation, test, options, notes, skipped)
+
+
+def _prepared(collection: Collection, options: ImageOptions) -> tuple[ImageOptions, Preparation]:
+    """The options with all that was chosen filled in, and what follows from them for each picture."""
+    options = choose(collection, options)
+    assert options.size is not None
+    assert options.channels is not None
+    assert options.white is not None
+    shape = options.channels, *options.size
+    preparation = Preparation(shape, options.fit, options.white, options.clean is not None)
+    return replace(options, source=_absolute(options.source), clean=_absolute(options.clean)), preparation
+
+
+def _text(source: str | os.PathLike[str]) -> str:
+    """A path or name as text; a path that looks like a name becomes one that does not."""
+    text = os.fsdecode(source)
+    is_path = not isinstance(source, str)
+    return f"./{text}" if is_path and (text == "digits" or text.startswith("hub:")) else text
+
+
+def _absolute(source: str | None) -> str | None:
+    """A path that does not depend on where the process runs; names stay as they are."""
+    if source is None or source == "digits":
+        return source
+    if not source.startswith("hub:"):
+        return str(Path(source).resolve())
+    path, colon, config = source.removeprefix("hub:").partition(":")
+    return f"hub:{Path(path).resolve()}{colon}{config}" if path and Path(path).is_dir() else source
 
 
 def _find(source: Source, memory_limit: int, progress: Progress | None) -> Collection | Streams:
@@ -141,7 +248,7 @@ def _find(source: Source, memory_limit: int, progress: Progress | None) -> Colle
         return read_array(source)
     if is_data_set(source):
         return read_data_set(source, "data set", memory_limit, progress)
-    if source is None or source == "digits":
+    if source == "digits":
         return read_digits()
     if isinstance(source, str) and source.startswith("hub:"):
         return read_data_set(open_data_set(source, memory_limit), printable(source), memory_limit, progress)
@@ -165,94 +272,29 @@ def _find(source: Source, memory_limit: int, progress: Progress | None) -> Colle
     raise ValueError(f"`source` (={quoted}) is a file: give the folder that it lies in, or an .npy or .npz file.")
 
 
-def _choose_shape(
-    collection: Collection,
-    headers: Sequence[Header],
-    size: tuple[int, int] | None,
-    channels: int | None,
-    fit: Fit,
-) -> Shape:
-    """The shape that all images are brought to, and a note that says why it is this one."""
-    grey = all(header.grey for header in headers)
-    sizes = {(header.height, header.width) for header in headers}
-    median = tuple(int(np.median([header[axis] for header in headers])) for axis in (0, 1))
-    if size is not None:
-        why = "as asked for"
-    elif collection.header is not None:
-        size, why = (collection.header.height, collection.header.width), "the array's own"
-    else:
-        scale = min(1.0, _LARGEST_SIDE / max(median))
-        size = max(round(median[0] * scale), 1), max(round(median[1] * scale), 1)
-        why = "that of all files" if len(sizes) == 1 else "the median of the files' heights and of their widths"
-        if scale < 1:
-            why += f" ({median[0]}×{median[1]}) scaled to at most {_LARGEST_SIDE} a side; `size` takes another"
-    height, width = size
-    note = f"Size {height}×{width} (height × width): {why}."
-    if sizes != {size}:
-        ways = {
-            "crop": "scaled to cover it and cropped at the centre",
-            "pad": "scaled to lie inside and padded with their edges",
-            "stretch": "stretched",
-        }
-        note += f" Images of other sizes are {ways[fit]}."
-    channels = channels or (1 if grey else 3)
-    collection.notes += [note, "Grey." if channels == 1 else "Colour (RGB)."]
-    return channels, height, width
-
-
 def _split(
-    collection: Collection, images: Tensor | None, shape: Shape, fit: Fit, test_fraction: float, seed: int
-) -> tuple[tuple[str, ...] | None, Split, Split]:
-    """The classes, and the images to train and to test on: of those in memory, or else to be decoded when needed."""
-    tests = _tests(collection, test_fraction, seed)
+    collection: Collection, images: Tensor | None, preparation: Preparation
+) -> tuple[tuple[str, ...] | None, list[Split]]:
+    """The classes, and the images of the three parts: of those in memory, or else to be decoded when needed."""
     classes = _ordered({group for group in collection.groups if group is not None})
     index = {name: i for i, name in enumerate(classes)}
     numbers = torch.tensor([-1 if group is None else index[group] for group in collection.groups])
-
-    def part(test: bool) -> Split:
-        wanted = torch.tensor([i for i, for_test in enumerate(tests) if for_test == test or len(tests) == 1])
-        labels = numbers[wanted] if len(classes) > 1 and numbers[wanted].min() >= 0 else None
+    splits: list[Split] = []
+    for part in (TRAIN, VALIDATION, TEST):
+        wanted = collection.members(part)
+        own = numbers[wanted]
+        labels = own if len(classes) > 1 and own.min() >= 0 else None
+        names = [collection.names[i] for i in wanted]
         if images is not None:
-            return MemorySplit(images[wanted], labels)
-        pictures, names = collection.pictures, collection.names
-        return ListedSplit(collection.source, pictures, names, wanted.tolist(), labels, shape, fit)
-
-    train, test = part(test=False), part(test=True)
-    return None if train.labels is None and test.labels is None else classes, train, test
-
-
-def _tests(collection: Collection, test_fraction: float, seed: int) -> list[bool]:
-    """Which pictures are for testing, and a note that says so."""
-    if collection.tests is None:
-        if len(collection.names) == 1:
-            collection.notes.append("With one image, it is both trained and tested on.")
+            splits.append(MemorySplit(images[wanted], labels, names))
         else:
-            collection.notes.append(f"For testing, {test_fraction:.0%} were drawn by a hash of name and seed ({seed}).")
-        return choose_test(collection.names, test_fraction, seed)
-    for wanted, what in ((False, "train"), (True, "test")):
-        if wanted not in collection.tests:
-            raise ValueError(
-                f"`source` (={collection.source}) holds no usable image to {what} on: "
-                f"add some to its split for that, or remove it to have the other one split."
-            )
-    return list(collection.tests)
+            splits.append(ListedSplit(collection.source, collection.pictures, names, wanted, labels, preparation))
+    return None if all(split.labels is None for split in splits) else classes, splits
 
 
 def _ordered(names: set[str]) -> tuple[str, ...]:
     """The names of classes in order: numbers by their value, before all others."""
     return tuple(sorted(names, key=lambda name: (0, int(name), "") if name.isdecimal() else (1, 0, name)))
-
-
-def _checked_size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    try:
-        height, width = map(operator.index, size if isinstance(size, tuple | list) else (size, size))
-    except (TypeError, ValueError):
-        raise ValueError(f"`size` (={size!r}) must be an int or (height, width).") from None
-    if height < 1 or width < 1:
-        raise ValueError(f"`size` (={size}) must be at least 1.")
-    return height, width
 
 
 def _count(split: Split) -> str:

@@ -1,15 +1,19 @@
-"""The images to train on or to test on, and the order in which they come.
+"""The images to train on, to validate on or to test on, and the order in which they come.
 
 Order depends on (seed, epoch) alone, never on the number of processes or of decoding workers. `batch_size` is that of a
 whole step: with several processes each gets its share of the very images that one process would get in that step.
+
+Where each image has a clean twin (`Split.paired`), everything that is N×C×H×W here is N×2×C×H×W: the input, then the
+target; `inputs_and_targets` takes both layouts apart.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
@@ -22,8 +26,55 @@ class Skipped(NamedTuple):
     reason: str
 
 
+def skipped_lines(skipped: Sequence[Skipped]) -> str:
+    """What could not be used as text, one line for each: its name, a tab and the reason.
+
+    Example:
+        >>> skipped_lines([Skipped("a.png", "is empty")])
+        'a.png\\tis empty\\n'
+    """
+    return "".join(f"{name}\t{reason}\n" for name, reason in skipped)
+
+
+class Sample(NamedTuple):
+    """Some images of a split."""
+
+    images: UInt8[Tensor, "N C H W"]
+    """N×2×C×H×W where the split is paired."""
+    labels: Int64[Tensor, " N"] | None
+    """Their indices into `Images.classes`; None where the split has no labels."""
+    names: Sequence[str] | None
+    """Their names; None where the split has none."""
+    indices: Int64[Tensor, " N"]
+    """Their places in the split."""
+
+
+def inputs_and_targets(batch: UInt8[Tensor, "N ..."]) -> tuple[UInt8[Tensor, "N C H W"], UInt8[Tensor, "N C H W"]]:
+    """A batch as what goes into the model and what should come out: twice the same, unless the split is paired.
+
+    Args:
+        batch: N×C×H×W, or N×2×C×H×W of inputs and targets.
+
+    Returns:
+        Two tensors N×C×H×W, views of the batch.
+
+    Raises:
+        ValueError: where the batch has another number of axes.
+
+    Example:
+        >>> inputs, targets = inputs_and_targets(torch.zeros(5, 2, 3, 8, 8, dtype=torch.uint8))
+        >>> inputs.shape
+        torch.Size([5, 3, 8, 8])
+    """
+    if batch.ndim == 4:
+        return batch, batch
+    if batch.ndim == 5 and batch.shape[1] == 2:
+        return batch[:, 0], batch[:, 1]
+    raise ValueError(f"`batch` (of shape {tuple(batch.shape)}) must be N×C×H×W, or N×2×C×H×W.")
+
+
 class Split:
-    """The images to train on, or those to test on."""
+    """The images to train on, those to validate on, or those to test on."""
 
     size: int | None
     """How many; None where only a whole pass would tell (streamed hub data)."""
@@ -31,6 +82,10 @@ class Split:
     """Each image's index into `Images.classes`; None where there are no classes, or images are streamed."""
     images: UInt8[Tensor, "N C H W"] | None = None
     """All images, where they are in memory."""
+    names: Sequence[str] | None = None
+    """Each image's name: its path from the folder, or its number; None where images are streamed."""
+    paired: bool = False
+    """Whether each image comes with its clean twin, as N×2×C×H×W: the input, then the target."""
 
     def __len__(self) -> int:
         if self.size is None:
@@ -87,6 +142,24 @@ class Split:
             )
         return self._batches(Epoch(batch_size, seed, epoch, shuffle, rank, world_size, skip))
 
+    def sample(self, count: int, seed: int = 0) -> Sample:
+        """Images that stand for the split: evenly from all of it, and evenly of its classes, the same ones every time.
+
+        They come in turns of one of each class. Only these are decoded, and those that cannot be read are left out;
+        of a stream, the first ones are taken.
+
+        Args:
+            count: how many, at least 1; where the split has fewer, it gives all of them.
+            seed: another one draws other images.
+
+        Raises:
+            ValueError: where `count` is less than 1, or no image can be read.
+        """
+        if count < 1:
+            raise ValueError(f"`count` (={count}) must be at least 1.")
+        with torch.inference_mode(False):
+            return self._sample(count, seed)
+
     def step_size(self, step: int, batch_size: int) -> int | None:
         """How many images all processes together have in a step: `batch_size`, or fewer in the last one.
 
@@ -97,6 +170,9 @@ class Split:
     def _batches(self, epoch: Epoch) -> Iterator[Tensor]:
         raise NotImplementedError
 
+    def _sample(self, count: int, seed: int) -> Sample:
+        raise NotImplementedError
+
 
 class MemorySplit(Split):
     """Images in memory: a batch is one index into a tensor."""
@@ -104,14 +180,53 @@ class MemorySplit(Split):
     size: int
     images: UInt8[Tensor, "N C H W"]
 
-    def __init__(self, images: UInt8[Tensor, "N C H W"], labels: Int64[Tensor, " N"] | None = None) -> None:
+    def __init__(
+        self,
+        images: UInt8[Tensor, "N C H W"],
+        labels: Int64[Tensor, " N"] | None = None,
+        names: Sequence[str] | None = None,
+    ) -> None:
         self.images = images
         self.labels = labels
+        self.names = names
         self.size = len(images)
+        self.paired = images.ndim == 5
 
     def _batches(self, epoch: Epoch) -> Iterator[Tensor]:
         for share in epoch.shares(self.size):
             yield self.images[share]
+
+    def _sample(self, count: int, seed: int) -> Sample:
+        indices = spread(self.size, self.labels, count, seed)
+        return sample_of(self, self.images[indices], indices)
+
+
+def sample_of(split: Split, images: Tensor, indices: Int64[Tensor, " N"]) -> Sample:
+    """The images at these places of a split, with their labels and names."""
+    labels = None if split.labels is None else split.labels[indices]
+    names = None if split.names is None else [split.names[i] for i in indices.tolist()]
+    return Sample(images, labels, names, indices)
+
+
+def spread(size: int, labels: Int64[Tensor, " N"] | None, count: int, seed: int) -> Int64[Tensor, " M"]:
+    """Up to `count` of the indices below `size`, by the rules of `Split.sample`."""
+    generator = np.random.default_rng(seed)
+    values = np.zeros(size, dtype=int) if labels is None else labels.numpy()
+    members = [np.flatnonzero(values == value) for value in np.unique(values)]
+    room = np.array([len(indices) for indices in members])
+    shares = np.zeros(len(members), dtype=int)
+    while left := min(count, size) - shares.sum():
+        open_ones = np.flatnonzero(shares < room)
+        if left < len(open_ones):
+            shares[generator.choice(open_ones, left, replace=False)] += 1
+        else:
+            shares[open_ones] += np.minimum(left // len(open_ones), (room - shares)[open_ones])
+    found = []
+    for place, (indices, share) in enumerate(zip(members, shares, strict=True)):
+        edges = np.arange(share + 1) * len(indices) // max(share, 1)  # one from each stretch of the class
+        drawn = indices[generator.integers(edges[:-1], edges[1:])] if share else indices[:0]
+        found += [(turn, place, index) for turn, index in enumerate(drawn.tolist())]
+    return torch.tensor([index for _, _, index in sorted(found)], dtype=torch.int64)
 
 
 class Epoch(NamedTuple):

@@ -11,9 +11,10 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from halfstride.autoencoder.images.collection import processors
-from halfstride.autoencoder.images.decoding import Fit, ImageError, Picture, Shape, decode, printable
-from halfstride.autoencoder.images.splits import Epoch, Skipped, Split
+from halfstride.autoencoder.images.collection import in_threads, processors
+from halfstride.autoencoder.images.decoding import Pair, Preparation
+from halfstride.autoencoder.images.opening import ImageError, Picture, printable
+from halfstride.autoencoder.images.splits import Epoch, Sample, Skipped, Split, sample_of, spread
 
 Item = tuple[str, Any]
 """A picture's name, and what the workers find it by."""
@@ -30,9 +31,10 @@ class StreamedSplit(Split):
     all processes their number of steps.
     """
 
-    def __init__(self, source: str, find: Callable[[Any], Picture], shape: Shape, fit: Fit) -> None:
+    def __init__(self, source: str, find: Callable[[Any], Picture | Pair], preparation: Preparation) -> None:
         self.source = source
-        self.decoder = _Decoder(find, shape, fit)
+        self.paired = preparation.paired
+        self.decoder = _Decoder(find, preparation)
         self.workers = max(processors() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
         """Worker processes; 0 decodes in this one."""
         self._skipped: dict[str, str] = {}
@@ -53,7 +55,7 @@ class StreamedSplit(Split):
             num_workers=self.workers,
             generator=torch.Generator(),  # else the loader would draw from the generator that the model's noise needs
         )
-        spare = torch.empty((0, *self.decoder.shape), dtype=torch.uint8)
+        spare = torch.empty((0, *self.decoder.preparation.item_shape), dtype=torch.uint8)
         owed: list[int] = []  # sizes of batches that wait for the first readable image
         lost = 0
         for images, wanted, failures in loader:
@@ -75,6 +77,29 @@ class StreamedSplit(Split):
                 f"the last time because {name} {reason}."
             )
 
+    def _decoded(self, items: Sequence[Item]) -> tuple[Tensor, list[int]]:
+        """The images of items that can be read, and which these are; decoded in this process.
+
+        Raises:
+            ValueError: where none can be read.
+        """
+        images = torch.empty((len(items), *self.decoder.preparation.item_shape), dtype=torch.uint8)
+        failures: dict[int, str] = {}
+
+        def decode_one(i: int) -> None:
+            try:
+                images[i] = self.decoder.preparation.decode(self.decoder.find(items[i][1]))
+            except ImageError as error:
+                failures[i] = error.reason
+
+        in_threads(decode_one, len(items), "decoding", None)
+        self._skipped.update({items[i][0]: reason for i, reason in sorted(failures.items())})
+        good = [i for i in range(len(items)) if i not in failures]
+        if not good:
+            told = "it has no images" if not items else f"{printable(items[0][0])} {failures[0]}"
+            raise ValueError(f"`source` (={self.source}) gives no image of {len(items):,} for a sample: {told}.")
+        return images[good], good
+
 
 class ListedSplit(StreamedSplit):
     """Pictures that are known one by one: files, rows of an array on disk, examples of a downloaded data set."""
@@ -84,39 +109,51 @@ class ListedSplit(StreamedSplit):
     def __init__(
         self,
         source: str,
-        pictures: Sequence[Picture],
+        pictures: Sequence[Picture | Pair],
         names: Sequence[str],
         wanted: Sequence[int],
         labels: Tensor | None,
-        shape: Shape,
-        fit: Fit,
+        preparation: Preparation,
     ) -> None:
-        super().__init__(source, pictures.__getitem__, shape, fit)
-        self.names = names
+        """
+        Args:
+            source: what the collection is called.
+            pictures: all pictures of the collection.
+            names: one for each picture of this split.
+            wanted: which pictures of the collection belong to this split.
+            labels: one for each picture of this split; None where there are no classes.
+            preparation: how they are decoded.
+        """
+        super().__init__(source, pictures.__getitem__, preparation)
+        self.names: Sequence[str] = names
         self.wanted = wanted
         self.labels = labels
         self.size = len(wanted)
 
     def _shares(self, epoch: Epoch) -> Iterator[list[Item]]:
         for share in epoch.shares(self.size):
-            yield [(self.names[i], i) for i in (self.wanted[place] for place in share.tolist())]
+            yield [(self.names[place], self.wanted[place]) for place in share.tolist()]
+
+    def _sample(self, count: int, seed: int) -> Sample:
+        indices = spread(self.size, self.labels, count, seed)
+        images, good = self._decoded([(self.names[place], self.wanted[place]) for place in indices.tolist()])
+        return sample_of(self, images, indices[good])
 
 
 class _Decoder(Dataset[tuple[Tensor, int, dict[str, str]]]):
     """What runs in the workers: from a share's items to its images, how many they should be, and what failed why."""
 
-    def __init__(self, find: Callable[[Any], Picture], shape: Shape, fit: Fit) -> None:
+    def __init__(self, find: Callable[[Any], Picture | Pair], preparation: Preparation) -> None:
         self.find = find
-        self.shape = shape
-        self.fit = fit
+        self.preparation = preparation
 
     def __getitems__(self, items: Sequence[Item]) -> tuple[Tensor, int, dict[str, str]]:
-        images = torch.empty((len(items), *self.shape), dtype=torch.uint8)
+        images = torch.empty((len(items), *self.preparation.item_shape), dtype=torch.uint8)
         failures: dict[str, str] = {}
         good = 0
         for name, key in items:
             try:
-                images[good] = decode(self.find(key), self.shape, self.fit)
+                images[good] = self.preparation.decode(self.find(key))
                 good += 1
             except ImageError as error:  # one bad picture must not cost the others
                 failures[name] = error.reason
