@@ -1,16 +1,18 @@
 """Convolutional autoencoders for a person's own images: model, mirror, images in, training, evaluation."""
 
-from halfstride.autoencoder.evaluation import Scores, evaluate
+from halfstride.autoencoder.evaluation import Evaluation, evaluate
 from halfstride.autoencoder.images import Images, decode, load_images, to_float
 from halfstride.autoencoder.mirroring import MirrorError, mirror
 from halfstride.autoencoder.model import ConvAutoencoder
 from halfstride.autoencoder.progress import Interrupted
 from halfstride.autoencoder.report import draw, reconstruct, reconstruct_files
 from halfstride.autoencoder.runs import Run
+from halfstride.autoencoder.scoring import Scores, scores
 from halfstride.autoencoder.training import TrainingOptions, train
 
 __all__ = [
     "ConvAutoencoder",
+    "Evaluation",
     "Images",
     "Interrupted",
     "MirrorError",
@@ -24,6 +26,7 @@ __all__ = [
     "mirror",
     "reconstruct",
     "reconstruct_files",
+    "scores",
     "to_float",
     "train",
 ]

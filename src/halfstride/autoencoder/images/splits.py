@@ -138,3 +138,10 @@ class Epoch(NamedTuple):
             order = torch.arange(size)
         for start in range(self.skip * self.batch_size, size, self.batch_size):
             yield order[start : start + self.batch_size][self.rank :: self.world_size]
+
+
+def inputs_and_targets(batch: UInt8[Tensor, "..."]) -> tuple[Tensor, Tensor]:
+    """What goes into the model and what should come out, each B×C×H×W: the same, unless the split has pairs."""
+    if batch.ndim == 5:
+        return batch[:, 0], batch[:, 1]
+    return batch, batch
