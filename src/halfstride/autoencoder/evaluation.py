@@ -96,6 +96,8 @@ class Evaluation:
     """None where there are no validation images."""
     rows: tuple[Row, ...]
     """The model, then the baselines."""
+    compared: int
+    """How many test images the rows are of."""
     doubled_pca: float | None
     """MSE of PCA with twice the numbers on the validation images; None where there are too few training images."""
     used: int
@@ -277,6 +279,7 @@ class _Evaluator:
             train=train.scores,
             validation=None if validation is None else validation.scores,
             rows=tuple(rows),
+            compared=test.scores.images,
             doubled_pca=doubled,
             used=_used(train_codes),
             output_range=(test.low, test.high),

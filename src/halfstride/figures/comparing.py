@@ -87,7 +87,7 @@ def sweep(rows: Sequence[Mapping[str, float | None]]) -> Figure:
         rows: per size the latent numbers (`numbers`) and the validation errors of the model (`model`) and, where they
             were computed, of PCA (`pca`) and of a thumbnail (`thumbnail`) with as many numbers.
     """
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
     rows = sorted(rows, key=lambda row: row["numbers"] or 0)
     figure = blank(6, 4)
@@ -104,18 +104,21 @@ def sweep(rows: Sequence[Mapping[str, float | None]]) -> Figure:
     sizes = [int(row["numbers"] or 0) for row in rows]
     errors = [float(row["model"] or 0) for row in rows]
     place = knee(sizes, errors)
-    error = errors[sizes.index(place)]
-    axes.scatter([place], [error], s=110, facecolors="none", edgecolors="#c2410c", linewidths=1.5, zorder=3)
-    axes.annotate(
-        f"knee: {place:,}", (place, error), (-4, -10), textcoords="offset points", ha="right", va="top", fontsize=9
-    )
+    if place < sizes[-1]:
+        error = errors[sizes.index(place)]
+        axes.scatter([place], [error], s=110, facecolors="none", edgecolors="#c2410c", linewidths=1.5, zorder=3)
+        axes.annotate(
+            f"knee: {place:,}", (place, error), (-4, -10), textcoords="offset points", ha="right", va="top", fontsize=9
+        )
+    elif len(sizes) > 1:
+        axes.set_title(f"no knee up to {place:,}: more numbers still gain much", fontsize=9)
     axes.set(xscale="log", yscale="log", xlabel="latent numbers", ylabel="mean squared error on validation images")
     axes.xaxis.set_major_locator(FixedLocator(sizes))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.tick_params(axis="y", which="minor", labelsize=7)
     axes.margins(x=0.12, y=0.15)
     axes.grid(visible=True, which="both", alpha=0.2)
     axes.legend(frameon=False)
