@@ -29,8 +29,8 @@ from torch import nn
 
 from halfstride import ConvAutoencoder, SubpixelConv2d, TrainingOptions, figures, load_images, to_float, train
 from halfstride.autoencoder import Run
-from halfstride.autoencoder.scoring import scores
 from halfstride.autoencoder.images import Images
+from halfstride.autoencoder.scoring import scores
 from halfstride.checkerboard import UnevenKernelWarning, cure, diagnose
 
 RESULTS = Path(__file__).parent / "results" / "checkerboard.json"

@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from halfstride import ConvAutoencoder, TrainingOptions, load_images, train
-from halfstride.autoencoder.scoring import scores
 from halfstride.autoencoder.images import Images, to_float
+from halfstride.autoencoder.scoring import scores
 
 RESULTS = Path(__file__).parent / "results" / "lecture.json"
 

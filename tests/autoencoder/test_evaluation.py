@@ -375,6 +375,13 @@ def test_processes_corrupt_every_image_as_one_process_does(monkeypatch):
     assert all((seen[place] == alone[place]).all() for place in alone)
 
 
+def test_one_process_of_a_distributed_job_evaluates_without_the_others(monkeypatch):
+    expected = evaluate(knowing(), collection(), corrupt=noisy)
+    monkeypatch.setattr("halfstride.autoencoder.evaluation._TEST_IMAGES", 20)
+    monkeypatch.setattr(scoring, "_distributed", lambda: True)  # without a process group every exchange would fail
+    assert evaluate(knowing(), collection(), corrupt=noisy).test == pytest.approx(expected.test, rel=1e-5)
+
+
 # Leaving things as they were --------------------------------------------------------------------------------------
 
 

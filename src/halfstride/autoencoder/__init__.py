@@ -4,6 +4,7 @@ from halfstride.autoencoder.evaluation import Evaluation, evaluate
 from halfstride.autoencoder.images import Images, decode, load_images, to_float
 from halfstride.autoencoder.mirroring import MirrorError, mirror
 from halfstride.autoencoder.model import ConvAutoencoder
+from halfstride.autoencoder.model_card import card_text
 from halfstride.autoencoder.progress import Interrupted
 from halfstride.autoencoder.report import draw, reconstruct, reconstruct_files
 from halfstride.autoencoder.runs import Run
@@ -19,6 +20,7 @@ __all__ = [
     "Run",
     "Scores",
     "TrainingOptions",
+    "card_text",
     "decode",
     "draw",
     "evaluate",

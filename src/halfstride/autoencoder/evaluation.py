@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from halfstride import figures
 from halfstride.autoencoder.baselines import PCA, Baseline, CorruptedInput, fit_baselines
 from halfstride.autoencoder.images import Images, to_float
+from halfstride.autoencoder.images.splits import inputs_and_targets
 from halfstride.autoencoder.records import from_json, to_json
-from halfstride.autoencoder.samples import Measures, Sample, draw_sample, measure
-from halfstride.autoencoder.scoring import Corrupt, Scores, device_of, evaluation_batch_size, scores
+from halfstride.autoencoder.samples import Measures, Sample, draw_sample, measure, prepared
+from halfstride.autoencoder.scoring import Corrupt, Scores, device_of, evaluation_batch_size
 from halfstride.autoencoder.verdict import Facts, Rival, Verdict, judge
 from halfstride.checkerboard.diagnosis import evaluating
 
@@ -175,7 +176,7 @@ def evaluate(
 
     The baselines are fitted on training images; what the verdict decides, it decides on training and validation
     images. Where images are denoised (`corrupt`, or pairs), everything is given the corrupted images and compared with
-    the clean ones.
+    the clean ones. In a distributed job one process evaluates, without the others.
 
     Args:
         model: a trained autoencoder with `encode`, for images N×C×H×W with values in [0, 1].
@@ -240,8 +241,8 @@ class _Evaluator:
         test, test_codes, _ = self._through_model(self.test)
         test_scores = test.scores
         if self.images.test.size is None or self.images.test.size > test.scores.images:
-            batches = self.images.test.batches(self.batch)
-            test_scores = scores(self.model, batches, self.device, corrupt=self.corrupt)
+            batches = map(inputs_and_targets, self.images.test.batches(self.batch))
+            test_scores = measure(self._restore, prepared(batches, self.corrupt), full=True).scores
         self.progress("running the model", 3, 3)
         numbers = math.prod(latent_shape)
         baselines = self._baselines(numbers)
@@ -299,19 +300,21 @@ class _Evaluator:
         return [CorruptedInput(), *fitted] if changed else fitted
 
     def _measure(self, restore: Callable[[Tensor], Tensor], sample: Sample) -> Measures:
-        return measure(restore, sample, self.batch, self.corrupt, full=False)
+        return measure(restore, sample.chunks(self.batch, self.corrupt), full=False)
+
+    def _restore(self, inputs: Tensor) -> Tensor:
+        output: Tensor = self.model(inputs.to(self.device))
+        return output.float().cpu()
 
     def _through_model(self, sample: Sample) -> tuple[Measures, Tensor, tuple[int, ...]]:
         """What the model makes of a sample, the codes N×numbers, and the shape of one."""
         codes: list[Tensor] = []
 
         def restore(inputs: Tensor) -> Tensor:
-            inputs = inputs.to(self.device)
-            codes.append(self.model.encode(inputs).float().cpu())  # type: ignore[operator]
-            output: Tensor = self.model(inputs)
-            return output.float().cpu()
+            codes.append(self.model.encode(inputs.to(self.device)).float().cpu())  # type: ignore[operator]
+            return self._restore(inputs)
 
-        measures = measure(restore, sample, self.batch, self.corrupt, full=True)
+        measures = measure(restore, sample.chunks(self.batch, self.corrupt), full=True)
         together = torch.cat(codes)
         return measures, together.flatten(1), tuple(together.shape[1:])
 
@@ -336,9 +339,9 @@ class _Evaluator:
         chosen = _varied(self.test.labels, len(self.test.targets), 8 if max(self.images.shape[1:]) < 64 else 5)
         inputs, targets = to_float(self.test.inputs[chosen]), to_float(self.test.targets[chosen])
         if self.corrupt is not None:  # which may depend on an image's place in the sample
-            inputs = torch.cat([self.corrupt(inputs[i : i + 1].clone(), place) for i, place in enumerate(chosen)])
+            inputs = torch.cat([self.corrupt(inputs[i : i + 1], place) for i, place in enumerate(chosen)])
         restored = {baseline.name: baseline.reconstruct(inputs) for baseline in baselines}
-        restored[MODEL] = self.model(inputs.to(self.device)).float().cpu()
+        restored[MODEL] = self._restore(inputs)
         found = {row.name: row for row in rows}
         shown = [name for name in ("input", MODEL, "PCA", "thumbnail", "JPEG", "WebP") if name in found]
         return Examples(

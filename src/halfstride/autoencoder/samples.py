@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from halfstride.autoencoder.images import Split, to_float
 from halfstride.autoencoder.images.splits import inputs_and_targets
 from halfstride.autoencoder.scoring import Corrupt, Scores, psnr, ssim
 
-__all__ = ["Measures", "Sample", "draw_sample", "measure"]
+__all__ = ["Measures", "Sample", "draw_sample", "measure", "prepared"]
 
 
 class Sample(NamedTuple):
@@ -38,11 +38,22 @@ class Sample(NamedTuple):
 
     def chunks(self, size: int, corrupt: Corrupt | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Float inputs and targets, so many at a time."""
-        for start in range(0, len(self.targets), size):
-            part = slice(start, start + size)
-            targets = to_float(self.targets[part])
-            inputs = to_float(self.inputs[part]) if self.paired else targets
-            yield inputs if corrupt is None else corrupt(inputs.clone(), start), targets
+        batches = (
+            (self.inputs[start : start + size], self.targets[start : start + size])
+            for start in range(0, len(self.targets), size)
+        )
+        return prepared(batches, corrupt)
+
+
+def prepared(
+    batches: Iterable[tuple[Tensor, Tensor]], corrupt: Corrupt | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Inputs, corrupted, and targets as floats; from both as uint8."""
+    seen = 0
+    for inputs, targets in batches:
+        changed = to_float(inputs)
+        yield changed if corrupt is None else corrupt(changed, seen), to_float(targets)
+        seen += len(targets)
 
 
 def draw_sample(split: Split, count: int) -> Sample:
@@ -80,16 +91,12 @@ class Measures(NamedTuple):
     data_gradient_energy: float
 
 
-def measure(
-    restore: Callable[[Tensor], Tensor], sample: Sample, batch: int, corrupt: Corrupt | None = None, *, full: bool
-) -> Measures:
-    """Restore a sample's images and compare with the targets, on the CPU.
+def measure(restore: Callable[[Tensor], Tensor], pairs: Iterable[tuple[Tensor, Tensor]], *, full: bool) -> Measures:
+    """Restore images and compare with the targets, on the CPU.
 
     Args:
         restore: float images N×C×H×W to the like.
-        sample: the images.
-        batch: how many at a time.
-        corrupt: what is done to the inputs.
+        pairs: batches of float inputs and targets, at least one.
         full: also SSIM.
 
     Raises:
@@ -99,8 +106,8 @@ def measure(
     similarities: list[Tensor] = []
     low, high = math.inf, -math.inf
     energies = torch.zeros(2, dtype=torch.float64)
-    moments = torch.zeros(4, sample.targets[0].numel(), dtype=torch.float64)
-    for inputs, targets in sample.chunks(batch, corrupt):
+    moments = [torch.zeros(2, 1, dtype=torch.float64)] * 2  # of outputs and targets: sums of values and of squares
+    for inputs, targets in pairs:
         outputs = restore(inputs)
         errors.append((outputs - targets).square().flatten(1).mean(1, dtype=torch.float64))
         if not errors[-1].isfinite().all():
@@ -110,13 +117,12 @@ def measure(
         low, high = min(low, float(outputs.min())), max(high, float(outputs.max()))
         for place, values in enumerate((outputs, targets)):
             flat = values.flatten(1) - 0.5  # the nearer to the mean, the more digits of the variance are left
-            moments[2 * place] += flat.sum(0, dtype=torch.float64)
-            moments[2 * place + 1] += flat.square().sum(0, dtype=torch.float64)
+            sums = torch.stack([flat.sum(0, dtype=torch.float64), flat.square().sum(0, dtype=torch.float64)])
+            moments[place] = moments[place] + sums
             energies[place] += len(values) * gradient_energy(values)
     mse = torch.cat(errors)
     count = len(mse)
-    moments /= count
-    variances = [float((moments[i + 1] - moments[i].square()).clamp_min(0).mean()) for i in (0, 2)]
+    variances = [float((squares - mean.square()).clamp_min(0).mean()) for mean, squares in (m / count for m in moments)]
     found = Scores(
         float(mse.mean()),
         float(psnr(mse).mean()),
