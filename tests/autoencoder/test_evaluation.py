@@ -339,6 +339,16 @@ def test_of_corrupted_inputs_the_clean_images_are_asked():
     assert evaluate(knowing(), images).row("input") is None
 
 
+def test_files_of_corrupted_inputs_keep_within_the_budget():
+    images = collection(lambda count, seed: coarse(count, seed, 64))
+    model = grey()
+    model.encode, model.forward = (lambda batch: batch.flatten(1)[:, :1200]), (lambda batch: batch)
+    clean, corrupted = (evaluate(model, images, corrupt=corrupt).row("WebP") for corrupt in (None, noisy))
+    assert clean.bytes <= 1200
+    assert corrupted.bytes <= 1200
+    assert int(corrupted.note.split()[1].strip(",")) < int(clean.note.split()[1].strip(",")) - 10  # the quality
+
+
 def test_pairs_have_targets_of_their_own():
     def pairs(count, seed):
         images = blobs(count, seed)

@@ -22,7 +22,6 @@ __all__ = ["PCA", "Baseline", "Codec", "CorruptedInput", "MeanImage", "Thumbnail
 
 _CHUNK = 2**24  # values in float at a time
 _CODEC_LEAST_SIDE = 64  # of smaller images a codec's headers are most of the file
-_CODEC_SAMPLE = 64
 _ITERATIONS = 3
 _PATIENCE = 5  # seconds that exact PCA may take, however much faster the randomised one is
 _THUMBNAIL_SAMPLE = 2**22  # values
@@ -148,24 +147,23 @@ class PCA(Baseline):
 class Codec(Baseline):
     """Image files of at most `budget` bytes on average, headers included.
 
-    The highest quality whose files keep within the budget, by bisection on some of the images; where even the smallest
+    The highest quality whose files keep within the budget, by bisection; where even the smallest
     files are larger, those, and the codec is no measure for the code (`comparable` is False).
 
     Args:
         name: `"JPEG"` or `"WebP"`.
-        images: what to compress, uint8 N×C×H×W with 1 or 3 channels.
+        images: examples of what to compress, uint8 N×C×H×W with 1 or 3 channels.
         budget: bytes per image.
     """
 
     def __init__(self, name: Literal["JPEG", "WebP"], images: Tensor, budget: float) -> None:
         self.name = name
-        sample = images[:: math.ceil(len(images) / _CODEC_SAMPLE)]
         low, high = 1, 95 if name == "JPEG" else 100
-        self.quality, self.size = low, self._mean_bytes(sample, low)
+        self.quality, self.size = low, self._mean_bytes(images, low)
         self.comparable = self.size <= budget
         while self.comparable and low <= high:
             middle = (low + high) // 2
-            size = self._mean_bytes(sample, middle)
+            size = self._mean_bytes(images, middle)
             if size <= budget:
                 self.quality, self.size, low = middle, size, middle + 1
             else:
@@ -178,7 +176,7 @@ class Codec(Baseline):
         from PIL import Image
 
         outputs = []
-        for image in images.mul(255).round().to(torch.uint8):
+        for image in images.mul(255).round().clamp(0, 255).to(torch.uint8):
             with Image.open(io.BytesIO(self._encoded(image, self.quality))) as file:
                 pixels = np.array(file.convert("L" if len(image) == 1 else "RGB"))
             outputs.append(torch.from_numpy(pixels).reshape(*image.shape[1:], -1).movedim(-1, 0))
@@ -199,13 +197,13 @@ class Codec(Baseline):
 
 
 def fit_baselines(
-    train: Tensor, test: Tensor, numbers: int, *, drawn_from: int | None = None, code_bytes: float | None = None
+    train: Tensor, files: Tensor, numbers: int, *, drawn_from: int | None = None, code_bytes: float | None = None
 ) -> list[Baseline]:
     """The mean image, a thumbnail and PCA and, for images of at least 64 pixels a side, JPEG and WebP.
 
     Args:
         train: training images to fit on, uint8 N×C×H×W.
-        test: images whose files are brought to the size of a code.
+        files: images, as they will be compressed, whose files are brought to the size of a code.
         numbers: how many numbers a code has, 1 or more.
         drawn_from: how many training images there are, where `train` is a sample of them.
         code_bytes: the size of a code in bytes; by default 8 bits a number.
@@ -214,7 +212,7 @@ def fit_baselines(
     fitted: list[Baseline] = [MeanImage(train), Thumbnail(train, numbers), PCA(train, numbers, drawn_from)]
     if min(height, width) >= _CODEC_LEAST_SIDE and channels in (1, 3):
         budget = numbers if code_bytes is None else code_bytes
-        fitted += [Codec("JPEG", test, budget), Codec("WebP", test, budget)]
+        fitted += [Codec("JPEG", files, budget), Codec("WebP", files, budget)]
     return fitted
 
 

@@ -34,6 +34,7 @@ _TEST_VALUES = 2**24  # in them, where that leaves 256 images
 _FITTED_VALUES = 2**28  # of training images for the baselines: 1 GiB in float32
 _DECODED_IMAGES = 10_000  # for the baselines, where images are decoded as they are needed
 _NEIGHBOURS = 5
+_CODEC_IMAGES = 64  # whose files are brought to the size of a code
 
 
 class Row(NamedTuple):
@@ -294,7 +295,9 @@ class _Evaluator:
 
     def _baselines(self, numbers: int) -> list[Baseline]:
         self.progress("fitting baselines", 0, 1)
-        fitted = fit_baselines(self.fitted.targets, self.test.targets, numbers, drawn_from=self.images.train.size)
+        inputs, _ = next(self.test.some(_CODEC_IMAGES).chunks(_CODEC_IMAGES, self.corrupt))
+        files = inputs.mul(255).round().clamp(0, 255).to(torch.uint8)  # of what they will be given: noise takes bytes
+        fitted = fit_baselines(self.fitted.targets, files, numbers, drawn_from=self.images.train.size)
         self.progress("fitting baselines", 1, 1)
         changed = self.corrupt is not None or self.test.paired
         return [CorruptedInput(), *fitted] if changed else fitted
@@ -303,8 +306,7 @@ class _Evaluator:
         return measure(restore, sample.chunks(self.batch, self.corrupt), full=False)
 
     def _restore(self, inputs: Tensor) -> Tensor:
-        output: Tensor = self.model(inputs.to(self.device))
-        return output.float().cpu()
+        return self.model(inputs.to(self.device)).float().cpu()  # type: ignore[no-any-return]
 
     def _through_model(self, sample: Sample) -> tuple[Measures, Tensor, tuple[int, ...]]:
         """What the model makes of a sample, the codes N×numbers, and the shape of one."""
