@@ -29,8 +29,8 @@ from torch import nn
 
 from halfstride import ConvAutoencoder, SubpixelConv2d, TrainingOptions, figures, load_images, to_float, train
 from halfstride.autoencoder import Run
-from halfstride.autoencoder.evaluation import evaluate
 from halfstride.autoencoder.images import Images
+from halfstride.autoencoder.scoring import scores
 from halfstride.checkerboard import UnevenKernelWarning, cure, diagnose
 
 RESULTS = Path(__file__).parent / "results" / "checkerboard.json"
@@ -78,7 +78,7 @@ def judged(model: nn.Module, images: Images) -> dict[str, Any]:
     diagnosis = diagnose(model, to_float(images.test.images))
     measured = [part.pattern for part in diagnosis.output if part.pattern is not None]
     return {
-        "test_mse": evaluate(model, images.test.batches(250)).mse,
+        "test_mse": scores(model, images.test.batches(250)).mse,
         "gain_spread": [layer.gain_spread for layer in diagnosis.layers],
         "made": [layer.made or 0.0 for layer in diagnosis.layers],
         "output_strength": diagnosis.strength,
@@ -108,7 +108,7 @@ def main() -> None:
         sweep = {}
         for rate in RATES:
             model = trained(variant, rate, 0, arguments.epochs, images, arguments.runs)
-            sweep[rate] = evaluate(model, images.test.batches(250)).mse
+            sweep[rate] = scores(model, images.test.batches(250)).mse
             print(f"{variant:<22} rate {rate:.0e}  seed 0  test MSE {sweep[rate]:.5f}", flush=True)
         rate = min(sweep, key=lambda rate: sweep[rate])
         fresh, before = [], []

@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from halfstride import ConvAutoencoder, TrainingOptions, load_images, train
-from halfstride.autoencoder.evaluation import evaluate
 from halfstride.autoencoder.images import Images, to_float
+from halfstride.autoencoder.scoring import scores
 
 RESULTS = Path(__file__).parent / "results" / "lecture.json"
 
@@ -99,11 +99,11 @@ def main() -> None:
             started = time.perf_counter()
             model = recipe(images, arguments.epochs, seed)
             seconds = time.perf_counter() - started
-            scores = evaluate(model, images.test.batches(250))
+            tested = scores(model, images.test.batches(250))
             parameters = sum(parameter.numel() for parameter in model.parameters())
-            rows[name].append({"test_mse": scores.mse, "seconds": seconds, "parameters": parameters})
+            rows[name].append({"test_mse": tested.mse, "seconds": seconds, "parameters": parameters})
             print(
-                f"seed {seed}  {name:<10}  test MSE {scores.mse:.4f}  {seconds:6.1f} s  {parameters:,} parameters",
+                f"seed {seed}  {name:<10}  test MSE {tested.mse:.4f}  {seconds:6.1f} s  {parameters:,} parameters",
                 flush=True,
             )
 

@@ -1,5 +1,7 @@
 """Figures: what is drawn, read back from the axes."""
 
+import itertools
+
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -48,3 +50,79 @@ def test_words_beside_pictures_of_any_shape_keep_apart_and_within(size):
         assert figure.bbox.x0 <= box.x0
         assert figure.bbox.y0 <= box.y0
         assert box.y1 <= figure.bbox.y1
+
+
+@pytest.mark.parametrize("size", [(28, 28), (128, 128), (4, 80), (80, 4), (1, 1)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_comparison_has_a_labelled_row_for_each_method_and_words_that_do_not_meet(size, channels):
+    originals = np.random.default_rng(0).random((4, channels, *size))
+    rows = {"original": originals, "this model\n32 numbers\n9.0 dB on average": originals * 0.9, "PCA": originals}
+    figure = figures.comparison(rows)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    assert len(figure.axes) == 12
+    assert [axes.get_ylabel() for axes in figure.axes[::4]] == list(rows)
+    assert [axes.get_xlabel() for axes in figure.axes[8:]] == ["100.0 dB"] * 4
+    expected = -10 * np.log10(((0.1 * originals) ** 2).mean(axis=(1, 2, 3)))
+    assert [axes.get_xlabel() for axes in figure.axes[4:8]] == [f"{decibels:.1f} dB" for decibels in expected]
+    boxes = [figure.axes[at].yaxis.label.get_window_extent(renderer) for at in (0, 4, 8)]
+    assert boxes[0].y0 > boxes[1].y1
+    assert boxes[1].y0 > boxes[2].y1
+    words = [axes.xaxis.label.get_window_extent(renderer) for axes in figure.axes[4:8]]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(words))
+    for box in (*boxes, *words):
+        assert figure.bbox.x0 <= box.x0
+        assert figure.bbox.y0 <= box.y0
+        assert box.x1 <= figure.bbox.x1
+        assert box.y1 <= figure.bbox.y1
+
+
+@pytest.mark.parametrize(
+    ("numbers", "errors", "expected"),
+    [
+        ([8, 16, 32, 64], [0.030, 0.018, 0.010, 0.0095], 32),
+        ([64, 8, 32, 16], [0.0095, 0.030, 0.010, 0.018], 32),  # in any order
+        ([8, 16, 32], [0.03, 0.02, 0.01], 32),  # every doubling pays
+        ([8, 16, 32], [0.03, 0.029, 0.028], 8),  # none does
+        ([8, 16, 32], [0.03, 0.02, 0.021], 16),  # a worse run is no gain
+        ([8, 16, 32, 64], [0.03, 0.029, 0.01, 0.0099], 32),  # what pays later is not missed
+        ([16, 256], [0.01, 0.0040], 256),  # four doublings that gain a fifth each leave 0.41
+        ([16, 256], [0.01, 0.0042], 16),
+        ([5], [0.1], 5),
+    ],
+)
+def test_the_knee_is_the_size_after_which_doubling_gains_less_than_a_fifth(numbers, errors, expected):
+    assert figures.knee(numbers, errors) == expected
+
+
+@pytest.mark.parametrize(
+    ("numbers", "errors", "text"),
+    [
+        ([], [], r"`numbers` \(=\[\]\) must be"),
+        ([4, 4], [0.1, 0.1], r"`numbers` \(=\[4, 4\]\) must be different"),
+        ([4], [0.1, 0.1], r"one for each error"),
+        ([4], [0.0], r"`errors` \(=\[0.0\]\) must be finite and above 0"),
+        ([4], [float("nan")], r"`errors`"),
+    ],
+)
+def test_sizes_without_a_knee_are_named(numbers, errors, text):
+    with pytest.raises(ValueError, match=text):
+        figures.knee(numbers, errors)
+
+
+def test_a_sweep_marks_the_knee_and_leaves_out_what_was_not_computed():
+    rows = [
+        {"numbers": 32, "model": 0.006, "pca": None, "thumbnail": 0.05},
+        {"numbers": 8, "model": 0.02, "pca": 0.04, "thumbnail": 0.06},
+        {"numbers": 64, "model": 0.0058, "pca": 0.02, "thumbnail": 0.04},
+    ]
+    axes = figures.sweep(rows).axes[0]
+    lines = {line.get_label(): line.get_xdata().tolist() for line in axes.lines}
+    assert lines == {"thumbnail": [8, 32, 64], "PCA": [8, 64], "autoencoder": [8, 32, 64]}
+    assert [text.get_text() for text in axes.texts] == ["knee: 32"]
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    steep = figures.sweep(rows[:2]).axes[0]
+    assert not steep.texts
+    assert steep.get_title() == "no knee up to 32: more numbers still gain much"
+    assert not figures.sweep(rows[:1]).axes[0].texts

@@ -1,16 +1,19 @@
 """Convolutional autoencoders for a person's own images: model, mirror, images in, training, evaluation."""
 
-from halfstride.autoencoder.evaluation import Scores, evaluate
+from halfstride.autoencoder.evaluation import Evaluation, evaluate
 from halfstride.autoencoder.images import ImageOptions, Images, decode, load_images, to_float
 from halfstride.autoencoder.mirroring import MirrorError, mirror
 from halfstride.autoencoder.model import ConvAutoencoder
+from halfstride.autoencoder.model_card import card_text
 from halfstride.autoencoder.progress import Interrupted
 from halfstride.autoencoder.report import draw, reconstruct, reconstruct_files
 from halfstride.autoencoder.runs import Run
+from halfstride.autoencoder.scoring import Scores, scores
 from halfstride.autoencoder.training import TrainingOptions, train
 
 __all__ = [
     "ConvAutoencoder",
+    "Evaluation",
     "ImageOptions",
     "Images",
     "Interrupted",
@@ -18,6 +21,7 @@ __all__ = [
     "Run",
     "Scores",
     "TrainingOptions",
+    "card_text",
     "decode",
     "draw",
     "evaluate",
@@ -25,6 +29,7 @@ __all__ = [
     "mirror",
     "reconstruct",
     "reconstruct_files",
+    "scores",
     "to_float",
     "train",
 ]

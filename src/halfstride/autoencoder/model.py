@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import PyTorchModelHubMixin, constants
+from huggingface_hub import ModelCard, PyTorchModelHubMixin, constants
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
@@ -247,28 +247,29 @@ class ConvAutoencoder(
         if self.latent == "map":
             blocks = self._extend(images.float().div(255))
             rows = F.unfold(blocks, self.downscale, stride=self.downscale).transpose(1, 2).flatten(0, 1)
-            encode, decode = self.linear_encoder, self.linear_decoder
-            last = self.to_latent
+            encode: Any = self.linear_encoder
+            decode: Any = self.linear_decoder
+            last: Any = self.to_latent
         else:
             rows = images.float().div(255).flatten(1)
-            encode, decode = self.linear_encoder[1], self.linear_decoder[0]  # type: ignore[index]
-            last = self.to_latent[1]  # type: ignore[index]
+            encode, decode, last = self.linear_encoder[1], self.linear_decoder[0], self.to_latent[1]  # type: ignore[index]
         mean, axes, deviations = principal_axes(rows, self.latent_dim)
         found = len(axes)
         encoder, decoder = axes / deviations[:, None], axes * deviations[:, None]
-        encode.weight[:found] = encoder.reshape(found, *encode.weight.shape[1:])  # type: ignore[index]
-        encode.bias[:found] = -encoder @ mean  # type: ignore[index]
+        encode.weight[:found] = encoder.reshape(found, *encode.weight.shape[1:])
+        encode.bias[:found] = -encoder @ mean
         if self.latent == "map":
-            decode.weight[:found] = decoder.reshape(found, *decode.weight.shape[1:])  # type: ignore[index]
-            decode.bias.copy_(mean.reshape(self.channels, -1).mean(1))  # type: ignore[union-attr,operator]
+            decode.weight[:found] = decoder.reshape(found, *decode.weight.shape[1:])
+            decode.bias.copy_(mean.reshape(self.channels, -1).mean(1))
         else:
-            decode.weight[:, :found] = decoder.T  # type: ignore[index]
-            decode.bias.copy_(mean)  # type: ignore[union-attr,operator]
-        for layer in (last, self.decoder[-1]):
-            nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+            decode.weight[:, :found] = decoder.T
+            decode.bias.copy_(mean)
+        head: Any = self.decoder[-1]
+        for layer in (last, head):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
         if self.variational:  # narrow distributions, so that training starts from PCA here too
-            last.bias[self.latent_dim :] = -4.0  # type: ignore[index]
+            last.bias[self.latent_dim :] = -4.0
 
     @torch.inference_mode()
     def sample(self, count: int, *, codes: Tensor | None = None, seed: int = 0) -> Float[Tensor, "n c h w"]:
@@ -363,6 +364,12 @@ class ConvAutoencoder(
                 f"`images` are {images.shape[-2]}×{images.shape[-1]}: this model takes {self.image_size[0]}×"
                 f'{self.image_size[1]}; bring them to that size, or build it with latent="map".'
             )
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The card that `save_pretrained` writes where there is none: what is known of the model itself."""
+        from halfstride.autoencoder.model_card import card_text
+
+        return ModelCard(card_text(self))
 
     @classmethod
     def _from_pretrained(

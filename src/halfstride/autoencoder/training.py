@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from halfstride.autoencoder.distributed import Processes
-from halfstride.autoencoder.evaluation import evaluate, evaluation_batch_size
 from halfstride.autoencoder.images import Images, to_float
 from halfstride.autoencoder.model import ConvAutoencoder, _one_of, _positive
 from halfstride.autoencoder.progress import Interrupted, Progress, StopSignal
 from halfstride.autoencoder.runs import Run
+from halfstride.autoencoder.scoring import evaluation_batch_size, scores
 
 __all__ = ["Position", "TrainingOptions", "train"]
 
@@ -189,7 +189,7 @@ def train(
             position.error_sum += processes.sum(errors.item())[0]
             _check_finite(position.error_sum, model, run)
             seconds = time.monotonic() - started
-            scores = evaluate(
+            tested = scores(
                 replica,
                 images.test.batches(
                     evaluation_batch_size(images.shape, processes.count),
@@ -199,14 +199,14 @@ def train(
                 processes.device,
                 ssim_images=math.inf if position.epoch == options.epochs - 1 else _SSIM_IMAGES,
             )
-            _check_finite(scores.mse, model, run)
+            _check_finite(tested.mse, model, run)
             metrics.append(
                 {
                     "epoch": position.epoch + 1,
                     "train_mse": position.error_sum / position.images,
-                    "test_mse": scores.mse,
-                    "test_psnr": scores.psnr,
-                    "test_ssim": scores.ssim,
+                    "test_mse": tested.mse,
+                    "test_psnr": tested.psnr,
+                    "test_ssim": tested.ssim,
                     "learning_rate": rate,
                     "seconds": round(seconds, 3),
                     "images_per_second": round((position.images - images_before) / seconds, 1),

@@ -218,8 +218,7 @@ def evaluate(
     from itertools import chain
 
     from halfstride.autoencoder import Run
-    from halfstride.autoencoder import evaluate as evaluate_model
-    from halfstride.autoencoder.evaluation import evaluation_batch_size
+    from halfstride.autoencoder.scoring import evaluation_batch_size, scores
 
     console = make_console()
     opened = Run.open(run)
@@ -233,12 +232,12 @@ def evaluate(
     images = _load(recipe, make_console(quiet=as_json))
     splits = (images.test,) if data is None else (images.train, images.validation, images.test)
     batches = chain.from_iterable(split.batches(evaluation_batch_size(images.shape)) for split in splits)
-    scores = evaluate_model(model, batches)
+    found = scores(model, batches)
     if as_json:
-        typer.echo(json.dumps(scores._asdict()))
+        typer.echo(json.dumps(found._asdict()))
         return
-    console.print(f"{run}  on {scores.images:,} images of {images.name}")
-    console.print(_scores_line(scores.mse, scores.psnr, scores.ssim))
+    console.print(f"{run}  on {found.images:,} images of {images.name}")
+    console.print(_scores_line(found.mse, found.psnr, found.ssim))
 
 
 @app.command()

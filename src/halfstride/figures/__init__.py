@@ -2,15 +2,19 @@
 
 from halfstride.figures.autoencoder import decoded_plane, latent_space, losses, principal_plane, reconstructions
 from halfstride.figures.checkerboard import coverage, cure, diagnosis, image_diagnosis
+from halfstride.figures.comparing import comparison, knee, sweep
 
 __all__ = [
+    "comparison",
     "coverage",
     "cure",
     "decoded_plane",
     "diagnosis",
     "image_diagnosis",
+    "knee",
     "latent_space",
     "losses",
     "principal_plane",
     "reconstructions",
+    "sweep",
 ]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["decoded_plane", "latent_space", "losses", "principal_plane", "reconstructions"]
+__all__ = ["decoded_plane", "latent_space", "losses", "principal_plane", "reconstructions", "show"]
 
 _LABEL = 0.8
 """Inches that the word "reconstructed" takes."""
@@ -36,7 +36,7 @@ def reconstructions(
     axes = figure.subplots(2, count, squeeze=False, gridspec_kw={"wspace": 0.06, "hspace": 0.06})
     for row, (images, label) in enumerate(((originals, "original"), (reconstructed, "reconstructed"))):
         for column in range(count):
-            _show(axes[row, column], images[column])
+            show(axes[row, column], images[column])
         if tallest < _LABEL:
             axes[row, 0].set_ylabel(label, fontsize=8, rotation=0, ha="right", va="center")
         else:
@@ -146,13 +146,14 @@ def decoded_plane(images: Float[np.ndarray, "rows columns c h w"], extent: tuple
     scale = min(max(2 / tall, 1), 4) if tall < 2 else min(12 / tall, 1)  # of very wide and of very tall images
     figure = blank(max(6 * scale, 1.5), max(tall * scale, 1.5))
     axes = figure.subplots()
-    _show(axes, mosaic.transpose(2, 0, 1), extent=extent, aspect="auto")
+    show(axes, mosaic.transpose(2, 0, 1), extent=extent, aspect="auto")
     axes.set(xlabel="latent 1", ylabel="latent 2")
     axes.tick_params(left=True, bottom=True, labelleft=True, labelbottom=True)
     return figure
 
 
-def _show(axes: Axes, image: Float[np.ndarray, "c h w"], **options: Any) -> None:
+def show(axes: Axes, image: Float[np.ndarray, "c h w"], **options: Any) -> None:
+    """Draw an image with values in [0, 1]: 1 channel grey, 3 as RGB, of others the first."""
     picture = np.moveaxis(image, 0, -1) if len(image) == 3 else image[0]
     axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest", **options)
     axes.tick_params(left=False, bottom=False, labelleft=False, labelbottom=False)
