@@ -60,7 +60,7 @@ class Downsample(nn.Module):
         self.pooling = nn.MaxPool2d(2) if downsampling == "pool" else nn.Identity()
 
     def forward(self, features: Tensor) -> Tensor:
-        shortcut = F.pixel_unshuffle(features, 2).unflatten(1, (self.outputs, -1)).mean(2)
+        shortcut = F.pixel_unshuffle(features, 2).unflatten(1, (self.outputs, -1)).mean(2)  # type: ignore[no-untyped-call]
         return self.pooling(self.convolution(features)) + shortcut  # type: ignore[no-any-return]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
+
+from halfstride.autoencoder.devices import find_device
 
 __all__ = ["Processes"]
 
@@ -20,26 +23,38 @@ class Processes:
 
     Args:
         precision: `"auto"`, `"float32"` or `"bfloat16"`; auto is bfloat16 on a GPU that computes in it natively.
+        device: `"auto"`, or the name of a device; several processes take theirs by their rank.
         tensorboard: folder for TensorBoard's event files, or None for none.
+
+    Raises:
+        ValueError: where there is no such device, or TensorBoard is not installed.
     """
 
-    def __init__(self, precision: str, tensorboard: Path | None) -> None:
+    def __init__(self, precision: str, device: str, tensorboard: Path | None) -> None:
         from accelerate import Accelerator
-        from accelerate.state import AcceleratorState
+        from accelerate.state import AcceleratorState, PartialState
 
         if tensorboard is not None:
             _require_tensorboard()
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        if several and ":" in device:
+            raise ValueError(f"`device` (={device}) is one device for several processes: use {device.split(':')[0]}.")
+        found = find_device(device)
         if precision == "auto":
-            native = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+            native = found.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
             precision = "bfloat16" if native else "float32"
         # accelerate keeps the precision of the first Accelerator for the whole process; each training chooses its own.
         AcceleratorState._reset_state()
+        if not several:
+            PartialState._reset_state()
+            os.environ["ACCELERATE_TORCH_DEVICE"] = str(found)
         self.accelerator = Accelerator(
             mixed_precision="bf16" if precision == "bfloat16" else "no",
-            cpu=not torch.accelerator.is_available(),
+            cpu=found.type == "cpu",
             log_with="tensorboard" if tensorboard is not None else None,
             project_dir=tensorboard,
         )
+        os.environ.pop("ACCELERATE_TORCH_DEVICE", None)
         self.device: torch.device = self.accelerator.device
         self.rank: int = self.accelerator.process_index
         self.count: int = self.accelerator.num_processes
@@ -85,7 +100,7 @@ class Processes:
         if not self.accelerator.trackers:
             self.accelerator.init_trackers("tensorboard")
         numbers = {name: value for name, value in entry.items() if isinstance(value, float)}
-        self.accelerator.log(numbers, step=entry["epoch"])
+        self.accelerator.log(numbers, step=entry["step"])
 
     def end(self) -> None:
         self.accelerator.end_training()

@@ -34,6 +34,7 @@ Latent = Literal["vector", "map"]
 
 _LARGEST_PATCH = 4  # pixels a side that the encoder's first layer takes together
 _LARGEST_VECTOR_MAP = 8  # positions a side that are made into a latent vector
+_LEAK = 0.05  # slope of the output outside [0, 1] while the model trains
 
 
 class ConvAutoencoder(
@@ -50,7 +51,7 @@ class ConvAutoencoder(
 
     A **vector** has one code for the whole image, for images that share a layout. A **map** has a code for each
     position, for all others; it takes images of any size. Beside the convolutions of a map runs a linear path of whole
-    blocks of pixels: training starts it as PCA of the blocks (`start_from_pca`), and the convolutions learn what PCA
+    blocks of pixels: training starts it as PCA of the blocks (`initialise`), and the convolutions learn what PCA
     leaves over.
 
     Args:
@@ -161,6 +162,11 @@ class ConvAutoencoder(
         if self.linear:
             self.linear_encoder, self.linear_decoder = self._linear_path()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.untrained = True
+        """Whether the weights are those of the constructor: training starts such a model by `initialise`."""
+        self.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
+            lambda model, _: setattr(model, "untrained", False)
+        )
 
     def _linear_path(self) -> tuple[nn.Module, nn.Module]:
         """From image to code and back without anything in between: of blocks of pixels, or of the whole image."""
@@ -212,37 +218,43 @@ class ConvAutoencoder(
                 that is encoded to it.
 
         Returns:
-            Images with values in [0, 1]. While a model with a linear path trains, values may lie outside: they are
-            clipped in evaluation mode only, since a clipped value has no gradient.
+            Images with values in [0, 1], clipped. While the model trains, values may lie a little outside: a value that
+            is clipped, or far out on a sigmoid, would have no gradient to bring it back.
         """
         height, width = self._output_size(latents, output_size)
         # The code loses the memory format on its way through a vector; convolutions on a CPU are fastest in this one.
         features = self.from_latent(latents).contiguous(memory_format=torch.channels_last)
         images: Tensor = self.decoder(features)[..., :height, :width]
-        if not self.linear:
-            return images.sigmoid()
-        images = images + self.linear_decoder(latents)[..., :height, :width]
-        return images if self.training else images.clamp(0, 1)
+        if self.linear:
+            images = images + self.linear_decoder(latents)[..., :height, :width]
+        clipped = images.clamp(0, 1)
+        return clipped + _LEAK * (images - clipped) if self.training else clipped
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         """The reconstructions of images, of the same size; of a variational model from the means."""
         return self.decode(self.encode(images), images.shape[-2:])
 
     @torch.no_grad()
-    def start_from_pca(self, images: UInt8[Tensor, "n c h w"]) -> None:
-        """Let an untrained model with a linear path start as principal component analysis.
+    def initialise(self, images: UInt8[Tensor, "n c h w"]) -> None:
+        """Let an untrained model start from the images that it will be trained on.
 
-        The linear path becomes PCA of blocks of pixels (for a vector, of whole images) with codes of variance 1, and
-        the convolutions add nothing to it yet. Without a linear path, nothing is done.
+        With a linear path it starts as principal component analysis: the path becomes PCA of blocks of pixels (for a
+        vector, of whole images) with codes of variance 1, to which the convolutions add nothing yet. Without one it
+        starts from the images' mean colour.
 
         Args:
-            images: training images, 1 or more; a few hundred are enough for a map.
+            images: training images, 1 or more; a few hundred are enough.
 
         Reference:
             Baldi & Hornik, "Neural networks and principal component analysis", Neural Networks 2 (1989): PCA is the
             best that a linear autoencoder can do.
         """
+        head: Any = self.decoder[-1]
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
         if not self.linear:
+            colours = images.float().div(255).mean((0, 2, 3))
+            head.bias.copy_(colours.repeat_interleave(len(head.bias) // self.channels))
             return
         if self.latent == "map":
             blocks = self._extend(images.float().div(255))
@@ -264,10 +276,8 @@ class ConvAutoencoder(
         else:
             decode.weight[:, :found] = decoder.T
             decode.bias.copy_(mean)
-        head: Any = self.decoder[-1]
-        for layer in (last, head):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
         if self.variational:  # narrow distributions, so that training starts from PCA here too
             last.bias[self.latent_dim :] = -4.0
 

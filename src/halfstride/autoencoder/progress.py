@@ -5,14 +5,11 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-
-if TYPE_CHECKING:
-    from halfstride.autoencoder.training import Position
 
 __all__ = ["Interrupted", "Progress", "StopSignal"]
 
@@ -49,16 +46,15 @@ class StopSignal:
 
 
 class Progress:
-    """A progress bar over all steps with loss, speed and time left, and a line for each epoch.
+    """A progress bar over all steps with loss, speed and time left, and a line for each scoring.
 
     Args:
-        epochs: epochs of the whole training.
-        steps_per_epoch: steps of each.
+        steps: steps of the whole training.
         shown: whether to show anything at all.
     """
 
-    def __init__(self, epochs: int, steps_per_epoch: int, shown: bool) -> None:
-        self._epochs, self._steps = epochs, steps_per_epoch
+    def __init__(self, steps: int, shown: bool) -> None:
+        self._steps = steps
         console = Console(quiet=not shown, stderr=True)
         self._bar = Bar(
             TextColumn("{task.description}"),
@@ -70,7 +66,7 @@ class Progress:
             console=console,
             transient=True,
         )
-        self._task = self._bar.add_task("training", total=epochs * steps_per_epoch, state="")
+        self._task = self._bar.add_task("training", total=steps, state="")
 
     def __enter__(self) -> Progress:
         self._bar.start()
@@ -81,22 +77,25 @@ class Progress:
     ) -> None:
         self._bar.stop()
 
-    def report(self, position: Position, images_per_second: float) -> None:
-        """Show where the training is."""
-        self._bar.update(
-            self._task,
-            completed=position.epoch * self._steps + position.step,
-            description=f"epoch {position.epoch + 1}/{self._epochs}",
-            state=f"MSE {position.error_sum / max(position.images, 1):.5f} · {images_per_second:,.0f} images/s ·",
-        )
+    def report(self, step: int, mse: float, images_per_second: float) -> None:
+        """Show where the training is.
 
-    def finish_epoch(self, entry: Mapping[str, Any]) -> None:
-        """Leave the epoch's line on the screen."""
+        Args:
+            step: steps done.
+            mse: mean squared error of the images since the last scoring.
+            images_per_second: speed.
+        """
+        state = f"MSE {mse:.5f} · {images_per_second:,.0f} images/s ·"
+        self._bar.update(self._task, completed=step, description=f"step {step:,}/{self._steps:,}", state=state)
+
+    def show(self, entry: Mapping[str, Any], best: bool) -> None:
+        """Leave a scoring's line on the screen, marked where the model is the best so far."""
         ssim = "" if entry["test_ssim"] is None else f"   SSIM {entry['test_ssim']:.3f}"
-        self._bar.update(self._task, completed=entry["epoch"] * self._steps)
+        self._bar.update(self._task, completed=entry["step"])
         self._bar.console.print(
-            f"epoch {entry['epoch']:>{len(str(self._epochs))}}/{self._epochs}   MSE {entry['train_mse']:.5f} train "
-            f"{entry['test_mse']:.5f} test   PSNR {entry['test_psnr']:.2f} dB{ssim}",
+            f"step {entry['step']:>{len(f'{self._steps:,}')},}/{self._steps:,}   MSE {entry['train_mse']:.5f} train "
+            f"{entry['validation_mse']:.5f} validation {entry['test_mse']:.5f} test   "
+            f"PSNR {entry['test_psnr']:.2f} dB{ssim}{'' if best else '   (an earlier one is kept)'}",
             highlight=False,
             soft_wrap=True,
         )

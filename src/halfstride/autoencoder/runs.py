@@ -1,10 +1,14 @@
 """The folder that a training writes, each file whole or not at all.
 
-    run.json                what was asked for: training options, and where the images came from
+    run.json                training options, the steps of each training, and where the images came from
+    images.txt              which images are for training, validation and testing (not of streams)
+    skipped.txt             which files could not be used, and why
     config.json             the model's arguments  ┐ what `ConvAutoencoder.from_pretrained` reads
     model.safetensors       the model's weights    ┘
-    metrics.jsonl           one line per epoch
+    metrics.jsonl           one line per scoring
+    evaluation.json         scores beside baselines, and the verdict
     checkpoint.safetensors  weights, optimiser state and position, for `--resume`
+    README.md               the model card
     *.png                   pictures
 
 Nothing in it is a pickle.
@@ -19,12 +23,17 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from halfstride.autoencoder.images import Images
+from halfstride.autoencoder.images.splits import skipped_lines
 from halfstride.autoencoder.model import ConvAutoencoder
+
+if TYPE_CHECKING:
+    from halfstride.autoencoder.evaluation import Evaluation
 
 __all__ = ["Run", "next_free", "require_free", "writing", "writing_folder"]
 
@@ -35,18 +44,26 @@ class Run:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
-    @classmethod
-    def create(cls, path: str | Path, record: dict[str, Any]) -> Run:
+    def create(self, record: dict[str, Any], images: Images) -> None:
         """Start a new run in a folder that does not exist yet or is empty; `record` becomes `run.json`.
 
         Raises:
             ValueError: where the folder holds something already; nothing is ever overwritten.
         """
-        run = cls(path)
-        require_free(run.path, "or go on with that run by --resume")
-        run.path.mkdir(parents=True, exist_ok=True)
-        run._write_text("run.json", json.dumps(record, indent=2) + "\n")
-        return run
+        require_free(self.path, "or go on with that run by --resume")
+        self.path.mkdir(parents=True, exist_ok=True)
+        if lines := _image_lines(images):
+            self._write_text("images.txt", "".join(f"{line}\n" for line in lines))
+        self.write_skipped(images)
+        self.write_record(record)
+
+    def write_record(self, record: dict[str, Any]) -> None:
+        self._write_text("run.json", json.dumps(record, indent=2) + "\n")
+
+    def write_skipped(self, images: Images) -> None:
+        """List the files that could not be used; where there is none, nothing is written."""
+        if images.skipped:
+            self._write_text("skipped.txt", skipped_lines(images.skipped))
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -67,6 +84,37 @@ class Run:
         """What the run was started with."""
         return self._parsed("run.json", (self.path / "run.json").read_text(encoding="utf-8"))
 
+    @property
+    def stages(self) -> list[int]:
+        """The steps of the first training, and of each that was added."""
+        stages = self.record.get("stages")
+        if (
+            not isinstance(stages, list)
+            or not stages
+            or not all(isinstance(steps, int) and steps > 0 for steps in stages)
+        ):
+            raise ValueError(f"`{self.path / 'run.json'}` is damaged (stages={stages}): restore it, or train again.")
+        return stages
+
+    def check_images(self, images: Images) -> None:
+        """Raise where a run would go on with other images, and name them."""
+        path = self.path / "images.txt"
+        before = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        now = _image_lines(images)
+        if before == now:
+            return
+        added = [line.partition("\t")[2] for line in sorted(set(now) - set(before))]
+        gone = [line.partition("\t")[2] for line in sorted(set(before) - set(now))]
+        told = [
+            f"{len(names):,} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            for names, what in ((added, "were added or changed parts"), (gone, "are gone or changed parts"))
+            if names
+        ]
+        raise ValueError(
+            f"`images` are not those that {self.path} was started with: {' and '.join(told) or 'another order'}. "
+            "Bring the data back, or start a new run."
+        )
+
     def _parsed(self, name: str, text: str) -> dict[str, Any]:
         try:
             value = json.loads(text)
@@ -81,6 +129,8 @@ class Run:
     def save_model(self, model: ConvAutoencoder) -> None:
         with _temporary_folder(self.path) as folder:
             model.save_pretrained(folder)
+            if (self.path / "README.md").exists():  # the card of a finished training says more
+                (folder / "README.md").unlink()
             _move_files(folder, self.path)
 
     def load_model(self) -> ConvAutoencoder:
@@ -96,11 +146,17 @@ class Run:
             self._parsed("config.json", config.read_text(encoding="utf-8"))
         return ConvAutoencoder.from_pretrained(self.path)
 
+    def load_weights(self, model: nn.Module) -> None:
+        """Put the weights that are kept into a model of the run's shape."""
+        from safetensors.torch import load_file
+
+        model.load_state_dict(load_file(self.path / "model.safetensors"))
+
     # Metrics ------------------------------------------------------------------------------------------------------
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """One entry per finished epoch; a last line that a crash cut off is left out."""
+        """One entry per scoring; a last line that a crash cut off is left out."""
         path = self.path / "metrics.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         entries = []
@@ -169,6 +225,23 @@ class Run:
         with writing(path) as temporary:
             figure.savefig(temporary, format="png")
         return path
+
+    # Evaluation and card ------------------------------------------------------------------------------------------
+
+    @property
+    def evaluation(self) -> Evaluation | None:
+        """What `evaluate` said at the end of the training; None before that."""
+        from halfstride.autoencoder.evaluation import Evaluation
+
+        path = self.path / "evaluation.json"
+        if not path.is_file():
+            return None
+        return Evaluation.from_dict(self._parsed(path.name, path.read_text(encoding="utf-8")))
+
+    def save_evaluation(self, evaluation: Evaluation, card: str) -> None:
+        """Write what `evaluate` returned, and the model card that tells of it."""
+        self._write_text("evaluation.json", json.dumps(evaluation.to_dict(), indent=2) + "\n")
+        self._write_text("README.md", card)
 
     def _write_text(self, name: str, text: str) -> None:
         with writing(self.path / name) as temporary:
@@ -251,3 +324,9 @@ def next_free(path: Path) -> Path:
         candidate = path.with_name(f"{path.name}-{number}")
         number += 1
     return candidate
+
+
+def _image_lines(images: Images) -> list[str]:
+    """Each image's part and name, a line each; none for streams."""
+    parts = (("train", images.train), ("validation", images.validation), ("test", images.test))
+    return [f"{part}\t{name}" for part, split in parts for name in split.names or ()]

@@ -6,78 +6,51 @@ import dataclasses
 import math
 import platform
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from halfstride.autoencoder.augmentation import augment
+from halfstride.autoencoder.corruption import corrupt, parse_corruptions
+from halfstride.autoencoder.devices import within_memory
 from halfstride.autoencoder.distributed import Processes
+from halfstride.autoencoder.draws import Draw
 from halfstride.autoencoder.images import Images, to_float
-from halfstride.autoencoder.model import ConvAutoencoder, _one_of, _positive
+from halfstride.autoencoder.images.splits import inputs_and_targets
+from halfstride.autoencoder.losses import loss
+from halfstride.autoencoder.model import ConvAutoencoder
 from halfstride.autoencoder.progress import Interrupted, Progress, StopSignal
 from halfstride.autoencoder.runs import Run
-from halfstride.autoencoder.scoring import evaluation_batch_size, scores
+from halfstride.autoencoder.scoring import Corrupt, evaluation_batch_size, scores
+from halfstride.autoencoder.training_options import TrainingOptions
 
-__all__ = ["Position", "TrainingOptions", "train"]
-
-Loss = Literal["mse", "l1", "bce"]
-Precision = Literal["auto", "float32", "bfloat16"]
+__all__ = ["Position", "TrainingOptions", "corruption_of", "train"]
 
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
 _STEPS_BETWEEN_REPORTS = 20
-_SSIM_IMAGES = 128  # per epoch; all of them after the last
-_WARM_UP = 0.1  # share of the steps over which the learning rate rises
+_SCORINGS = 20  # per training
+_TEST_IMAGES = 500  # that each scoring looks at; the whole set is for `evaluate`
+_SSIM_IMAGES = 128  # of these
+_WARM_UP = 0.1  # share of the steps over which the learning rate rises, and the weight of a variational model's KL
+_FIRST_IMAGES = 1_000  # that an untrained model starts from
+_TIMED_SECONDS = 5.0  # for which steps are timed where the length is in minutes
 
 
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How to train; the defaults suit the embedded digits and most small image sets.
+@dataclass
+class Position:
+    """Where a training stands: the next step, the sums since the last scoring, and which model is kept."""
 
-    Args:
-        epochs: passes over the training images, 1 or more.
-        batch_size: images per step, over all processes together, 1 or more.
-        learning_rate: the highest learning rate of AdamW; it rises over the first tenth of the steps and then falls to
-            zero on a cosine.
-        weight_decay: AdamW's decoupled weight decay, 0 or more.
-        loss: `"mse"`, `"l1"` or `"bce"` (binary cross-entropy per value).
-        noise: standard deviation of Gaussian noise added to the inputs while the clean images stay the target
-            (a denoising autoencoder: Vincent et al., 2008); 0 for none.
-        clip: largest norm of the gradient, above 0.
-        seed: decides the initial order of the images and the noise; 0 or more.
-        precision: `"auto"` takes bfloat16 where the device computes in it natively, `"float32"` and `"bfloat16"` force.
-        steps_per_epoch: needed for streamed data of unknown length only.
-        tensorboard: also write TensorBoard's event files into the run's folder.
-    """
-
-    epochs: int = 20
-    batch_size: int = 32
-    learning_rate: float = 4e-3
-    weight_decay: float = 0.05
-    loss: Loss = "mse"
-    noise: float = 0.0
-    clip: float = 1.0
-    seed: int = 0
-    precision: Precision = "auto"
-    steps_per_epoch: int | None = None
-    tensorboard: bool = False
-
-    def __post_init__(self) -> None:
-        _positive("epochs", self.epochs)
-        _positive("batch_size", self.batch_size)
-        if self.steps_per_epoch is not None:
-            _positive("steps_per_epoch", self.steps_per_epoch)
-        _one_of("loss", self.loss, Loss)
-        _one_of("precision", self.precision, Precision)
-        for name, least in (("learning_rate", None), ("clip", None), ("weight_decay", 0), ("noise", 0)):
-            value = getattr(self, name)
-            if not math.isfinite(value) or (value <= 0 if least is None else value < least):
-                raise ValueError(f"`{name}` (={value}) must be {'above 0' if least is None else 'at least 0'}.")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
-            raise ValueError(f"`seed` (={self.seed}) must be an int from 0 to 2**63 - 1.")
+    step: int = 0
+    epoch: int = 0
+    step_in_epoch: int = 0
+    error_sum: float = 0.0
+    images: int = 0
+    best: float = math.inf
+    best_step: int = 0
 
 
 def train(
@@ -87,252 +60,434 @@ def train(
     options: TrainingOptions | None = None,
     *,
     resume: bool = False,
-    data: dict[str, Any] | None = None,
+    device: str = "auto",
     progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Train an autoencoder and write the run's folder.
 
-    The same seed, machine, thread count and versions give the same run. Under `torchrun` or `accelerate launch` the
-    processes share each batch and give the loss curve of one process, and the first of them writes the files.
+    A model that was not trained before starts from the images (`ConvAutoencoder.initialise`). Of all scorings, the
+    model with the least loss on the validation images is kept. The same seed, machine, thread count and versions give
+    the same run. Under `torchrun` or `accelerate launch` the processes share each batch and give the loss curve of one
+    process, and the first of them writes the files.
 
     Args:
-        model: the model; it is trained in place.
+        model: the model; it is trained in place and ends with the weights that are kept.
         images: what `load_images` returned.
         out: the run's folder; new or empty, except with `resume`.
         options: how to train.
-        resume: go on where the run in `out` was interrupted, from its last checkpoint.
-        data: how the images were loaded, kept in `run.json` so that the run can be evaluated later.
-        progress: show a progress bar, and a line for each epoch.
+        resume: go on where the run in `out` was interrupted, from its last checkpoint; a finished run is given the
+            `steps`, `epochs` or `minutes` of the options in addition, with a new warm-up and cosine.
+        device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"`, `"mps"`.
+        progress: show a progress bar, and a line for each scoring.
 
     Returns:
-        One entry per epoch: `epoch`, `train_mse` (the mean over the epoch's batches as they were met), `test_mse`,
-        `test_psnr`, `test_ssim` (of the first 128 images, after the last epoch of all), `learning_rate`, `seconds` and
-        `images_per_second`.
+        One entry per scoring, 20 in all: `step`, `epoch` (passes over the training images so far), `train_mse` (the
+        mean over the images since the last scoring, augmented and as they were met), `validation_mse`,
+        `validation_loss` (what the kept model has least of), `test_mse`, `test_psnr` and `test_ssim` (of the same 500
+        and 128 test images every time), `learning_rate`, `seconds` and `images_per_second`.
 
     Raises:
-        ValueError: where options, model and images don't fit, or the folder is not free.
+        ValueError: where options, model and images don't fit, the folder is not free, or memory is exhausted.
         FloatingPointError: where the loss is no longer finite; the last good checkpoint stays.
         Interrupted: after Ctrl-C, once everything is saved.
     """
-    options = options or TrainingOptions()
-    if model.channels != images.shape[0] or (not model.spatial and model.image_size != tuple(images.shape[1:])):
+    if model.channels != images.shape[0] or (model.latent == "vector" and model.image_size != tuple(images.shape[1:])):
         raise ValueError(
             f"`model` takes {model.channels}×{model.image_size[0]}×{model.image_size[1]}, but `images` are "
             f"{'×'.join(map(str, images.shape))}: build the model with image_size={tuple(images.shape[1:])} and "
             f"channels={images.shape[0]}."
         )
-    steps_per_epoch = _steps_per_epoch(images, options)
-    processes = Processes(options.precision, Path(out) if options.tensorboard else None)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=options.weight_decay, fused=True
+    options = options or TrainingOptions()
+    length = options.length
+    if resume:
+        options = _resumed(Run.open(out), options, images)
+    options = options.chosen(model, images)
+    processes = Processes(options.precision, device, Path(out) if options.tensorboard else None)
+    with within_memory(options.batch_size), StopSignal() as stop:
+        training = _Training(model, images, Run(out), options, processes, stop)
+        training.open(length, resume)
+        with Progress(sum(training.stages), progress and processes.is_main) as bar:
+            training.go(bar)
+    processes.end()
+    return training.metrics
+
+
+def corruption_of(options: TrainingOptions) -> Corrupt | None:
+    """What a run does to its inputs, for `scores` and `evaluate`: each image always gets the same; None for nothing."""
+    corruptions = parse_corruptions(options.corruption)
+    if not corruptions:
+        return None
+    return lambda images, first: corrupt(
+        images, corruptions, Draw.of_images(options.seed, range(first, first + len(images)))
     )
-    replica = processes.prepare(model)
-    run = processes.main_first(lambda: _open(Path(out), model, options, images, resume, data), lambda: Run(out))
-    position = Position(**run.load_checkpoint(model, optimizer)) if resume else Position()
-    metrics = run.metrics[: position.epoch]
-    if len(metrics) < position.epoch:
-        raise ValueError(
-            f"{run.path / 'metrics.jsonl'} tells of {len(metrics)} epochs, but {position.epoch} are done: use a "
-            "backup, or start a new run."
+
+
+class _Objective(nn.Module):
+    """A model and its loss as one module, which is what several processes keep in step."""
+
+    def __init__(self, model: ConvAutoencoder, options: TrainingOptions) -> None:
+        super().__init__()
+        self.model = model
+        self.name, self.beta = options.loss, options.beta
+
+    def forward(
+        self, inputs: Tensor, target: Tensor, noise: Tensor | None = None, warm: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """The loss and the MSE of each image.
+
+        Args:
+            inputs: N×C×H×W in [0, 1].
+            target: of the same shape.
+            noise: standard normal numbers of the latents' shape for a variational model; None takes the means.
+            warm: share of the weight of the Kullback-Leibler divergence.
+        """
+        divergence: Tensor | float = 0.0
+        if self.model.variational:
+            mean, log_variance = self.model.distribution(inputs)
+            latents = mean if noise is None else mean + noise * (0.5 * log_variance).exp()
+            output = self.model.decode(latents, target.shape[-2:])
+            nats = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).sum(1)
+            # The loss is the mean over an image's values; the divergence belongs beside its sum.
+            divergence = warm * self.beta * nats.float() / target[0].numel()
+        else:
+            output = self.model(inputs)
+        with torch.autocast(output.device.type, enabled=False):  # cross-entropy and SSIM are unsafe in half precision
+            output = output.float()
+            outside: Tensor | float = 0.0
+            if self.name == "bce":  # which is for values in [0, 1]: those outside are drawn back
+                inside = output.clamp(1e-4, 1 - 1e-4)
+                outside = (output - inside.detach()).square().flatten(1).mean(1)
+                output = inside
+            per_image = loss(self.name, output, target) + outside + divergence
+        return per_image, (output.detach() - target).square().flatten(1).mean(1, dtype=torch.float64)
+
+
+class _Training:
+    """One training: the model, the optimiser, where it stands, and the run that it writes."""
+
+    def __init__(
+        self,
+        model: ConvAutoencoder,
+        images: Images,
+        run: Run,
+        options: TrainingOptions,
+        processes: Processes,
+        stop: StopSignal,
+    ) -> None:
+        self.model, self.images, self.run, self.options = model, images, run, options
+        self.processes, self.stop = processes, stop
+        self.stages: list[int] = []
+        self.position = Position()
+        self.metrics: list[dict[str, Any]] = []
+        self._save_due = False
+        self.corruptions = parse_corruptions(options.corruption)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if model.untrained:
+            model.initialise(inputs_and_targets(images.train.sample(_FIRST_IMAGES).images)[1])
+            model.untrained = False
+        self.optimizer = self._new_optimizer()
+        self.replica = processes.prepare(_Objective(model, options))
+        self.test_images = images.test.sample(_TEST_IMAGES).images
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        assert self.options.learning_rate is not None
+        return torch.optim.AdamW(
+            trained,
+            lr=self.options.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=self.options.weight_decay,
+            fused=True,
         )
 
-    def save() -> None:
-        _check_finite(position.error_sum, model, run)
-        if processes.is_main:
-            run.save_checkpoint(model, optimizer, dataclasses.asdict(position))
+    # The run's folder ---------------------------------------------------------------------------------------------
 
-    with StopSignal() as stop, Progress(options.epochs, steps_per_epoch, progress and processes.is_main) as bar:
-        if not resume:
-            save()  # so that a run can be resumed from its very start
-        last_save = time.monotonic()
-        while position.epoch < options.epochs:
-            replica.train()
-            started, images_before = time.monotonic(), position.images
-            errors = torch.zeros((), dtype=torch.float64, device=processes.device)  # of the steps since the last report
-            batches = images.train.batches(
+    def open(self, length: dict[str, Any], resume: bool) -> None:
+        """Create the run, or bring back its last checkpoint; `length` is what was asked for."""
+        if resume:
+            self.position = Position(**self.run.load_checkpoint(self.model, self.optimizer))
+            self.metrics = [entry for entry in self.run.metrics if entry["step"] <= self.position.step]
+            self.stages = self.run.stages
+            finished = self.position.step >= sum(self.stages)
+            if not finished and length not in ({}, self.run.record.get("length")):
+                told = ", ".join(f"`{name}` (={value})" for name, value in length.items())
+                raise ValueError(
+                    f"{told} cannot be added yet: {self.run.path} stands at step {self.position.step:,} of "
+                    f"{sum(self.stages):,}; resume it without, and then again."
+                )
+            if not finished or not length:
+                return
+        options = self.options
+        steps = self._steps_in(options.minutes) if options.minutes else options.steps
+        assert steps is not None
+        self.stages = [*self.stages, steps]
+        self.processes.main_first(lambda: self._write(length, resume), lambda: None)
+
+    def _write(self, length: dict[str, Any], resume: bool) -> None:
+        if resume:
+            self.run.write_record({**self.run.record, "stages": self.stages, "length": length})
+            return
+        images = self.images
+        record = {
+            "training": dataclasses.asdict(replace(self.options, steps=None, minutes=None)),
+            "stages": self.stages,
+            "length": length,
+            "data": dataclasses.asdict(images.options),
+            "images": {"train": images.train.size, "validation": images.validation.size, "test": images.test.size},
+            "classes": images.classes,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        }
+        self.run.create(record, images)
+        self.run.save_model(self.model)
+        self.save()  # so that a run can be resumed from its very start
+
+    def save(self) -> None:
+        self._check_finite()
+        if self.processes.is_main:
+            self.run.save_checkpoint(self.model, self.optimizer, dataclasses.asdict(self.position))
+
+    # Steps --------------------------------------------------------------------------------------------------------
+
+    def go(self, bar: Progress) -> None:
+        """Train to the end of the last stage."""
+        total, position = sum(self.stages), self.position
+        self.replica.train()
+        interval = max(1, self.stages[-1] // _SCORINGS)
+        errors = torch.zeros((), dtype=torch.float64, device=self.processes.device)  # of the steps since the last look
+        last_save = started = time.monotonic()
+        images_before = position.images
+        if position.step < total:
+            for batch, count, stops, saves in self._batches():
+                if position.step % _STEPS_BETWEEN_REPORTS == 0 or saves or stops:
+                    # Asking for a number makes a GPU wait, so not in every step.
+                    self._add(errors)
+                    speed = (position.images - images_before) / (time.monotonic() - started)
+                    bar.report(position.step, position.error_sum / max(position.images, 1), speed)
+                if saves or stops:
+                    self.save()
+                    last_save = time.monotonic()
+                if stops:
+                    raise Interrupted(
+                        f"Stopped after step {position.step:,} of {total:,} and saved. Go on with: {self._way_on()}"
+                    )
+                rate = self._learning_rate(position.step)
+                errors += self._step(batch, count, rate)
+                position.images += count
+                position.step += 1
+                position.step_in_epoch += 1
+                self._save_due = time.monotonic() - last_save > _SECONDS_BETWEEN_CHECKPOINTS
+                done = position.step - (total - self.stages[-1])
+                if position.step < total and (done % interval or total - position.step < interval):
+                    continue
+                self._add(errors)
+                self._finish_scoring(bar, rate, position.images - images_before, time.monotonic() - started)
+                self.save()
+                last_save = started = time.monotonic()
+                images_before = position.images
+                if position.step == total:
+                    break
+        self.processes.main_first(lambda: None, lambda: None)  # the others wait until the file is whole
+        if position.best_step:
+            self.run.load_weights(self.model)
+
+    def _batches(self) -> Iterator[tuple[Tensor, int, bool, bool]]:
+        """This process's share of each step, how many images all have in it, and whether to stop or to save."""
+        position, processes, options = self.position, self.processes, self.options
+        assert options.batch_size is not None
+        while True:
+            batches = self.images.train.batches(
                 options.batch_size,
                 seed=options.seed,
                 epoch=position.epoch,
                 shuffle=True,
                 rank=processes.rank,
                 world_size=processes.count,
-                skip=position.step,
+                skip=position.step_in_epoch,
             )
-            while position.step < steps_per_epoch:
+            while True:
                 batch = next(batches, None)
-                save_due = time.monotonic() - last_save > _SECONDS_BETWEEN_CHECKPOINTS
-                count, stops, saves = processes.sum(0 if batch is None else len(batch), stop.asked, save_due)
-                if position.step % _STEPS_BETWEEN_REPORTS == 0 or saves or stops:
-                    # Asking for a number makes a GPU wait, so not in every step.
-                    position.error_sum += processes.sum(errors.item())[0]
-                    errors.zero_()
-                    _check_finite(position.error_sum, model, run)
-                    bar.report(position, (position.images - images_before) / (time.monotonic() - started))
-                if saves or stops:
-                    save()
-                    last_save = time.monotonic()
-                if stops:
-                    way = f"halfstride train --out {run.path} --resume" if data else "train(..., resume=True)"
-                    raise Interrupted(
-                        f"Stopped in epoch {position.epoch + 1} after step {position.step} of {steps_per_epoch} and "
-                        f"saved. Go on with: {way}"
-                    )
+                count, stops, saves = processes.sum(0 if batch is None else len(batch), self.stop.asked, self._save_due)
                 if batch is None or count == 0:
                     break
-                rate = _learning_rate(options, position.epoch * steps_per_epoch + position.step, steps_per_epoch)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                errors += _step(replica, optimizer, batch, int(count), options, position, processes)
-                position.images += int(count)
-                position.step += 1
-            position.error_sum += processes.sum(errors.item())[0]
-            _check_finite(position.error_sum, model, run)
-            seconds = time.monotonic() - started
-            tested = scores(
-                replica,
-                images.test.batches(
-                    evaluation_batch_size(images.shape, processes.count),
-                    rank=processes.rank,
-                    world_size=processes.count,
-                ),
-                processes.device,
-                ssim_images=math.inf if position.epoch == options.epochs - 1 else _SSIM_IMAGES,
+                yield batch, int(count), bool(stops), bool(saves)
+            if position.step_in_epoch == 0:
+                raise ValueError("`images` have no image to train on any more: bring the data back.")
+            position.epoch, position.step_in_epoch = position.epoch + 1, 0
+
+    def _step(self, batch: Tensor, count: int, rate: float) -> Tensor:
+        """Take one optimiser step on this process's share of `count` images; return the sum of its images' MSE."""
+        options, processes = self.options, self.processes
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        draw = Draw(options.seed, self.position.step, count, processes.rank, processes.count)
+        assert options.augment is not None
+        batch = augment(batch, options.augment, draw, crop=options.crop or None, shift=options.shift or 0)
+        inputs, target = inputs_and_targets(batch.to(processes.device, non_blocking=True))
+        target = to_float(target)
+        inputs = to_float(inputs) if batch.ndim == 5 else target
+        if self.corruptions:
+            inputs = corrupt(inputs, self.corruptions, draw)
+        noise = self._noise(draw, inputs) if self.model.variational else None
+        warm = min(1.0, (self.position.step + 1) / (_WARM_UP * self.stages[0])) if self.stages else 1.0
+        with processes.autocast():
+            per_image, errors = self.replica(inputs, target, noise, warm)
+        # Averaging the processes' gradients must give the mean over all images, however unevenly they were shared.
+        (per_image.sum() * (processes.count / count)).backward()
+        nn.utils.clip_grad_norm_(self.replica.parameters(), options.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return errors.sum()  # type: ignore[no-any-return]
+
+    def _noise(self, draw: Draw, inputs: Tensor) -> Tensor:
+        """Standard normal numbers for each image's latents."""
+        shape = self.model.latent_shape
+        if self.model.latent == "map":
+            shape = (self.model.latent_dim, *self.model._map_size(inputs.shape[-2:]))
+        noise = [torch.randn(shape, generator=generator) for generator in draw.generators("latent")]
+        return torch.stack(noise).to(inputs.device) if noise else inputs.new_zeros(0, *shape)
+
+    def _learning_rate(self, step: int) -> float:
+        """The rate of one step out of its stage: up on a line, then down on half a cosine."""
+        steps = self.stages[-1]
+        step -= sum(self.stages[:-1])
+        assert self.options.learning_rate is not None
+        warm_up = max(1, round(_WARM_UP * steps))
+        if step < warm_up:
+            return self.options.learning_rate * (step + 1) / warm_up
+        return self.options.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(steps - warm_up, 1)))
+
+    # Scores -------------------------------------------------------------------------------------------------------
+
+    def _add(self, errors: Tensor) -> None:
+        self.position.error_sum += self.processes.sum(errors.item())[0]
+        errors.zero_()
+        self._check_finite()
+
+    def _finish_scoring(self, bar: Progress, rate: float, images: int, seconds: float) -> None:
+        """Score the model, keep it if it is the best so far, and start new sums."""
+        position, started = self.position, time.monotonic()
+        entry = {"step": position.step, "epoch": self._epochs(), "train_mse": position.error_sum / position.images}
+        entry |= self._score()
+        entry |= {
+            "learning_rate": rate,
+            "seconds": round(seconds, 3),
+            "scoring_seconds": round(time.monotonic() - started, 3),
+            "images_per_second": round(images / seconds, 1),
+        }
+        if not all(math.isfinite(value) for value in entry.values() if value is not None):
+            self._fail()
+        self.metrics.append(entry)
+        best = entry["validation_loss"] < position.best
+        self.position.error_sum, self.position.images = 0.0, 0
+        if best:
+            position.best, position.best_step = entry["validation_loss"], position.step
+        bar.show(entry, best)
+        self.processes.track(entry)
+        if self.processes.is_main:
+            # Metrics before checkpoint: a crash in between leaves a line too many, which a resumed run drops.
+            self.run.write_metrics(self.metrics)
+            if best:
+                self.run.save_model(self.model)
+
+    def _score(self) -> dict[str, Any]:
+        size = evaluation_batch_size(self.images.shape, self.processes.count)
+        rank, count, device = self.processes.rank, self.processes.count, self.processes.device
+        corrupted = corruption_of(self.options)
+        validation = self.images.validation.batches(size, rank=rank, world_size=count)
+        found = scores(self.model, validation, device, ssim_images=0, corrupt=corrupted)
+        test = (batch[rank::count] for batch in torch.split(self.test_images, size))
+        tested = scores(self.model, test, device, ssim_images=_SSIM_IMAGES // count, corrupt=corrupted)
+        return {
+            "validation_mse": found.mse,
+            "validation_loss": found.mse if self._is_mse() else self._validation_loss(size, corrupted),
+            "test_mse": tested.mse,
+            "test_psnr": tested.psnr,
+            "test_ssim": tested.ssim,
+        }
+
+    def _is_mse(self) -> bool:
+        return self.options.loss == "mse" and not self.model.variational
+
+    @torch.inference_mode()
+    def _validation_loss(self, size: int, corrupted: Corrupt | None) -> float:
+        """The mean over the validation images of what the training minimises; in each process of all of them."""
+        self.model.eval()
+        objective = _Objective(self.model, self.options)
+        total, seen = 0.0, 0
+        for batch in self.images.validation.batches(size):
+            inputs, target = (to_float(images.to(self.processes.device)) for images in inputs_and_targets(batch))
+            inputs = inputs if corrupted is None else corrupted(inputs, seen)
+            total += float(objective(inputs, target)[0].double().sum())
+            seen += len(batch)
+        self.model.train()
+        return total / seen
+
+    def _epochs(self) -> float:
+        """Passes over the training images so far."""
+        size = self.images.train.size
+        assert self.options.batch_size is not None
+        within = 0.0 if size is None else self.position.step_in_epoch * self.options.batch_size / size
+        return round(self.position.epoch + min(within, 1.0), 3)
+
+    def _steps_in(self, minutes: float) -> int:
+        """How many steps fit into so many minutes: some are taken, timed and undone."""
+        state = {name: value.clone() for name, value in self.model.state_dict().items()}
+        optimizer, position = self.optimizer, dataclasses.replace(self.position)
+        self.optimizer, self.stages = self._new_optimizer(), [1]
+        self.model.train()
+        times = [time.monotonic()]
+        for batch, count, stops, _ in self._batches():
+            if stops:
+                raise Interrupted("Stopped before the first step: nothing was written.")
+            self._step(batch, count, 1e-9)
+            self.position.step_in_epoch += 1
+            times.append(time.monotonic())
+            # The same for all processes: the main one's clock decides.
+            over = self.processes.sum(
+                self.processes.is_main and times[-1] - times[0] > min(_TIMED_SECONDS, 3 * minutes)
             )
-            _check_finite(tested.mse, model, run)
-            metrics.append(
-                {
-                    "epoch": position.epoch + 1,
-                    "train_mse": position.error_sum / position.images,
-                    "test_mse": tested.mse,
-                    "test_psnr": tested.psnr,
-                    "test_ssim": tested.ssim,
-                    "learning_rate": rate,
-                    "seconds": round(seconds, 3),
-                    "images_per_second": round((position.images - images_before) / seconds, 1),
-                }
-            )
-            bar.finish_epoch(metrics[-1])
-            processes.track(metrics[-1])
-            position = Position(epoch=position.epoch + 1)
-            if processes.is_main:
-                # Metrics before checkpoint: a crash in between leaves a line too many, which a resumed run drops.
-                run.write_metrics(metrics)
-                run.save_model(model)
-            save()
-            last_save = time.monotonic()
-    processes.end()
-    return metrics
+            if len(times) > 6 and over[0]:
+                break
+        started = time.monotonic()
+        self._score()
+        scoring = time.monotonic() - started
+        per_step = (times[-1] - times[2]) / (len(times) - 3)  # the first two warm up
+        steps = max(1, int((60 * minutes - _SCORINGS * scoring) / per_step))
+        self.model.load_state_dict(state)
+        self.optimizer, self.position = optimizer, position
+        return int(self.processes.sum(steps if self.processes.is_main else 0)[0])
+
+    # Ends ---------------------------------------------------------------------------------------------------------
+
+    def _way_on(self) -> str:
+        if self.images.options.source is None:
+            return "train(..., resume=True)"
+        return f"halfstride train --out {self.run.path} --resume"
+
+    def _check_finite(self) -> None:
+        finite = all(bool(parameter.isfinite().all()) for parameter in self.model.parameters())
+        if not finite or not math.isfinite(self.position.error_sum):
+            self._fail()
+
+    def _fail(self) -> None:
+        raise FloatingPointError(
+            f"The loss is no longer finite. {self.run.path} keeps the last good checkpoint; "
+            "start a new run with a smaller learning rate."
+        )
 
 
-@dataclass
-class Position:
-    """Where a training stands: the next step, and the sums over this epoch's steps so far."""
+def _resumed(run: Run, options: TrainingOptions, images: Images) -> TrainingOptions:
+    """The options of a run that goes on, with the length asked for.
 
-    epoch: int = 0
-    step: int = 0
-    error_sum: float = 0.0
-    images: int = 0
-
-
-def _step(
-    replica: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: Tensor,
-    count: int,
-    options: TrainingOptions,
-    position: Position,
-    processes: Processes,
-) -> Tensor:
-    """Take one optimiser step on this process's share of `count` images; return the sum of its images' MSE."""
-    target = to_float(batch.to(processes.device, non_blocking=True))
-    inputs = target
-    if options.noise:
-        inputs = target + options.noise * _noise(target, count, options.seed, position, processes)
-    with processes.autocast():
-        output = replica(inputs).float()
-        with torch.autocast(processes.device.type, enabled=False):  # binary cross-entropy is unsafe in half precision
-            per_value = _LOSSES[options.loss](output, target)
-    # Averaging the processes' gradients must give the mean over all images, however unevenly they were shared.
-    loss = per_value.flatten(1).mean(1).sum() * (processes.count / count)
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(replica.parameters(), options.clip)
-    optimizer.step()
-    optimizer.zero_grad()
-    return F.mse_loss(output.detach(), target, reduction="none").flatten(1).mean(1, dtype=torch.float64).sum()
-
-
-def _noise(like: Tensor, count: int, seed: int, position: Position, processes: Processes) -> Tensor:
-    """This process's share of the step's noise: drawn for the whole batch, so that it is the same for any sharing."""
-    numbers = np.random.SeedSequence((seed, position.epoch, position.step)).generate_state(1, np.uint64)
-    generator = torch.Generator().manual_seed(int(numbers[0] >> 1))
-    noise = torch.randn((count, *like.shape[1:]), generator=generator)
-    return noise[processes.rank :: processes.count].to(like.device)
-
-
-_LOSSES = {
-    "mse": lambda output, target: F.mse_loss(output, target, reduction="none"),
-    "l1": lambda output, target: F.l1_loss(output, target, reduction="none"),
-    "bce": lambda output, target: F.binary_cross_entropy(output, target, reduction="none"),
-}
-
-
-def _learning_rate(options: TrainingOptions, step: int, steps_per_epoch: int) -> float:
-    """The rate of one step out of all: up on a line, then down on half a cosine."""
-    steps = options.epochs * steps_per_epoch
-    warm_up = max(1, round(_WARM_UP * steps))
-    if step < warm_up:
-        return options.learning_rate * (step + 1) / warm_up
-    return options.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(steps - warm_up, 1)))
-
-
-def _steps_per_epoch(images: Images, options: TrainingOptions) -> int:
-    if images.train.size is None:
-        if options.steps_per_epoch is None:
-            raise ValueError("`steps_per_epoch` (=None) must be given: nobody knows how many images the stream has.")
-        return options.steps_per_epoch
-    steps = -(-images.train.size // options.batch_size)
-    return min(steps, options.steps_per_epoch or steps)
-
-
-def _open(
-    out: Path,
-    model: ConvAutoencoder,
-    options: TrainingOptions,
-    images: Images,
-    resume: bool,
-    data: dict[str, Any] | None,
-) -> Run:
-    asked = dataclasses.asdict(options)
-    sizes = {"train": images.train.size, "test": images.test.size}
-    if resume:
-        run = Run.open(out)
-        recorded = run.record.get("training")
-        if recorded != asked:
-            raise ValueError(f"`options` (={asked}) are not those that {out} was started with ({recorded}).")
-        if (before := run.record.get("images", sizes)) != sizes:
-            raise ValueError(
-                f"`images` are {sizes['train']} to train and {sizes['test']} to test, but {out} was started with "
-                f"{before['train']} and {before['test']}: bring the data back, or start a new run."
-            )
-        return run
-    record = {
-        "training": asked,
-        "data": data,
-        "images": sizes,
-        "classes": images.classes,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-    run = Run.create(out, record)
-    run.save_model(model)
-    return run
-
-
-def _check_finite(error: float, model: nn.Module, run: Run) -> None:
-    if math.isfinite(error) and all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
-        return
-    raise FloatingPointError(
-        f"The loss is no longer finite. {run.path} keeps the last good checkpoint; "
-        "start a new run with a smaller learning rate."
-    )
+    Raises:
+        ValueError: where the options or the images are not those of the run.
+    """
+    recorded = TrainingOptions.from_record(run.record.get("training"))
+    for name, (asked, known) in options.differing(recorded).items():
+        raise ValueError(
+            f"`{name}` (={asked}) cannot change in a run that is resumed, where it is {known}: leave it out, or start "
+            "a new run in another folder."
+        )
+    run.check_images(images)
+    return replace(recorded, **options.length)

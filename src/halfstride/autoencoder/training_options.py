@@ -1,0 +1,174 @@
+"""How to train: the options, and what is chosen where the user leaves it open."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+from halfstride.autoencoder.augmentation import Augment, default_augmentation
+from halfstride.autoencoder.corruption import parse_corruptions
+from halfstride.autoencoder.images import Images
+from halfstride.autoencoder.images.splits import inputs_and_targets
+from halfstride.autoencoder.losses import Loss
+from halfstride.autoencoder.model import ConvAutoencoder, _one_of, _positive
+
+__all__ = ["TrainingOptions"]
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+_STEPS, _MOST_STEPS, _PASSES = 4_000, 20_000, 5
+_CROP = 64  # pixels a side: larger images are trained on in crops of this size, where the latent is a map
+_SAMPLE = 1_000  # training images that decide on augmentation
+_SMALL_SET = 20_000  # training images below which those of a vector are shifted
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to train. What is None is chosen for the model and the images, and recorded in the run.
+
+    Args:
+        steps: length of the training in steps of the optimiser, 1 or more. By default 4,000, or five passes over the
+            training images where those are more, at most 20,000.
+        epochs: length in passes over the training images, instead of `steps`.
+        minutes: length in minutes, above 0, instead of `steps`: the first steps are timed, and the number of steps that
+            fits is recorded, so that `steps` repeats the run.
+        batch_size: images per step, over all processes together, 1 or more; by default 32 for a latent vector and 16
+            for a map.
+        learning_rate: the highest learning rate of AdamW; it rises over the first tenth of the steps and then falls to
+            zero on a cosine. By default 0.004 for a latent vector and 0.001 for a map (0.001 with a linear path too).
+        weight_decay: AdamW's decoupled weight decay, 0 or more.
+        loss: `"mse"`, `"l1"`, `"bce"` (binary cross-entropy per value) or `"sharp"` (L1 with structural similarity:
+            sharper, and several times as slow).
+        beta: weight of the Kullback-Leibler divergence of a variational model, in nats per image beside the sum of the
+            loss over an image's values; 0 or more.
+        corruption: what is done to the inputs while the clean images stay the target (a denoising autoencoder), such as
+            `"gaussian:0.1"` or `"blur:1,jpeg:30"`; see `parse_corruptions`.
+        augment: `"none"`, `"flip"` (left to right) or `"flip-rotate"`; by default what the training images look like:
+            see `default_augmentation`.
+        shift: largest random shift of the images in pixels, 0 or more; by default 1 for a latent vector and fewer than
+            20,000 training images, and 0 else.
+        crop: side in pixels of the random crops that a latent map is trained on, 0 for whole images; by default 64 for
+            images that are larger.
+        clip: largest norm of the gradient, above 0.
+        seed: decides the order of the images and everything random; 0 or more.
+        precision: `"auto"` takes bfloat16 where the device computes in it natively, `"float32"` and `"bfloat16"` force.
+        tensorboard: also write TensorBoard's event files into the run's folder.
+
+    Raises:
+        ValueError: for a value out of its range, and for more than one length.
+    """
+
+    steps: int | None = None
+    epochs: int | None = None
+    minutes: float | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    weight_decay: float = 0.05
+    loss: Loss = "mse"
+    beta: float = 1.0
+    corruption: str = ""
+    augment: Augment | None = None
+    shift: int | None = None
+    crop: int | None = None
+    clip: float = 1.0
+    seed: int = 0
+    precision: Precision = "auto"
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.length) > 1:
+            told = " and ".join(f"`{name}` (={value})" for name, value in self.length.items())
+            raise ValueError(f"{told} exclude each other: give one of them.")
+        for name in ("steps", "epochs", "batch_size"):
+            if getattr(self, name) is not None:
+                _positive(name, getattr(self, name))
+        for name in ("shift", "crop"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 0):
+                raise ValueError(f"`{name}` (={value!r}) must be an int of at least 0.")
+        _one_of("loss", self.loss, Loss)
+        _one_of("precision", self.precision, Precision)
+        if self.augment is not None:
+            _one_of("augment", self.augment, Augment)
+        for name in ("minutes", "learning_rate", "clip"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"`{name}` (={value}) must be above 0.")
+        for name in ("weight_decay", "beta"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"`{name}` (={value}) must be at least 0.")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+            raise ValueError(f"`seed` (={self.seed}) must be an int from 0 to 2**63 - 1.")
+        parse_corruptions(self.corruption)
+
+    @property
+    def length(self) -> dict[str, Any]:
+        """The one of `steps`, `epochs` and `minutes` that is given, by its name; empty where none is."""
+        return {name: value for name in ("steps", "epochs", "minutes") if (value := getattr(self, name)) is not None}
+
+    @classmethod
+    def from_record(cls, record: Any) -> TrainingOptions:
+        """The options that a run's record holds.
+
+        Raises:
+            ValueError: where the record has an unknown name or a wrong value in it.
+        """
+        known = {field.name for field in fields(cls)}
+        if not isinstance(record, Mapping) or not set(record) <= known:
+            unknown = sorted(set(record) - known) if isinstance(record, Mapping) else record
+            raise ValueError(f"`training` of the run's record has values that no option takes ({unknown}): restore it.")
+        try:
+            return cls(**record)
+        except TypeError as error:
+            raise ValueError(f"`training` of the run's record is damaged ({error}): restore it.") from None
+
+    def chosen(self, model: ConvAutoencoder, images: Images) -> TrainingOptions:
+        """The same options with everything filled in but a length in minutes."""
+        is_map = model.latent == "map"
+        batch_size = self.batch_size or (16 if is_map else 32)
+        crop = self.crop
+        if crop is None:
+            crop = _CROP if is_map and max(images.shape[1:]) > _CROP else 0
+        if crop and not is_map:
+            raise ValueError(f'`crop` (={crop}) needs a latent map, which takes images of any size: latent="map".')
+        shift = self.shift
+        if shift is None:
+            shift = int(not is_map and images.train.size is not None and images.train.size < _SMALL_SET)
+        augment = self.augment
+        if augment is None:
+            augment = default_augmentation(inputs_and_targets(images.train.sample(_SAMPLE).images)[1]).augment
+        return replace(
+            self,
+            steps=None if self.minutes else self.steps or self._default_steps(images, batch_size),
+            epochs=None,
+            batch_size=batch_size,
+            learning_rate=self.learning_rate or (1e-3 if model.linear else 4e-3),
+            augment=augment,
+            shift=shift,
+            crop=crop,
+        )
+
+    def _default_steps(self, images: Images, batch_size: int) -> int:
+        size = images.train.size
+        if size is None:
+            if self.epochs is not None:
+                raise ValueError(
+                    f"`epochs` (={self.epochs}) needs a known number of images, which a stream has not: give `steps`."
+                )
+            return _STEPS
+        steps_per_epoch = -(-size // batch_size)
+        if self.epochs is not None:
+            return self.epochs * steps_per_epoch
+        return min(max(_STEPS, _PASSES * steps_per_epoch), _MOST_STEPS)
+
+    def differing(self, recorded: TrainingOptions) -> dict[str, tuple[Any, Any]]:
+        """What these options ask for otherwise than those of a run: name to (asked, recorded), lengths left out."""
+        asked, default, known = asdict(self), asdict(TrainingOptions()), asdict(recorded)
+        return {
+            name: (value, known[name])
+            for name, value in asked.items()
+            if name not in ("steps", "epochs", "minutes") and value not in (default[name], known[name])
+        }
