@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import warnings
 
 import pytest
 import torch
@@ -301,7 +302,6 @@ def test_wrong_arguments_are_named(options, text):
 # Config and weights -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("error::halfstride.checkerboard.UnevenKernelWarning")
 def test_config_and_weights_come_back_from_json(tmp_path):
     from safetensors.torch import load_file, save_file
 
@@ -328,11 +328,12 @@ def test_config_and_weights_come_back_from_json(tmp_path):
     assert not any(parameter.requires_grad for parameter in loaded.encoder.parameters())
 
 
-@pytest.mark.filterwarnings("error::halfstride.checkerboard.UnevenKernelWarning")
 def test_an_uneven_kernel_is_warned_of_once_and_not_when_it_is_loaded():
     with pytest.warns(UserWarning, match="the transposed twin of layer '0'"):
         model = small_model()
-    EncoderAutoencoder.from_config(model.config(), small_encoder())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        EncoderAutoencoder.from_config(model.config(), small_encoder())
 
 
 def test_the_default_name_is_the_class():
