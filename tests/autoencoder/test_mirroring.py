@@ -163,6 +163,7 @@ def test_twins_stay_where_the_encoder_looked(kernel, stride, padding, upsampling
         (nn.GLU(dim=1), r"mirror cannot undo layer '1\.0' \(GLU, taking 4×8×8\): it changes the shape to 2×8×8\."),
         (nn.MaxPool2d(2, return_indices=True), r"mirror cannot undo layer '1\.0' .* does not return one output"),
         (nn.Flatten(0), r"mirror cannot undo layer '1\.0' \(Flatten, taking 4×8×8\)"),
+        (nn.MultiheadAttention(8, 2), r"mirror cannot undo layer '1\.0' \(MultiheadAttention"),
         (nn.ModuleList(), r"mirror cannot undo layer '1\.0' \(ModuleList"),
     ],
 )
@@ -173,6 +174,37 @@ def test_a_layer_that_cannot_be_mirrored_is_named(layer, text):
         return
     with pytest.raises(MirrorError, match=text):
         mirror(encoder, (3, 8, 8))
+
+
+class Residual(nn.Sequential):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+class Named(nn.Sequential):
+    """A subclass that only builds its layers: torchvision has such ones."""
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU())
+
+
+def test_a_sequential_with_a_forward_of_its_own_is_not_undone_as_if_it_had_none():
+    conv = nn.Conv2d(3, 3, 3, padding=1)
+    with pytest.raises(
+        MirrorError, match=r"cannot undo layer '0\.1' \(Residual\): it has a `forward` of its own; only"
+    ):
+        mirror(nn.Sequential(nn.Sequential(conv, Residual(conv))), (3, 8, 8))
+    with pytest.raises(MirrorError, match=r"cannot undo `encoder` \(Residual\): it has a `forward` of its own"):
+        mirror(Residual(conv), (3, 8, 8))
+    assert len(mirror(nn.Sequential(Named(), nn.Flatten()), (3, 8, 8))) == 3
+
+
+def test_lazy_layers_are_mirrored_once_they_have_weights():
+    encoder = nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(2))
+    with pytest.raises(MirrorError, match="layer '0' .* it has no weights yet; call the encoder on a batch before"):
+        mirror(encoder, (3, 8, 8))
+    codes = encoder(torch.rand(2, 3, 8, 8))
+    assert mirror(encoder, (3, 8, 8))(codes).shape == (2, 3, 8, 8)
 
 
 def test_other_mistakes_are_named():
@@ -188,7 +220,7 @@ def test_other_mistakes_are_named():
     with pytest.raises(ValueError, match=r"`input_size` \(=\(3, 0, 8\)\) must be the shape of one input"):
         mirror(nn.Sequential(conv), (3, 0, 8))
     with pytest.raises(
-        ValueError, match=r'`upsampling` \(=\'bilinear\'\) must be one of "resize", "transposed", "subpixel"'
+        ValueError, match=r'`upsampling` \(=\'bilinear\'\) must be one of "subpixel", "resize", "transposed"'
     ):
         mirror(nn.Sequential(conv), (3, 8, 8), upsampling="bilinear")
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from halfstride import layers
 from halfstride.autoencoder.model import Upsampling, _one_of
@@ -57,7 +58,8 @@ def mirror(
         on the encoder's device and in its dtype. Padding modes are not mirrored: twins pad with zeros.
 
     Raises:
-        MirrorError: (a `ValueError`) for a layer that cannot be mirrored.
+        MirrorError: (a `ValueError`) for a layer that cannot be mirrored, one without weights yet (lazy), and a
+            subclass of `nn.Sequential` with a `forward` of its own.
         ValueError: where the encoder does not take an input of `input_size`.
 
     Reference:
@@ -108,6 +110,7 @@ def _trace(encoder: nn.Module, input_size: tuple[int, ...]) -> list[_Step]:
             f"`encoder` is a {type(encoder).__name__}: only an nn.Sequential says in which order its layers run; "
             "wrap them in one."
         )
+    _refuse_own_forward(encoder, "`encoder`")
     if not input_size or any(not isinstance(size, int) or size < 1 for size in input_size):
         raise ValueError(f"`input_size` (={input_size}) must be the shape of one input, such as (3, 37, 53).")
     steps: list[_Step] = []
@@ -119,11 +122,13 @@ def _trace(encoder: nn.Module, input_size: tuple[int, ...]) -> list[_Step]:
                 f"mirror cannot undo {step}: it knows convolutions, max- and average-pooling, norms, activations, "
                 "dropout, Flatten, Linear and Identity; build the decoder from there by hand."
             )
+        if any(map(is_lazy, (*layer.parameters(), *layer.buffers()))):
+            raise MirrorError(f"mirror cannot undo {step}: it has no weights yet; call the encoder on a batch before.")
         on_meta = copy.deepcopy(layer).to("meta").eval()
         dtype = next((parameter.dtype for parameter in on_meta.parameters()), torch.float32)
         try:
             output = on_meta(torch.empty((2, *shape), dtype=dtype, device="meta"))
-        except (RuntimeError, ValueError, IndexError) as error:
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"`input_size` (={input_size}) does not fit the encoder at {step}: {reason}") from error
         if not isinstance(output, torch.Tensor) or output.shape[0] != 2:
@@ -141,14 +146,26 @@ def _leaves(module: nn.Sequential, prefix: str = "") -> Iterator[tuple[str, nn.M
     for name, child in module._modules.items():  # named_children() would skip a module that stands there twice
         assert child is not None  # an nn.Sequential holds no empty places
         if isinstance(child, nn.Sequential):
+            _refuse_own_forward(child, f"layer {prefix + name!r}")
             yield from _leaves(child, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", child
 
 
+def _refuse_own_forward(module: nn.Sequential, told: str) -> None:
+    """A subclass may run its layers in another order, or add to what they return, which a decoder would not undo."""
+    if type(module).forward is not nn.Sequential.forward:
+        raise MirrorError(
+            f"mirror cannot undo {told} ({type(module).__name__}): it has a `forward` of its own; "
+            "only a plain nn.Sequential says in which order its layers run."
+        )
+
+
 def _keeps_shape(layer: nn.Module) -> bool:
     """Whether this is a norm, an activation, dropout or nothing at all."""
     module = type(layer).__module__
+    if isinstance(layer, nn.MultiheadAttention):  # among the activations, but it takes three inputs
+        return False
     return isinstance(layer, nn.Identity) or module in {
         "torch.nn.modules.activation",
         "torch.nn.modules.batchnorm",

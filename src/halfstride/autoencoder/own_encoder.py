@@ -1,0 +1,331 @@
+"""A person's own encoder as an autoencoder: `mirror` builds the decoder, and images go in and come out in [0, 1]."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from halfstride.arguments import read_int, read_sizes
+from halfstride.autoencoder.mirroring import mirror
+from halfstride.autoencoder.model import Latent, Upsampling, _one_of
+from halfstride.checkerboard.coverage import UnevenKernelWarning
+
+__all__ = ["EncoderAutoencoder", "load_encoder"]
+
+
+class EncoderAutoencoder(nn.Module):
+    """Encodes images by an encoder that exists, and decodes them by the decoder that `mirror` builds for it.
+
+    It has the attributes and methods of `ConvAutoencoder` that training and evaluation use. All images have the size
+    `image_size`, and reconstructions have exactly that size.
+
+    Args:
+        encoder: an `nn.Sequential` that `mirror` can undo. It takes float32 images N×`channels`×height×width and
+            returns a latent vector N×d, or a latent map N×c×h×w. It becomes part of the model and is trained with it.
+        image_size: height and width of the images, or one int for both; each 1 or more.
+        channels: of the images, 1 or more.
+        upsampling: `"transposed"`, `"resize"` or `"subpixel"`, for the layers of the decoder that enlarge.
+        freeze: whether the encoder keeps its weights, and the running statistics of its norms: it takes no gradients
+            and stays in evaluation mode while the decoder is trained.
+        mean: what is subtracted from images before they are encoded: one number, or one per channel.
+        std: what they are then divided by, above 0. The decoder works on normalised values too, and both steps are
+            undone in its output.
+        encoder_name: what `config` calls the encoder, for the reader; by default the name of its class.
+
+    Shape:
+        images `(N, channels, height, width)` with values in [0, 1]; latents `(N, *latent_shape)`.
+
+    Raises:
+        ValueError: for an argument out of its range, and for an encoder that does not take such images, or does not
+            return a tensor of one of the two forms.
+        MirrorError: (a `ValueError`) for an encoder that `mirror` cannot undo.
+
+    Example:
+        >>> encoder = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 9 * 13, 16))
+        >>> model = EncoderAutoencoder(encoder, (37, 53), 3, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+        >>> images = torch.rand(2, 3, 37, 53)
+        >>> model.encode(images).shape, model(images).shape
+        (torch.Size([2, 16]), torch.Size([2, 3, 37, 53]))
+    """
+
+    variational = False
+    linear = False
+    _mean: Tensor
+    _std: Tensor
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        image_size: int | Sequence[int],
+        channels: int,
+        *,
+        upsampling: Upsampling = "transposed",
+        freeze: bool = False,
+        mean: float | Sequence[float] = 0.0,
+        std: float | Sequence[float] = 1.0,
+        encoder_name: str | None = None,
+    ) -> None:
+        super().__init__()
+        height, width = read_sizes("image_size", _no_bools("image_size", image_size), 2, 1)
+        self.image_size = (height, width)
+        self.channels = read_int("channels", _no_bools("channels", channels), 1)
+        self.upsampling: Upsampling = _one_of("upsampling", upsampling, Upsampling)
+        if not isinstance(freeze, bool):
+            raise ValueError(f"`freeze` (={freeze!r}) must be True or False.")
+        if not isinstance(encoder, nn.Module):
+            raise ValueError(f"`encoder` must be a torch.nn.Module, not {type(encoder).__name__}.")
+        self.freeze = freeze
+        self.encoder_name = type(encoder).__name__ if encoder_name is None else encoder_name
+        image = (self.channels, *self.image_size)
+        self.encoder = encoder.requires_grad_(False) if freeze else encoder
+        self.decoder = mirror(encoder, image, upsampling=upsampling)  # type: ignore[arg-type]  # it tells what it takes
+        self.mean, self.std = _per_channel("mean", mean, self.channels), _per_channel("std", std, self.channels)
+        if min(self.std) < torch.finfo(torch.float32).tiny:
+            raise ValueError(f"`std` (={std!r}) must be above 0; use 1 where images are not divided.")
+        # Not in the state dict: `config` has them. As buffers they follow the model to its device.
+        self.register_buffer("_mean", torch.tensor(self.mean)[:, None, None], persistent=False)
+        self.register_buffer("_std", torch.tensor(self.std)[:, None, None], persistent=False)
+        self.latent_shape = _code_shape(encoder, image)
+        self.latent: Latent = "vector" if len(self.latent_shape) == 1 else "map"
+        self.latent_dim = self.latent_shape[0]
+        self.train()
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # fastest for convolutions on a CPU
+
+    def train(self, mode: bool = True) -> EncoderAutoencoder:
+        """Set training mode; a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self.freeze:
+            self.encoder.eval()
+        return self
+
+    def encode(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n *latent"]:
+        """The latent codes of images with values in [0, 1]."""
+        self._check_images(images)
+        codes = _checked_codes(self.encoder((images - self._mean) / self._std), images.shape[0])
+        if codes.shape[1:] != self.latent_shape:
+            raise ValueError(
+                f"`encoder` returned codes of N×{_times(self.latent_shape)} at first, and of "
+                f"N×{_times(codes.shape[1:])} now: their size must be the same in every call."
+            )
+        return codes
+
+    def decode(
+        self, latents: Float[Tensor, "n *latent"], output_size: Sequence[int] | None = None
+    ) -> Float[Tensor, "n c h w"]:
+        """The images of latent codes.
+
+        Args:
+            latents: what `encode` returned, or codes of one's own.
+            output_size: height and width; `image_size` is the only one that this model decodes to.
+
+        Returns:
+            Images with values in [0, 1] in evaluation mode. While the model trains, values may lie outside, since a
+            clipped value has no gradient.
+        """
+        if latents.shape[1:] != self.latent_shape:
+            raise ValueError(
+                f"`latents` have the shape N×{_times(latents.shape[1:])}: this model decodes "
+                f"N×{_times(self.latent_shape)}, also where that is a map: its decoder is built for one size."
+            )
+        if output_size is not None and tuple(output_size) != self.image_size:
+            raise ValueError(
+                f"`output_size` (={tuple(output_size)}) must be the model's image_size {self.image_size}, also where "
+                "the latent is a map: its decoder is built for one size."
+            )
+        images: Tensor = self.decoder(latents) * self._std + self._mean
+        return images if self.training else images.clamp(0, 1)
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """The reconstructions of images, of the same size."""
+        return self.decode(self.encode(images))
+
+    def start_from_pca(self, images: UInt8[Tensor, "n c h w"]) -> None:
+        """Do nothing: as a `ConvAutoencoder` without a linear path does."""
+
+    def config(self) -> dict[str, Any]:
+        """What `from_config` takes, beside an encoder, to build this model again: values that `json` can write."""
+        return {
+            "encoder": self.encoder_name,
+            "image_size": list(self.image_size),
+            "channels": self.channels,
+            "upsampling": self.upsampling,
+            "freeze": self.freeze,
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], encoder: nn.Module) -> EncoderAutoencoder:
+        """Build the model that `config` was of, with an encoder of the same architecture; then load the state dict.
+
+        Nothing that `config` names is imported: the encoder comes from the caller.
+
+        Raises:
+            ValueError: for an entry that is missing, unknown or of another type, and as the class does.
+        """
+        names = {"encoder", "image_size", "channels", "upsampling", "freeze", "mean", "std"}
+        if not isinstance(config, Mapping):
+            raise ValueError(f"`config` must be an object, not {type(config).__name__}: restore it, or train again.")
+        if missing := sorted(names - set(config)):
+            raise ValueError(f"`config` has no `{missing[0]}`: restore it, or train again.")
+        if unknown := sorted(map(str, set(config) - names)):
+            raise ValueError(f"`config` has an entry {unknown[0]!r} that it should not have: restore it.")
+        arguments = dict(config)
+        name = arguments.pop("encoder")
+        if not isinstance(name, str):
+            raise ValueError(f"`config` has an `encoder` (={name!r}) that is no text: restore it, or train again.")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnevenKernelWarning)  # given when the model was built first
+            return cls(encoder, encoder_name=name, **arguments)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As in `nn.Module`, but tensors that are missing, superfluous or of another shape are told in one line.
+
+        Raises:
+            ValueError: where the tensors are of another encoder.
+        """
+        if strict:
+            own = self.state_dict()
+            for name in dict.fromkeys([*own, *state_dict]):
+                here, there = (_times(state[name].shape) if name in state else None for state in (own, state_dict))
+                if here != there:
+                    raise ValueError(
+                        f"`encoder` is another one than the weights are of: {name} is {_or_absent(there)} in the "
+                        f"weights and {_or_absent(here)} here; name the encoder that the run was trained with."
+                    )
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def _check_images(self, images: Tensor) -> None:
+        if not images.is_floating_point():
+            raise ValueError(
+                f"`images` are {images.dtype}: this model takes floats in [0, 1]; see halfstride.to_float."
+            )
+        height, width = self.image_size
+        if images.ndim != 4 or images.shape[1:] != (self.channels, height, width):
+            raise ValueError(
+                f"`images` have the shape {tuple(images.shape)}: this model takes "
+                f"(N, {self.channels}, {height}, {width}), one size only."
+            )
+
+
+def load_encoder(reference: str) -> nn.Module:
+    """Import an encoder that the user named.
+
+    Importing runs code. Call this only with what was typed at the command line or in Python, and never with what a
+    file says.
+
+    Args:
+        reference: `MODULE:FACTORY`: a module, in the current folder or installed, and in it a function (or class) that
+            is called without arguments and returns the encoder, or the encoder itself.
+
+    Raises:
+        ValueError: where there is no such module or name, where one of them raises, and where the result is no
+            `nn.Module`.
+
+    Example:
+        >>> load_encoder("torch.nn:Identity")
+        Identity()
+    """
+    told = f"`encoder` (={reference})"
+    name, _, attribute = reference.partition(":")
+    if not name or not attribute or name.endswith(".py"):
+        raise ValueError(f"{told} must be MODULE:FACTORY, such as mynets:make_encoder for make_encoder in mynets.py.")
+    with _current_folder_importable():
+        with _telling(f"{told} cannot be imported"):
+            found: Any = importlib.import_module(name)
+        with _telling(f"{told} is not in {name}"):
+            for part in attribute.split("."):
+                found = getattr(found, part)
+        if not isinstance(found, nn.Module):
+            with _telling(f"{told} fails when it is called without arguments"):
+                found = found()
+    if not isinstance(found, nn.Module):
+        raise ValueError(f"{told} returns {type(found).__name__}: it must return a torch.nn.Module, the encoder.")
+    return found
+
+
+@contextlib.contextmanager
+def _current_folder_importable() -> Iterator[None]:
+    """As `python -m` makes it."""
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the module may have changed the path
+            sys.path.remove(folder)
+
+
+@contextlib.contextmanager
+def _telling(what: str) -> Iterator[None]:
+    """Turn anything that the user's code raises into a `ValueError` of one line."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        reason = [type(error).__name__, *str(error).splitlines()[:1]]
+        raise ValueError(f"{what}: {': '.join(reason).rstrip('.')}.") from error
+
+
+def _code_shape(encoder: nn.Module, image: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of one image's code, from a copy without data: a call may change what an encoder holds."""
+    with _telling(f"`encoder` does not take float32 images of N×{_times(image)}"), torch.no_grad():
+        codes = copy.deepcopy(encoder).to("meta").eval()(torch.empty(2, *image, device="meta"))
+    return tuple(_checked_codes(codes, 2).shape[1:])
+
+
+def _checked_codes(codes: Any, count: int) -> Tensor:
+    """What an encoder returned for `count` images, where it is one code for each."""
+    if not isinstance(codes, Tensor):
+        raise ValueError(
+            f"`encoder` returns {type(codes).__name__}: it must return one tensor, N×d or N×c×h×w: the codes alone."
+        )
+    if codes.ndim == 0 or codes.shape[0] != count:
+        raise ValueError(
+            f"`encoder` returns a tensor of shape {tuple(codes.shape)} for {count} images: its first axis must be the "
+            "images; flatten from axis 1 on."
+        )
+    if codes.ndim not in (2, 4):
+        raise ValueError(
+            f"`encoder` returns codes of N×{_times(codes.shape[1:])}: they must be N×d or N×c×h×w; "
+            "add nn.Flatten() to its end."
+        )
+    return codes
+
+
+def _no_bools(name: str, value: Any) -> Any:
+    """`value`, where it has no True or False, which Python takes for 1 and 0."""
+    if any(isinstance(entry, bool) for entry in (value if isinstance(value, list | tuple) else [value])):
+        raise ValueError(f"`{name}` (={value!r}) must be of ints, not of True or False.")
+    return value
+
+
+def _per_channel(name: str, value: Any, channels: int) -> tuple[float, ...]:
+    """One finite number per channel, from that many or from one."""
+    numbers = [value] * channels if isinstance(value, int | float) else value
+    largest = torch.finfo(torch.float32).max
+    if (
+        not isinstance(numbers, Sequence)
+        or len(numbers) != channels
+        or any(isinstance(number, bool) or not isinstance(number, int | float) for number in numbers)
+        or not all(abs(number) <= largest for number in numbers)  # nor NaN
+    ):
+        raise ValueError(f"`{name}` (={value!r}) must be a finite number, or one for each of {channels} channels.")
+    return tuple(map(float, numbers))
+
+
+def _times(sizes: Sequence[int]) -> str:
+    return "×".join(map(str, sizes))
+
+
+def _or_absent(shape: str | None) -> str:
+    return "absent" if shape is None else shape or "one number"
