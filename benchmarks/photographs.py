@@ -77,7 +77,7 @@ def make(out: Path, share: Path = Path("/usr/share")) -> str:
         for folder, crops in sets.items():
             checksum.update(folder.encode() + crops.tobytes())
             _write(out / folder, crops)
-            print(f"{out / folder}: {len(crops):,} crops")
+            print(f"{folder}: {len(crops):,} crops")
     return checksum.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""How good the autoencoder is on six kinds of images, beside PCA, thumbnails and public peers.
+"""How good the autoencoder is on digits, clothes, photographs and textures, beside PCA, thumbnails and public peers.
 
     python -m benchmarks.quality [--quick] [--only SUBSTRING] [--list] [--report]
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import tempfile
 import threading
@@ -21,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import processor
 from benchmarks.quality.report import markdown
 from benchmarks.quality.rows import OURS, Row, quick, rows
 from benchmarks.quality.running import PILOT, RATES, TrainingError, run_ours, run_peer
@@ -75,7 +75,7 @@ def circumstances() -> dict[str, Any]:
 
     packages = ("torch", "numpy", "scikit-learn", "pillow", "mlxtend")
     return {
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "versions": {name: version(name) for name in packages},
@@ -121,7 +121,7 @@ def _measure(row: Row, results: Results, work: Path, venvs: Path) -> None:
     except (TrainingError, FileNotFoundError, subprocess.CalledProcessError, ValueError) as error:
         result, told = {"failed": str(error)}, f"failed: {error}"
     results.add(row, {**result, "commit": _commit()})
-    print(f"{row.key:<56}{told}  ({time.perf_counter() - started:.0f} s)", flush=True)
+    print(f"{row.key:<60}{told}  ({time.perf_counter() - started:.0f} s)", flush=True)
 
 
 def _minutes(chosen: list[Row]) -> float:

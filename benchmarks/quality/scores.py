@@ -43,7 +43,7 @@ def scores(outputs: np.ndarray, images: np.ndarray) -> dict[str, float]:
             sums[i] += pixels.sum(0)
             squares[i] += np.square(pixels).sum(0)
     error = np.concatenate(errors)
-    variances = (squares / len(images) - np.square(sums / len(images))).reshape(2, -1).sum(1)
+    variances = (squares / len(images) - np.square(sums / len(images))).clip(0).reshape(2, -1).sum(1)
     return {
         "mse": float(error.mean()),
         "psnr": float((-10 * np.log10(error.clip(1e-10))).mean()),
@@ -92,9 +92,9 @@ def thumbnail_size(shape: tuple[int, ...], numbers: int) -> tuple[int, int]:
         (9, 9)
     """
     height, width, *channels = shape
-    pixels = numbers // math.prod(channels)
-    rows = min(max(math.isqrt(pixels * height // width), 1), height)
-    return rows, min(max(pixels // rows, 1), width)
+    pixels = max(numbers // math.prod(channels), 1)
+    rows = min(max(math.isqrt(pixels * height // width), 1), height, pixels)
+    return rows, min(pixels // rows, width)
 
 
 def _thumbnails(images: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -14,7 +14,8 @@ A texture's training crops come from the left three quarters of its picture, its
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
+import shutil
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from benchmarks.quality import ours
 __all__ = ["Data", "prepare"]
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
+_MAKING = threading.Lock()
 
 
 class Data(NamedTuple):
@@ -48,27 +50,28 @@ def prepare(name: str, work: Path) -> Data:
         FileNotFoundError: where a package that it comes from is not installed; the message names it.
     """
     path = work / "sets" / f"{name}.npz"
-    folder = work / "photographs" / name
-    if name.startswith("photographs") and not (work / "photographs").exists():
-        _make_photographs(work)
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        arrays = _photographs(folder) if name.startswith("photographs") else _maker(name)()
-        temporary = path.with_name(f"unfinished-{path.name}")
-        np.savez(temporary, **arrays)
-        temporary.rename(path)
+    with _MAKING:  # two peers may want the same set at once
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f"unfinished-{path.name}")
+            np.savez(temporary, **_make(name, work))
+            temporary.rename(path)
     if name.startswith("photographs"):
-        return Data(path, str(folder))
+        return Data(path, str(work / "photographs" / name))
     return Data(path, "digits" if name == "digits" else str(path))
 
 
-def _maker(name: str) -> Callable[[], dict[str, np.ndarray]]:
+def _make(name: str, work: Path) -> dict[str, np.ndarray]:
+    if name.startswith("photographs"):
+        if not (work / "photographs").exists():
+            _make_photographs(work)
+        return _photographs(work / "photographs" / name)
     if name == "digits":
-        return ours.digits
+        return ours.digits()
     if name == "fashion-mnist":
-        return _fashion
+        return _fashion()
     texture, side = name.split("-")
-    return lambda: _texture(texture, int(side))
+    return _texture(texture, int(side))
 
 
 def _fashion() -> dict[str, np.ndarray]:
@@ -95,6 +98,7 @@ def _texture(name: str, side: int) -> dict[str, np.ndarray]:
 
 def _make_photographs(work: Path) -> None:
     unfinished = work / "photographs-unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
     try:
         checksum = photographs.make(unfinished)
     except SystemExit as error:

@@ -154,6 +154,6 @@ TARGETS = [
     Target("digits, half the time: MSE of the best peer's", _of_peers("digits", 1, 0.5, 32), 1),
     Target("Fashion-MNIST: MSE of the best peer's", _of_peers("fashion-mnist", 3, 3, 32, 32), 1),
     Target("Fashion-MNIST, half the time: MSE of the best peer's", _of_peers("fashion-mnist", 3, 1.5, 32, 32), 1),
-    Target("photographs of 64: MSE of the best peer's", _of_peers("photographs-64", 5, 5, 256), 1),
-    Target("photographs of 64, half the time: MSE of the best peer's", _of_peers("photographs-64", 5, 2.5, 256), 1),
+    Target("photographs of 64: MSE of the best peer's", _of_peers("photographs-64", 3, 3, 256), 1),
+    Target("photographs of 64, half the time: MSE of the best peer's", _of_peers("photographs-64", 3, 1.5, 256), 1),
 ]
