@@ -84,13 +84,12 @@ class _KerasBlog(Peer):
     """Three times convolution and pooling, and back with convolutions and nearest-neighbour upsampling.
 
     The blog's last encoder layer has 8 channels (128 numbers of 28×28); here it has as many as make the numbers equal.
-    Its loss is the binary cross-entropy; here the mean squared error, by which all are judged.
+    Its loss is the binary cross-entropy; here the mean squared error, by which all are judged. Its batches of 128 would
+    leave few steps: here 32.
 
     Reference:
-        Chollet, "Building autoencoders in Keras" (2016), the convolutional autoencoder: batches of 128.
+        Chollet, "Building autoencoders in Keras" (2016), the convolutional autoencoder.
     """
-
-    batch_size = 128
 
     def __init__(self, shape: Sequence[int], numbers: int) -> None:
         super().__init__()
