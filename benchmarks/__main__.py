@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.machine import processor
 from benchmarks.models import MODELS
 from benchmarks.peers import Task
 from benchmarks.report import best, limit, markdown, median, overview, ratio
@@ -154,13 +155,8 @@ def _line(result: dict[str, Any]) -> str:
 
 
 def _machine(device: str) -> dict[str, Any]:
-    processor = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        models = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        processor = models[0] if models else processor
     return {
-        "processor": processor,
+        "processor": processor(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "accelerator": f", {torch.cuda.get_device_name()}" if device == "cuda" else "",

@@ -1,0 +1,1 @@
+"""How good the autoencoder is, beside PCA, thumbnails and public peers: `python -m benchmarks.quality`."""

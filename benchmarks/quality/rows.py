@@ -1,0 +1,80 @@
+"""The rows: what is trained on which images, with how many latent numbers, from which seed, for how long.
+
+The default budget of a row is minutes on two cores; a contender's CPU time is at most twice that, in seconds 120 times.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["OURS", "PEERS", "Row", "quick", "rows"]
+
+OURS = "halfstride"
+PEERS = {
+    "lecture": "the net of the lecture (Raschka, STAT 453, L16)",
+    "keras-blog": "convolutions and poolings after the blog of Keras, in PyTorch",
+    "pythae-ae-mlp": "pythae's AE with its default networks, of dense layers",
+    "pythae-ae-conv": "pythae's AE with its convolutional networks for MNIST or CelebA-64",
+    "pythae-vae-mlp": "pythae's VAE with its default networks, of dense layers",
+    "pythae-vae-conv": "pythae's VAE with its convolutional networks for MNIST or CelebA-64",
+    "autoencoder-tiny": "the architecture of diffusers' AutoencoderTiny, from scratch",
+}
+TEXTURES = ("brick", "grass", "gravel")
+
+
+class Row(NamedTuple):
+    """One training and its scores."""
+
+    data: str
+    """The name of a set in `sets.py`."""
+    contender: str
+    seed: int
+    minutes: float
+    """On two cores."""
+    asked: int | None = None
+    """Latent numbers; None leaves them to our default."""
+    options: tuple[str, ...] = ()
+    """Given to `halfstride train` besides --minutes, --seed and --out."""
+
+    @property
+    def key(self) -> str:
+        """The row's name, which `--only` looks in and by which a finished row is known."""
+        asked = f" numbers {self.asked}" if self.asked else ""
+        return f"{self.data} {self.contender}{asked} seed {self.seed} minutes {self.minutes:g}"
+
+    @property
+    def cpu_seconds(self) -> float:
+        return self.minutes * 120
+
+
+def _vector(data: str, numbers: int, minutes: float) -> Row:
+    options = ("--latent", "vector", "--latent-dim", str(numbers))
+    return Row(data, OURS, 0, minutes, numbers, options)
+
+
+def rows() -> list[Row]:
+    """All rows: ours first, one at a time on two cores, then the peers, two at a time."""
+    return [
+        *(Row("digits", OURS, seed, 1) for seed in range(3)),
+        Row("digits", OURS, 0, 0.5),
+        _vector("digits", 2, 1),
+        *(_vector("fashion-mnist", 32, minutes) for minutes in (10, 3, 1.5)),
+        *(Row("photographs-64", OURS, seed, 5) for seed in range(3)),
+        *(Row("photographs-64", OURS, 0, minutes) for minutes in (3, 1.5)),
+        Row("photographs-128", OURS, 0, 5),
+        *(Row(f"photographs-64-{count}", OURS, 0, 2) for count in (60, 400, 4000)),
+        *(Row(f"{texture}-96", OURS, seed, 2) for texture in TEXTURES for seed in range(5)),
+        *(Row(f"{texture}-{side}", OURS, 0, 2) for texture in TEXTURES for side in (48, 128)),
+        *(Row("photographs-64", peer, 0, 3, 256) for peer in PEERS),
+        *(Row("fashion-mnist", peer, 0, 3, 32) for peer in PEERS),
+        *(Row("digits", peer, 0, 1, 32) for peer in PEERS),
+        Row("digits", "lecture", 0, 1, 2),
+    ]
+
+
+def quick() -> list[Row]:
+    """One row of every kind for a twentieth of its time: shows that everything works; its figures mean nothing."""
+    sets = ("grass", "gravel", "brick-48", "brick-128", "photographs-64-400")
+    times = (0.5, 1.5, 10)
+    chosen = [row for row in rows() if not (row.seed or row.data.startswith(sets) or row.minutes in times)]
+    return [row._replace(minutes=round(row.minutes / 20, 3)) for row in chosen]
