@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,9 @@ from halfstride.autoencoder.blocks import (
 )
 from halfstride.autoencoder.principal import principal_axes
 from halfstride.checkerboard.coverage import UnevenKernelWarning, warn_if_uneven
+
+if TYPE_CHECKING:
+    from halfstride.autoencoder.images import Images
 
 __all__ = ["ConvAutoencoder", "Downsampling", "Latent", "Upsampling"]
 
@@ -148,7 +151,7 @@ class ConvAutoencoder(
         self.encoder = nn.Sequential(*encoder)
         self.decoder = nn.Sequential(*reversed(decoder))
 
-        deepest = (widths[-1], *self._map_size(self.image_size))
+        deepest = (widths[-1], *self.map_size(self.image_size))
         statistics = 2 * latent_dim if variational else latent_dim
         if self.latent == "map":
             self.latent_shape: tuple[int, ...] = (latent_dim, *deepest[1:])
@@ -167,6 +170,31 @@ class ConvAutoencoder(
         self.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
             lambda model, _: setattr(model, "untrained", False)
         )
+
+    @property
+    def takes_any_size(self) -> bool:
+        """Whether images of other sizes than `image_size` can be encoded."""
+        return bool(self.latent == "map")
+
+    @classmethod
+    def for_images(cls, images: Images, **options: Any) -> ConvAutoencoder:
+        """Build a model for a set of images, with the latent that suits them (see `choose_latent`).
+
+        Args:
+            images: what `load_images` returned.
+            options: arguments of the constructor; those that are left out are chosen.
+
+        Example:
+            >>> import halfstride
+            >>> ConvAutoencoder.for_images(halfstride.load_images("digits")).latent_shape
+            (32,)
+        """
+        from halfstride.autoencoder.choosing import choose_latent
+
+        asked = {name: options.get(name) for name in ("latent", "latent_dim", "downscale")}
+        chosen = choose_latent(images, **asked)._asdict()
+        del chosen["reason"]
+        return cls(images.shape[1:], images.shape[0], **(chosen | options))
 
     def _linear_path(self) -> tuple[nn.Module, nn.Module]:
         """From image to code and back without anything in between: of blocks of pixels, or of the whole image."""
@@ -307,13 +335,13 @@ class ConvAutoencoder(
     def _extend(self, images: Tensor) -> Tensor:
         """Images with right and lower borders repeated, so that `downscale` divides their sides."""
         height, width = images.shape[-2:]
-        rows, columns = self._map_size((height, width))
+        rows, columns = self.map_size((height, width))
         below, right = rows * self.downscale - height, columns * self.downscale - width
         if isinstance(below, int) and isinstance(right, int) and below == right == 0:
             return images
         return F.pad(images, (0, right, 0, below), mode="replicate")
 
-    def _map_size(self, size: Sequence[int]) -> tuple[int, int]:
+    def map_size(self, size: Sequence[int]) -> tuple[int, int]:
         """Height and width of the smallest features of an image."""
         up = self.downscale - 1
         return (size[0] + up) // self.downscale, (size[1] + up) // self.downscale
@@ -338,7 +366,7 @@ class ConvAutoencoder(
         largest = height * self.downscale, width * self.downscale
         if output_size is None:
             return largest
-        encoded = self._map_size(output_size)
+        encoded = self.map_size(output_size)
         if encoded != (height, width):
             raise ValueError(
                 f"`output_size` (={tuple(output_size)}) is encoded to {encoded[0]}×{encoded[1]}, not to the "
@@ -349,7 +377,7 @@ class ConvAutoencoder(
     def _check_latent_dim(self) -> None:
         """A code of more numbers than the image has learns nothing but a copy."""
         height, width = self.image_size
-        numbers = self.latent_dim * (math.prod(self._map_size(self.image_size)) if self.latent == "map" else 1)
+        numbers = self.latent_dim * (math.prod(self.map_size(self.image_size)) if self.latent == "map" else 1)
         values = self.channels * height * width
         # The map of an image smaller than one block is extended with it.
         most = values if self.latent == "vector" else max(values, self.channels * self.downscale**2)

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from halfstride.arguments import read_int, read_sizes
 from halfstride.autoencoder.mirroring import mirror
-from halfstride.autoencoder.model import Latent, Upsampling, _one_of
+from halfstride.autoencoder.model import ConvAutoencoder, Latent, Upsampling, _one_of
 from halfstride.checkerboard.coverage import UnevenKernelWarning
 
-__all__ = ["EncoderAutoencoder", "load_encoder"]
+__all__ = ["Autoencoder", "EncoderAutoencoder", "load_encoder"]
 
 
 class EncoderAutoencoder(nn.Module):
@@ -98,6 +98,7 @@ class EncoderAutoencoder(nn.Module):
         self.latent_shape = _code_shape(encoder, image)
         self.latent: Latent = "vector" if len(self.latent_shape) == 1 else "map"
         self.latent_dim = self.latent_shape[0]
+        self.takes_any_size, self.untrained = False, False
         self.train()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # fastest for convolutions on a CPU
 
@@ -149,8 +150,8 @@ class EncoderAutoencoder(nn.Module):
         """The reconstructions of images, of the same size."""
         return self.decode(self.encode(images))
 
-    def start_from_pca(self, images: UInt8[Tensor, "n c h w"]) -> None:
-        """Do nothing: as a `ConvAutoencoder` without a linear path does."""
+    def initialise(self, images: UInt8[Tensor, "n c h w"]) -> None:
+        """Do nothing: the encoder may have been trained before, and the decoder starts at random."""
 
     def config(self) -> dict[str, Any]:
         """What `from_config` takes, beside an encoder, to build this model again: values that `json` can write."""
@@ -216,6 +217,10 @@ class EncoderAutoencoder(nn.Module):
                 f"`images` have the shape {tuple(images.shape)}: this model takes "
                 f"(N, {self.channels}, {height}, {width}), one size only."
             )
+
+
+Autoencoder = ConvAutoencoder | EncoderAutoencoder
+"""What can be trained, and what a run holds."""
 
 
 def load_encoder(reference: str) -> nn.Module:

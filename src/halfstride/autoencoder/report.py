@@ -1,4 +1,4 @@
-"""The pictures of a run: what it reconstructs, how it learned, and what its latent space looks like."""
+"""What a training leaves behind to be read and looked at, and what a trained model makes of other pictures."""
 
 from __future__ import annotations
 
@@ -11,72 +11,93 @@ import torch
 from torch import Tensor
 
 from halfstride import figures
-from halfstride.autoencoder.images import ImageError, Images, Skipped, Split, decode, to_float
+from halfstride.autoencoder.evaluation import Evaluation, evaluate
+from halfstride.autoencoder.images import ImageError, Images, Skipped, decode, to_float
 from halfstride.autoencoder.images.collection import listed
 from halfstride.autoencoder.images.decoding import Fit, inspect
 from halfstride.autoencoder.images.folders import read_folder
+from halfstride.autoencoder.images.splits import inputs_and_targets
 from halfstride.autoencoder.model import ConvAutoencoder
-from halfstride.autoencoder.runs import Run, writing_folder
+from halfstride.autoencoder.model_card import card_text
+from halfstride.autoencoder.own_encoder import Autoencoder
+from halfstride.autoencoder.runs import Run, writing, writing_folder
+from halfstride.autoencoder.scoring import device_of
+from halfstride.autoencoder.training import corruption_of
+from halfstride.autoencoder.training_options import TrainingOptions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw", "reconstruct", "reconstruct_files"]
+__all__ = ["draw_samples", "finish", "reconstruct", "reconstruct_files"]
 
 _SHOWN = 10  # images in the picture of reconstructions
-_CODES = 5_000  # points in the picture of the latent space
+_CODES = 2_000  # points in the picture of the latent space
 _GRID = 16  # images along each side of the picture of a latent plane
 _BATCH = 64
 
 
-@torch.inference_mode()
-def draw(run: Run, model: ConvAutoencoder, images: Images) -> list[Path]:
-    """Draw a run's pictures into its folder.
+def finish(
+    run: Run, model: Autoencoder, images: Images, *, progress: Callable[[str, int, int], None] | None = None
+) -> tuple[Evaluation, list[Path]]:
+    """Evaluate a trained model beside its baselines, and write what there is to see into the run's folder.
 
-    `reconstructions.png` has test images above what came back, `losses.png` the MSE over the epochs, `latent.png` the
-    test images' codes coloured by class and, where the latent has two dimensions, `latent_plane.png` what the plane
-    decodes to.
+    `evaluation.json` and the model card `README.md` hold the figures; `reconstructions.png` has test images above what
+    the model and the baselines make of them, `losses.png` the MSE over the steps, `latent.png` the test images' codes
+    coloured by class and, where the latent has two dimensions, `latent_plane.png` what the plane decodes to.
 
     Returns:
-        The files written.
+        What `evaluate` returned, and the pictures written.
     """
-    model.eval()
-    shown = _examples(images.test)
-    written = [
-        run.save_figure(
-            "reconstructions.png",
-            figures.reconstructions(to_float(shown).numpy(), to_float(reconstruct(model, shown)).numpy()),
-        )
-    ]
+    options = TrainingOptions.from_record(run.record.get("training"))
+    evaluation = evaluate(
+        model, images, metrics=run.metrics, corrupt=corruption_of(options), device=device_of(model), progress=progress
+    )
+    run.save_evaluation(evaluation, card_text(model, evaluation, training=_told(run, options), location=str(run.path)))
+    run.write_skipped(images)
+    written = [run.save_figure("reconstructions.png", evaluation.figure())]
     if run.metrics:
         written.append(run.save_figure("losses.png", figures.losses(run.metrics)))
-    codes = _codes(model, images.test)
-    labels = None if images.test.labels is None else images.test.labels[: len(codes)].numpy()
-    written.append(run.save_figure("latent.png", figures.latent_space(codes, labels, images.classes)))
-    if codes.shape[1] == 2 and not model.spatial:
-        written.append(run.save_figure("latent_plane.png", _plane(model, codes)))
-    return written
+    with torch.inference_mode():
+        sample = images.test.sample(_CODES)
+        codes = _codes(model, inputs_and_targets(sample.images)[0])
+        labels = None if sample.labels is None else sample.labels.numpy()
+        written.append(run.save_figure("latent.png", figures.latent_space(codes, labels, images.classes)))
+        if model.latent_shape == (2,):
+            written.append(run.save_figure("latent_plane.png", _plane(model, codes)))
+    return evaluation, written
+
+
+def _told(run: Run, options: TrainingOptions) -> str:
+    """How a model was trained, as a sentence for its card."""
+    steps = " and ".join(f"{stage:,}" for stage in run.stages)
+    return (
+        f"Trained for {steps} steps of {options.batch_size} images with the loss {options.loss}, AdamW at a learning "
+        f"rate of {options.learning_rate:g}, augmentation {options.augment}"
+        + (f", inputs corrupted by {options.corruption}" if options.corruption else "")
+        + f", seed {options.seed}."
+    )
 
 
 @torch.inference_mode()
-def reconstruct(model: ConvAutoencoder, images: Tensor) -> Tensor:
+def reconstruct(model: Autoencoder, images: Tensor) -> Tensor:
     """The reconstructions of uint8 images N×C×H×W, as uint8 on the CPU."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     outputs = [model(to_float(batch.to(device))) for batch in torch.split(images, _BATCH)]
     return torch.cat([output.mul(255).round().to(torch.uint8).cpu() for output in outputs])
 
 
 def reconstruct_files(
-    model: ConvAutoencoder,
+    model: Autoencoder,
     sources: Sequence[Path],
     out: Path,
     *,
     fit: Fit = "crop",
+    white: int = 65_535,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[list[Path], list[Skipped]]:
     """Send picture files through a model and write what comes back as PNG files.
 
-    Pictures are brought to the size that the model takes; one with a spatial latent takes each at its own.
+    Pictures are brought to the size that the model takes; one with a latent map takes each at its own size.
     `overview.png` shows the first ones above their reconstructions.
 
     Args:
@@ -84,6 +105,7 @@ def reconstruct_files(
         sources: image files, or folders of them.
         out: the folder to write to; new or empty.
         fit: how pictures of another size are brought to the model's.
+        white: the value of 16-bit pictures that is white, as the run has it.
         progress: called with what is being done, how many are done, and how many there are.
 
     Returns:
@@ -99,8 +121,8 @@ def reconstruct_files(
     with writing_folder(out) as folder:
         for done, (name, picture) in enumerate(pictures.items()):
             try:
-                size = inspect(picture)[:2] if model.spatial else model.image_size
-                original = decode(picture, (model.channels, *size), fit)
+                size = inspect(picture)[:2] if model.takes_any_size else model.image_size
+                original = decode(picture, (model.channels, *size), fit, white)
             except ImageError as error:
                 skipped.append(Skipped(str(picture), error.reason))
                 continue
@@ -147,34 +169,41 @@ def _save_png(path: Path, image: Tensor) -> None:
     Image.fromarray(channels.movedim(0, -1).squeeze(-1).numpy()).save(path, format="png")
 
 
-def _examples(split: Split) -> Tensor:
-    """The first images of a split; where it has classes, of different ones as far as possible."""
-    if split.labels is None or split.images is None:
-        return next(split.batches(_SHOWN))
-    rank_in_class = np.zeros(len(split), dtype=int)
-    labels = split.labels.numpy()
-    for label in np.unique(labels):
-        own = labels == label
-        rank_in_class[own] = np.arange(own.sum())
-    order = np.lexsort((labels, rank_in_class))
-    return split.images[torch.from_numpy(order[:_SHOWN])]
+def _codes(model: Autoencoder, images: Tensor) -> np.ndarray:
+    device = device_of(model)
+    codes = [model.encode(to_float(batch.to(device))).flatten(1).float().cpu() for batch in torch.split(images, _BATCH)]
+    return torch.cat(codes).numpy()
 
 
-def _codes(model: ConvAutoencoder, split: Split) -> np.ndarray:
-    device = next(model.parameters()).device
-    codes: list[np.ndarray] = []
-    for batch in split.batches(_BATCH):
-        codes.append(model.encode(to_float(batch.to(device))).flatten(1).float().cpu().numpy())
-        if sum(map(len, codes)) >= _CODES:
-            break
-    return np.concatenate(codes)[:_CODES]
-
-
-def _plane(model: ConvAutoencoder, codes: np.ndarray) -> Figure:
+def _plane(model: Autoencoder, codes: np.ndarray) -> Figure:
     """Decode a grid over the middle 96 % of the codes, along each axis: the outermost few are far from all others."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     (left, bottom), (right, top) = np.quantile(codes, (0.02, 0.98), axis=0)
     horizontal, vertical = np.linspace(left, right, _GRID), np.linspace(bottom, top, _GRID)
     grid = np.stack(np.meshgrid(horizontal, vertical), axis=-1).reshape(-1, 2)
     images = model.decode(torch.tensor(grid, dtype=torch.float32, device=device)).cpu().numpy()
     return figures.decoded_plane(images.reshape(_GRID, _GRID, *images.shape[1:]), (left, right, bottom, top))
+
+
+def draw_samples(run: Run, model: Autoencoder, images: Images | None, count: int, seed: int, out: Path) -> None:
+    """Write a picture of new images.
+
+    Args:
+        run: the model's run.
+        model: the model; a variational one needs no `images`.
+        images: training images, to whose codes a Gaussian mixture is fitted where the model is not variational.
+        count: how many, 1 or more.
+        seed: another one draws other images.
+        out: the PNG file to write.
+    """
+    if not isinstance(model, ConvAutoencoder):
+        raise ValueError(f"`run` (={run.path}) has an encoder of its own: only runs without `encoder` can be sampled.")
+    codes = None
+    if not model.variational:
+        assert images is not None
+        with torch.inference_mode():
+            flat = _codes(model, inputs_and_targets(images.train.sample(_CODES).images)[0])
+        codes = torch.from_numpy(flat).reshape(len(flat), *model.latent_shape)
+    drawn = model.sample(count, codes=codes, seed=seed).float().cpu().numpy()
+    with writing(out) as temporary:
+        figures.grid(drawn).savefig(temporary, format="png")

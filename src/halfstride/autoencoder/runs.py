@@ -21,16 +21,18 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from halfstride.autoencoder.images import Images
+from halfstride.autoencoder.images import ImageOptions, Images
 from halfstride.autoencoder.images.splits import skipped_lines
 from halfstride.autoencoder.model import ConvAutoencoder
+from halfstride.autoencoder.own_encoder import Autoencoder, EncoderAutoencoder
+from halfstride.autoencoder.training_options import TrainingOptions
 
 if TYPE_CHECKING:
     from halfstride.autoencoder.evaluation import Evaluation
@@ -85,6 +87,16 @@ class Run:
         return self._parsed("run.json", (self.path / "run.json").read_text(encoding="utf-8"))
 
     @property
+    def image_options(self) -> ImageOptions:
+        """Where the run's images came from and how they were prepared."""
+        return ImageOptions.from_record(self.record.get("data") or {})
+
+    @property
+    def training_options(self) -> TrainingOptions:
+        """How the run was trained."""
+        return TrainingOptions.from_record(self.record.get("training"))
+
+    @property
     def stages(self) -> list[int]:
         """The steps of the first training, and of each that was added."""
         stages = self.record.get("stages")
@@ -126,25 +138,53 @@ class Run:
 
     # The model, ready to use --------------------------------------------------------------------------------------
 
-    def save_model(self, model: ConvAutoencoder) -> None:
+    def save_model(self, model: Autoencoder) -> None:
         with _temporary_folder(self.path) as folder:
+            if isinstance(model, EncoderAutoencoder):
+                from safetensors.torch import save_file
+
+                (folder / "config.json").write_text(json.dumps(model.config(), indent=2) + "\n", encoding="utf-8")
+                weights = {
+                    name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()
+                }
+                save_file(weights, folder / "model.safetensors")
+                _move_files(folder, self.path)
+                return
             model.save_pretrained(folder)
             if (self.path / "README.md").exists():  # the card of a finished training says more
                 (folder / "README.md").unlink()
             _move_files(folder, self.path)
 
-    def load_model(self) -> ConvAutoencoder:
-        """The trained model, in evaluation mode."""
+    def load_model(self, encoder: nn.Module | None = None) -> Autoencoder:
+        """The trained model, in evaluation mode.
+
+        Args:
+            encoder: for a run with an encoder of the user's own: one of the same architecture, which gets the run's
+                weights. The run only knows its name, and nothing is imported by that.
+
+        Raises:
+            ValueError: where files are missing or damaged, or the encoder is missing or not the run's.
+        """
         for pickle in ("pytorch_model.bin", "model.pt", "model.pth", "model.pkl"):
             if (self.path / pickle).exists() and not (self.path / "model.safetensors").exists():
                 raise ValueError(
                     f"`{self.path / pickle}` is a pickle, which can run code: only model.safetensors is read; "
                     "convert it with safetensors where you trust it."
                 )
-        config = self.path / "config.json"
-        if config.is_file():
-            self._parsed("config.json", config.read_text(encoding="utf-8"))
-        return ConvAutoencoder.from_pretrained(self.path)
+        path = self.path / "config.json"
+        config = self._parsed("config.json", path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if "encoder" not in config:
+            if encoder is not None:
+                raise ValueError(f"`encoder` must be left out: {self.path} was trained without one of your own.")
+            return ConvAutoencoder.from_pretrained(self.path)
+        if encoder is None:
+            raise ValueError(
+                f"`encoder` (=None) must be given again for {self.path}, by --encoder: it was trained with one that is "
+                f"called {config['encoder']}."
+            )
+        model = EncoderAutoencoder.from_config(config, encoder)
+        self.load_weights(model)
+        return model.eval()
 
     def load_weights(self, model: nn.Module) -> None:
         """Put the weights that are kept into a model of the run's shape."""
@@ -180,10 +220,8 @@ class Run:
         tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
-        # safetensors stores contiguous tensors only; channels_last weights come back into their places all the same.
-        plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         with writing(self.path / "checkpoint.safetensors") as temporary, _storage_errors():
-            save_file(plain, temporary, metadata={"position": json.dumps(position)})
+            save_file(_plain(tensors), temporary, metadata={"position": json.dumps(position)})
 
     def load_checkpoint(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """Put the checkpoint into model and optimiser, and return the position it was written at.
@@ -324,6 +362,14 @@ def next_free(path: Path) -> Path:
         candidate = path.with_name(f"{path.name}-{number}")
         number += 1
     return candidate
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as safetensors stores them: contiguous, and none that shares memory with another.
+
+    Weights in memory format channels_last come back into their places all the same.
+    """
+    return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
 
 
 def _image_lines(images: Images) -> list[str]:

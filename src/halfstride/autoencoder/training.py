@@ -23,6 +23,7 @@ from halfstride.autoencoder.images import Images, to_float
 from halfstride.autoencoder.images.splits import inputs_and_targets
 from halfstride.autoencoder.losses import loss
 from halfstride.autoencoder.model import ConvAutoencoder
+from halfstride.autoencoder.own_encoder import Autoencoder
 from halfstride.autoencoder.progress import Interrupted, Progress, StopSignal
 from halfstride.autoencoder.runs import Run
 from halfstride.autoencoder.scoring import Corrupt, evaluation_batch_size, scores
@@ -54,7 +55,7 @@ class Position:
 
 
 def train(
-    model: ConvAutoencoder,
+    model: Autoencoder,
     images: Images,
     out: str | Path,
     options: TrainingOptions | None = None,
@@ -91,7 +92,7 @@ def train(
         FloatingPointError: where the loss is no longer finite; the last good checkpoint stays.
         Interrupted: after Ctrl-C, once everything is saved.
     """
-    if model.channels != images.shape[0] or (model.latent == "vector" and model.image_size != tuple(images.shape[1:])):
+    if model.channels != images.shape[0] or (not model.takes_any_size and model.image_size != tuple(images.shape[1:])):
         raise ValueError(
             f"`model` takes {model.channels}×{model.image_size[0]}×{model.image_size[1]}, but `images` are "
             f"{'×'.join(map(str, images.shape))}: build the model with image_size={tuple(images.shape[1:])} and "
@@ -125,7 +126,7 @@ def corruption_of(options: TrainingOptions) -> Corrupt | None:
 class _Objective(nn.Module):
     """A model and its loss as one module, which is what several processes keep in step."""
 
-    def __init__(self, model: ConvAutoencoder, options: TrainingOptions) -> None:
+    def __init__(self, model: Autoencoder, options: TrainingOptions) -> None:
         super().__init__()
         self.model = model
         self.name, self.beta = options.loss, options.beta
@@ -142,7 +143,7 @@ class _Objective(nn.Module):
             warm: share of the weight of the Kullback-Leibler divergence.
         """
         divergence: Tensor | float = 0.0
-        if self.model.variational:
+        if isinstance(self.model, ConvAutoencoder) and self.model.variational:
             mean, log_variance = self.model.distribution(inputs)
             latents = mean if noise is None else mean + noise * (0.5 * log_variance).exp()
             output = self.model.decode(latents, target.shape[-2:])
@@ -167,7 +168,7 @@ class _Training:
 
     def __init__(
         self,
-        model: ConvAutoencoder,
+        model: Autoencoder,
         images: Images,
         run: Run,
         options: TrainingOptions,
@@ -342,8 +343,8 @@ class _Training:
     def _noise(self, draw: Draw, inputs: Tensor) -> Tensor:
         """Standard normal numbers for each image's latents."""
         shape = self.model.latent_shape
-        if self.model.latent == "map":
-            shape = (self.model.latent_dim, *self.model._map_size(inputs.shape[-2:]))
+        if isinstance(self.model, ConvAutoencoder) and self.model.takes_any_size:
+            shape = (self.model.latent_dim, *self.model.map_size(inputs.shape[-2:]))
         noise = [torch.randn(shape, generator=generator) for generator in draw.generators("latent")]
         return torch.stack(noise).to(inputs.device) if noise else inputs.new_zeros(0, *shape)
 

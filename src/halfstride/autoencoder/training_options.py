@@ -12,7 +12,8 @@ from halfstride.autoencoder.corruption import parse_corruptions
 from halfstride.autoencoder.images import Images
 from halfstride.autoencoder.images.splits import inputs_and_targets
 from halfstride.autoencoder.losses import Loss
-from halfstride.autoencoder.model import ConvAutoencoder, _one_of, _positive
+from halfstride.autoencoder.model import _one_of, _positive
+from halfstride.autoencoder.own_encoder import Autoencoder
 
 __all__ = ["TrainingOptions"]
 
@@ -125,14 +126,14 @@ class TrainingOptions:
         except TypeError as error:
             raise ValueError(f"`training` of the run's record is damaged ({error}): restore it.") from None
 
-    def chosen(self, model: ConvAutoencoder, images: Images) -> TrainingOptions:
+    def chosen(self, model: Autoencoder, images: Images) -> TrainingOptions:
         """The same options with everything filled in but a length in minutes."""
         is_map = model.latent == "map"
         batch_size = self.batch_size or (16 if is_map else 32)
         crop = self.crop
         if crop is None:
-            crop = _CROP if is_map and max(images.shape[1:]) > _CROP else 0
-        if crop and not is_map:
+            crop = _CROP if model.takes_any_size and max(images.shape[1:]) > _CROP else 0
+        if crop and not model.takes_any_size:
             raise ValueError(f'`crop` (={crop}) needs a latent map, which takes images of any size: latent="map".')
         shift = self.shift
         if shift is None:
@@ -145,7 +146,7 @@ class TrainingOptions:
             steps=None if self.minutes else self.steps or self._default_steps(images, batch_size),
             epochs=None,
             batch_size=batch_size,
-            learning_rate=self.learning_rate or (1e-3 if model.linear else 4e-3),
+            learning_rate=self.learning_rate or (4e-3 if model.latent == "vector" and not model.linear else 1e-3),
             augment=augment,
             shift=shift,
             crop=crop,

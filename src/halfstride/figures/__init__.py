@@ -2,7 +2,7 @@
 
 from halfstride.figures.autoencoder import decoded_plane, latent_space, losses, principal_plane, reconstructions
 from halfstride.figures.checkerboard import coverage, cure, diagnosis, image_diagnosis
-from halfstride.figures.comparing import comparison, knee, sweep
+from halfstride.figures.comparing import comparison, grid, knee, sweep
 
 __all__ = [
     "comparison",
@@ -10,6 +10,7 @@ __all__ = [
     "cure",
     "decoded_plane",
     "diagnosis",
+    "grid",
     "image_diagnosis",
     "knee",
     "latent_space",

@@ -15,7 +15,7 @@ from halfstride.figures.canvas import blank
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["comparison", "knee", "sweep"]
+__all__ = ["comparison", "grid", "knee", "sweep"]
 
 _GAIN = 0.2
 
@@ -45,6 +45,24 @@ def comparison(rows: Mapping[str, Float[np.ndarray, "n c h w"]]) -> Figure:
                 decibels = -10 * math.log10(max(errors[column], 1e-10))
                 axis.set_xlabel(f"{decibels:.1f} dB", fontsize=7, labelpad=1.5)
         axes[place, 0].set_ylabel(label, fontsize=8, rotation=0, ha="right", va="center", labelpad=6)
+    return figure
+
+
+def grid(images: Float[np.ndarray, "n c h w"]) -> Figure:
+    """Images side by side, in about as many rows as columns.
+
+    Args:
+        images: with values in [0, 1]; 1 channel is drawn grey, 3 as RGB, of others the first.
+    """
+    count, _, height, width = images.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    side = min(max(width / 120, 0.6), 8 / columns if columns < 8 else 0.8)
+    figure = blank(columns * side, rows * side * height / width)
+    for axes, image in zip(figure.subplots(rows, columns, squeeze=False).flat, images, strict=False):
+        show(axes, image)
+    for axes in figure.axes[count:]:
+        axes.set_visible(False)
     return figure
 
 

@@ -160,7 +160,9 @@ def load_images(
 
 
 @torch.inference_mode(False)  # in which the images could be written to by one thread alone
-def load(source: Source, options: ImageOptions, memory_limit: int, progress: Progress | None) -> Images:
+def load(
+    source: Source, options: ImageOptions, memory_limit: int, progress: Progress | None, together: bool = False
+) -> Images:
     """The images of a source, by the rules of `load_images`."""
     if memory_limit < 0:
         raise ValueError(f"`memory_limit` (={memory_limit}) must be a number of bytes, 0 or more.")
@@ -177,10 +179,13 @@ def load(source: Source, options: ImageOptions, memory_limit: int, progress: Pro
     else:
         survey_pairs(found, Path(options.clean), progress)
     found.require()
-    compare(found, progress)
-    drawn = found.parts is None
-    notes = [] if drawn else drop_copies(found)
-    how = draw_parts(found, options.test_fraction, options.seed) if drawn else complete_parts(found, options.seed)
+    drawn, notes, how = found.parts is None, [], []
+    if together:
+        found.parts = [(TRAIN, VALIDATION, TEST)] * len(found.names)
+    else:
+        compare(found, progress)
+        notes = [] if drawn else drop_copies(found)
+        how = draw_parts(found, options.test_fraction, options.seed) if drawn else complete_parts(found, options.seed)
     options, preparation = _prepared(found, options)
     images = None
     if len(found.names) * math.prod(preparation.item_shape) <= memory_limit:
@@ -280,8 +285,13 @@ def _split(
     index = {name: i for i, name in enumerate(classes)}
     numbers = torch.tensor([-1 if group is None else index[group] for group in collection.groups])
     splits: list[Split] = []
+    before: list[int] = []
     for part in (TRAIN, VALIDATION, TEST):
         wanted = collection.members(part)
+        if wanted == before:  # all images are in all parts
+            splits.append(splits[-1])
+            continue
+        before = wanted
         own = numbers[wanted]
         labels = own if len(classes) > 1 and own.min() >= 0 else None
         names = [collection.names[i] for i in wanted]

@@ -105,10 +105,14 @@ class ImageOptions:
             raise ValueError(f"`record` (={_quoted(dict(record))}) must have a `source`: add where the images are.")
         return cls(**record)
 
-    def load(self, *, memory_limit: int = MEMORY_LIMIT, progress: Progress | None = None) -> Images:
+    def load(
+        self, *, together: bool = False, memory_limit: int = MEMORY_LIMIT, progress: Progress | None = None
+    ) -> Images:
         """The images.
 
         Args:
+            together: whether all images are in all parts, such as to evaluate a model on all of them; streams of the
+                hub keep their parts.
             memory_limit: as for `load_images`.
             progress: as for `load_images`.
 
@@ -122,7 +126,7 @@ class ImageOptions:
                 "`source` (=None) must say where the images are: these were handed over in memory, so hand them to "
                 "load_images again."
             )
-        return load(self.source, self, memory_limit, progress)
+        return load(self.source, self, memory_limit, progress, together)
 
 
 def _pair(size: Any) -> tuple[int, int] | None:
