@@ -410,9 +410,12 @@ def sweep(
     require_free(folder, "or empty it")
     images = load(ImageOptions(data, size=read_pair(size), seed=seed), console)
     console.print(images.describe(), soft_wrap=True)
-    rows, options = [], dict.fromkeys(_MODEL_OPTIONS[:3]) | {"latent": latent, "downscale": downscale}
+    options = {"latent": latent, "downscale": downscale}
+    rows: list[dict[str, Any]] = []
+    counts: list[int] = []
+    errors: list[float] = []
     for dim in sizes:
-        own = {"encoder": None}
+        own: dict[str, Any] = {"encoder": None}
         model = _build(console, images, options | {"latent_dim": dim}, own, seed)
         run = Run(folder / f"latent-{dim}")
         try:
@@ -422,25 +425,21 @@ def sweep(
             typer.echo(f"Stopped; finished sizes are in {folder}.", err=True)
             raise typer.Exit(130) from None
         evaluation, _ = finish(run, model, images)
+        scores = evaluation.validation or evaluation.test
+        counts.append(evaluation.numbers)
+        errors.append(scores.mse)
         found = {row.name: row.validation_mse for row in evaluation.rows}
         rows.append(
-            {
-                "numbers": evaluation.numbers,
-                "model": found["this model"],
-                "pca": found.get("PCA"),
-                "thumbnail": found.get("thumbnail"),
-            }
+            {"numbers": counts[-1], "model": errors[-1], "pca": found.get("PCA"), "thumbnail": found.get("thumbnail")}
         )
         pca = "" if found.get("PCA") is None else f"   PCA {found['PCA']:.5f}"
-        console.print(f"{dim:>6}: {evaluation.numbers:,} numbers   validation MSE {found['this model']:.5f}{pca}")
+        console.print(f"{dim:>6}: {counts[-1]:,} numbers   validation MSE {errors[-1]:.5f}{pca}", soft_wrap=True)
     with writing(folder / "sweep.png") as temporary:
         figures.sweep(rows).savefig(temporary, format="png")
-    numbers: list[int] = [row["numbers"] for row in rows]
-    best = figures.knee(numbers, [float(row["model"]) for row in rows])
-    dim = next(dim for dim, row in zip(sizes, rows, strict=True) if row["numbers"] == best)
-    console.print(
-        f"\nMore than {best:,} numbers gain little here (drawn in {folder / 'sweep.png'}). To train that size:"
-    )
+    best = figures.knee(counts, errors)
+    dim = sizes[counts.index(best)]
+    gain = f"More than {best:,} numbers gain little" if dim < sizes[-1] else "More numbers than these would still gain"
+    console.print(f"\n{gain}: see {folder / 'sweep.png'}. To train this size for longer:", soft_wrap=True)
     extra = (f" --latent {latent}" if latent else "") + (f" --downscale {downscale}" if downscale else "")
     extra += f" --size {size}" if size else ""
     console.print(f"  halfstride train {data} --latent-dim {dim}{extra}", soft_wrap=True)
