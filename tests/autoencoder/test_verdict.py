@@ -82,8 +82,8 @@ EXPECTED = {
     ),
     "files": (
         {"rivals": [Rival("WebP", 0.001, 0.001)]},
-        "worse than WebP",
-        "3.0 dB better than PCA .* but 7.0 dB worse than WebP files of as many bytes",
+        "good",
+        "Good: 3.0 dB better than PCA .* and 7.0 dB worse than WebP files of as many bytes",
     ),
     "the input": ({"rivals": [Rival("input", 0.001, 0.001)]}, "worse than input", "worse than the input as it is"),
     "no baseline": ({"rivals": None}, "good", "no baseline to compare with"),

@@ -23,8 +23,6 @@ Kind = Literal[
     "worse than mean image",
     "worse than thumbnail",
     "worse than PCA",
-    "worse than JPEG",
-    "worse than WebP",
     "good",
 ]
 
@@ -225,22 +223,23 @@ def _worse(facts: Facts) -> Verdict | None:
         way = "use --latent vector, or train longer by --steps"
     else:
         way = "train longer by --steps, or with another --learning-rate"
-    if name in _FILES:
-        lead = _lead(facts)
-        sentence = f"{lead[0].upper()}{lead[1:]}, but {loss:.1f} dB worse than {_NAMES[name]}: train longer by --steps."
-    else:
-        compared = _NAMES[name] + (" with as many numbers" if name in ("PCA", "thumbnail") else "")
-        sentence = f"{loss:.1f} dB worse than {compared} on the {images} images: {way}."
+    compared = _NAMES[name] + (" with as many numbers" if name in ("PCA", "thumbnail") else "")
+    sentence = f"{loss:.1f} dB worse than {compared} on the {images} images: {way}."
     return Verdict(f"worse than {name}", sentence)  # type: ignore[arg-type]
 
 
 def _good(facts: Facts) -> Verdict:
     unknown = "" if _fall(facts.metrics) is not None else "; the curve is too short to tell if more steps would help"
-    if not facts.rivals:
+    if all(rival.name in _FILES for rival in facts.rivals):
         return Verdict("good", f"No defect found, but there is no baseline to compare with{unknown}.")
     gap = facts.validation / max(facts.train, 1e-12)
     more = "give it more images or --augment" if gap > _ALIKE else "train longer by --steps, or double --latent-dim"
-    return Verdict("good", f"Good: {_lead(facts)}; where that is not enough, {more}{unknown}.")
+    files = [
+        f", and {abs(gain):.1f} dB {'better' if gain > 0 else 'worse'} than {_NAMES[rival.name]}"
+        for rival in facts.rivals
+        if rival.name in _FILES and (gain := _decibels(rival.test, facts.test))
+    ]
+    return Verdict("good", f"Good: {_lead(facts)}{''.join(files)}; where that is not enough, {more}{unknown}.")
 
 
 def _curve(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[int, float, float]]:
@@ -278,11 +277,12 @@ def _rival(facts: Facts, name: str) -> Rival | None:
 def _behind(facts: Facts) -> tuple[str, str, float] | None:
     """The baseline that the model is furthest behind, on which images, and by how many dB; None where it is ahead.
 
-    Files count only for a model that is ahead of everything else: they say nothing of what is wrong with a code.
+    Files do not count: they give each image the bits that it needs, and say nothing of what is wrong with a code.
     """
     losses = [
-        (rival.name not in _FILES, _decibels(own, other), rival.name, images)
+        (_decibels(own, other), rival.name, images)
         for rival in facts.rivals
+        if rival.name not in _FILES
         for images, own, other in (
             ("validation", facts.validation, rival.validation),
             ("test", facts.test, rival.test),
@@ -291,12 +291,16 @@ def _behind(facts: Facts) -> tuple[str, str, float] | None:
     ]
     if not losses:
         return None
-    _, loss, name, images = max(losses)
+    loss, name, images = max(losses)
     return name, images, loss
 
 
 def _standing(facts: Facts) -> str:
-    return "" if _behind(facts) or not facts.rivals else f" (all the same it is {_lead(facts)})"
+    return (
+        ""
+        if _behind(facts) or all(rival.name in _FILES for rival in facts.rivals)
+        else f" (all the same it is {_lead(facts)})"
+    )
 
 
 def _lead(facts: Facts) -> str:
@@ -304,7 +308,7 @@ def _lead(facts: Facts) -> str:
     ranked = sorted(
         (rival for rival in facts.rivals if rival.name in ("PCA", "thumbnail")), key=lambda found: found.test
     )
-    known = ranked or facts.rivals[:1]
+    known = ranked or [rival for rival in facts.rivals if rival.name not in _FILES][:1]
     parts = " and ".join(
         f"{_decibels(rival.test, facts.test):.1f} dB better than {_NAMES[rival.name]}" for rival in known
     )
