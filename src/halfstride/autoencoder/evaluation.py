@@ -103,7 +103,8 @@ class Evaluation:
     doubled_pca: float | None
     """MSE of PCA with twice the numbers on the validation images; None where there are too few training images."""
     used: int
-    """Latent numbers in use: those that vary over images by at least 1 % of the mean variance of all."""
+    """Latent numbers in use: those that vary over images by at least 1 % of the mean variance of all; of a variational
+    model, whose codes have a scale, those with a variance of at least 0.01 (active units)."""
     output_range: tuple[float, ...]
     """Least and largest value of the outputs for the test images; the images' lie in [0, 1]."""
     output_variance: float
@@ -283,7 +284,7 @@ class _Evaluator:
             rows=tuple(rows),
             compared=test.scores.images,
             doubled_pca=doubled,
-            used=_used(train_codes),
+            used=_used(train_codes, getattr(self.model, "variational", False)),
             output_range=(test.low, test.high),
             output_variance=test.variance,
             data_variance=test.data_variance,
@@ -371,9 +372,11 @@ def _rival(row: Row) -> Rival:
     return Rival(row.name, validation, row.mse)  # type: ignore[arg-type]
 
 
-def _used(codes: Tensor) -> int:
-    """How many of the numbers vary over images by at least 1 % of the mean variance of all."""
+def _used(codes: Tensor, variational: bool) -> int:
+    """How many of the numbers are in use; active units after Burda et al. (arXiv:1509.00519)."""
     variances = codes.double().var(0, correction=0)
+    if variational:
+        return int((variances >= 0.01).sum())
     mean = variances.mean()
     if mean <= 1e-12 * codes.double().square().mean():  # nothing but rounding errors
         return 0

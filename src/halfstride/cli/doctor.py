@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from halfstride.cli.app import app
+from halfstride.cli.console import Device
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from torch import Tensor
 
 _EXAMPLES = 256  # images of a run's test set: enough to find half a percent
 
@@ -35,6 +35,7 @@ def doctor(
             help="Where TARGET is MODULE:FACTORY, run the model on normal noise of this shape, such as 16x100x1x1."
         ),
     ] = None,
+    device: Device = "auto",
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 where a checkerboard is found.")] = False,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="A folder, new or empty, for doctor.json and doctor.png.")
@@ -55,7 +56,7 @@ def doctor(
         from halfstride.autoencoder.runs import require_free
 
         require_free(out, "or empty it")  # before the work, which can take a while
-    found = _look_at_image(image) if image is not None else _look_at_model(str(target), input_shape)
+    found = _look_at_image(image) if image is not None else _look_at_model(str(target), input_shape, device)
     typer.echo(str(found))
     if out is not None:
         _write(out, found)
@@ -72,28 +73,32 @@ def _look_at_image(path: Path) -> Any:
     return diagnose_image(decode(path, (1 if header.grey else 3, header.height, header.width)).float() / 255)
 
 
-def _look_at_model(target: str, input_shape: str | None) -> Any:
+def _look_at_model(target: str, input_shape: str | None, device: str) -> Any:
+    from halfstride.autoencoder.devices import find_device
     from halfstride.checkerboard import diagnose
 
+    place = find_device(device)
     if _is_factory(target):
+        from torch import Tensor
+        from torch.utils._pytree import tree_map_only
+
         model, inputs = _made(target, input_shape)
         try:
-            return diagnose(model, inputs)
+            return diagnose(model.to(place), tree_map_only(Tensor, lambda tensor: tensor.to(place), inputs))
         except RuntimeError as error:
             told = f"--input-shape {input_shape}" if input_shape else "the inputs that it comes with"
             raise ValueError(f"`target` (={target}) does not run on {told}: {error}") from error
     if not Path(target).exists():
         raise ValueError(f"`target` (={target}) is no folder that `halfstride train` wrote, and not MODULE:FACTORY.")
-    from halfstride.autoencoder import ImageOptions, Run, to_float
+    from halfstride.autoencoder import Run, to_float
+    from halfstride.autoencoder.images.splits import inputs_and_targets
 
     run = Run.open(target)
-    model = run.load_model()
-    recipe = run.record.get("data")
-    if not recipe:
-        raise ValueError(f"`target` (={target}) does not say where its images came from: diagnose it in Python.")
-    images = ImageOptions.from_record(recipe).load()
-    batch: Tensor = next(iter(images.test.batches(_EXAMPLES)))
-    return diagnose(model, to_float(batch))
+    if run.image_options.source is None:
+        raise ValueError(f"`target` (={target}) was trained on images in memory: diagnose it in Python.")
+    model = run.load_model().to(place)
+    sample = run.image_options.load().test.sample(_EXAMPLES).images
+    return diagnose(model, to_float(inputs_and_targets(sample)[0].to(place)))
 
 
 def _is_factory(target: str) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from halfstride.cli.app import app, make_console
+from halfstride.cli.console import Device
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,6 +33,7 @@ def optimize(
     training: Annotated[
         bool, typer.Option("--training", help="Training mode, forward and backward; else evaluation, forward only.")
     ] = False,
+    device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Show which upsampling of a model can be computed faster, and how much the model gains.
@@ -45,10 +47,12 @@ def optimize(
     """
     import torch
 
+    from halfstride.autoencoder.devices import find_device
     from halfstride.optimizing import optimize as optimize_model
 
-    net = _load(model).train(training)
-    example = tuple(map(_random, input))
+    place = find_device(device)
+    net = _load(model).train(training).to(place)
+    example = tuple(_random(shape).to(place) for shape in input)
     with contextlib.nullcontext() if training else torch.no_grad():
         _, report = optimize_model(net, example)
     if as_json:
