@@ -55,12 +55,15 @@ class Downsample(nn.Module):
     def __init__(self, inputs: int, outputs: int, downsampling: Downsampling) -> None:
         super().__init__()
         stride = 2 if downsampling == "stride" else 1
-        self.outputs = outputs
+        self.groups = outputs, 4 * inputs // outputs
         self.convolution = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
         self.pooling = nn.MaxPool2d(2) if downsampling == "pool" else nn.Identity()
 
     def forward(self, features: Tensor) -> Tensor:
-        shortcut = F.pixel_unshuffle(features, 2).unflatten(1, (self.outputs, -1)).mean(2)  # type: ignore[no-untyped-call]
+        size, height, width = features.shape[0], features.shape[2] // 2, features.shape[3] // 2
+        unshuffled = F.pixel_unshuffle(features, 2)  # type: ignore[no-untyped-call]
+        # In full numbers: of no images, as in an empty share of a step, torch leaves the shape as it was.
+        shortcut = unshuffled.reshape(size, *self.groups, height, width).mean(2)
         return self.pooling(self.convolution(features)) + shortcut  # type: ignore[no-any-return]
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
+from torch import Tensor
+
 from halfstride.autoencoder.augmentation import Augment, default_augmentation
 from halfstride.autoencoder.corruption import parse_corruptions
 from halfstride.autoencoder.images import Images
@@ -14,13 +16,13 @@ from halfstride.autoencoder.images.splits import inputs_and_targets
 from halfstride.autoencoder.losses import Loss
 from halfstride.autoencoder.model import ConvAutoencoder, _one_of, _positive
 
-__all__ = ["TrainingOptions"]
+__all__ = ["TrainingOptions", "sample_of"]
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
 _STEPS, _MOST_STEPS, _PASSES = 4_000, 20_000, 5
 _CROP = 64  # pixels a side: larger images are trained on in crops of this size, where the latent is a map
-_SAMPLE = 1_000  # training images that decide on augmentation
+_SAMPLE, _SAMPLED_VALUES = 1_000, 2**28  # training images that decide on augmentation; of large ones fewer
 _SMALL_SET = 20_000  # training images below which those of a vector are shifted
 
 
@@ -122,7 +124,7 @@ class TrainingOptions:
             raise ValueError(f"`training` of the run's record has values that no option takes ({unknown}): restore it.")
         try:
             return cls(**record)
-        except TypeError as error:
+        except (TypeError, AttributeError) as error:
             raise ValueError(f"`training` of the run's record is damaged ({error}): restore it.") from None
 
     def chosen(self, model: ConvAutoencoder, images: Images) -> TrainingOptions:
@@ -139,13 +141,13 @@ class TrainingOptions:
             shift = int(not is_map and images.train.size is not None and images.train.size < _SMALL_SET)
         augment = self.augment
         if augment is None:
-            augment = default_augmentation(inputs_and_targets(images.train.sample(_SAMPLE).images)[1]).augment
+            augment = default_augmentation(sample_of(images)).augment
         return replace(
             self,
             steps=None if self.minutes else self.steps or self._default_steps(images, batch_size),
             epochs=None,
             batch_size=batch_size,
-            learning_rate=self.learning_rate or (1e-3 if model.linear else 4e-3),
+            learning_rate=self.learning_rate or (1e-3 if is_map or model.linear else 4e-3),
             augment=augment,
             shift=shift,
             crop=crop,
@@ -172,3 +174,9 @@ class TrainingOptions:
             for name, value in asked.items()
             if name not in ("steps", "epochs", "minutes") and value not in (default[name], known[name])
         }
+
+
+def sample_of(images: Images) -> Tensor:
+    """Training images that stand for all, as they should come out of the model: uint8 N×C×H×W."""
+    count = max(1, min(_SAMPLE, _SAMPLED_VALUES // math.prod(images.shape)))
+    return inputs_and_targets(images.train.sample(count).images)[1]
