@@ -30,7 +30,7 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(second.weight)
         nn.init.zeros_(second.bias)  # type: ignore[arg-type]
         self.branch = nn.Sequential(
-            _group_norm(channels) if normalise else nn.Identity(),
+            _group_norm(channels) if normalise and channels > 1 else nn.Identity(),
             nn.SiLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
             nn.SiLU(),
@@ -61,8 +61,8 @@ class Downsample(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         size, height, width = features.shape[0], features.shape[2] // 2, features.shape[3] // 2
-        unshuffled = F.pixel_unshuffle(features, 2)  # type: ignore[no-untyped-call]
-        # In full numbers: of no images, as in an empty share of a step, torch leaves the shape as it was.
+        unshuffled = F.pixel_unshuffle(features, 2)
+        # In full numbers: of a batch of no images torch leaves the shape as it was.
         shortcut = unshuffled.reshape(size, *self.groups, height, width).mean(2)
         return self.pooling(self.convolution(features)) + shortcut  # type: ignore[no-any-return]
 

@@ -121,12 +121,12 @@ class Run:
             added = [line.partition("\t")[2] for line in sorted(set(now) - set(before))]
             gone = [line.partition("\t")[2] for line in sorted(set(before) - set(now))]
             told = [
-                f"{len(names):,} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-                for names, what in ((added, "were added or changed parts"), (gone, "are gone or changed parts"))
+                f"{what} or for another part: {len(names):,} ({', '.join(names[:3] + ['...'] * (len(names) > 3))})"
+                for names, what in ((added, "new"), (gone, "gone"))
                 if names
             ]
             raise ValueError(
-                f"`images` are not those that {self.path} was started with: {' and '.join(told) or 'another order'}. "
+                f"`images` are not those that {self.path} was started with: {'; '.join(told) or 'another order'}. "
                 "Bring the data back, or start a new run."
             )
         recorded = self.record.get("data")

@@ -359,16 +359,20 @@ class _Training:
         inputs = to_float(inputs) if batch.ndim == 5 else target
         if self.corruptions:
             inputs = corrupt(inputs, self.corruptions, draw)
+        counts = 1.0
+        if not len(batch):  # torch has no gradients of no images: such a share takes part with one that counts nothing
+            inputs = target = target.new_zeros(1, *target.shape[1:])
+            counts = 0.0
         noise = self._noise(draw, inputs) if self.model.variational else None
         warm = min(1.0, (self.position.step + 1) / (_WARM_UP * self.stages[0])) if self.stages else 1.0
         with processes.autocast():
             per_image, errors = self.replica(inputs, target, noise, warm)
         # Averaging the processes' gradients must give the mean over all images, however unevenly they were shared.
-        (per_image.sum() * (processes.count / count)).backward()
+        (per_image.sum() * (counts * processes.count / count)).backward()
         nn.utils.clip_grad_norm_(self.replica.parameters(), options.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return errors.sum()  # type: ignore[no-any-return]
+        return counts * errors.sum()  # type: ignore[no-any-return]
 
     def _noise(self, draw: Draw, inputs: Tensor) -> Tensor:
         """Standard normal numbers for each image's latents."""
@@ -376,7 +380,7 @@ class _Training:
         if self.model.latent == "map":
             shape = (self.model.latent_dim, *self.model._map_size(inputs.shape[-2:]))
         noise = [torch.randn(shape, generator=generator) for generator in draw.generators("latent")]
-        return torch.stack(noise).to(inputs.device) if noise else inputs.new_zeros(0, *shape)
+        return torch.stack(noise).to(inputs.device) if noise else inputs.new_zeros(len(inputs), *shape)
 
     def _is_scored(self, step: int) -> bool:
         """Whether the model is scored after so many steps: 20 times in each training, the last time at its end."""
