@@ -1,4 +1,4 @@
-"""Training: it learns, it is repeatable, it survives being killed, and several processes do what one does."""
+"""Training: it learns, it is repeatable, its length is what was asked for, and the best model is kept."""
 
 import json
 import math
@@ -6,265 +6,346 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from halfstride.autoencoder import ConvAutoencoder, Run, TrainingOptions, load_images, train
+from halfstride.autoencoder import ConvAutoencoder, ImageOptions, Run, TrainingOptions, load_images, scores, train
+from halfstride.autoencoder import training as module
 from halfstride.autoencoder.progress import Interrupted
+from small_training import OPTIONS, RANDOM, curve, pictures, small_model, small_training
 
-TESTS = str(Path(__file__).parent)
-OPTIONS = {"epochs": 3, "batch_size": 16}
-
-
-def pictures(count=60, seed=0):
-    """Smooth blobs at random places, as uint8 N×9×11: something to learn in seconds."""
-    generator = np.random.default_rng(seed)
-    rows, columns = np.mgrid[0:9, 0:11]
-    centres = generator.uniform(0, 10, (count, 2))
-    squares = (rows - centres[:, :1, None]) ** 2 + (columns - centres[:, 1:, None]) ** 2
-    return (255 * np.exp(-squares / 8)).round().astype(np.uint8)
+TESTS = str(Path(__file__).parents[1])
 
 
-def model(seed=0):
-    torch.manual_seed(seed)
-    return ConvAutoencoder((9, 11), latent_dim=4, widths=(8, 8))
-
-
-def run_training(out, **options):
-    return train(model(), load_images(pictures()), out, TrainingOptions(**{**OPTIONS, **options}), progress=False)
-
-
-@pytest.mark.parametrize("loss", ["mse", "l1", "bce"])
-def test_it_learns_and_writes_a_run(tmp_path, loss):
+@pytest.mark.parametrize("latent", ["vector", "map"])
+@pytest.mark.parametrize("loss", ["mse", "l1", "bce", "sharp"])
+def test_it_learns_and_writes_a_run(tmp_path, loss, latent):
     out = tmp_path / "run"
-    metrics = run_training(out, loss=loss, epochs=8)
-    assert metrics[-1]["test_mse"] < 0.7 * metrics[0]["test_mse"]
-    assert [entry["epoch"] for entry in metrics] == list(range(1, 9))
+    model = small_model(latent, linear=False)
+    metrics = small_training(out, model, loss=loss, steps=40, learning_rate=1e-2)
+    assert metrics[-1]["test_mse"] < 0.8 * metrics[0]["test_mse"]
+    assert len(metrics) == 20
+    assert [entry["step"] for entry in metrics] == list(range(2, 41, 2))
+    assert metrics[-1]["epoch"] == 8  # of 40 images in batches of 8
     assert metrics[-1]["test_ssim"] is None  # 9 pixels are fewer than SSIM's window
-    assert metrics[-1]["test_psnr"] > 10
     names = {path.name for path in out.iterdir()}
-    assert names >= {"run.json", "config.json", "model.safetensors", "metrics.jsonl", "checkpoint.safetensors"}
+    assert names >= {"run.json", "images.txt", "config.json", "model.safetensors", "metrics.jsonl", "README.md"}
     assert not [name for name in names if name.startswith(".")]
     assert Run.open(out).metrics == metrics
-    assert Run.open(out).record["training"]["loss"] == loss
+    record = Run.open(out).record
+    assert record["training"]["loss"] == loss
+    assert record["stages"] == [40]
+    assert ImageOptions.from_record(record["data"]).size == (9, 11)
+    assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()][-1] == 40
+    assert not model.training
 
 
-def test_the_same_seed_gives_the_same_run(tmp_path):
-    keys = ("train_mse", "test_mse", "test_psnr")
-    first, again, other = (
-        [[entry[key] for key in keys] for entry in run_training(tmp_path / name, seed=seed, noise=0.1)]
-        for name, seed in (("first", 0), ("again", 0), ("other", 1))
-    )
-    assert first == again
-    assert first != other
+def test_with_a_linear_path_it_starts_as_good_as_pca_and_gets_better(tmp_path):
+    model = small_model("map", downscale=4)
+    images = load_images(pictures())
+    model.initialise(images.train.images)
+    pca = scores(model, images.test.batches(16)).mse
+    metrics = small_training(tmp_path / "run", small_model("map", downscale=4), images, steps=40)
+    assert metrics[0]["test_mse"] < 1.3 * pca
+    assert metrics[-1]["test_mse"] < 0.9 * pca
 
 
-def test_noise_is_added_to_the_input_only(tmp_path):
-    plain = run_training(tmp_path / "plain", epochs=1)
-    noisy = run_training(tmp_path / "noisy", epochs=1, noise=0.5)
-    assert noisy[0]["train_mse"] != plain[0]["train_mse"]
-    assert noisy[0]["train_mse"] < 0.5**2  # an image with this noise as its target could not be met better
+@pytest.mark.parametrize("variational", [False, True])
+def test_the_same_seed_gives_the_same_run_and_leaves_random_state_alone(tmp_path, variational):
+    def run(name, seed):
+        model = small_model(variational=variational)
+        before = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
+        metrics = small_training(tmp_path / name, model, seed=seed, **{**RANDOM, "shift": 1, "steps": 8})
+        assert torch.equal(before[0], torch.get_rng_state())
+        assert (before[1][1] == np.random.get_state()[1]).all()  # noqa: NPY002
+        assert before[1][2:] == np.random.get_state()[2:]  # noqa: NPY002
+        return curve(metrics)
+
+    first = run("first", 0)
+    assert run("again", 0) == first
+    assert run("other", 1) != first
 
 
-def test_interrupted_after_a_few_steps_it_resumes_to_the_same_end(tmp_path, monkeypatch):
-    uninterrupted = run_training(tmp_path / "whole")
-    out = tmp_path / "torn"
-    original = torch.optim.AdamW.step
-    steps = []
+@pytest.mark.parametrize("corruption", ["gaussian:0.5", "poisson:2", "jpeg:5", "blur:2,mask:0.5"])
+def test_corruption_is_of_the_input_only(tmp_path, corruption):
+    metrics = small_training(tmp_path / "run", corruption=corruption, steps=8)
+    plain = small_training(tmp_path / "plain", steps=8)
+    assert metrics[-1]["test_mse"] != plain[-1]["test_mse"]
+    assert metrics[-1]["train_mse"] < 0.1  # noise of 0.5 as the target could not be met better than 0.2
 
-    def step_and_interrupt(self, *arguments, **keywords):
-        steps.append(1)
-        if len(steps) == 4:
-            os.kill(os.getpid(), signal.SIGINT)
-        return original(self, *arguments, **keywords)
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", step_and_interrupt)
+def test_pairs_are_learned(tmp_path):
+    """What comes out is the clean twin, which is the inverted image."""
+    for number, picture in enumerate(pictures(50)):
+        for folder, pixels in (("noisy", picture), ("clean", 255 - picture)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / folder / f"{number}.png")
+    images = load_images(tmp_path / "noisy", clean=tmp_path / "clean")
+    model = small_model(linear=False)
+    metrics = small_training(tmp_path / "run", model, images, steps=120)
+    assert metrics[-1]["test_mse"] < 0.02
+    outputs = model(torch.from_numpy(pictures(8, seed=1))[:, None] / 255)
+    assert outputs.mean() > 0.6
+    again = small_training(tmp_path / "run", small_model(linear=False), images, resume=True)
+    assert again == metrics
     with pytest.raises(
-        Interrupted, match=r"Stopped in epoch 2 after step 1 of 3 and saved\. Go on with: train\(\.\.\., resume=True\)"
+        ValueError, match=r"`clean` \(=False\) of the images cannot change in a run .* where it is True"
     ):
-        run_training(out)
-    assert len(Run.open(out).metrics) == 1
-    resumed = train(
-        model(seed=9), load_images(pictures()), out, TrainingOptions(**OPTIONS), resume=True, progress=False
-    )
-    assert len(resumed) == 3
-    for entry, expected in zip(resumed, uninterrupted, strict=True):
-        for key in ("train_mse", "test_mse"):
-            assert entry[key] == pytest.approx(expected[key], abs=1e-9)
-    weights = [Run.open(tmp_path / name).load_model().state_dict() for name in ("whole", "torn")]
-    for name, value in weights[0].items():
-        torch.testing.assert_close(value, weights[1][name], rtol=0, atol=1e-7)
+        small_training(tmp_path / "run", small_model(linear=False), load_images(tmp_path / "noisy"), resume=True)
 
 
-def script(out, resume=False):
-    return f"""
-import sys
-sys.path.insert(0, {TESTS!r})
-from test_training import model, pictures
-from halfstride.autoencoder import TrainingOptions, load_images, train
-options = TrainingOptions(epochs=4, batch_size=4)
-train(model(), load_images(pictures(200)), {str(out)!r}, options, resume={resume}, progress=False)
-"""
+# Length -----------------------------------------------------------------------------------------------------------
 
 
-def test_killed_without_warning_it_resumes_to_the_same_end(tmp_path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-c", script(tmp_path / "whole")], check=True, env=environment)
-    out = tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, "-c", script(out)], env=environment)
-    while not ((out / "metrics.jsonl").exists() and len(Run(out).metrics) >= 2) and process.poll() is None:
-        time.sleep(0.002)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    subprocess.run([sys.executable, "-c", script(out, resume=True)], check=True, env=environment)
-    whole, resumed = Run(tmp_path / "whole").metrics, Run(out).metrics
-    assert len(resumed) == len(whole) == 4
-    for entry, expected in zip(resumed, whole, strict=True):
-        assert entry["test_mse"] == pytest.approx(expected["test_mse"], abs=1e-6)
-        assert entry["train_mse"] == pytest.approx(expected["train_mse"], abs=1e-6)
+@pytest.mark.parametrize("steps", [1, 20, 39])
+def test_twenty_scorings_or_one_per_step(tmp_path, steps):
+    metrics = small_training(tmp_path / "run", steps=steps)
+    assert len(metrics) == min(steps, 20)
+    assert metrics[-1]["step"] == steps
+    distances = np.diff([0] + [entry["step"] for entry in metrics])
+    assert distances.max() - distances.min() <= 1
 
 
-def test_two_processes_give_the_curve_of_one(tmp_path):
-    """50 images in batches of 16: the last step has 2 images, one for each process."""
-    code = (
-        f"import sys; sys.path.insert(0, {TESTS!r})\n"
-        "from test_training import run_training\n"
-        f"run_training({str(tmp_path / 'two')!r}, noise=0.1)\n"
-    )
-    file = tmp_path / "job.py"
-    file.write_text(code)
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(file)],
-        check=True,
-        capture_output=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    one = run_training(tmp_path / "one", noise=0.1)
-    two = Run.open(tmp_path / "two").metrics
-    assert len(two) == len(one)
-    for entry, expected in zip(two, one, strict=True):
-        for key in ("train_mse", "test_mse"):
-            assert entry[key] == pytest.approx(expected[key], abs=1e-4)
-        assert entry["test_psnr"] == pytest.approx(expected["test_psnr"], abs=1e-2)
+def test_length_in_epochs(tmp_path):
+    metrics = small_training(tmp_path / "run", steps=None, epochs=3)
+    assert metrics[-1]["step"] == 15
+    assert metrics[-1]["epoch"] == 3
 
 
-def test_a_diverging_training_stops_and_keeps_the_last_good_checkpoint(tmp_path):
-    out = tmp_path / "run"
-    with pytest.raises(FloatingPointError, match=r"The loss is no longer finite\. .* smaller learning rate\."):
-        run_training(out, learning_rate=1e30, clip=1e30)
-    restored = model(seed=1)
-    Run(out).load_checkpoint(restored, torch.optim.AdamW(restored.parameters()))
-    assert all(value.isfinite().all() for value in restored.state_dict().values())
+def test_length_in_minutes_is_a_number_of_steps_that_repeats_the_run(tmp_path, monkeypatch):
+    """With a clock on which each step takes 0.1 seconds, and scoring nothing."""
+    now = [0.0]
+    step = module._Training._step
+
+    def slow_step(self, *arguments):
+        now[0] += 0.1
+        return step(self, *arguments)
+
+    monkeypatch.setattr(module._Training, "_step", slow_step)
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    random = {**RANDOM, "steps": None}
+    timed = small_training(tmp_path / "timed", small_model(variational=True), minutes=0.05, **random)
+    (steps,) = Run.open(tmp_path / "timed").stages
+    assert steps in (29, 30)  # 3 seconds of 0.1, rounded
+    monkeypatch.undo()
+    repeated = small_training(tmp_path / "repeated", small_model(variational=True), **{**random, "steps": steps})
+    assert curve(timed) == curve(repeated)
+    record = Run.open(tmp_path / "timed").record
+    assert record["length"] == {"minutes": 0.05}
+    again = small_training(tmp_path / "timed", small_model(variational=True), resume=True)
+    assert curve(again) == curve(timed)
 
 
-def test_nothing_is_overwritten_and_a_resume_must_match(tmp_path):
-    out = tmp_path / "run"
-    run_training(out, epochs=1)
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
-    with pytest.raises(ValueError, match=r"`out` \(=.*run\) exists already: choose another name, or go on .* --resume"):
-        run_training(out, epochs=1)
-    with pytest.raises(ValueError, match=r"`options` .* are not those that .* was started with"):
-        train(model(), load_images(pictures()), out, TrainingOptions(epochs=2), resume=True, progress=False)
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-    with pytest.raises(ValueError, match=r"`run` \(=.*nowhere\) is not a folder"):
-        train(model(), load_images(pictures()), tmp_path / "nowhere", resume=True, progress=False)
+def test_ctrl_c_while_steps_are_timed_leaves_no_folder_and_no_trace_in_the_model(tmp_path, monkeypatch):
+    step = module._Training._step
+
+    def step_and_interrupt(self, *arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(module._Training, "_step", step_and_interrupt)
+    model = small_model()
+    with pytest.raises(Interrupted, match=r"Stopped before the first step: nothing was written\."):
+        small_training(tmp_path / "run", model, steps=None, minutes=1)
+    assert not (tmp_path / "run").exists()
+    started = small_model()
+    started.initialise(load_images(pictures()).train.sample(1000).images)
+    for name, value in started.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value)
 
 
-def test_a_resume_needs_the_data_and_the_metrics_of_before(tmp_path):
-    out = tmp_path / "run"
-    run_training(out, epochs=1)
-    options = TrainingOptions(**{**OPTIONS, "epochs": 1})
-    with pytest.raises(ValueError, match=r"`images` are 16 to train and 6 to test, but .* was started with 40 and 12"):
-        train(model(), load_images(pictures(30)), out, options, resume=True, progress=False)
-    (out / "metrics.jsonl").write_text("")
-    with pytest.raises(ValueError, match=r"metrics.jsonl tells of 0 epochs, but 1 are done"):
-        train(model(), load_images(pictures()), out, options, resume=True, progress=False)
+def test_the_learning_rate_rises_and_falls_in_each_training(tmp_path):
+    small_training(tmp_path / "run", steps=20)
+    metrics = small_training(tmp_path / "run", resume=True, steps=40)
+    rates = [entry["learning_rate"] for entry in metrics]
+    assert np.argmax(rates[:20]) == 1
+    assert np.argmax(rates[20:]) == 1
+    assert rates[1] == OPTIONS["learning_rate"]
+    assert max(rates[19], rates[39]) < 0.02 * OPTIONS["learning_rate"]
+
+
+# The model that is kept -------------------------------------------------------------------------------------------
+
+
+def test_the_best_model_on_the_validation_images_is_kept(tmp_path):
+    """Images unlike those of training, whose error rises while the training's falls."""
+    generator = np.random.default_rng(0)
+    noise = generator.integers(0, 256, (60, 9, 11), dtype=np.uint8)
+    images = load_images(noise)
+    model = small_model(linear=False)
+    metrics = small_training(tmp_path / "run", model, images, steps=200, learning_rate=1e-2, augment="none", shift=0)
+    best = min(metrics, key=lambda entry: entry["validation_loss"])
+    assert best["step"] < metrics[-1]["step"]
+    assert metrics[-1]["train_mse"] < best["train_mse"]
+    for kept in (model, Run.open(tmp_path / "run").load_model()):
+        found = scores(kept, images.validation.batches(16))
+        assert found.mse == pytest.approx(best["validation_mse"], rel=1e-5)
+        assert scores(kept, images.test.batches(16)).mse == pytest.approx(best["test_mse"], rel=1e-5)
+
+
+def test_fine_tuning_does_not_start_anew(tmp_path):
+    first = small_training(tmp_path / "first", steps=60)
+    model = Run.open(tmp_path / "first").load_model()
+    metrics = small_training(tmp_path / "second", model, steps=10, learning_rate=1e-5)
+    assert metrics[0]["test_mse"] == pytest.approx(first[-1]["test_mse"], rel=0.05)
+
+
+def test_frozen_parameters_are_left_alone(tmp_path):
+    model = small_model("map")
+    frozen = [model.encoder, model.to_latent, model.linear_encoder]
+    for part in frozen:
+        part.requires_grad_(False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    metrics = small_training(tmp_path / "run", model, steps=40)
+    after = model.state_dict()
+    same = {name for name, value in before.items() if torch.equal(after[name], value)}
+    assert same == {name for name in before if name.startswith(("encoder", "to_latent", "linear_encoder"))}
+    assert metrics[-1]["train_mse"] < metrics[0]["train_mse"]
+
+
+# Small and odd data -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("latent", ["vector", "map"])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_few_images_are_enough(tmp_path, count, latent):
+    metrics = small_training(tmp_path / "run", small_model(latent), load_images(pictures(count)), steps=30)
+    assert all(math.isfinite(entry["test_mse"]) for entry in metrics)
+    assert metrics[-1]["epoch"] == 30
+
+
+@pytest.mark.parametrize("loss", ["mse", "bce", "sharp"])
+@pytest.mark.parametrize("latent", ["vector", "map"])
+@pytest.mark.parametrize("value", [0, 100])
+def test_constant_images_train_without_nan(tmp_path, latent, loss, value):
+    images = load_images(np.full((20, 9, 11), value, np.uint8))
+    metrics = small_training(tmp_path / "run", small_model(latent), images, steps=10, loss=loss)
+    assert metrics[-1]["test_mse"] < 1e-3
+
+
+def test_images_larger_than_the_crop_are_trained_in_crops(tmp_path):
+    images = load_images(pictures(30, shape=(70, 66)))
+    chosen = TrainingOptions().chosen(small_model("map", (70, 66)), images)
+    assert chosen.crop == 64
+    metrics = small_training(tmp_path / "run", small_model("map", (70, 66)), images, steps=3, crop=16)
+    assert Run.open(tmp_path / "run").record["training"]["crop"] == 16
+    assert metrics[-1]["test_ssim"] is not None
+
+
+# What goes wrong --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("learning_rate", [1e6, 1e30])
-def test_of_a_run_that_diverges_the_last_good_state_is_kept(tmp_path, learning_rate):
-    """Also where only what it does on other images says so."""
+def test_a_diverging_training_stops_and_keeps_the_last_good_checkpoint(tmp_path, learning_rate):
     out = tmp_path / "run"
-    with pytest.raises(FloatingPointError, match="keeps the last good checkpoint"):
-        run_training(out, learning_rate=learning_rate, epochs=6)
+    with pytest.raises(FloatingPointError, match=r"The loss is no longer finite\. .* smaller learning rate\."):
+        small_training(out, learning_rate=learning_rate, clip=1e30, steps=60)
+    restored = small_model(seed=1)
+    Run(out).load_checkpoint(restored, torch.optim.AdamW(restored.parameters()))
+    assert all(value.isfinite().all() for value in restored.state_dict().values())
     assert all(math.isfinite(entry["test_mse"]) for entry in Run.open(out).metrics)
     images = torch.from_numpy(pictures(3)).unsqueeze(1) / 255
     assert Run.open(out).load_model()(images).isfinite().all()
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path):
-    out = tmp_path / "run"
-    run_training(out, epochs=1)
-    options = TrainingOptions(**{**OPTIONS, "epochs": 1})
-    checkpoint = out / "checkpoint.safetensors"
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"checkpoint.safetensors` cannot be read .*: start a new run\."):
-        train(model(), load_images(pictures()), out, options, resume=True, progress=False)
-    checkpoint.unlink()
-    with pytest.raises(ValueError, match=r"checkpoint.safetensors` does not exist: this run cannot be resumed"):
-        train(model(), load_images(pictures()), out, options, resume=True, progress=False)
-
-
-def test_a_full_disk_leaves_the_former_files_whole(tmp_path):
+def test_a_full_disk_leaves_no_half_files(tmp_path):
     """A limit on file sizes makes every larger write fail as a full disk does."""
-    out = tmp_path / "run"
     code = (
         f"import resource, signal, sys; sys.path.insert(0, {TESTS!r})\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "from test_training import run_training\n"
+        "from small_training import small_training\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
-        f"try: run_training({str(out)!r})\n"
+        f"try: small_training({str(tmp_path / 'run')!r})\n"
         "except OSError as error: print('OSError', error)\n"
     )
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert "OSError" in result.stdout
+    assert not list((tmp_path / "run").glob(".*"))
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_disk_that_fills_up_leaves_the_former_files_whole(tmp_path, monkeypatch):
+    import safetensors.torch
+    from safetensors import SafetensorError
+
+    out = tmp_path / "run"
+    save_file, written = safetensors.torch.save_file, []
+
+    def fill_up(tensors, path, **keywords):
+        written.append(path)
+        if len(written) > 5:
+            Path(path).write_bytes(b"half")
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        return save_file(tensors, path, **keywords)
+
+    monkeypatch.setattr(safetensors.torch, "save_file", fill_up)
+    with pytest.raises(OSError, match="No space left on device"):
+        small_training(out)
+    monkeypatch.undo()
     assert not list(out.glob(".*"))
-    assert not (out / "model.safetensors").exists()
+    assert Run.open(out).load_model()(torch.rand(1, 1, 9, 11)).isfinite().all()
+    assert curve(small_training(out, resume=True)) == curve(small_training(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "text"),
-    [
-        ("epochs", 0, r"`epochs` \(=0\) must be an int of at least 1\."),
-        ("batch_size", -4, r"`batch_size` \(=-4\) must be an int of at least 1\."),
-        ("learning_rate", 0.0, r"`learning_rate` \(=0\.0\) must be above 0\."),
-        ("learning_rate", float("nan"), r"`learning_rate` \(=nan\) must be above 0\."),
-        ("weight_decay", -1.0, r"`weight_decay` \(=-1\.0\) must be at least 0\."),
-        ("noise", -0.1, r"`noise` \(=-0\.1\) must be at least 0\."),
-        ("clip", 0.0, r"`clip` \(=0\.0\) must be above 0\."),
-        ("loss", "huber", r'`loss` \(=\'huber\'\) must be one of "mse", "l1", "bce"\.'),
-        ("precision", "fp16", r'`precision` \(=\'fp16\'\) must be one of "auto", "float32", "bfloat16"\.'),
-        ("seed", -1, r"`seed` \(=-1\) must be an int from 0"),
-        ("steps_per_epoch", 0, r"`steps_per_epoch` \(=0\) must be an int of at least 1\."),
-    ],
+    "text", ["CUDA error: out of memory", "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."]
 )
-def test_bad_options_are_named(option, value, text):
-    with pytest.raises(ValueError, match=text):
-        TrainingOptions(**{option: value})
+def test_exhausted_memory_is_one_line_and_leaves_the_folder_free(tmp_path, monkeypatch, text):
+    def exhausted(self, *arguments, **keywords):
+        raise RuntimeError(f"{text}\nmore lines")
+
+    monkeypatch.setattr(module._Objective, "forward", exhausted)
+    with pytest.raises(ValueError, match=r"`batch_size` \(=8\) does not fit into .*memory: use a batch size of 4\.$"):
+        small_training(tmp_path / "run")
+    monkeypatch.undo()
+    assert not (tmp_path / "run").exists()
+    small_training(tmp_path / "run", batch_size=4, steps=2)
 
 
-def test_a_model_of_another_shape_is_named(tmp_path):
-    other = ConvAutoencoder(12, 3, 4, widths=(4,))
-    with pytest.raises(
-        ValueError, match=r"`model` takes 3×12×12, but `images` are 1×9×11: build the model with image_size"
-    ):
-        train(other, load_images(pictures()), tmp_path / "run", progress=False)
+def test_other_runtime_errors_stay_what_they_are(tmp_path, monkeypatch):
+    def broken(self, *arguments, **keywords):
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(module._Objective, "forward", broken)
+    with pytest.raises(RuntimeError, match="a mistake"):
+        small_training(tmp_path / "run")
+
+
+def test_an_absent_device_is_one_line(tmp_path):
+    with pytest.raises(ValueError, match=r"`device` \(=cuda:99\) is not available here \(.*\): use cpu.*\.$"):
+        train(small_model(), load_images(pictures()), tmp_path / "run", device="cuda:99", progress=False)
     assert not (tmp_path / "run").exists()
 
 
+def test_a_model_of_another_shape_is_named(tmp_path):
+    other = ConvAutoencoder(12, 3, 4, width=4)
+    with pytest.raises(
+        ValueError, match=r"`model` takes 3×12×12, but `images` are 1×9×11: build the model with image_size=\(9, 11\)"
+    ):
+        small_training(tmp_path / "run", other)
+    assert not (tmp_path / "run").exists()
+
+
+def test_nothing_is_overwritten_and_a_refusal_leaves_the_model_as_it_was(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").write_text("mine")
+    model = small_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"`out` \(=.*run\) exists already: choose another name, or go on .* --resume"):
+        small_training(tmp_path / "run", model, steps=None, minutes=1)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["mine.txt"]
+    assert model.untrained
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_bfloat16_and_tensorboard(tmp_path):
-    metrics = run_training(tmp_path / "run", precision="bfloat16", tensorboard=True, epochs=2)
-    assert metrics[-1]["test_mse"] < metrics[0]["test_mse"]
+    metrics = small_training(tmp_path / "run", small_model(linear=False), precision="bfloat16", tensorboard=True)
+    assert metrics[-1]["train_mse"] < metrics[0]["train_mse"]
     assert list((tmp_path / "run").rglob("events.out.tfevents*"))
+    assert all(value.dtype == torch.float32 for value in Run.open(tmp_path / "run").load_model().state_dict().values())
     # float32 afterwards in the same process: accelerate's state does not stick.
-    run_training(tmp_path / "other", epochs=1)
-
-
-def test_metrics_lines_are_json(tmp_path):
-    run_training(tmp_path / "run", epochs=2)
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+    assert curve(small_training(tmp_path / "a", steps=2)) != curve(metrics)[:2]

@@ -30,7 +30,7 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(second.weight)
         nn.init.zeros_(second.bias)  # type: ignore[arg-type]
         self.branch = nn.Sequential(
-            _group_norm(channels) if normalise else nn.Identity(),
+            _group_norm(channels) if normalise and channels > 1 else nn.Identity(),
             nn.SiLU(),
             nn.Conv2d(channels, channels, 3, padding=1),
             nn.SiLU(),
@@ -55,12 +55,15 @@ class Downsample(nn.Module):
     def __init__(self, inputs: int, outputs: int, downsampling: Downsampling) -> None:
         super().__init__()
         stride = 2 if downsampling == "stride" else 1
-        self.outputs = outputs
+        self.groups = outputs, 4 * inputs // outputs
         self.convolution = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
         self.pooling = nn.MaxPool2d(2) if downsampling == "pool" else nn.Identity()
 
     def forward(self, features: Tensor) -> Tensor:
-        shortcut = F.pixel_unshuffle(features, 2).unflatten(1, (self.outputs, -1)).mean(2)  # type: ignore[no-untyped-call]
+        size, height, width = features.shape[0], features.shape[2] // 2, features.shape[3] // 2
+        unshuffled = F.pixel_unshuffle(features, 2)
+        # In full numbers: of a batch of no images torch leaves the shape as it was.
+        shortcut = unshuffled.reshape(size, *self.groups, height, width).mean(2)
         return self.pooling(self.convolution(features)) + shortcut  # type: ignore[no-any-return]
 
 

@@ -45,16 +45,21 @@ class Processes:
             precision = "bfloat16" if native else "float32"
         # accelerate keeps the precision of the first Accelerator for the whole process; each training chooses its own.
         AcceleratorState._reset_state()
+        former = os.environ.get("ACCELERATE_TORCH_DEVICE")
         if not several:
             PartialState._reset_state()
             os.environ["ACCELERATE_TORCH_DEVICE"] = str(found)
-        self.accelerator = Accelerator(
-            mixed_precision="bf16" if precision == "bfloat16" else "no",
-            cpu=found.type == "cpu",
-            log_with="tensorboard" if tensorboard is not None else None,
-            project_dir=tensorboard,
-        )
-        os.environ.pop("ACCELERATE_TORCH_DEVICE", None)
+        try:
+            self.accelerator = Accelerator(
+                mixed_precision="bf16" if precision == "bfloat16" else "no",
+                cpu=found.type == "cpu",
+                log_with="tensorboard" if tensorboard is not None else None,
+                project_dir=tensorboard,
+            )
+        finally:
+            os.environ.pop("ACCELERATE_TORCH_DEVICE", None)
+            if former is not None:
+                os.environ["ACCELERATE_TORCH_DEVICE"] = former
         self.device: torch.device = self.accelerator.device
         self.rank: int = self.accelerator.process_index
         self.count: int = self.accelerator.num_processes

@@ -37,6 +37,7 @@ Latent = Literal["vector", "map"]
 
 _LARGEST_PATCH = 4  # pixels a side that the encoder's first layer takes together
 _LARGEST_VECTOR_MAP = 8  # positions a side that are made into a latent vector
+_MOST_VALUES = 2**26  # of the images that a model starts from: 256 MiB as floats
 _LEAK = 0.05  # slope of the output outside [0, 1] while the model trains
 
 
@@ -167,9 +168,7 @@ class ConvAutoencoder(
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.untrained = True
         """Whether the weights are those of the constructor: training starts such a model by `initialise`."""
-        self.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
-            lambda model, _: setattr(model, "untrained", False)
-        )
+        self.register_load_state_dict_post_hook(_mark_trained)  # type: ignore[no-untyped-call]
 
     @property
     def takes_any_size(self) -> bool:
@@ -202,7 +201,7 @@ class ConvAutoencoder(
             side = self.downscale
             return (
                 nn.Conv2d(self.channels, self.latent_dim, side, stride=side),
-                layers.ConvTranspose2d(self.latent_dim, self.channels, side, stride=side),
+                layers.SubpixelConv2d(self.latent_dim, self.channels, 1, scale_factor=side),  # a bias for each pixel
             )
         image = (self.channels, *self.image_size)
         return (
@@ -249,18 +248,27 @@ class ConvAutoencoder(
             Images with values in [0, 1], clipped. While the model trains, values may lie a little outside: a value that
             is clipped, or far out on a sigmoid, would have no gradient to bring it back.
         """
-        height, width = self._output_size(latents, output_size)
+        return self._decode(latents, *self._output_size(latents, output_size))
+
+    def _decode(self, latents: Tensor, height: int, width: int) -> Tensor:
         # The code loses the memory format on its way through a vector; convolutions on a CPU are fastest in this one.
         features = self.from_latent(latents).contiguous(memory_format=torch.channels_last)
-        images: Tensor = self.decoder(features)[..., :height, :width]
+        images: Tensor = self.decoder(features)
         if self.linear:
-            images = images + self.linear_decoder(latents)[..., :height, :width]
+            linear: Tensor = self.linear_decoder(latents)
+            if self.latent == "vector":
+                images = images[..., :height, :width]
+            images = images + linear
         clipped = images.clamp(0, 1)
-        return clipped + _LEAK * (images - clipped) if self.training else clipped
+        if self.training:
+            clipped = clipped + _LEAK * (images - clipped)
+        # By negative padding, since torch.export ties an index such as `[..., :height, :width]` to the example's size.
+        return _padded(clipped, height - clipped.shape[-2], width - clipped.shape[-1])
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         """The reconstructions of images, of the same size; of a variational model from the means."""
-        return self.decode(self.encode(images), images.shape[-2:])
+        # Not by `decode`: its checks of the code's size would tie an exported model to the size it was exported with.
+        return self._decode(self.encode(images), *images.shape[-2:])
 
     @torch.no_grad()
     def initialise(self, images: UInt8[Tensor, "n c h w"]) -> None:
@@ -280,30 +288,27 @@ class ConvAutoencoder(
         head: Any = self.decoder[-1]
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)
+        values = images[:: -(-images.numel() // _MOST_VALUES)].float().div(255)
         if not self.linear:
-            colours = images.float().div(255).mean((0, 2, 3))
-            head.bias.copy_(colours.repeat_interleave(len(head.bias) // self.channels))
+            head.bias.copy_(values.mean((0, 2, 3)).repeat_interleave(len(head.bias) // self.channels))
             return
+        encode: Any
+        decode: Any
+        last: Any
         if self.latent == "map":
-            blocks = self._extend(images.float().div(255))
-            rows = F.unfold(blocks, self.downscale, stride=self.downscale).transpose(1, 2).flatten(0, 1)
-            encode: Any = self.linear_encoder
-            decode: Any = self.linear_decoder
-            last: Any = self.to_latent
+            rows = F.unfold(self._extend(values), self.downscale, stride=self.downscale).mT.flatten(0, 1)
+            encode, decode, last = self.linear_encoder, self.linear_decoder, self.to_latent
         else:
-            rows = images.float().div(255).flatten(1)
+            rows = values.flatten(1)
             encode, decode, last = self.linear_encoder[1], self.linear_decoder[0], self.to_latent[1]  # type: ignore[index]
         mean, axes, deviations = principal_axes(rows, self.latent_dim)
-        found = len(axes)
+        found = len(axes)  # fewer than wanted where there are few images: the other codes add nothing at first
         encoder, decoder = axes / deviations[:, None], axes * deviations[:, None]
         encode.weight[:found] = encoder.reshape(found, *encode.weight.shape[1:])
         encode.bias[:found] = -encoder @ mean
-        if self.latent == "map":
-            decode.weight[:found] = decoder.reshape(found, *decode.weight.shape[1:])
-            decode.bias.copy_(mean.reshape(self.channels, -1).mean(1))
-        else:
-            decode.weight[:, :found] = decoder.T
-            decode.bias.copy_(mean)
+        nn.init.zeros_(decode.weight)
+        decode.weight[:, :found] = decoder.T.reshape(len(mean), found, *decode.weight.shape[2:])
+        decode.bias.copy_(mean)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         if self.variational:  # narrow distributions, so that training starts from PCA here too
@@ -315,12 +320,12 @@ class ConvAutoencoder(
 
         Args:
             count: how many, 1 or more.
-            codes: latent codes of training images; needed for a plain model, to which a Gaussian mixture is fitted.
-                A variational model takes codes of its own, from a normal distribution, and needs none.
+            codes: latent codes of 2 or more training images; needed for a plain model, to which a Gaussian mixture is
+                fitted. A variational model takes codes of its own, from a normal distribution, and needs none.
             seed: another one draws other images.
 
         Raises:
-            ValueError: for a plain model without codes.
+            ValueError: for a plain model without codes, or with those of a single image.
         """
         _positive("count", count)
         parameter = next(self.parameters())
@@ -329,6 +334,8 @@ class ConvAutoencoder(
         else:
             if codes is None:
                 raise ValueError("`codes` (=None) must be given: a plain model draws from a fit to codes of images.")
+            if len(codes) < 2:
+                raise ValueError(f"`codes` (of {len(codes)} images) must be of 2 or more: a fit to one has no spread.")
             drawn = _draw_like(codes.flatten(1), count, seed).reshape(count, *codes.shape[1:])
         return self.decode(drawn.to(parameter.device, parameter.dtype)).clamp(0, 1)
 
@@ -336,10 +343,7 @@ class ConvAutoencoder(
         """Images with right and lower borders repeated, so that `downscale` divides their sides."""
         height, width = images.shape[-2:]
         rows, columns = self.map_size((height, width))
-        below, right = rows * self.downscale - height, columns * self.downscale - width
-        if isinstance(below, int) and isinstance(right, int) and below == right == 0:
-            return images
-        return F.pad(images, (0, right, 0, below), mode="replicate")
+        return _padded(images, rows * self.downscale - height, columns * self.downscale - width, "replicate")
 
     def map_size(self, size: Sequence[int]) -> tuple[int, int]:
         """Height and width of the smallest features of an image."""
@@ -453,6 +457,11 @@ class ConvAutoencoder(
         return model.to(map_location).eval()
 
 
+def _mark_trained(model: ConvAutoencoder, _: Any) -> None:
+    """What happens after weights are loaded; a function of the module, so that models can be pickled."""
+    model.untrained = False
+
+
 def _default_downscale(latent: Latent, longest: int) -> int:
     if latent == "map":
         return 8
@@ -462,20 +471,32 @@ def _default_downscale(latent: Latent, longest: int) -> int:
     return downscale
 
 
+def _padded(images: Tensor, below: int, right: int, mode: str = "constant") -> Tensor:
+    """Images with so many more, or fewer, pixels below and to the right."""
+    if isinstance(below, int) and isinstance(right, int) and below == right == 0:  # sizes of an export are no ints
+        return images
+    return F.pad(images, (0, right, 0, below), mode=mode)
+
+
 def _draw_like(codes: Tensor, count: int, seed: int) -> Tensor:
     """Codes from a Gaussian mixture that is fitted to others."""
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
     components = max(1, min(10, len(codes) // 50))
     full = codes.shape[1] <= 64 and len(codes) > 20 * codes.shape[1]
-    mixture = GaussianMixture(components, covariance_type="full" if full else "diag", reg_covar=1e-4, random_state=seed)
-    drawn, _ = mixture.fit(codes.double().cpu().numpy()).sample(count)
+    mixture = GaussianMixture(
+        components, covariance_type="full" if full else "diag", reg_covar=1e-4, random_state=seed % 2**32
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # equal codes make fewer clusters; they serve all the same
+        drawn, _ = mixture.fit(codes.detach().double().cpu().numpy()).sample(count)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))  # they come sorted by component
     return torch.from_numpy(drawn).float()[order]
 
 
 def _positive(name: str, value: int) -> int:
-    if not isinstance(value, int) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"`{name}` (={value!r}) must be an int of at least 1.")
     return value
 

@@ -40,6 +40,11 @@ if TYPE_CHECKING:
 __all__ = ["Run", "next_free", "require_free", "writing", "writing_folder"]
 
 
+_FIRST_FILES = (
+    "run.json", "images.txt", "skipped.txt", "config.json", "model.safetensors", "README.md", "checkpoint.safetensors",
+)  # fmt: skip
+
+
 class Run:
     """A run's folder, open for reading and writing."""
 
@@ -58,6 +63,13 @@ class Run:
             self._write_text("images.txt", "".join(f"{line}\n" for line in lines))
         self.write_skipped(images)
         self.write_record(record)
+
+    def discard(self) -> None:
+        """Remove what `create` and the first saving wrote, of a training that failed before its first step."""
+        for name in _FIRST_FILES:
+            (self.path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # something else is in it
+            self.path.rmdir()
 
     def write_record(self, record: dict[str, Any]) -> None:
         self._write_text("run.json", json.dumps(record, indent=2) + "\n")
@@ -109,23 +121,36 @@ class Run:
         return stages
 
     def check_images(self, images: Images) -> None:
-        """Raise where a run would go on with other images, and name them."""
+        """Raise where a run would go on with other images, and name them; where they lie does not matter.
+
+        Raises:
+            ValueError: where images were added, removed or renamed, or are prepared in another way.
+        """
         path = self.path / "images.txt"
         before = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         now = _image_lines(images)
-        if before == now:
-            return
-        added = [line.partition("\t")[2] for line in sorted(set(now) - set(before))]
-        gone = [line.partition("\t")[2] for line in sorted(set(before) - set(now))]
-        told = [
-            f"{len(names):,} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-            for names, what in ((added, "were added or changed parts"), (gone, "are gone or changed parts"))
-            if names
-        ]
-        raise ValueError(
-            f"`images` are not those that {self.path} was started with: {' and '.join(told) or 'another order'}. "
-            "Bring the data back, or start a new run."
-        )
+        if before != now:
+            added = [line.partition("\t")[2] for line in sorted(set(now) - set(before))]
+            gone = [line.partition("\t")[2] for line in sorted(set(before) - set(now))]
+            told = [
+                f"{what} or for another part: {len(names):,} ({', '.join(names[:3] + ['...'] * (len(names) > 3))})"
+                for names, what in ((added, "new"), (gone, "gone"))
+                if names
+            ]
+            raise ValueError(
+                f"`images` are not those that {self.path} was started with: {'; '.join(told) or 'another order'}. "
+                "Bring the data back, or start a new run."
+            )
+        recorded = self.record.get("data")
+        for name, value in _prepared(images).items():
+            known = recorded.get(name) if isinstance(recorded, dict) else value
+            if name == "clean":  # a folder that may have been moved
+                known, value = known is not None, value is not None
+            if known != value:
+                raise ValueError(
+                    f"`{name}` (={value}) of the images cannot change in a run that is resumed, where it is {known}: "
+                    "load them as before, or start a new run."
+                )
 
     def _parsed(self, name: str, text: str) -> dict[str, Any]:
         try:
@@ -248,7 +273,9 @@ class Run:
             # The fused optimiser walks a weight and its moments through memory alike, so their layouts must agree.
             for parameter, moments in optimizer.state.items():
                 for key, value in moments.items():
-                    if value.shape == parameter.shape:
+                    if value.ndim and value.shape != parameter.shape:
+                        raise ValueError("other parameters were trained")
+                    if value.ndim:
                         moments[key] = torch.empty_like(parameter).copy_(value)
         except (SafetensorError, RuntimeError, KeyError, ValueError) as error:
             reason = str(error).splitlines()[0]
@@ -370,6 +397,15 @@ def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Weights in memory format channels_last come back into their places all the same.
     """
     return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+
+
+def _prepared(images: Images) -> dict[str, Any]:
+    """How images are prepared, as JSON keeps it."""
+    options = images.options
+    size = None if options.size is None else list(options.size)
+    return {
+        "size": size, "channels": options.channels, "fit": options.fit, "white": options.white, "clean": options.clean
+    }  # fmt: skip
 
 
 def _image_lines(images: Images) -> list[str]:

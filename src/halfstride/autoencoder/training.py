@@ -25,9 +25,9 @@ from halfstride.autoencoder.losses import loss
 from halfstride.autoencoder.model import ConvAutoencoder
 from halfstride.autoencoder.own_encoder import Autoencoder
 from halfstride.autoencoder.progress import Interrupted, Progress, StopSignal
-from halfstride.autoencoder.runs import Run
+from halfstride.autoencoder.runs import Run, require_free
 from halfstride.autoencoder.scoring import Corrupt, evaluation_batch_size, scores
-from halfstride.autoencoder.training_options import TrainingOptions
+from halfstride.autoencoder.training_options import TrainingOptions, sample_of
 
 __all__ = ["Position", "TrainingOptions", "corruption_of", "train"]
 
@@ -37,7 +37,6 @@ _SCORINGS = 20  # per training
 _TEST_IMAGES = 500  # that each scoring looks at; the whole set is for `evaluate`
 _SSIM_IMAGES = 128  # of these
 _WARM_UP = 0.1  # share of the steps over which the learning rate rises, and the weight of a variational model's KL
-_FIRST_IMAGES = 1_000  # that an untrained model starts from
 _TIMED_SECONDS = 5.0  # for which steps are timed where the length is in minutes
 
 
@@ -66,13 +65,14 @@ def train(
 ) -> list[dict[str, Any]]:
     """Train an autoencoder and write the run's folder.
 
-    A model that was not trained before starts from the images (`ConvAutoencoder.initialise`). Of all scorings, the
-    model with the least loss on the validation images is kept. The same seed, machine, thread count and versions give
+    A model that was not trained before (whose weights were not loaded) starts from the images:
+    `ConvAutoencoder.initialise`; `model.untrained = False` keeps the weights that it has. Of all scorings, the model
+    with the least loss on the validation images is kept. The same seed, machine, thread count and versions give
     the same run. Under `torchrun` or `accelerate launch` the processes share each batch and give the loss curve of one
     process, and the first of them writes the files.
 
     Args:
-        model: the model; it is trained in place and ends with the weights that are kept.
+        model: the model; it is trained in place and ends with the weights that are kept, in evaluation mode.
         images: what `load_images` returned.
         out: the run's folder; new or empty, except with `resume`.
         options: how to train.
@@ -82,10 +82,11 @@ def train(
         progress: show a progress bar, and a line for each scoring.
 
     Returns:
-        One entry per scoring, 20 in all: `step`, `epoch` (passes over the training images so far), `train_mse` (the
-        mean over the images since the last scoring, augmented and as they were met), `validation_mse`,
-        `validation_loss` (what the kept model has least of), `test_mse`, `test_psnr` and `test_ssim` (of the same 500
-        and 128 test images every time), `learning_rate`, `seconds` and `images_per_second`.
+        One entry per scoring, 20 in all, or one per step where those are fewer: `step`, `epoch` (passes over the
+        training images so far), `train_mse` (the mean over the images since the last scoring, augmented and as they
+        were met), `validation_mse`, `validation_loss` (what the kept model has least of), `test_mse`, `test_psnr` and
+        `test_ssim` (of the same 500 and 128 test images every time), `learning_rate`, `seconds`, `scoring_seconds` and
+        `images_per_second`.
 
     Raises:
         ValueError: where options, model and images don't fit, the folder is not free, or memory is exhausted.
@@ -104,13 +105,35 @@ def train(
         options = _resumed(Run.open(out), options, images)
     options = options.chosen(model, images)
     processes = Processes(options.precision, device, Path(out) if options.tensorboard else None)
+    if not resume:
+        processes.main_first(lambda: require_free(Path(out), "or go on with that run by --resume"), lambda: None)
     with within_memory(options.batch_size), StopSignal() as stop:
+        if model.untrained and not resume:
+            _start(model, images)
         training = _Training(model, images, Run(out), options, processes, stop)
         training.open(length, resume)
-        with Progress(sum(training.stages), progress and processes.is_main) as bar:
-            training.go(bar)
+        try:
+            with Progress(sum(training.stages), progress and processes.is_main) as bar:
+                training.go(bar)
+        except (ValueError, RuntimeError):
+            if processes.is_main and not resume and training.position.step == 0:
+                training.run.discard()  # it holds nothing, and the same command with another batch size needs its place
+            raise
     processes.end()
+    model.eval()
     return training.metrics
+
+
+def _start(model: ConvAutoencoder, images: Images) -> None:
+    """Let an untrained model start from the images; what is frozen in it stays as it is."""
+    frozen = [
+        (parameter, parameter.detach().clone()) for parameter in model.parameters() if not parameter.requires_grad
+    ]
+    model.initialise(sample_of(images))
+    with torch.no_grad():
+        for parameter, value in frozen:
+            parameter.copy_(value)
+    model.untrained = False
 
 
 def corruption_of(options: TrainingOptions) -> Corrupt | None:
@@ -183,9 +206,6 @@ class _Training:
         self._save_due = False
         self.corruptions = parse_corruptions(options.corruption)
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if model.untrained:
-            model.initialise(inputs_and_targets(images.train.sample(_FIRST_IMAGES).images)[1])
-            model.untrained = False
         self.optimizer = self._new_optimizer()
         self.replica = processes.prepare(_Objective(model, options))
         self.test_images = images.test.sample(_TEST_IMAGES).images
@@ -205,28 +225,41 @@ class _Training:
 
     def open(self, length: dict[str, Any], resume: bool) -> None:
         """Create the run, or bring back its last checkpoint; `length` is what was asked for."""
-        if resume:
-            self.position = Position(**self.run.load_checkpoint(self.model, self.optimizer))
-            self.metrics = [entry for entry in self.run.metrics if entry["step"] <= self.position.step]
-            self.stages = self.run.stages
-            finished = self.position.step >= sum(self.stages)
-            if not finished and length not in ({}, self.run.record.get("length")):
-                told = ", ".join(f"`{name}` (={value})" for name, value in length.items())
-                raise ValueError(
-                    f"{told} cannot be added yet: {self.run.path} stands at step {self.position.step:,} of "
-                    f"{sum(self.stages):,}; resume it without, and then again."
-                )
-            if not finished or not length:
-                return
-        options = self.options
-        steps = self._steps_in(options.minutes) if options.minutes else options.steps
-        assert steps is not None
-        self.stages = [*self.stages, steps]
+        unfinished = resume and self._bring_back(length)
+        self.processes.main_first(lambda: None, lambda: None)  # all have read the record before it changes
+        if not resume or (length and not unfinished):
+            options = self.options
+            steps = self._steps_in(options.minutes) if options.minutes else options.steps
+            assert steps is not None
+            self.stages = [*self.stages, steps]
         self.processes.main_first(lambda: self._write(length, resume), lambda: None)
+
+    def _bring_back(self, length: dict[str, Any]) -> bool:
+        """Take up the run where its checkpoint stands; return whether steps of it are left."""
+        try:
+            self.position = Position(**self.run.load_checkpoint(self.model, self.optimizer))
+        except TypeError:
+            raise ValueError(
+                f"`{self.run.path}` was written by another version: train on with that one, or start a new run."
+            ) from None
+        self.metrics = [entry for entry in self.run.metrics if entry["step"] <= self.position.step]
+        self.stages = self.run.stages
+        unfinished = self.position.step < sum(self.stages)
+        if unfinished and length not in ({}, self.run.record.get("length")):
+            told = ", ".join(f"`{name}` (={value})" for name, value in length.items())
+            raise ValueError(
+                f"{told} cannot be added yet: {self.run.path} stands at step {self.position.step:,} of "
+                f"{sum(self.stages):,}; resume it without, and then again."
+            )
+        return unfinished
 
     def _write(self, length: dict[str, Any], resume: bool) -> None:
         if resume:
-            self.run.write_record({**self.run.record, "stages": self.stages, "length": length})
+            record = self.run.record
+            record |= {"stages": self.stages, "length": length or record.get("length")}
+            if self.images.options.source is not None:
+                record["data"] = dataclasses.asdict(self.images.options)  # where it lies now
+            self.run.write_record(record)
             return
         images = self.images
         record = {
@@ -254,7 +287,6 @@ class _Training:
         """Train to the end of the last stage."""
         total, position = sum(self.stages), self.position
         self.replica.train()
-        interval = max(1, self.stages[-1] // _SCORINGS)
         errors = torch.zeros((), dtype=torch.float64, device=self.processes.device)  # of the steps since the last look
         last_save = started = time.monotonic()
         images_before = position.images
@@ -263,7 +295,7 @@ class _Training:
                 if position.step % _STEPS_BETWEEN_REPORTS == 0 or saves or stops:
                     # Asking for a number makes a GPU wait, so not in every step.
                     self._add(errors)
-                    speed = (position.images - images_before) / (time.monotonic() - started)
+                    speed = (position.images - images_before) / max(time.monotonic() - started, 1e-9)
                     bar.report(position.step, position.error_sum / max(position.images, 1), speed)
                 if saves or stops:
                     self.save()
@@ -278,8 +310,7 @@ class _Training:
                 position.step += 1
                 position.step_in_epoch += 1
                 self._save_due = time.monotonic() - last_save > _SECONDS_BETWEEN_CHECKPOINTS
-                done = position.step - (total - self.stages[-1])
-                if position.step < total and (done % interval or total - position.step < interval):
+                if not self._is_scored(position.step):
                     continue
                 self._add(errors)
                 self._finish_scoring(bar, rate, position.images - images_before, time.monotonic() - started)
@@ -329,16 +360,20 @@ class _Training:
         inputs = to_float(inputs) if batch.ndim == 5 else target
         if self.corruptions:
             inputs = corrupt(inputs, self.corruptions, draw)
+        counts = 1.0
+        if not len(batch):  # torch has no gradients of no images: such a share takes part with one that counts nothing
+            inputs = target = target.new_zeros(1, *target.shape[1:])
+            counts = 0.0
         noise = self._noise(draw, inputs) if self.model.variational else None
         warm = min(1.0, (self.position.step + 1) / (_WARM_UP * self.stages[0])) if self.stages else 1.0
         with processes.autocast():
             per_image, errors = self.replica(inputs, target, noise, warm)
         # Averaging the processes' gradients must give the mean over all images, however unevenly they were shared.
-        (per_image.sum() * (processes.count / count)).backward()
+        (per_image.sum() * (counts * processes.count / count)).backward()
         nn.utils.clip_grad_norm_(self.replica.parameters(), options.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return errors.sum()  # type: ignore[no-any-return]
+        return counts * errors.sum()  # type: ignore[no-any-return]
 
     def _noise(self, draw: Draw, inputs: Tensor) -> Tensor:
         """Standard normal numbers for each image's latents."""
@@ -346,7 +381,13 @@ class _Training:
         if isinstance(self.model, ConvAutoencoder) and self.model.takes_any_size:
             shape = (self.model.latent_dim, *self.model.map_size(inputs.shape[-2:]))
         noise = [torch.randn(shape, generator=generator) for generator in draw.generators("latent")]
-        return torch.stack(noise).to(inputs.device) if noise else inputs.new_zeros(0, *shape)
+        return torch.stack(noise).to(inputs.device) if noise else inputs.new_zeros(len(inputs), *shape)
+
+    def _is_scored(self, step: int) -> bool:
+        """Whether the model is scored after so many steps: 20 times in each training, the last time at its end."""
+        steps = self.stages[-1]
+        done = step - sum(self.stages[:-1])
+        return done * _SCORINGS // steps > (done - 1) * _SCORINGS // steps
 
     def _learning_rate(self, step: int) -> float:
         """The rate of one step out of its stage: up on a line, then down on half a cosine."""
@@ -374,7 +415,7 @@ class _Training:
             "learning_rate": rate,
             "seconds": round(seconds, 3),
             "scoring_seconds": round(time.monotonic() - started, 3),
-            "images_per_second": round(images / seconds, 1),
+            "images_per_second": round(images / max(seconds, 1e-9), 1),
         }
         if not all(math.isfinite(value) for value in entry.values() if value is not None):
             self._fail()
@@ -433,30 +474,31 @@ class _Training:
 
     def _steps_in(self, minutes: float) -> int:
         """How many steps fit into so many minutes: some are taken, timed and undone."""
+        import torchmetrics.functional.image  # noqa: F401  # the first scoring would load it, which takes a second
+
         state = {name: value.clone() for name, value in self.model.state_dict().items()}
-        optimizer, position = self.optimizer, dataclasses.replace(self.position)
-        self.optimizer, self.stages = self._new_optimizer(), [1]
+        kept = self.optimizer, self.position, self.stages
+        self.optimizer, self.position, self.stages = self._new_optimizer(), replace(self.position), [1]
         self.model.train()
         times = [time.monotonic()]
-        for batch, count, stops, _ in self._batches():
-            if stops:
-                raise Interrupted("Stopped before the first step: nothing was written.")
-            self._step(batch, count, 1e-9)
-            self.position.step_in_epoch += 1
-            times.append(time.monotonic())
-            # The same for all processes: the main one's clock decides.
-            over = self.processes.sum(
-                self.processes.is_main and times[-1] - times[0] > min(_TIMED_SECONDS, 3 * minutes)
-            )
-            if len(times) > 6 and over[0]:
-                break
-        started = time.monotonic()
-        self._score()
-        scoring = time.monotonic() - started
+        try:
+            for batch, count, stops, _ in self._batches():
+                if stops:
+                    raise Interrupted("Stopped before the first step: nothing was written.")
+                self._step(batch, count, 1e-9)
+                self.position.step_in_epoch += 1
+                times.append(time.monotonic())
+                # The same for all processes: the main one's clock decides.
+                over = self.processes.is_main and times[-1] - times[0] > min(_TIMED_SECONDS, 3 * minutes)
+                if self.processes.sum(over)[0] and len(times) > 6:
+                    break
+            self._score()
+        finally:
+            self.model.load_state_dict(state)
+            self.optimizer, self.position, self.stages = kept
+        scoring = time.monotonic() - times[-1]
         per_step = (times[-1] - times[2]) / (len(times) - 3)  # the first two warm up
         steps = max(1, int((60 * minutes - _SCORINGS * scoring) / per_step))
-        self.model.load_state_dict(state)
-        self.optimizer, self.position = optimizer, position
         return int(self.processes.sum(steps if self.processes.is_main else 0)[0])
 
     # Ends ---------------------------------------------------------------------------------------------------------

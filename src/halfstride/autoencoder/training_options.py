@@ -7,21 +7,23 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
+from torch import Tensor
+
 from halfstride.autoencoder.augmentation import Augment, default_augmentation
 from halfstride.autoencoder.corruption import parse_corruptions
 from halfstride.autoencoder.images import Images
 from halfstride.autoencoder.images.splits import inputs_and_targets
 from halfstride.autoencoder.losses import Loss
-from halfstride.autoencoder.model import _one_of, _positive
+from halfstride.autoencoder.model import ConvAutoencoder, _one_of, _positive
 from halfstride.autoencoder.own_encoder import Autoencoder
 
-__all__ = ["TrainingOptions"]
+__all__ = ["TrainingOptions", "sample_of"]
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
 _STEPS, _MOST_STEPS, _PASSES = 4_000, 20_000, 5
 _CROP = 64  # pixels a side: larger images are trained on in crops of this size, where the latent is a map
-_SAMPLE = 1_000  # training images that decide on augmentation
+_SAMPLE, _SAMPLED_VALUES = 1_000, 2**28  # training images that decide on augmentation; of large ones fewer
 _SMALL_SET = 20_000  # training images below which those of a vector are shifted
 
 
@@ -38,7 +40,7 @@ class TrainingOptions:
         batch_size: images per step, over all processes together, 1 or more; by default 32 for a latent vector and 16
             for a map.
         learning_rate: the highest learning rate of AdamW; it rises over the first tenth of the steps and then falls to
-            zero on a cosine. By default 0.004 for a latent vector and 0.001 for a map (0.001 with a linear path too).
+            zero on a cosine. By default 0.004 for a latent vector, and 0.001 for a map, with a linear path and for an encoder of one's own.
         weight_decay: AdamW's decoupled weight decay, 0 or more.
         loss: `"mse"`, `"l1"`, `"bce"` (binary cross-entropy per value) or `"sharp"` (L1 with structural similarity:
             sharper, and several times as slow).
@@ -123,7 +125,7 @@ class TrainingOptions:
             raise ValueError(f"`training` of the run's record has values that no option takes ({unknown}): restore it.")
         try:
             return cls(**record)
-        except TypeError as error:
+        except (TypeError, AttributeError) as error:
             raise ValueError(f"`training` of the run's record is damaged ({error}): restore it.") from None
 
     def chosen(self, model: Autoencoder, images: Images) -> TrainingOptions:
@@ -140,13 +142,13 @@ class TrainingOptions:
             shift = int(not is_map and images.train.size is not None and images.train.size < _SMALL_SET)
         augment = self.augment
         if augment is None:
-            augment = default_augmentation(inputs_and_targets(images.train.sample(_SAMPLE).images)[1]).augment
+            augment = default_augmentation(sample_of(images)).augment
         return replace(
             self,
             steps=None if self.minutes else self.steps or self._default_steps(images, batch_size),
             epochs=None,
             batch_size=batch_size,
-            learning_rate=self.learning_rate or (4e-3 if model.latent == "vector" and not model.linear else 1e-3),
+            learning_rate=self.learning_rate or (4e-3 if _is_plain_vector(model) else 1e-3),
             augment=augment,
             shift=shift,
             crop=crop,
@@ -173,3 +175,14 @@ class TrainingOptions:
             for name, value in asked.items()
             if name not in ("steps", "epochs", "minutes") and value not in (default[name], known[name])
         }
+
+
+def sample_of(images: Images) -> Tensor:
+    """Training images that stand for all, as they should come out of the model: uint8 N×C×H×W."""
+    count = max(1, min(_SAMPLE, _SAMPLED_VALUES // math.prod(images.shape)))
+    return inputs_and_targets(images.train.sample(count).images)[1]
+
+
+def _is_plain_vector(model: Autoencoder) -> bool:
+    """Whether a model is of the kind that learns best at the higher rate; others may start from what they know."""
+    return isinstance(model, ConvAutoencoder) and model.latent == "vector" and not model.linear

@@ -1,0 +1,71 @@
+"""Devices by name, and exhausted memory in one line."""
+
+import pytest
+import torch
+
+from halfstride.autoencoder.devices import find_device, within_memory
+from halfstride.autoencoder.distributed import Processes
+
+
+def test_devices_are_found_by_name():
+    assert find_device("cpu") == torch.device("cpu")
+    assert find_device(torch.device("cpu")) == torch.device("cpu")
+    accelerated = torch.accelerator.is_available()
+    assert find_device("auto").type == (torch.accelerator.current_accelerator().type if accelerated else "cpu")
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "gpu", "", "cpu:x"])
+def test_an_absent_device_is_named(name):
+    with pytest.raises(ValueError, match=rf"`device` \(={name}\) is not available here \(.+\): use cpu") as error:
+        find_device(name)
+    assert "\n" not in str(error.value)
+
+
+def test_several_processes_take_no_single_device(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"`device` \(=cuda:1\) is one device for several processes: use cuda\."):
+        Processes("float32", "cuda:1", None)
+
+
+def test_the_environment_is_left_as_it_was(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "cpu")
+    Processes("float32", "cpu", None)
+    import os
+
+    assert os.environ["ACCELERATE_TORCH_DEVICE"] == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("error", "batch_size", "text"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA"),
+            8,
+            "`batch_size` (=8) does not fit into the device's memory: use a batch size of 4.",
+        ),
+        (
+            RuntimeError("MPS backend out of memory (...)"),
+            9,
+            "`batch_size` (=9) does not fit into the device's memory: use a batch size of 4.",
+        ),
+        (
+            RuntimeError("DefaultCPUAllocator: ..."),
+            1,
+            "`batch_size` (=1) does not fit into memory: use smaller images or a smaller `width`.",
+        ),
+        (
+            torch.OutOfMemoryError("CUDA"),
+            None,
+            "`images` do not fit into the device's memory: use smaller ones, or `device` cpu.",
+        ),
+    ],
+)
+def test_exhausted_memory_is_one_line(error, batch_size, text):
+    with pytest.raises(ValueError) as caught, within_memory(batch_size):  # noqa: PT011  # compared in full
+        raise error
+    assert str(caught.value) == text
+
+
+def test_other_errors_pass():
+    with pytest.raises(RuntimeError, match="else"), within_memory(8):
+        raise RuntimeError("something else")
