@@ -126,3 +126,64 @@ def test_a_sweep_marks_the_knee_and_leaves_out_what_was_not_computed():
     assert not steep.texts
     assert steep.get_title() == "no knee up to 32: more numbers still gain much"
     assert not figures.sweep(rows[:1]).axes[0].texts
+
+
+def scorings(count):
+    """A training whose validation error rises again after two thirds."""
+    errors = [0.02 / place + 1e-4 * max(0, place - 2 * count // 3) for place in range(1, count + 1)]
+    return [
+        {
+            "step": 200 * place,
+            "train_mse": 0.9 * error,
+            "validation_mse": error,
+            "validation_loss": error,
+            "test_mse": 1.1 * error,
+        }
+        for place, error in enumerate(errors, 1)
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 2, 20])
+def test_losses_are_readable_and_mark_the_model_that_is_kept(count):
+    metrics = scorings(count)
+    best = min(metrics, key=lambda entry: entry["validation_loss"])
+    figure = figures.losses(metrics)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    (axes,) = figure.axes
+    curves = {line.get_label().split(":")[0]: line for line in axes.lines if ":" in line.get_label()}
+    assert list(curves) == ["train", "validation", "test"]
+    for name, line in curves.items():
+        assert line.get_xdata().tolist() == [entry["step"] for entry in metrics]
+        assert line.get_ydata().tolist() == [entry[f"{name}_mse"] for entry in metrics]
+    assert (best["step"], best["validation_mse"]) in [
+        (line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines if line.get_marker() == "o"
+    ]
+    assert axes.get_legend().get_title().get_text() == f"kept: step {best['step']:,}"
+    for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+        shown = [
+            text.get_text()
+            for place, text in zip(axis.get_majorticklocs(), axis.get_ticklabels(), strict=True)
+            if low <= place <= high
+        ]
+        assert len(shown) >= 3
+        assert len(set(shown)) == len(shown)
+    assert max(entry["step"] for entry in metrics) < axes.get_xlim()[1]
+
+
+@pytest.mark.parametrize("shape", [(40, 3), (40, 30), (30, 400), (2, 5), (5, 3)])
+def test_the_principal_plane_is_that_of_a_singular_value_decomposition(shape):
+    codes = np.random.default_rng(0).normal(size=shape) * np.geomspace(1, 0.1, shape[1])
+    points, shares = figures.principal_plane(codes)
+    centred = codes - codes.mean(0)
+    left, singular, _ = np.linalg.svd(centred, full_matrices=False)
+    expected = (left * singular)[:, :2]
+    np.testing.assert_allclose(np.abs(points), np.abs(expected), atol=1e-6)
+    np.testing.assert_allclose(shares, singular[:2] ** 2 / (singular**2).sum(), atol=1e-9)
+
+
+def test_codes_that_are_all_the_same_have_a_plane():
+    for shape in ((7, 5), (3, 50)):
+        points, shares = figures.principal_plane(np.ones(shape))
+        assert (points == 0).all()
+        assert shares == (0.0, 0.0)

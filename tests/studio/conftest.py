@@ -1,44 +1,21 @@
-"""A folder of runs to look at: one real, one damaged, and traps."""
+"""Folders of runs to look at: some real, some damaged, and traps."""
 
 import json
+import shutil
 import warnings
+from dataclasses import asdict
 
 import pytest
-import torch
 from fastapi.testclient import TestClient
+from making_runs import CLASSES, change, draw_pictures, make_run, train_on
+from PIL import Image
 
-from halfstride import ConvAutoencoder, UnevenKernelWarning
-from halfstride.autoencoder import Run
+from halfstride import TrainingOptions, UnevenKernelWarning
+from halfstride.autoencoder import ImageOptions
 from halfstride.studio.app import create_app
 
-DATA = {"source": "digits", "size": None, "channels": None, "fit": "crop", "test_fraction": 0.2, "seed": 0}
 
-
-def metrics(epochs):
-    return [
-        {
-            "epoch": e,
-            "train_mse": 0.1 / e,
-            "test_mse": 0.12 / e,
-            "test_psnr": 10.0 + e,
-            "test_ssim": 0.5,
-            "seconds": 1.0,
-        }
-        for e in range(1, epochs + 1)
-    ]
-
-
-def make_run(path, latent_dim=2, seed=0, epochs=3, **options):
-    """A run as a training writes it, with random weights: nothing that is tested here asks for good ones."""
-    torch.manual_seed(seed)
-    model = ConvAutoencoder(28, 1, latent_dim, widths=(8, 8), **options).eval()
-    run = Run.create(path, {"training": {"epochs": 5}, "data": DATA, "classes": None})
-    run.save_model(model)
-    run.write_metrics(metrics(epochs))
-    return run
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("studio")
     outside = make_run(root / "outside")
@@ -46,29 +23,38 @@ def runs(tmp_path_factory):
     folder.mkdir()
     make_run(folder / "plane")
     make_run(folder / "deep", latent_dim=12, seed=1)
-    make_run(folder / "spatial", latent_dim=2, seed=2, spatial=True)
+    make_run(folder / "map", latent_dim=2, seed=2, latent="map")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnevenKernelWarning)
-        make_run(folder / "uneven", upsampling="transposed", kernel_size=3)
+        make_run(folder / "uneven", upsampling="transposed", kernel_size=5)
     make_run(folder / "imageless")
-    record = json.loads((folder / "imageless" / "run.json").read_text(encoding="utf-8"))
-    (folder / "imageless" / "run.json").write_text(json.dumps({**record, "data": None}), encoding="utf-8")
+    change(folder / "imageless", data=asdict(ImageOptions(None, size=(28, 28), channels=1)))
     make_run(folder / "damaged")
     (folder / "damaged" / "model.safetensors").write_bytes(b"no weights at all")
     make_run(folder / "bad-metrics")
-    (folder / "bad-metrics" / "metrics.jsonl").write_text('{"epoch": "many"}\n', encoding="utf-8")
+    (folder / "bad-metrics" / "metrics.jsonl").write_text('{"step": "many"}\n', encoding="utf-8")
+    make_run(folder / "bad-stages")
+    change(folder / "bad-stages", stages=[-3])
     make_run(folder / "deep-json")
     (folder / "deep-json" / "run.json").write_text("[" * 100_000, encoding="utf-8")
-    # Too many weights; few weights and too large an image.
-    for name, change in (("huge", {"widths": [40_000, 40_000]}), ("wide", {"image_size": [60_000, 60_000]})):
-        make_run(folder / name, spatial=True)
+    # Too many weights; few weights and too large an image; more layers than could be counted.
+    for name, changes in (
+        ("huge", {"width": 40_000}),
+        ("wide", {"image_size": [60_000, 60_000]}),
+        ("tall", {"blocks": 10**12}),
+    ):
+        make_run(folder / name, latent="map")
         path = folder / name / "config.json"
         config = json.loads(path.read_text(encoding="utf-8"))
-        path.write_text(json.dumps({**config, **change}), encoding="utf-8")
+        path.write_text(json.dumps({**config, **changes}), encoding="utf-8")
+    data = json.loads((folder / "wide" / "run.json").read_text(encoding="utf-8"))["data"]
+    change(folder / "wide", data={**data, "size": [60_000, 60_000]})
     (folder / "linked").symlink_to(outside.path, target_is_directory=True)
-    make_run(folder / "leaking")
-    (folder / "leaking" / "metrics.jsonl").unlink()
-    (folder / "leaking" / "metrics.jsonl").symlink_to(outside.path / "metrics.jsonl")
+    for name in ("metrics.jsonl", "evaluation.json"):
+        run = make_run(folder / f"leaking-{name.partition('.')[0]}").path
+        (run / name).unlink(missing_ok=True)
+        (outside.path / name).touch()
+        (run / name).symlink_to(outside.path / name)
     (folder / "not a run").mkdir()
     return folder
 
@@ -76,4 +62,35 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def client(runs):
     with TestClient(create_app(runs), base_url="http://127.0.0.1:8765") as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def folder_runs(tmp_path_factory):
+    """Trained runs on folders of every kind, two of them with an evaluation."""
+    root = tmp_path_factory.mktemp("studio-folders")
+    pictures, runs = root / "pictures", root / "runs"
+    runs.mkdir()
+    grey = draw_pictures(pictures / "grey")
+    classes = draw_pictures(pictures / "classes", count=60, classes=CLASSES)
+    photographs = draw_pictures(pictures / "фото", size=64, colour=True)
+    noisy = draw_pictures(pictures / "noisy", seed=1, colour=True)
+    clean = draw_pictures(pictures / "clean", seed=2, colour=True)
+    train_on(runs / "grey", grey)
+    train_on(runs / "classes", classes, evaluated=True)
+    train_on(runs / "photographs", photographs, 2, latent="map", evaluated=True)
+    train_on(runs / "pairs", (noisy, clean), 2, latent="map")
+    train_on(runs / "denoising", grey, options=TrainingOptions(steps=2, batch_size=8, corruption="gaussian:0.2"))
+    train_on(runs / "variational", grey, 2, variational=True)
+    encoder = shutil.copytree(runs / "classes", runs / "own-encoder")
+    change(encoder, encoder="mine:encoder")
+    (encoder / "config.json").unlink()
+    Image.new("RGB", (60, 20), (200, 30, 30)).save(encoder / "reconstructions.png")
+    (encoder / "stolen.png").symlink_to("/etc/passwd")
+    return runs
+
+
+@pytest.fixture(scope="module")
+def folder_client(folder_runs):
+    with TestClient(create_app(folder_runs), base_url="http://127.0.0.1:8765") as client:
         yield client

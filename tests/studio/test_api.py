@@ -22,7 +22,7 @@ from halfstride import ConvAutoencoder, diagnose, diagnose_image, load_images, t
 from halfstride.autoencoder import decode, reconstruct
 from halfstride.figures import principal_plane
 from halfstride.studio import app as app_module
-from halfstride.studio import runs as runs_module
+from halfstride.studio import opened as opened_module
 from halfstride.studio import server
 from halfstride.studio.app import create_app
 from halfstride.studio.layer import Layer, explain
@@ -48,7 +48,8 @@ def png(array):
 
 @pytest.fixture(scope="module")
 def digits():
-    return load_images("digits").test
+    """The test images that the studio shows, in its order."""
+    return load_images("digits").test.sample(1000)
 
 
 # The layer ------------------------------------------------------------------------------------------------------------
@@ -94,10 +95,11 @@ def test_animations_are_files_to_keep(client):
 def test_the_runs_are_listed_and_links_out_of_the_folder_are_not(client):
     found = {run["name"]: run for run in client.get("/api/runs").json()}
     assert set(found) == {
-        *("plane", "deep", "spatial", "uneven", "imageless"),
-        *("damaged", "bad-metrics", "deep-json", "huge", "wide"),
+        *("plane", "deep", "map", "uneven", "imageless"),
+        *("damaged", "bad-metrics", "bad-stages", "deep-json", "huge", "wide", "tall"),
     }
-    assert found["plane"] == {"name": "plane", "epochs_done": 3, "epochs_asked": 5, "test_mse": 0.04, "error": None}
+    assert found["plane"] == {"name": "plane", "steps_done": 300, "steps_asked": 500, "test_mse": 0.04, "error": None}
+    assert "is damaged (stages=[-3])" in found["bad-stages"]["error"]
     assert "metrics.jsonl is damaged" in found["bad-metrics"]["error"]
     assert found["deep-json"]["error"]
 
@@ -108,7 +110,10 @@ def test_a_run_is_described(client, runs):
     assert answer["image_shape"] == [1, 28, 28]
     assert answer["latent_shape"] == [2]
     assert answer["parameters"] == sum(parameter.numel() for parameter in model.parameters())
-    assert [one["test_mse"] for one in answer["metrics"]] == [0.12, 0.06, 0.04]
+    assert (answer["source"], answer["not_run"], answer["corruption"], answer["paired"]) == ("digits", None, "", False)
+    progress = client.get("/api/runs/plane/progress").json()
+    assert [one["test_mse"] for one in progress["metrics"]] == [0.12, 0.06, 0.04]
+    assert (progress["steps_asked"], progress["kept"], progress["evaluation"]) == (500, 200, None)
 
 
 def test_metrics_follow_a_training(client, runs):
@@ -116,21 +121,16 @@ def test_metrics_follow_a_training(client, runs):
     before = path.read_text(encoding="utf-8")
     try:
         path.write_text(
-            before + '{"epoch": 4, "train_mse": 0.01, "test_mse": NaN, "test_psnr": 20.0}\n{"epoch": 5, "tr',
+            before + '{"step": 400, "train_mse": 0.01, "test_mse": NaN, "validation_loss": NaN}\n{"step": 500, "tr',
             encoding="utf-8",
         )
-        metrics = client.get("/api/runs/plane/progress").json()["metrics"]
+        progress = client.get("/api/runs/plane/progress").json()
     finally:
         path.write_text(before, encoding="utf-8")
-    assert len(metrics) == 4  # what is being written is not there yet
-    assert metrics[-1] == {
-        "epoch": 4,
-        "train_mse": 0.01,
-        "test_mse": None,
-        "test_psnr": 20.0,
-        "test_ssim": None,
-        "seconds": None,
-    }
+    assert len(progress["metrics"]) == 4  # what is being written is not there yet
+    told = {name: value for name, value in progress["metrics"][-1].items() if value is not None}
+    assert told == {"step": 400, "train_mse": 0.01}
+    assert progress["kept"] == 200
 
 
 def test_reconstructions_and_their_errors_are_the_models_own(client, runs, digits):
@@ -150,13 +150,13 @@ def test_reconstructions_and_their_errors_are_the_models_own(client, runs, digit
         assert lightness[difference.argmin()] == lightness.min()
 
 
-@pytest.mark.parametrize("name", ["plane", "deep", "spatial"])
+@pytest.mark.parametrize("name", ["plane", "deep", "map"])
 def test_the_latent_plane_is_that_of_the_figures_and_decodes_back(client, runs, digits, name):
     model = ConvAutoencoder.from_pretrained(runs / name)
     with torch.inference_mode():
         codes = model.encode(to_float(digits.images)).flatten(1).double().numpy()
     answer = client.get(f"/api/runs/{name}/latent").json()
-    assert len(answer["points"]) == 1000
+    assert (len(answer["points"]), answer["test_images"], answer["numbers"]) == (1000, 1000, codes.shape[1])
     np.testing.assert_allclose(answer["points"], principal_plane(codes)[0], atol=1e-4)
     np.testing.assert_allclose(answer["code"], codes.mean(0), atol=1e-4)
     assert answer["labels"] == digits.labels.tolist()
@@ -273,12 +273,12 @@ def approximately(value):
 
 def test_a_model_is_diagnosed_once_until_it_trains_on(client, runs, monkeypatch):
     seen = []
-    monkeypatch.setattr(runs_module, "diagnose", lambda *given: seen.append(given) or diagnose(*given))
-    weights = runs / "spatial" / "model.safetensors"
-    figures = [client.get(f"/api/runs/spatial/checkup?theme={theme}").json()["figure"] for theme in ("light", "dark")]
+    monkeypatch.setattr(opened_module, "diagnose", lambda *given: seen.append(given) or diagnose(*given))
+    weights = runs / "map" / "model.safetensors"
+    figures = [client.get(f"/api/runs/map/checkup?theme={theme}").json()["figure"] for theme in ("light", "dark")]
     assert len(seen) == 1
     os.utime(weights)
-    client.get("/api/runs/spatial/checkup")
+    client.get("/api/runs/map/checkup")
     assert len(seen) == 2
     for figure, ink, other in zip(figures, ("#1d1f23", "#e9e7e2"), ("#e9e7e2", "#1d1f23"), strict=True):
         assert ElementTree.fromstring(figure).tag == "{http://www.w3.org/2000/svg}svg"
@@ -345,7 +345,8 @@ def test_a_picture_in_which_nothing_can_repeat_is_refused(client):
         "..%2foutside",
         "%2Fetc",
         "linked",
-        "leaking",
+        "leaking-metrics",
+        "leaking-evaluation",
         "not%20a%20run",
         "plane%00",
         "nobody",
@@ -353,7 +354,7 @@ def test_a_picture_in_which_nothing_can_repeat_is_refused(client):
     ],
 )
 def test_a_name_that_is_not_one_of_the_runs_leads_nowhere(client, name):
-    for rest in ("", "/progress", "/images", "/latent", "/checkup"):
+    for rest in ("", "/progress", "/images", "/latent", "/checkup", "/evaluation", "/pictures/losses.png"):
         answer = client.get(f"/api/runs/{name}{rest}")
         assert answer.status_code == 404, answer.text
         assert set(answer.json()) == {"error"}
@@ -366,11 +367,12 @@ def test_static_files_are_those_of_the_folder(client, path):
     assert client.get(path).status_code == 404
 
 
-@pytest.mark.parametrize("name", ["damaged", "bad-metrics", "deep-json", "huge", "wide"])
+@pytest.mark.parametrize("name", ["damaged", "bad-metrics", "deep-json", "huge", "wide", "tall"])
 def test_a_damaged_run_is_a_conflict_and_not_a_crash(client, name):
-    answer = client.get(f"/api/runs/{name}")
+    answer = client.get(f"/api/runs/{name}/{'progress' if name == 'bad-metrics' else 'latent'}")
     assert answer.status_code == 409
-    assert ("too large to be shown" in answer.json()["error"]) == (name in ("huge", "wide"))
+    assert "\n" not in answer.json()["error"]
+    assert ("too large to be shown" in answer.json()["error"]) == (name in ("huge", "wide", "tall"))
 
 
 @pytest.mark.parametrize(
@@ -494,11 +496,10 @@ def test_more_pictures_at_once_than_can_wait_are_sent_away(runs, monkeypatch):
 
 
 def test_a_picture_with_too_many_channels_for_the_model_is_refused():
-    model = ConvAutoencoder(8, 5, 2, widths=(4,))
     with pytest.raises(ValueError, match="1 channel"):
-        read_picture(png(np.zeros((9, 9, 3), np.uint8)), model)
+        read_picture(png(np.zeros((9, 9, 3), np.uint8)), (5, 8, 8))
     with pytest.raises(PictureError):
-        read_picture(b"nothing", model)
+        read_picture(b"nothing", (5, 8, 8))
 
 
 # Who may ask ----------------------------------------------------------------------------------------------------------
@@ -577,6 +578,8 @@ def test_there_is_a_description_of_all_addresses(client):
         "/api/runs",
         "/api/runs/{name}",
         "/api/runs/{name}/progress",
+        "/api/runs/{name}/evaluation",
+        "/api/runs/{name}/pictures/{file}",
         "/api/runs/{name}/images",
         "/api/runs/{name}/latent",
         "/api/runs/{name}/decode",

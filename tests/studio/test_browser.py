@@ -1,6 +1,7 @@
 """The studio in a real browser: every number that it shows is compared with the package's own functions."""
 
 import base64
+import contextlib
 import io
 import json
 import re
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 
 from halfstride import ConvAutoencoder, diagnose, diagnose_image, load_images, to_float
-from halfstride.autoencoder import decode, reconstruct
+from halfstride.autoencoder import ImageOptions, Run, decode, reconstruct
 from halfstride.studio import server
 from halfstride.studio.animation import animate, encode
 from halfstride.studio.app import create_app
@@ -38,9 +39,9 @@ OPTIONS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def address(runs):
-    """The studio, served to this machine while the tests of this file run."""
+@contextlib.contextmanager
+def served(runs):
+    """The studio's address, while it is served to this machine."""
     import uvicorn
 
     listener = server._listen("127.0.0.1", 8770)
@@ -51,6 +52,18 @@ def address(runs):
     running.should_exit = True
     thread.join()
     listener.close()
+
+
+@pytest.fixture(scope="module")
+def address(runs):
+    with served(runs) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def folder_address(folder_runs):
+    with served(folder_runs) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -76,20 +89,20 @@ def visit(browser, address):
 
     ready = "#views[aria-busy='false'], .walk canvas, [id$=findings][data-frames], .alarm:not([hidden])"
 
-    def visit(path="/", width=1400, height=1000, ready=ready, **options):
+    def visit(path="/", width=1400, height=1000, ready=ready, at=address, **options):
         context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce", **options)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(20_000)
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("console", lambda message: troubles.append(message.text) if "Security" in message.text else None)
-        page.on("request", lambda request: troubles.append(request.url) if not ours(request.url) else None)
-        page.goto(address + path)
+        page.on("request", lambda request: troubles.append(request.url) if not ours(request.url, at) else None)
+        page.goto(at + path)
         until(page, "ready => !!document.querySelector(ready)", ready)
         return page
 
-    def ours(url):
-        return url.startswith((address, "data:", "blob:"))
+    def ours(url, at):
+        return url.startswith((at, "data:", "blob:"))
 
     yield visit
     for context in contexts:
@@ -441,6 +454,11 @@ def as_shown(image):
     return np.repeat(np.moveaxis(np.asarray(image), 0, -1), 3, axis=-1)
 
 
+def as_colour(image):
+    """A uint8 image 3×H×W as it stands on a canvas."""
+    return np.moveaxis(np.asarray(image), 0, -1)
+
+
 def decoded(model, code):
     with torch.inference_mode():
         latents = torch.tensor([code]).float().reshape(1, *model.latent_shape)
@@ -555,7 +573,7 @@ def test_reconstructions_walk_and_pages_show_the_test_images(visit, runs):
     page = visit("/autoencoder?run=plane")
     page.wait_for_selector(".triple:nth-child(12)")
     model = ConvAutoencoder.from_pretrained(runs / "plane")
-    images = load_images("digits").test.images
+    images = load_images("digits").test.sample(1000).images
     third = ".triple:nth-child(3) canvas:nth-child({})"
     assert (canvas(page, third.format(1)) == as_shown(images[2])).all()
     assert (canvas(page, third.format(2)) == as_shown(reconstruct(model, images[2:3])[0])).all()
@@ -586,13 +604,16 @@ def test_a_picture_is_dropped_and_comes_back(visit, runs):
 
 def test_the_losses_follow_a_training(visit, runs):
     page = visit("/autoencoder?run=plane")
-    assert page.locator("#live").inner_text() == "epoch 3"
+    assert page.locator("#live").inner_text() == "step 300 of 500"
+    assert page.locator("#loss dl").inner_text().startswith("kept\nstep 200\ntrain MSE\n0.05000")
     path = runs / "plane" / "metrics.jsonl"
     before = path.read_text(encoding="utf-8")
     try:
-        line = {"epoch": 4, "train_mse": 0.02, "test_mse": 0.0123, "test_psnr": 20.0, "test_ssim": 0.9}
+        errors = dict.fromkeys(("train_mse", "validation_mse", "validation_loss"), 0.02)
+        line = {"step": 500, **errors, "test_mse": 0.0123, "test_psnr": 20.0, "test_ssim": 0.9}
         path.write_text(before + json.dumps(line) + "\n", encoding="utf-8")
-        until(page, "document.querySelector('#live').textContent === 'epoch 4'")
+        until(page, "document.querySelector('#live').textContent === '500 steps'")
+        assert page.locator("#loss dl").inner_text().startswith("kept\nstep 500\n")
         assert "0.01230" in page.locator("#loss").inner_text()
     finally:
         path.write_text(before, encoding="utf-8")
@@ -600,13 +621,13 @@ def test_the_losses_follow_a_training(visit, runs):
 
 def test_a_run_that_does_not_name_its_images_takes_ones_own(visit, runs):
     page = visit("/autoencoder?run=imageless")
-    assert page.locator("#error").inner_text().startswith("The run does not say where its images came from")
+    assert page.locator("#error").inner_text().startswith("The run's images were handed over in memory")
     assert page.locator("#facts").inner_text().startswith("image\n1 × 28 × 28")
     assert page.locator(".plane, #walk, #pictures").locator("visible=true").count() == 0
     drop(page, png(np.zeros((40, 40), np.uint8)))
     page.wait_for_selector("#own .triple")
     page = visit("/doctor?run=imageless")
-    assert page.locator("#model-findings").inner_text().startswith("The run does not say where its images came from")
+    assert page.locator("#model-findings").inner_text().startswith("The run's images were handed over in memory")
 
 
 def test_a_run_without_a_model_waits_for_it(visit, runs):
@@ -615,7 +636,7 @@ def test_a_run_without_a_model_waits_for_it(visit, runs):
     weights.unlink()
     try:
         page = visit("/autoencoder?run=imageless", ready="#live:not(:empty)")
-        assert page.locator("#live").inner_text() == "no model yet: it comes with the first epoch"
+        assert page.locator("#live").inner_text() == "no model yet"
         assert page.locator("#error").is_hidden()
     finally:
         weights.write_bytes(kept)
@@ -627,6 +648,68 @@ def test_a_damaged_run_says_so_and_the_others_can_be_chosen(visit):
     assert "does not hold the weights of this model" in page.locator("#error").inner_text()
     page.locator("#runs a", has_text="deep").first.click()
     page.wait_for_selector(".walk canvas")
+
+
+# Runs on folders of pictures -----------------------------------------------------------------------------------------
+
+
+def test_a_map_run_on_a_folder_is_seen_judged_and_decoded(visit, folder_address, folder_runs):
+    page = visit("/autoencoder?run=photographs", at=folder_address)
+    settle(page)
+    run = Run(folder_runs / "photographs")
+    model, evaluation = run.load_model(), run.evaluation
+    images = ImageOptions.from_record(run.record["data"]).load().test
+    sample = images.sample(1000).images
+    assert page.locator("#shown").inner_text() == f"Every point is one of the {len(images)} test images."
+    assert "map of 2 × 8 × 8" in page.locator("#facts").inner_text()
+    assert (canvas(page, ".triple:nth-child(2) canvas:nth-child(1)") == as_colour(sample[1])).all()
+    assert (
+        canvas(page, ".triple:nth-child(2) canvas:nth-child(2)") == as_colour(reconstruct(model, sample[1:2])[0])
+    ).all()
+    with page.expect_response("**/decode") as answering:
+        move(page, 3)
+    code = json.loads(answering.value.request.post_data)["code"]
+    deadline = time.monotonic() + 20
+    while not (canvas(page, "#decoded") == as_colour(decoded(model, code))).all():
+        assert time.monotonic() < deadline, "the code is never shown"
+        page.wait_for_timeout(20)
+    assert page.locator(".sentence strong").inner_text() == evaluation.verdict.sentence
+    rows = page.locator("#judged table").first.locator("tbody tr").all_inner_texts()
+    assert len(rows) == len(evaluation.rows)
+    for shown, row in zip(rows, evaluation.rows, strict=True):
+        assert shown.startswith(row.name)
+        assert shown.endswith(f"{row.psnr:.2f} dB")
+        assert f"{row.bytes:,.0f} bytes" in shown if row.bytes else f"{row.numbers:,} number" in shown
+    assert f"{evaluation.used} of 128" in page.locator("#judged").inner_text()
+
+
+def test_what_goes_in_and_what_should_come_out_stand_beside_each_other(visit, folder_address):
+    page = visit("/autoencoder?run=denoising", at=folder_address)
+    page.wait_for_selector(".quadruple canvas:nth-child(4)")
+    names = page.locator(".triple").first.locator("canvas").evaluate_all("all => all.map(one => one.ariaLabel)")
+    assert names == ["input", "output", "target", "error"]
+    assert page.locator("#triples").inner_text().startswith("What goes in (gaussian:0.2)")
+
+
+def test_a_run_with_an_encoder_of_ones_own_is_seen_and_not_run(visit, folder_address, folder_runs):
+    page = visit("/autoencoder?run=own-encoder", at=folder_address, ready="#run-pictures img")
+    assert page.locator("#notice").inner_text().startswith("This run's encoder is your own (mine:encoder).")
+    assert page.locator(".sentence strong").inner_text() == Run(folder_runs / "own-encoder").evaluation.verdict.sentence
+    until(page, "document.querySelector('#run-pictures img').naturalWidth === 60")
+    assert page.locator(".plane, #walk, #pictures, #drop").locator("visible=true").count() == 0
+    assert page.locator("#error").is_hidden()
+
+
+def test_a_damaged_evaluation_is_told_and_the_rest_is_shown(visit, folder_address, folder_runs):
+    path = folder_runs / "classes" / "evaluation.json"
+    before = path.read_text(encoding="utf-8")
+    try:
+        path.write_text("{", encoding="utf-8")
+        page = visit("/autoencoder?run=classes", at=folder_address, ready=".walk canvas")
+    finally:
+        path.write_text(before, encoding="utf-8")
+    assert page.locator("#judged .alarm").inner_text().startswith("evaluation.json is damaged")
+    assert page.locator("#legend span").count() == 3
 
 
 # The doctor -----------------------------------------------------------------------------------------------------------
@@ -642,14 +725,14 @@ def table(page, selector):
 def test_the_doctor_names_the_layers(visit, runs):
     page = visit("/doctor?run=uneven")
     model = ConvAutoencoder.from_pretrained(runs / "uneven")
-    found = diagnose(model, to_float(load_images("digits").test.images[:256]))
+    found = diagnose(model, to_float(load_images("digits").test.sample(256).images))
     verdict = page.locator("#model-findings .verdict").inner_text()
     assert verdict == f"⚠ {str(found).splitlines()[-1]}"
     shown = table(page, "#model-findings div:nth-of-type(1) table")
     for row, layer in zip(shown, found.layers, strict=True):
         assert row["layer"] == layer.name
         assert row["kind"] == layer.kind == "transposed"
-        assert (row["kernel"], row["stride"], row["taps"]) == ("3", "2", "1 to 4")
+        assert (row["kernel"], row["stride"], row["taps"]) == ("5", "4", "1 to 4")
         assert float(row["gain spread"]) == pytest.approx(layer.gain_spread, rel=0.06)
         assert float(row["makes"].removesuffix(" %")) == pytest.approx(100 * layer.made, rel=0.06)
         assert row["verdict"].endswith(layer.verdict)
@@ -699,25 +782,29 @@ def test_a_damaged_run_cannot_be_examined_and_a_picture_can(visit):
     page.wait_for_selector("#picture-findings .verdict")
 
 
+def _on_a_folder(path, address):
+    return {"at": address} if path.endswith("=classes") else {}
+
+
 # For everybody --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/?dims=1&step=1", "/?padding=9", "/autoencoder?run=deep", "/doctor?run=deep"])
+@pytest.mark.parametrize("path", ["/?dims=1&step=1", "/?padding=9", "/autoencoder?run=classes", "/doctor?run=deep"])
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1600), ("dark", 360)])
-def test_axe_finds_nothing_serious(visit, path, scheme, width):
+def test_axe_finds_nothing_serious(visit, folder_address, path, scheme, width):
     from axe_playwright_python.sync_playwright import Axe
 
-    page = visit(path, width=width, color_scheme=scheme)
+    page = visit(path, width=width, color_scheme=scheme, **_on_a_folder(path, folder_address))
     found = Axe().run(page).response["violations"]
     serious = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
     assert serious == []
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/?form=subpixel&stride=3", "/?dims=1&input_size=12", "/autoencoder?run=deep", "/doctor?run=deep"]
+    "path", ["/", "/?form=subpixel&stride=3", "/?dims=1&input_size=12", "/autoencoder?run=classes", "/doctor?run=deep"]
 )
-def test_nothing_sticks_out_at_any_width(visit, path):
-    page = visit(path)
+def test_nothing_sticks_out_at_any_width(visit, folder_address, path):
+    page = visit(path, **_on_a_folder(path, folder_address))
     for width in (360, 800, 1280, 3840):
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 
 __all__ = ["decoded_plane", "latent_space", "losses", "principal_plane", "reconstructions", "show"]
 
+_CURVES: dict[str, dict[str, Any]] = {
+    "train": {"color": "#7a7a7a", "linestyle": "--", "marker": ".", "markersize": 5, "linewidth": 1.2},
+    "validation": {"color": "#0b5fa8", "marker": ".", "markersize": 6, "linewidth": 1.6},
+    "test": {"color": "#c2410c", "marker": ".", "markersize": 5, "linewidth": 1.2},
+}
+
+_INK = "#1d1f23"
+
 _LABEL = 0.8
 """Inches that the word "reconstructed" takes."""
 
@@ -45,23 +53,37 @@ def reconstructions(
 
 
 def losses(metrics: Sequence[Mapping[str, Any]]) -> Figure:
-    """Train and test MSE over the epochs, on a logarithmic scale.
+    """Train, validation and test MSE over the steps, on a logarithmic scale, with a mark at the model that is kept.
 
     Args:
-        metrics: one entry per epoch with the keys `epoch`, `train_mse` and `test_mse`.
+        metrics: one entry per scoring with the keys `step`, `train_mse`, `validation_mse`, `test_mse` and
+            `validation_loss`, of which the kept model has the least.
     """
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     figure = blank(6, 3.6)
     axes = figure.subplots()
-    epochs = [entry["epoch"] for entry in metrics]
-    for key, label, color in (("train_mse", "train", "#7a7a7a"), ("test_mse", "test", "#c2410c")):
-        values = [entry[key] for entry in metrics]
-        axes.plot(epochs, values, label=f"{label}: {values[-1]:.5f}", color=color, marker="o", markersize=3)
-    axes.set(xlabel="epoch", ylabel="mean squared error", yscale="log")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.grid(visible=True, which="both", alpha=0.2)
-    axes.legend(frameon=False)
+    steps = [entry["step"] for entry in metrics]
+    best = min(metrics, key=lambda entry: entry["validation_loss"])
+    axes.axvline(best["step"], color="#7a7a7a", linewidth=0.8, linestyle=":", zorder=1)
+    for key, style in _CURVES.items():
+        label = f"{key}: {best[f'{key}_mse']:.5f}"
+        axes.plot(steps, [entry[f"{key}_mse"] for entry in metrics], label=label, **style)
+    # Over all curves, so that it is seen where they lie upon each other.
+    axes.plot(
+        best["step"], best["validation_mse"], "o", markersize=8, markerfacecolor="none", color="#1d1f23", zorder=4
+    )
+    axes.set(xlabel="step", ylabel="mean squared error", yscale="log")
+    axes.set_xlim(0, 1.03 * steps[-1])
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
+    low, high = axes.get_ylim()
+    narrow = high < 10 * low  # where there would be one power of ten, or none
+    axes.yaxis.set_major_locator(MaxNLocator(6) if narrow else LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{error:.3g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.grid(visible=True, alpha=0.2)
+    axes.legend(frameon=False, title=f"kept: step {best['step']:,}", alignment="left")
     return figure
 
 
@@ -119,18 +141,38 @@ def principal_plane(codes: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, 
         variances = points.var(axis=0)
     else:
         centred = codes - codes.mean(axis=0)
-        _, singular, directions = np.linalg.svd(centred, full_matrices=False)
-        variances = np.zeros(max(2, len(singular)))
-        variances[: len(singular)] = singular**2
-        directions = directions[:2]
+        variances, directions = _leading(centred)
         # A principal axis has no sign of its own: its largest entry shall be positive, so that the same codes are
         # always drawn the same way round.
         largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=1, keepdims=True), axis=1)
         directions *= np.sign(largest)
         points = np.zeros((len(codes), 2))
         points[:, : len(directions)] = centred @ directions.T
-    total = variances.sum() or 1.0
-    return points, (float(variances[0] / total), float(variances[1] / total))
+        return points, _shares(variances, float(np.square(centred).sum()))
+    return points, _shares(variances, float(variances.sum()))
+
+
+def _leading(centred: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, " 2"], Float[np.ndarray, "2 d"]]:
+    """The two largest eigenvalues of the scatter matrix of centred rows, and their directions.
+
+    The smaller one of the two products of the rows with themselves has the same eigenvalues; a singular value
+    decomposition of the rows would take many times as long.
+    """
+    wide = centred.shape[1] > len(centred)
+    values, vectors = np.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
+    variances, found = np.zeros(2), values[::-1][:2].clip(0)
+    variances[: len(found)] = found
+    directions = vectors[:, ::-1][:, :2].T
+    if wide:
+        directions = directions @ centred
+        lengths = np.sqrt(variances[: len(found), None])
+        there = lengths > 1e-6 * lengths[0]  # else it is nothing but rounding
+        directions = np.divide(directions, lengths, out=np.zeros_like(directions), where=there)
+    return variances, directions
+
+
+def _shares(variances: Float[np.ndarray, " 2"], total: float) -> tuple[float, float]:
+    return float(variances[0] / (total or 1.0)), float(variances[1] / (total or 1.0))
 
 
 def decoded_plane(images: Float[np.ndarray, "rows columns c h w"], extent: tuple[float, float, float, float]) -> Figure:

@@ -1,4 +1,4 @@
-"""The studio's addresses: thin, every answer is computed by `layer.py` and `runs.py`.
+"""The studio's addresses: thin, every answer is computed by `layer.py`, `runs.py` and `opened.py`.
 
 Work goes to a few threads of its own, so that however many requests wait, the memory that is used stays that of a few.
 """
@@ -24,21 +24,21 @@ from starlette.requests import ClientDisconnect
 import halfstride
 from halfstride.figures.upsampling import Theme, View
 from halfstride.studio.animation import Format, animate, encode
-from halfstride.studio.doctor import Checkup, check_picture, told
-from halfstride.studio.guard import Guard, TooLargeError
-from halfstride.studio.layer import Explanation, Layer, explain, read_layer
-from halfstride.studio.pictures import PictureError, read_picture
-from halfstride.studio.runs import (
-    DamagedRunError,
+from halfstride.studio.answers import (
     Decoded,
+    Judgement,
     LatentSpace,
     Progress,
     Reconstruction,
     RunDetails,
-    RunsFolder,
     RunSummary,
-    UnknownRunError,
 )
+from halfstride.studio.doctor import Checkup, check_picture, told
+from halfstride.studio.guard import Guard, TooLargeError
+from halfstride.studio.layer import Explanation, Layer, explain, read_layer
+from halfstride.studio.pictures import PictureError, read_picture
+from halfstride.studio.reading import DamagedRunError, NotRunError
+from halfstride.studio.runs import RunsFolder, UnknownRunError
 
 __all__ = ["create_app"]
 
@@ -80,8 +80,8 @@ _FAILURES: dict[int | str, dict[str, Any]] = {
     for status, description in {
         400: "The request cannot be read.",
         403: "The request comes from another page.",
-        404: "There is no such run.",
-        409: "The run's files are damaged, or not there yet.",
+        404: "There is no such run, or no such picture in it.",
+        409: "The run's files are damaged or not there yet, or its model is not run here.",
         413: "Too large.",
         422: "Arguments out of range, or that do not go together.",
     }.items()
@@ -201,13 +201,27 @@ def create_app(runs: Path | None = None, host: str = "127.0.0.1") -> FastAPI:
 
     @app.get("/api/runs/{name}")
     async def read_run(name: str) -> RunDetails:
-        """A run's model, and its metrics so far."""
+        """A run and its model."""
         return await work(folder.details, name)
 
     @app.get("/api/runs/{name}/progress")
     async def read_progress(name: str) -> Progress:
-        """The metrics of every finished epoch, and which model there is; ask again while a training goes on."""
+        """The metrics so far, and which model and evaluation there are; ask again while a training goes on."""
         return await work(folder.progress, name)
+
+    @app.get("/api/runs/{name}/evaluation")
+    async def read_evaluation(name: str) -> Judgement | None:
+        """Is the model any good? Null where it was not evaluated yet."""
+        return await work(folder.judgement, name)
+
+    @app.get(
+        "/api/runs/{name}/pictures/{file}",
+        response_class=Response,
+        responses={200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}},
+    )
+    async def read_run_picture(name: str, file: str) -> Response:
+        """A PNG file of the run's folder."""
+        return Response(await work(folder.picture, name, file), media_type="image/png")
 
     @app.get("/api/runs/{name}/images", response_model=list[Reconstruction])
     async def read_images(
@@ -222,7 +236,7 @@ def create_app(runs: Path | None = None, host: str = "127.0.0.1") -> FastAPI:
 
     @app.get("/api/runs/{name}/latent", response_model=LatentSpace)
     async def read_latent(name: str) -> Response:
-        """The codes of the test images, in the plane in which they differ most."""
+        """The codes of test images, in the plane in which they differ most."""
         return _json(await work(lambda: folder.open(name).latent().model_dump_json()))
 
     @app.post("/api/runs/{name}/decode", response_model=Decoded)
@@ -271,7 +285,8 @@ def create_app(runs: Path | None = None, host: str = "127.0.0.1") -> FastAPI:
 
             def compute() -> str:
                 run = folder.open(name)
-                return run.reconstruct(read_picture(content, run.model)).model_dump_json()
+                shape = run.model.network.channels, *run.model.image_size
+                return run.reconstruct(read_picture(content, shape)).model_dump_json()
 
             return _json(await work(compute, limiter=slow))
 
@@ -338,6 +353,7 @@ def create_app(runs: Path | None = None, host: str = "127.0.0.1") -> FastAPI:
     app.add_exception_handler(HTTPException, refused)
     app.add_exception_handler(UnknownRunError, answer(404))
     app.add_exception_handler(DamagedRunError, answer(409))
+    app.add_exception_handler(NotRunError, answer(409))
     app.add_exception_handler(ClientDisconnect, lambda *_: Response(status_code=400))  # nobody reads it any more
     app.add_exception_handler(TooLargeError, answer(413))
     app.add_exception_handler(ValueError, answer(422))

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from halfstride.autoencoder.images import ImageError, decode
 from halfstride.autoencoder.images.decoding import inspect
-from halfstride.autoencoder.model import ConvAutoencoder
 
 __all__ = ["Picture", "PictureError", "error_map", "picture", "read_picture"]
 
@@ -59,8 +58,8 @@ def _shades() -> np.ndarray:
     return np.asarray(np.round(colormaps["inferno"](np.arange(256))[:, :3] * 255), dtype=np.uint8)
 
 
-def read_picture(content: bytes, model: ConvAutoencoder | None = None) -> Tensor:
-    """The bytes of a file as a uint8 image C×H×W of the model's shape; without a model, as it is, grey or in colour.
+def read_picture(content: bytes, shape: tuple[int, int, int] | None = None) -> Tensor:
+    """The bytes of a file as a uint8 image of this shape C×H×W; without a shape, as it is, grey or in colour.
 
     Raises:
         PictureError: where it is no picture, or too large a one.
@@ -70,6 +69,6 @@ def read_picture(content: bytes, model: ConvAutoencoder | None = None) -> Tensor
         if height * width > MAX_PIXELS:
             raise PictureError(413, f"The picture has {height * width:,} pixels: at most {MAX_PIXELS:,} are taken.")
         own = (1 if grey else 3, height, width)
-        return decode(content, own if model is None else (model.channels, *model.image_size))
+        return decode(content, own if shape is None else shape)
     except ImageError as error:
         raise PictureError(415, f"This file {error.reason}.") from None

@@ -1,9 +1,13 @@
-// The autoencoder page: one run, its losses, its latent space, what it gives back.
+// The autoencoder page: one run, how good it is, its losses, its latent space, what it gives back.
 
 import { ask, count, find, html, newestOnly, svg, written } from "./dom.js";
-import { chosen, listRuns, onPicture } from "./runs.js";
+import { showFacts, showFiles } from "./facts.js";
+import { showJudgement } from "./judgement.js";
+import { showLoss } from "./loss.js";
+import { chosen, listRuns, onPicture, steps } from "./runs.js";
 
 const PAGE = 12;
+const NAMED = 20; // classes in the legend
 const POLL = 2000;
 const SIZE = { width: 640, height: 480, margin: 26 };
 
@@ -16,6 +20,7 @@ let first = 0;
 let total = 0;
 let seen = null; // how far the run was when it was last looked at
 let model = null; // the version of its model that is shown
+let judged = null; // the version of its evaluation that is shown
 
 const of = (rest = "") => `/api/runs/${encodeURIComponent(run)}${rest}`;
 
@@ -65,68 +70,26 @@ async function look() {
   const progress = await ask(of("/progress"));
   const now = JSON.stringify(progress);
   if (now === seen) return;
-  const { model: newest, metrics } = progress;
-  find("#live").textContent =
-    newest === null ? "no model yet: it comes with the first epoch" : metrics.length ? `epoch ${metrics.at(-1).epoch}` : "no epoch yet";
-  showLoss(metrics);
+  const { model: newest, metrics, kept, steps_asked: asked, evaluation } = progress;
+  const done = metrics.at(-1)?.step ?? 0;
+  find("#live").textContent = newest === null ? "no model yet" : steps(done, asked);
+  showLoss(metrics, kept);
   await listRuns(run);
+  const judgement = JSON.stringify([evaluation, done < asked]);
+  if (judgement !== judged) {
+    await showJudgement(of("/evaluation"));
+    judged = judgement;
+  }
   if (newest !== null && newest !== model) {
-    showFacts(await ask(of()));
-    await showModel();
+    const details = await ask(of());
+    showFacts(details);
+    if (details.not_run === null) await showModel(details);
+    else showFiles(details, of("/pictures"));
     model = newest;
   }
   seen = now;
   find("#lab").classList.remove("bare");
   find("#error").hidden = true;
-}
-
-function showLoss(metrics) {
-  const values = metrics.flatMap((one) => [one.train_mse, one.test_mse]).filter((value) => value > 0);
-  if (!values.length) return find("#loss").replaceChildren();
-  const [width, height, left, right, top, bottom] = [230, 160, 48, 6, 8, 22];
-  const low = Math.log10(Math.min(...values)) - 0.04;
-  const high = Math.log10(Math.max(...values)) + 0.04;
-  const last = Math.max(2, metrics.at(-1).epoch);
-  const x = (epoch) => left + ((epoch - 1) / (last - 1)) * (width - left - right);
-  const y = (value) => top + ((high - Math.log10(value)) / (high - low)) * (height - top - bottom);
-  const chart = svg("svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, role: "img",
-    "aria-label": `Mean squared error over ${metrics.length} epochs: test ${written(metrics.at(-1).test_mse ?? NaN)} at the end` });
-  for (let tick = 0; tick < 4; tick++) {
-    const value = 10 ** (low + ((high - low) * (tick + 0.5)) / 4);
-    chart.append(
-      svg("line", { class: "gridline", x1: left, x2: width - right, y1: y(value), y2: y(value) }),
-      svg("text", { x: left - 5, y: y(value) + 4, "text-anchor": "end", text: Number(value.toPrecision(2)) }),
-    );
-  }
-  for (const epoch of last > 1 ? [1, last] : [1]) {
-    chart.append(svg("text", { x: x(epoch), y: height - 6, "text-anchor": epoch === 1 ? "start" : "end", text: epoch === 1 ? "epoch 1" : epoch }));
-  }
-  for (const which of ["train", "test"]) {
-    const points = metrics.filter((one) => one[`${which}_mse`] > 0).map((one) => [x(one.epoch), y(one[`${which}_mse`])]);
-    if (!points.length) continue;
-    chart.append(svg("path", { class: which, d: `M${points.map((at) => at.join(" ")).join("L")}` }));
-    if (which === "test") for (const [cx, cy] of points.length < 40 ? points : points.slice(-1)) chart.append(svg("circle", { class: which, cx, cy, r: 2.6 }));
-  }
-  const end = metrics.at(-1);
-  find("#loss").replaceChildren(chart, html("dl", { class: "facts" },
-    html("dt", { text: "test MSE" }), html("dd", { class: "output-ink", text: end.test_mse?.toFixed(5) ?? "–" }),
-    html("dt", { text: "train MSE (dashed)" }), html("dd", { text: end.train_mse?.toFixed(5) ?? "–" }),
-    html("dt", { text: "PSNR" }), html("dd", { text: end.test_psnr === null ? "–" : `${end.test_psnr.toFixed(2)} dB` }),
-    html("dt", { text: "SSIM" }), html("dd", { text: end.test_ssim === null ? "–" : end.test_ssim.toFixed(3) }),
-  ));
-}
-
-function showFacts(details) {
-  const facts = {
-    image: details.image_shape.join(" × "),
-    latent: details.latent_shape.join(" × "),
-    weights: details.parameters.toLocaleString("en"),
-    upsampling: details.upsampling,
-    images: details.source ?? "unknown",
-  };
-  find("#facts").replaceChildren(
-    ...Object.entries(facts).flatMap(([name, value]) => [html("dt", { text: name }), html("dd", { text: value })]),
-  );
 }
 
 // The latent space -------------------------------------------------------------------------------------------------
@@ -178,7 +141,7 @@ function showPoints() {
   if (!find(".plane")) makePlane();
   const { x, y } = scale();
   const names = latent.classes ?? [];
-  const letters = names.length > 0 && names.every((name) => name.length <= 2);
+  const letters = names.length > 0 && names.every((name) => [...name].length <= 2);
   const points = latent.points.map(([a, b], index) => {
     const label = latent.labels?.[index];
     const color = label === undefined ? "p0" : `p${label % 10}`;
@@ -192,9 +155,10 @@ function showPoints() {
     svg("text", { class: "axis", x: 11, y: SIZE.height / 2, transform: `rotate(-90 11 ${SIZE.height / 2})`, text: latent.axes[1] }),
   );
   find("#legend").replaceChildren(
-    ...(letters ? [] : names.slice(0, 20).map((name, index) =>
+    ...(letters ? [] : names.slice(0, NAMED).map((name, index) =>
       html("span", {}, svg("svg", { viewBox: "0 0 8 8", "aria-hidden": "true" }, svg("circle", { class: `p${index % 10}`, cx: 4, cy: 4, r: 4 })), ` ${name}`),
     )),
+    ...(letters || names.length <= NAMED ? [] : [html("span", { class: "quiet", text: `and ${names.length - NAMED} more` })]),
   );
 }
 
@@ -265,6 +229,11 @@ function showCode() {
 function showSliders() {
   const place = find("#sliders");
   const wanted = latent.sliders.map(({ index }) => index);
+  if (!wanted.length) {
+    const numbers = latent.numbers.toLocaleString("en");
+    place.replaceChildren(html("p", { class: "quiet small", text: `A code of ${numbers} numbers is too long for sliders: the plane moves all of them together.` }));
+    return;
+  }
   if ([...place.querySelectorAll("input")].map((input) => input.dataset.index).join() !== wanted.join()) {
     place.replaceChildren(...wanted.map(makeSlider));
   }
@@ -286,18 +255,18 @@ function makeSlider(index) {
 
 // Walk and reconstructions -----------------------------------------------------------------------------------------
 
-let steps = [];
+let between = [];
 const walk = newestOnly(async () => {
-  steps = await ask(of("/walk"), { body: { start: ends.A, end: ends.B, steps: 11 } });
+  between = await ask(of("/walk"), { body: { start: ends.A, end: ends.B, steps: 11 } });
   const place = find("#walk");
-  if (!place.childElementCount) place.replaceChildren(...steps.map((_, at) => makeStep(at)));
-  steps.forEach((step, at) => {
+  if (!place.childElementCount) place.replaceChildren(...between.map((_, at) => makeStep(at)));
+  between.forEach((step, at) => {
     paint(place.children[at].firstElementChild, step.image);
     place.children[at].removeAttribute("aria-current");
   });
   const { x, y } = scale();
-  const path = steps.map(({ point: [a, b] }) => `${x(a)} ${y(b)}`).join("L");
-  const ended = Object.entries({ A: steps[0], B: steps.at(-1) }).flatMap(([name, { point: [a, b] }]) => [
+  const path = between.map(({ point: [a, b] }) => `${x(a)} ${y(b)}`).join("L");
+  const ended = Object.entries({ A: between[0], B: between.at(-1) }).flatMap(([name, { point: [a, b] }]) => [
     svg("circle", { class: "end", cx: x(a), cy: y(b), r: 8 }),
     svg("text", { class: "end-name", x: x(a), y: y(b) + 0.5, text: name }),
   ]);
@@ -305,9 +274,9 @@ const walk = newestOnly(async () => {
 });
 
 function makeStep(at) {
-  const button = html("button", { type: "button", "aria-label": `Step ${at + 1} of ${steps.length}` }, html("canvas", { role: "presentation" }));
+  const button = html("button", { type: "button", "aria-label": `Step ${at + 1} of ${between.length}` }, html("canvas", { role: "presentation" }));
   button.addEventListener("click", () => {
-    take(steps[at], choose("code", "point"));
+    take(between[at], choose("code", "point"));
     for (const other of find("#walk").children) other.removeAttribute("aria-current");
     button.setAttribute("aria-current", "true");
   });
@@ -315,8 +284,11 @@ function makeStep(at) {
 }
 
 function triple(one, controls = null) {
-  return html("figure", { class: "triple" },
-    picture(one.original, "original"), picture(one.reconstruction, "reconstruction"), picture(one.difference, "error"),
+  const restored = one.input !== null; // what goes in is not what should come out
+  return html("figure", { class: restored ? "triple quadruple" : "triple" },
+    restored ? picture(one.input, "input") : null,
+    ...(restored ? [picture(one.reconstruction, "output"), picture(one.original, "target")] : [picture(one.original, "original"), picture(one.reconstruction, "reconstruction")]),
+    picture(one.difference, "error"),
     html("figcaption", {}, html("span", { text: `${one.label === null ? "" : `${one.label} · `}MSE ${one.mse.toFixed(4)}` }), controls),
   );
 }
@@ -376,9 +348,13 @@ onPicture(send);
 // Beginning --------------------------------------------------------------------------------------------------------
 
 /** All that depends on the weights. */
-async function showModel() {
+async function showModel({ paired, corruption }) {
   latent = await ask(of("/latent"));
   total = latent.points.length;
+  find("#shown").textContent = told(total, latent.test_images);
+  find("#triples").textContent = paired || corruption
+    ? `What goes in (${paired ? "the images as they are" : corruption}), what comes out, what should come out, and the error: black is none.`
+    : "Test images, what came back, and the error: black is none.";
   ends.B = Math.min(ends.B, total - 1);
   showPoints();
   showSliders();
@@ -386,7 +362,14 @@ async function showModel() {
   point ??= [0, 0];
   showHandle();
   showCode();
-  await Promise.all([decode({ code, turn: choose() }), showPictures(), walk()]);
+  await Promise.all([decode({ ...(code.length ? { code } : { point }), turn: choose() }), showPictures(), walk()]);
+}
+
+/** How many of the test images are shown. */
+function told(shown, all) {
+  if (all === null) return `Every point is a test image: the first ${shown.toLocaleString("en")} of a stream.`;
+  if (all <= shown) return `Every point is one of the ${all.toLocaleString("en")} test images.`;
+  return `Every point is a test image: ${shown.toLocaleString("en")} of ${all.toLocaleString("en")}, evenly from all of them.`;
 }
 
 async function begin() {

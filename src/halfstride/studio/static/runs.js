@@ -2,17 +2,22 @@
 
 import { ask, find, html } from "./dom.js";
 
+const grouped = (number) => number.toLocaleString("en");
+
+/** How far a run is. */
+export const steps = (done, asked) => (done === asked ? `${grouped(done)} steps` : `step ${grouped(done)} of ${grouped(asked)}`);
+
 /** Show the runs, with the one that is open, which the other pages then open too; returns them. */
 export async function listRuns(open) {
   const runs = await ask("/api/runs");
   for (const link of document.querySelectorAll(".head nav [data-run]")) link.search = open ? `run=${encodeURIComponent(open)}` : "";
   const focused = document.activeElement.closest("#runs a")?.href;
   find("#runs").replaceChildren(
-    ...runs.map(({ name, epochs_done: done, epochs_asked: asked, test_mse: mse, error }) =>
+    ...runs.map(({ name, steps_done: done, steps_asked: asked, test_mse: mse, error }) =>
       html("li", {},
         html("a", { href: `?run=${encodeURIComponent(name)}`, "aria-current": name === open ? "page" : null, title: error },
           html("span", { class: "name", text: name }),
-          html("span", { class: "numbers", text: error ? "damaged" : `${done}${asked ? `/${asked}` : ""}` }),
+          html("span", { class: "numbers", text: error ? "damaged" : steps(done, asked) }),
           html("span", { class: "numbers", text: mse === null ? "" : `test MSE ${mse.toFixed(4)}` }),
         ),
       ),

@@ -1,0 +1,297 @@
+"""A run with its model loaded: what it makes of test images, what its latent space looks like, what a code decodes to.
+
+All that is computed of test images is computed of a sample: at most 1,000, fewer where images, features or codes are
+large, so that it takes seconds and less than a gigabyte.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import threading
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from halfstride import diagnose, figures
+from halfstride.autoencoder import ImageOptions, Run, TrainingOptions, reconstruct, to_float
+from halfstride.autoencoder.images.options import MEMORY_LIMIT
+from halfstride.autoencoder.images.splits import inputs_and_targets
+from halfstride.autoencoder.training import corruption_of
+from halfstride.checkerboard import Diagnosis
+from halfstride.studio.answers import Decoded, LatentSpace, Reconstruction, Slider
+from halfstride.studio.pictures import error_map, picture
+from halfstride.studio.reading import DamagedRunError, Stamp, image_options, load_model, one_line, read_record
+
+__all__ = ["OpenRun", "Shown"]
+
+_IMAGES_SHOWN = 1_000
+_SHOWN_BYTES = 2**28
+"""Of images, as uint8."""
+_SHOWN_CELLS = 2**26
+"""Numbers that all images shown may have in the model's largest features: a few seconds of a CPU."""
+_SHOWN_NUMBERS = 2**22
+"""Numbers in all codes."""
+_CODE_NUMBERS = 2**12
+"""Numbers in a code that goes to the page and back; above, the plane alone moves them."""
+_SLIDERS = 32
+_EXAMINED = 256
+"""Images that the checkerboard doctor looks at: enough to find a pattern of half a percent."""
+_EXAMINED_CELLS = 2**25
+"""Numbers that they may have in the model's largest features, which bounds the memory that a diagnosis takes."""
+_BATCH_CELLS = 2**24
+"""The same for what goes through the model at once."""
+
+
+class Shown(NamedTuple):
+    """The test images that are looked at."""
+
+    inputs: Tensor
+    """uint8 N×C×H×W: what goes into the model, corrupted where the run does that."""
+    targets: Tensor
+    """What should come out: the same tensor, unless the run restores images."""
+    labels: list[int] | None
+    classes: list[str] | None
+    total: int | None
+    """How many test images there are; None for a stream."""
+
+
+class Plane(NamedTuple):
+    """Codes N×D, and the plane in which they differ most: code = middle + point · directions."""
+
+    codes: np.ndarray
+    points: np.ndarray
+    middle: np.ndarray
+    directions: np.ndarray
+    shares: tuple[float, float]
+
+
+class OpenRun:
+    """A run's model, and the test images that it is looked at with.
+
+    Args:
+        run: the run.
+        stamp: the version of its files.
+        earlier: the same run before it was trained further, whose images are taken over.
+    """
+
+    def __init__(self, run: Run, stamp: Stamp, earlier: OpenRun | None = None) -> None:
+        self.path, self.stamp = run.path, stamp
+        self.record: dict[str, Any] = read_record(run)
+        self.model = load_model(run, self.record)
+        self._lock = threading.RLock()
+        if earlier is not None and earlier._recipe() == self._recipe() and "_shown" in vars(earlier):
+            vars(self)["_shown"] = earlier._shown
+
+    def _recipe(self) -> tuple[Any, ...]:
+        """All that the images shown depend on."""
+        return self.record.get("data"), self.record.get("training"), self.model[1:]
+
+    # Images -------------------------------------------------------------------------------------------------------
+
+    @property
+    def shown(self) -> Shown:
+        """The test images that are looked at."""
+        with self._lock:  # a page asks for several things at once, which all need them
+            return self._shown
+
+    @cached_property
+    def _shown(self) -> Shown:
+        options = image_options(self.record)
+        if options is None:
+            raise DamagedRunError(
+                "The run's images were handed over in memory, so there are none to show: drop a picture of your own."
+            )
+        network, *_ = self.model
+        try:
+            loaded = options.load(memory_limit=_memory_limit(options))
+            if loaded.shape != (network.channels, *self.model.image_size):
+                raise DamagedRunError("The run's images have another size than its model takes; drop one of your own.")
+            bounds = (
+                _SHOWN_BYTES // (math.prod(loaded.shape) * 2),
+                _SHOWN_CELLS // self.model.cells,
+                _SHOWN_NUMBERS // math.prod(self.model.latent_shape),
+            )
+            sample = loaded.test.sample(max(1, min(_IMAGES_SHOWN, *bounds)))
+            inputs, targets = self._corrupted(*inputs_and_targets(sample.images))
+        except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+            raise DamagedRunError(f"The run's images cannot be read: {one_line(error)}") from None
+        labels = None if sample.labels is None else sample.labels.tolist()
+        classes = None if loaded.classes is None else list(loaded.classes)
+        return Shown(inputs, targets, labels, classes, loaded.test.size)
+
+    def _corrupted(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Both, with the run's corruption in what goes in; rounded to the grey levels that the page shows."""
+        corrupt = corruption_of(TrainingOptions.from_record(self.record.get("training")))
+        if corrupt is None:
+            return inputs, targets
+        changed = torch.empty_like(inputs)
+        for places in self._batches(len(inputs)):
+            changed[places] = corrupt(to_float(inputs[places]), places.start).mul(255).round().to(torch.uint8)
+        return changed, targets
+
+    def _batches(self, count: int) -> Iterator[slice]:
+        """What goes through the model at once, in order."""
+        size = min(256, max(1, _BATCH_CELLS // self.model.cells))
+        return (slice(start, start + size) for start in range(0, count, size))
+
+    def reconstructions(self, start: int, count: int) -> list[Reconstruction]:
+        """Test images beside what came back.
+
+        Raises:
+            ValueError: where there are not so many.
+        """
+        shown = self.shown
+        self._check_index("start", start)
+        inputs, targets = shown.inputs[start : start + count], shown.targets[start : start + count]
+        found = []
+        for place, output in enumerate(self._reconstructed(inputs)):
+            label = None if shown.labels is None else shown.labels[start + place]
+            found.append(
+                Reconstruction(
+                    index=start + place,
+                    label=None if label is None else shown.classes[label] if shown.classes else str(label),
+                    input=None if shown.inputs is shown.targets else picture(inputs[place]),
+                    **_compared(targets[place], output),
+                )
+            )
+        return found
+
+    def reconstruct(self, image: Tensor) -> Reconstruction:
+        """A picture of the user's own, as uint8 C×H×W of the run's size, and what came back."""
+        return Reconstruction(**_compared(image, self._reconstructed(image[None])[0]))
+
+    def _reconstructed(self, images: Tensor) -> Tensor:
+        return torch.cat([reconstruct(self.model.network, images[places]) for places in self._batches(len(images))])
+
+    @cached_property
+    def diagnosis(self) -> Diagnosis:
+        """What the checkerboard doctor says of the model; a copy of it, since it is watched while it runs."""
+        count = min(_EXAMINED, max(1, _EXAMINED_CELLS // self.model.cells))
+        try:
+            return diagnose(copy.deepcopy(self.model.network), to_float(self.shown.inputs[:count]))
+        except ValueError as error:
+            raise DamagedRunError(one_line(error)) from None
+
+    # The latent space ---------------------------------------------------------------------------------------------
+
+    @property
+    def plane(self) -> Plane:
+        """The codes of the images shown."""
+        with self._lock:
+            return self._plane
+
+    @cached_property
+    def _plane(self) -> Plane:
+        codes = self._encoded(self.shown.inputs)
+        points, shares = figures.principal_plane(codes)
+        # Components are uncorrelated and of mean zero, so that fitting the codes by them gives the directions exactly.
+        design = np.column_stack([points, np.ones(len(points))])
+        fitted, *_ = np.linalg.lstsq(design, codes, rcond=None)
+        return Plane(codes, points, fitted[2], fitted[:2], shares)
+
+    @torch.inference_mode()
+    def _encoded(self, images: Tensor) -> np.ndarray:
+        network = self.model.network
+        codes = [network.encode(to_float(images[places])).flatten(1) for places in self._batches(len(images))]
+        found = torch.cat(codes).double().numpy()
+        if not np.isfinite(found).all():
+            raise DamagedRunError("The model's codes are no finite numbers: train it with a smaller learning rate.")
+        return found
+
+    def latent(self) -> LatentSpace:
+        shown, (codes, points, _, _, shares) = self.shown, self.plane
+        numbers = codes.shape[1]
+        sent = numbers <= _CODE_NUMBERS
+        moved = np.sort(np.argsort(-codes.var(axis=0), kind="stable")[: _SLIDERS if sent else 0])
+        low, high = np.quantile(codes[:, moved], (0.01, 0.99), axis=0)
+        if numbers <= 2:
+            names = "latent 1", "latent 2"
+        else:
+            first, second = (f"principal component {axis} ({shares[axis - 1]:.0%} of the variance)" for axis in (1, 2))
+            names = first, second
+        (left, bottom), (right, top) = points.min(axis=0), points.max(axis=0)
+        return LatentSpace(
+            points=points.tolist(),
+            test_images=shown.total,
+            labels=shown.labels,
+            classes=shown.classes,
+            axes=names,
+            extent=(left, right, bottom, top),
+            numbers=numbers,
+            code=codes.mean(axis=0).tolist() if sent else [],
+            sliders=[Slider(index=i, low=low[place], high=high[place]) for place, i in enumerate(moved)],
+        )
+
+    def decode_point(self, point: tuple[float, float]) -> Decoded:
+        """Decode a point of the plane."""
+        plane = self.plane
+        return self.decode_codes(np.array([plane.middle + np.array(point) @ plane.directions]))[0]
+
+    def decode_image(self, index: int) -> Decoded:
+        """Decode the code of a test image.
+
+        Raises:
+            ValueError: where there is no such image.
+        """
+        self._check_index("index", index)
+        return self.decode_codes(self.plane.codes[index : index + 1])[0]
+
+    def walk(self, start: int, end: int, steps: int) -> list[Decoded]:
+        """Decode codes on the straight line from one test image's to another's, both ends included.
+
+        Raises:
+            ValueError: where there are no such images.
+        """
+        self._check_index("start", start)
+        self._check_index("end", end)
+        codes = self.plane.codes
+        return self.decode_codes(np.linspace(codes[start], codes[end], steps))
+
+    @torch.inference_mode()
+    def decode_codes(self, codes: np.ndarray) -> list[Decoded]:
+        """Decode codes, one per row.
+
+        Raises:
+            ValueError: where they have another length than the model's.
+        """
+        network, size, shape, _ = self.model
+        if codes.shape[1] != math.prod(shape):
+            raise ValueError(f"`code` (of {codes.shape[1]} numbers) must have the {math.prod(shape)} of this model.")
+        latents = torch.from_numpy(codes).float().reshape(-1, *shape)
+        images = torch.cat([network.decode(latents[places], size) for places in self._batches(len(latents))])
+        if codes.shape[1] <= 2:
+            points = np.column_stack([codes, np.zeros((len(codes), 2 - codes.shape[1]))])
+        else:
+            points = (codes - self.plane.middle) @ self.plane.directions.T  # directions are orthonormal
+        sent = codes.shape[1] <= _CODE_NUMBERS
+        return [
+            Decoded(code=code.tolist() if sent else [], point=(point[0], point[1]), image=picture(image))
+            for code, point, image in zip(codes, points, images.mul(255).round().to(torch.uint8), strict=True)
+        ]
+
+    def _check_index(self, name: str, index: int) -> None:
+        if index >= len(self.shown.inputs):
+            raise ValueError(f"`{name}` (={index}) is beyond the {len(self.shown.inputs)} images that are shown.")
+
+
+def _memory_limit(options: ImageOptions) -> int:
+    """Bytes of images to decode at once: none where the sample alone can be, else what a training takes.
+
+    Data sets and .npz files must be read as in the training, or other images would be those for testing.
+    """
+    whole = str(options.source).startswith("hub:") or str(options.source).endswith(".npz")
+    return MEMORY_LIMIT if whole else 0
+
+
+def _compared(original: Tensor, output: Tensor) -> dict[str, Any]:
+    return {
+        "original": picture(original),
+        "reconstruction": picture(output),
+        "difference": error_map(original, output),
+        "mse": (to_float(original[None]) - to_float(output[None])).square().mean().item(),
+    }

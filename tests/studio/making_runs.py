@@ -1,0 +1,94 @@
+"""Making runs to look at, untrained ones on the digits and trained ones on folders of pictures."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from halfstride import ConvAutoencoder, TrainingOptions, evaluate, load_images, train
+from halfstride.autoencoder import Run, card_text
+from halfstride.autoencoder.training import corruption_of
+
+
+def metrics(count):
+    """Scorings of a training of which the validation error rises at the end."""
+    return [
+        {
+            "step": 100 * place,
+            "epoch": 0.5 * place,
+            "train_mse": 0.1 / place,
+            "validation_mse": 0.11 / place if place < count or count == 1 else 0.11 / (place - 1) + 0.001,
+            "validation_loss": 0.11 / place if place < count or count == 1 else 0.11 / (place - 1) + 0.001,
+            "test_mse": 0.12 / place,
+            "test_psnr": 10.0 + place,
+            "test_ssim": 0.5,
+            "learning_rate": 0.001,
+            "seconds": 1.0,
+            "scoring_seconds": 0.5,
+            "images_per_second": 100.0,
+        }
+        for place in range(1, count + 1)
+    ]
+
+
+def make_run(path, latent_dim=2, seed=0, scorings=3, **options):
+    """A run as a training on the digits writes it, with random weights, which are good enough here."""
+    torch.manual_seed(seed)
+    model = ConvAutoencoder(28, 1, latent_dim, width=8, **options).eval()
+    for parameter in model.parameters():  # what begins at zero would hide the convolutions
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
+    images = load_images("digits")
+    record = {
+        "training": asdict(TrainingOptions(batch_size=32, learning_rate=0.004, augment="none", shift=0, crop=0)),
+        "stages": [300, 200],
+        "length": {},
+        "data": asdict(images.options),
+        "classes": images.classes,
+    }
+    run = Run(path)
+    run.create(record, images)
+    run.save_model(model)
+    run.write_metrics(metrics(scorings))
+    return run
+
+
+def change(run, **values):
+    """Change what a run's record says."""
+    path = run / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}), encoding="utf-8")
+
+
+# Runs on folders of pictures ----------------------------------------------------------------------------------------
+
+CLASSES = ("кошки", "犬", "a class whose name is much longer than anything that was ever meant to stand in a legend")
+
+
+def draw_pictures(folder, count=24, size=16, colour=False, classes=(), seed=0):
+    """Pictures of soft spots, in folders of classes where there are some."""
+    random = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:size, :size]
+    for place in range(count):
+        own = folder / classes[place % len(classes)] if classes else folder
+        own.mkdir(parents=True, exist_ok=True)
+        centre = random.uniform(0, size, (2, 3))
+        spots = np.exp(-((rows[..., None] - centre[0]) ** 2 + (columns[..., None] - centre[1]) ** 2) / size)
+        pixels = (255 * spots).round().astype(np.uint8)
+        Image.fromarray(pixels if colour else pixels[..., 0]).save(own / f"{place:03}.png")
+    return folder
+
+
+def train_on(path, data, latent_dim=3, options=None, evaluated=False, **of_model):
+    """A run of two steps on a folder of pictures."""
+    images = load_images(data) if isinstance(data, Path) else load_images(data[0], clean=data[1])
+    options = options or TrainingOptions(steps=2, batch_size=8)
+    model = ConvAutoencoder(images.shape[1:], images.shape[0], latent_dim, width=8, blocks=0, **of_model)
+    train(model, images, path, options, device="cpu", progress=False)
+    run = Run(path)
+    if evaluated:
+        evaluation = evaluate(model, images, metrics=run.metrics, corrupt=corruption_of(options))
+        run.save_evaluation(evaluation, card_text(model, evaluation))
+    return run
