@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import warnings
@@ -37,6 +38,8 @@ Latent = Literal["vector", "map"]
 
 _LARGEST_PATCH = 4  # pixels a side that the encoder's first layer takes together
 _LARGEST_VECTOR_MAP = 8  # positions a side that are made into a latent vector
+# A code of very few numbers is far from linear in the features: it takes more layers to fold and to unfold.
+_SMALL_VECTOR, _SMALL_VECTOR_MAP, _HIDDEN = 16, 4, 128
 _MOST_VALUES = 2**26  # of the images that a model starts from: 256 MiB as floats
 _LEAK = 0.05  # slope of the output outside [0, 1] while the model trains
 
@@ -65,7 +68,8 @@ class ConvAutoencoder(
         latent_dim: length of the latent vector; channels of a latent map.
         latent: `"vector"` or `"map"`.
         downscale: size of the image over that of the smallest features, and of the latent map: a power of 2 from 2. By
-            default 8 for a map, and for a vector from 4 on until at most 8 positions a side are left.
+            default 8 for a map, and for a vector from 4 on until at most 8 positions a side are left, or 4 where the
+            vector has fewer than 16 numbers; such a small vector also has a hidden layer of 128 on either side.
         width: channels at a quarter of the size, 1 or more; twice as many below.
         blocks: residual blocks at each size, on either side; 0 or more.
         downsampling: `"stride"` for convolutions with a stride, `"pool"` for convolutions followed by max-pooling.
@@ -128,7 +132,7 @@ class ConvAutoencoder(
             raise ValueError(f"`blocks` (={blocks!r}) must be an int of at least 0.")
         if kernel_size is not None:
             _positive("kernel_size", kernel_size)
-        self.downscale = _default_downscale(self.latent, max(self.image_size)) if downscale is None else downscale
+        self.downscale = self._default_downscale() if downscale is None else downscale
         if not isinstance(self.downscale, int) or self.downscale < 2 or self.downscale & (self.downscale - 1):
             raise ValueError(f"`downscale` (={downscale!r}) must be a power of 2, such as 4, 8 or 16.")
         patch = min(self.downscale, _LARGEST_PATCH)
@@ -161,8 +165,9 @@ class ConvAutoencoder(
         else:
             features = math.prod(deepest)
             self.latent_shape = (latent_dim,)
-            self.to_latent = nn.Sequential(nn.Flatten(), nn.Linear(features, statistics))
-            self.from_latent = nn.Sequential(nn.Linear(latent_dim, features), nn.Unflatten(1, deepest))
+            sizes = [features, _HIDDEN, statistics] if latent_dim < _SMALL_VECTOR else [features, statistics]
+            self.to_latent = nn.Sequential(nn.Flatten(), *_dense(sizes))
+            self.from_latent = nn.Sequential(*_dense([latent_dim, *sizes[-2::-1]]), nn.Unflatten(1, deepest))
         if self.linear:
             self.linear_encoder, self.linear_decoder = self._linear_path()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -174,6 +179,15 @@ class ConvAutoencoder(
     def takes_any_size(self) -> bool:
         """Whether images of other sizes than `image_size` can be encoded."""
         return bool(self.latent == "map")
+
+    def _default_downscale(self) -> int:
+        if self.latent == "map":
+            return 8
+        most = _SMALL_VECTOR_MAP if self.latent_dim < _SMALL_VECTOR else _LARGEST_VECTOR_MAP
+        downscale = 4
+        while -(-max(self.image_size) // downscale) > most:
+            downscale *= 2
+        return downscale
 
     @classmethod
     def for_images(cls, images: Images, **options: Any) -> ConvAutoencoder:
@@ -300,7 +314,7 @@ class ConvAutoencoder(
             encode, decode, last = self.linear_encoder, self.linear_decoder, self.to_latent
         else:
             rows = values.flatten(1)
-            encode, decode, last = self.linear_encoder[1], self.linear_decoder[0], self.to_latent[1]  # type: ignore[index]
+            encode, decode, last = self.linear_encoder[1], self.linear_decoder[0], self.to_latent[-1]  # type: ignore[index]
         mean, axes, deviations = principal_axes(rows, self.latent_dim)
         found = len(axes)  # fewer than wanted where there are few images: the other codes add nothing at first
         encoder, decoder = axes / deviations[:, None], axes * deviations[:, None]
@@ -462,15 +476,6 @@ def _mark_trained(model: ConvAutoencoder, _: Any) -> None:
     model.untrained = False
 
 
-def _default_downscale(latent: Latent, longest: int) -> int:
-    if latent == "map":
-        return 8
-    downscale = 4
-    while -(-longest // downscale) > _LARGEST_VECTOR_MAP:
-        downscale *= 2
-    return downscale
-
-
 def _padded(images: Tensor, below: int, right: int, mode: str = "constant") -> Tensor:
     """Images with so many more, or fewer, pixels below and to the right."""
     if isinstance(below, int) and isinstance(right, int) and below == right == 0:  # sizes of an export are no ints
@@ -493,6 +498,14 @@ def _draw_like(codes: Tensor, count: int, seed: int) -> Tensor:
         drawn, _ = mixture.fit(codes.detach().double().cpu().numpy()).sample(count)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))  # they come sorted by component
     return torch.from_numpy(drawn).float()[order]
+
+
+def _dense(sizes: Sequence[int]) -> list[nn.Module]:
+    """Fully connected layers from each size to the next, with an activation between them."""
+    layers_between: list[nn.Module] = []
+    for inputs, outputs in itertools.pairwise(sizes):
+        layers_between += [nn.SiLU(), nn.Linear(inputs, outputs)]
+    return layers_between[1:]
 
 
 def _positive(name: str, value: int) -> int:

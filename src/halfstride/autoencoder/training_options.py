@@ -24,6 +24,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 _STEPS, _MOST_STEPS, _PASSES = 4_000, 20_000, 5
 _CROP = 64  # pixels a side: larger images are trained on in crops of this size, where the latent is a map
 _SAMPLE, _SAMPLED_VALUES = 1_000, 2**28  # training images that decide on augmentation; of large ones fewer
+_LEAST_SHIFTED = 16  # numbers of a vector that can afford to tell where the image lies
 _SMALL_SET = 20_000  # training images below which those of a vector are shifted
 
 
@@ -40,7 +41,8 @@ class TrainingOptions:
         batch_size: images per step, over all processes together, 1 or more; by default 32 for a latent vector and 16
             for a map.
         learning_rate: the highest learning rate of AdamW; it rises over the first tenth of the steps and then falls to
-            zero on a cosine. By default 0.004 for a latent vector, and 0.001 for a map, with a linear path and for an encoder of one's own.
+            zero on a cosine. By default 0.004 for a latent vector, and 0.001 for a map, with a linear path, and for an
+            encoder of one's own.
         weight_decay: AdamW's decoupled weight decay, 0 or more.
         loss: `"mse"`, `"l1"`, `"bce"` (binary cross-entropy per value) or `"sharp"` (L1 with structural similarity:
             sharper, and several times as slow).
@@ -50,8 +52,8 @@ class TrainingOptions:
             `"gaussian:0.1"` or `"blur:1,jpeg:30"`; see `parse_corruptions`.
         augment: `"none"`, `"flip"` (left to right) or `"flip-rotate"`; by default what the training images look like:
             see `default_augmentation`.
-        shift: largest random shift of the images in pixels, 0 or more; by default 1 for a latent vector and fewer than
-            20,000 training images, and 0 else.
+        shift: largest random shift of the images in pixels, 0 or more; by default 1 for a latent vector of at least 16
+            numbers and fewer than 20,000 training images, and 0 else.
         crop: side in pixels of the random crops that a latent map is trained on, 0 for whole images; by default 64 for
             images that are larger.
         clip: largest norm of the gradient, above 0.
@@ -139,7 +141,8 @@ class TrainingOptions:
             raise ValueError(f'`crop` (={crop}) needs a latent map, which takes images of any size: latent="map".')
         shift = self.shift
         if shift is None:
-            shift = int(not is_map and images.train.size is not None and images.train.size < _SMALL_SET)
+            few = images.train.size is not None and images.train.size < _SMALL_SET
+            shift = int(few and not is_map and model.latent_dim >= _LEAST_SHIFTED)
         augment = self.augment
         if augment is None:
             augment = default_augmentation(sample_of(images)).augment
