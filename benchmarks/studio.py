@@ -108,6 +108,8 @@ def layer_slides(browser: Browser, address: str, layer: dict[str, str | int], ch
 def latent_slides(browser: Browser, address: str, changes: int) -> list[float]:
     page = opened(browser, f"{address}/autoencoder")
     count = page.locator("#sliders input").count()
+    if count == 0:
+        raise SystemExit("The first of these runs has a code too long for sliders: name a folder with another.")
     page.evaluate("document.querySelectorAll('#sliders input').forEach((input, place) => (input.id = `code${place}`))")
     times = slides(page, [(f"#code{place}", 1, -1) for place in range(count)], "#decoded", changes)
     page.context.close()

@@ -313,7 +313,7 @@ def create_app(runs: Path | None = None, host: str = "127.0.0.1") -> FastAPI:
 
     # Pages ------------------------------------------------------------------------------------------------------------
 
-    # They stay in memory: while all threads are at work, whoever opens a page does not wait for one.
+    # They stay in memory: a page opens at once while all threads are at work.
     files = {path.name: path.read_bytes() for path in STATIC.iterdir()}
 
     def file(name: str) -> Response:
@@ -354,7 +354,7 @@ def create_app(runs: Path | None = None, host: str = "127.0.0.1") -> FastAPI:
     app.add_exception_handler(UnknownRunError, answer(404))
     app.add_exception_handler(DamagedRunError, answer(409))
     app.add_exception_handler(NotRunError, answer(409))
-    app.add_exception_handler(ClientDisconnect, lambda *_: Response(status_code=400))  # nobody reads it any more
+    app.add_exception_handler(ClientDisconnect, lambda *_: Response(status_code=400))  # which is never read
     app.add_exception_handler(TooLargeError, answer(413))
     app.add_exception_handler(ValueError, answer(422))
     app.add_exception_handler(RequestValidationError, invalid)

@@ -80,7 +80,7 @@ def check_picture(picture: Tensor, theme: Theme = "light") -> Checkup:
 
 
 def told(found: Diagnosis | ImageDiagnosis, theme: Theme = "light") -> Checkup:
-    """A diagnosis for a page, with its figure. Only one thread may be in here: matplotlib's style is everybody's."""
+    """A diagnosis for a page, with its figure. One thread at a time: all share matplotlib's style."""
     from matplotlib import rc_context
 
     inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")

@@ -84,7 +84,7 @@ class Guard:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > limit:  # whoever sends in chunks names no length beforehand
+            if received > limit:  # what is sent in chunks names no length beforehand
                 raise TooLargeError(f"The request has more than {limit:,} bytes, and no more are taken.")
             return message
 

@@ -32,7 +32,7 @@ __all__ = ["OpenRun", "Shown"]
 _IMAGES_SHOWN = 1_000
 _SHOWN_BYTES = 2**28
 """Of images, as uint8."""
-_SHOWN_CELLS = 2**26
+_SHOWN_CELLS = 2**25
 """Numbers that all images shown may have in the model's largest features: a few seconds of a CPU."""
 _SHOWN_NUMBERS = 2**22
 """Numbers in all codes."""
@@ -41,8 +41,9 @@ _CODE_NUMBERS = 2**12
 _SLIDERS = 32
 _EXAMINED = 256
 """Images that the checkerboard doctor looks at: enough to find a pattern of half a percent."""
-_EXAMINED_CELLS = 2**25
-"""Numbers that they may have in the model's largest features, which bounds the memory that a diagnosis takes."""
+_EXAMINED_CELLS = 2**22
+"""Numbers that they may have in the model's largest features, which bounds the time of a diagnosis: as many pixels in
+fewer images show a pattern as well."""
 _BATCH_CELLS = 2**24
 """The same for what goes through the model at once."""
 

@@ -111,8 +111,10 @@ def read_judgement(run: Run) -> Judgement | None:
     """What `evaluate` said at the end of the training; None before that."""
     try:
         found = run.evaluation
-    except (ValueError, OSError, RecursionError) as error:
+    except RecursionError as error:
         raise DamagedRunError(f"evaluation.json is damaged: {one_line(error)}") from None
+    except (ValueError, OSError) as error:
+        raise DamagedRunError(one_line(error)) from None
     if found is None:
         return None
     metrics = read_metrics(run)
@@ -189,12 +191,12 @@ def _image_size(record: dict[str, Any], model: ConvAutoencoder) -> tuple[int, in
 def _cells(model: ConvAutoencoder, size: tuple[int, int], *, pools: bool) -> int:
     """Numbers in the largest features that a model makes of an image.
 
-    Features have `width` channels at a quarter of the size (twice as many where a convolution doubles them before it
-    pools), or where the first layer pools, `width` channels at full size; images go in and come out.
+    Features have `width` channels at a quarter of the size or, where the first layer pools, at full size; images go in
+    and come out.
     """
     width = next(len(parameter) for parameter in model.encoder.parameters())
     patch = min(model.downscale, 4)
-    per_pixel = max(model.channels, width if pools else 2 * width / patch**2)
+    per_pixel = max(model.channels, width if pools else width / patch**2)
     return math.ceil(per_pixel * math.prod(-(-side // model.downscale) * model.downscale for side in size))
 
 

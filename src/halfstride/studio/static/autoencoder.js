@@ -151,7 +151,7 @@ function showPoints() {
   });
   find("#points").replaceChildren(
     ...points,
-    svg("text", { class: "axis", x: SIZE.width / 2, y: SIZE.height - 9, text: latent.axes[0] }),
+    svg("text", { class: "axis", x: SIZE.width / 2, y: SIZE.height - 13, text: latent.axes[0] }),
     svg("text", { class: "axis", x: 11, y: SIZE.height / 2, transform: `rotate(-90 11 ${SIZE.height / 2})`, text: latent.axes[1] }),
   );
   find("#legend").replaceChildren(
@@ -312,7 +312,7 @@ const showPictures = newestOnly(async () => {
       return triple(one, html("span", { class: "ends" }, ...buttons));
     }),
   );
-  find("#range").textContent = `${start + 1}–${start + found.length} of ${total}`;
+  find("#range").textContent = `${start + 1}–${start + found.length} of ${total.toLocaleString("en")}`;
   find("#before").disabled = start === 0;
   find("#after").disabled = start + PAGE >= total;
   showEnds();

@@ -77,7 +77,7 @@ export class Sheet {
   show(drawing) {
     this.drawing = drawing;
     this.node.hidden = false;
-    this.canvas.cells = drawing.cells; // for whoever reads the page with a program
+    this.canvas.cells = drawing.cells; // for programs that read the page
     this.canvas.setAttribute("aria-label", drawing.name);
     this.canvas.style.aspectRatio = `${drawing.width} / ${drawing.height}`;
     this.node.style.maxWidth = `${(drawing.width * drawing.largest) / 16}rem`;

@@ -27,7 +27,7 @@ export function written(value) {
   return String(Number(value.toPrecision(4))).replace("-", "−");
 }
 
-/** Say on an element how often it has been drawn, for whoever waits for it or measures it. */
+/** Say on an element how often it has been drawn, for tests and measurements. */
 export const count = (node) => (node.dataset.frames = Number(node.dataset.frames ?? 0) + 1);
 
 /** What the server answers; an Error with its own words where it refuses. */

@@ -4,7 +4,7 @@ import { ask, find, html } from "./dom.js";
 
 const grouped = (number) => number.toLocaleString("en", { maximumFractionDigits: 0 });
 const error = (value) => (value === 0 || value >= 1e-4 ? String(Number(value.toPrecision(3))) : value.toExponential(1));
-const decibels = (value) => `${value.toFixed(2)} dB`;
+const decibels = (value) => value.toFixed(2);
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
 function table(caption, heads, rows) {
@@ -12,28 +12,27 @@ function table(caption, heads, rows) {
     html("table", { class: "figures" },
       html("caption", { text: caption }),
       html("thead", {}, html("tr", {}, ...heads.map((head) => html("th", { scope: "col", text: head })))),
-      html("tbody", {}, ...rows.map(([name, ...cells], place) =>
+      html("tbody", {}, ...rows.flatMap(({ name, cells, note }, place) => [
         html("tr", { class: place === 0 ? "own" : null },
-          html("th", { scope: "row" }, ...[name].flat()), ...cells.map((cell) => html("td", { text: cell }))))),
+          html("th", { scope: "row", text: name }), ...cells.map((cell) => html("td", { text: cell }))),
+        note ? html("tr", { class: "note" }, html("td", { colspan: heads.length, text: note })) : null,
+      ].filter(Boolean))),
     ),
   );
 }
 
 function methods({ rows, compared }) {
-  const size = ({ numbers, bytes }) => (bytes !== null ? `${grouped(bytes)} bytes` : `${grouped(numbers ?? 0)} number${numbers === 1 ? "" : "s"}`);
-  return table(`On ${grouped(compared)} test images`, ["", "size", "MSE", "PSNR"],
-    rows.map((row) => [
-      [row.name, row.note ? html("small", { text: row.note }) : null].filter(Boolean),
-      row.name === "input" ? "–" : size(row), error(row.mse), decibels(row.psnr),
-    ]));
+  const size = ({ numbers, bytes }) => (bytes !== null ? `${grouped(bytes)} bytes` : numbers ? `${grouped(numbers)} number${numbers === 1 ? "" : "s"}` : "–");
+  return table(`On ${grouped(compared)} test images`, ["", "size", "MSE", "PSNR (dB)"],
+    rows.map((row) => ({ name: row.name, cells: [size(row), error(row.mse), decibels(row.psnr)], note: row.note })));
 }
 
 function parts({ train, validation, test }) {
   const found = [["test", test], ["validation", validation], ["training", train]].filter(([, scores]) => scores);
-  return table("This model on each part", ["", "images", "MSE", "PSNR", "SSIM"],
-    found.map(([name, { images, mse, psnr, ssim }]) => [
-      name, grouped(images), error(mse), decibels(psnr), ssim === null ? "–" : ssim.toFixed(3),
-    ]));
+  return table("This model on each part", ["", "images", "MSE", "PSNR (dB)", "SSIM"],
+    found.map(([name, { images, mse, psnr, ssim }]) => ({
+      name, cells: [grouped(images), error(mse), decibels(psnr), ssim === null ? "–" : ssim.toFixed(3)],
+    })));
 }
 
 function facts({ numbers, used, output_range: [low, high], output_variance: own, data_variance: images, neighbours }) {
@@ -48,6 +47,9 @@ function facts({ numbers, used, output_range: [low, high], output_variance: own,
   return html("dl", { class: "facts" }, ...told.flatMap(([name, text]) => [html("dt", { text: name }), html("dd", { text })]));
 }
 
+/** A sentence whose options of a command do not break at their hyphens. */
+const unbroken = (text) => text.split(/(--[a-z-]+)/).map((part) => (part.startsWith("--") ? html("span", { class: "option", text: part }) : part));
+
 /** Ask for a run's evaluation and show it, or why it cannot be read; without one there is no panel. */
 export async function showJudgement(address) {
   let shown;
@@ -55,7 +57,7 @@ export async function showJudgement(address) {
     const told = await ask(address);
     shown = told && [
       html("p", { class: `sentence ${told.verdict.kind === "good" ? "good" : "doubt"}` },
-        html("span", { "aria-hidden": "true", text: told.verdict.kind === "good" ? "✓" : "△" }), html("strong", { text: told.verdict.sentence })),
+        html("span", { "aria-hidden": "true", text: told.verdict.kind === "good" ? "✓" : "△" }), html("strong", {}, ...unbroken(told.verdict.sentence))),
       told.outdated ? html("p", { class: "quiet small", text: "This was said before the training went on." }) : null,
       html("div", { class: "judged" }, methods(told), html("div", {}, parts(told), facts(told))),
     ].filter(Boolean);

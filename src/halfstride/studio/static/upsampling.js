@@ -475,7 +475,7 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-// Whoever uses the mouse has the keyboard free: Space then plays, whatever was clicked last.
+// With a mouse in use the keyboard is free: Space then plays, whatever was clicked last.
 document.addEventListener("click", (event) => {
   if (event.detail === 0) return;
   setTimeout(() => document.activeElement?.matches(".keys button, .choice input") && document.activeElement.blur());
