@@ -23,7 +23,7 @@ from halfstride.autoencoder.images import Images, to_float
 from halfstride.autoencoder.images.splits import inputs_and_targets
 from halfstride.autoencoder.losses import loss
 from halfstride.autoencoder.model import ConvAutoencoder
-from halfstride.autoencoder.own_encoder import Autoencoder
+from halfstride.autoencoder.own_encoder import Autoencoder, EncoderAutoencoder
 from halfstride.autoencoder.progress import Interrupted, Progress, StopSignal
 from halfstride.autoencoder.runs import Run, require_free
 from halfstride.autoencoder.scoring import Corrupt, evaluation_batch_size, scores
@@ -124,7 +124,7 @@ def train(
     return training.metrics
 
 
-def _start(model: ConvAutoencoder, images: Images) -> None:
+def _start(model: Autoencoder, images: Images) -> None:
     """Let an untrained model start from the images; what is frozen in it stays as it is."""
     frozen = [
         (parameter, parameter.detach().clone()) for parameter in model.parameters() if not parameter.requires_grad
@@ -269,6 +269,7 @@ class _Training:
             "data": dataclasses.asdict(images.options),
             "images": {"train": images.train.size, "validation": images.validation.size, "test": images.test.size},
             "classes": images.classes,
+            "encoder": self.model.encoder_name if isinstance(self.model, EncoderAutoencoder) else None,
             "torch": torch.__version__,
             "python": platform.python_version(),
         }

@@ -165,6 +165,7 @@ def load_model(run: Run, record: dict[str, Any]) -> Model:
         if 4 * weights > _LARGEST["model.safetensors"] or cells > _LARGEST_ACTIVATION:
             raise DamagedRunError(f"The model of {run.path.name} is too large to be shown: {weights:,} weights.")
         network = run.load_model()
+        assert isinstance(network, ConvAutoencoder)  # others have an encoder of their own, and do not come here
     except (ValueError, TypeError, OSError, RuntimeError, OverflowError, AttributeError) as error:
         raise DamagedRunError(one_line(error)) from None
     shape = network.latent_shape
