@@ -97,6 +97,12 @@ class Run:
         return TrainingOptions.from_record(self.record.get("training"))
 
     @property
+    def config(self) -> dict[str, Any]:
+        """The arguments of the run's model; empty where there is no model yet."""
+        path = self.path / "config.json"
+        return self._parsed("config.json", path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    @property
     def stages(self) -> list[int]:
         """The steps of the first training, and of each that was added."""
         stages = self.record.get("stages")
@@ -108,11 +114,13 @@ class Run:
             raise ValueError(f"`{self.path / 'run.json'}` is damaged (stages={stages}): restore it, or train again.")
         return stages
 
+    def has_images(self, images: Images) -> bool:
+        """Whether these are the run's images, in the same parts; False where the run has no list of them (streams)."""
+        return bool(before := self._lines("images.txt")) and before == _image_lines(images)
+
     def check_images(self, images: Images) -> None:
         """Raise where a run would go on with other images, and name them."""
-        path = self.path / "images.txt"
-        before = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        now = _image_lines(images)
+        before, now = self._lines("images.txt"), _image_lines(images)
         if before == now:
             return
         added = [line.partition("\t")[2] for line in sorted(set(now) - set(before))]
@@ -126,6 +134,10 @@ class Run:
             f"`images` are not those that {self.path} was started with: {' and '.join(told) or 'another order'}. "
             "Bring the data back, or start a new run."
         )
+
+    def _lines(self, name: str) -> list[str]:
+        path = self.path / name
+        return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
 
     def _parsed(self, name: str, text: str) -> dict[str, Any]:
         try:
@@ -171,8 +183,7 @@ class Run:
                     f"`{self.path / pickle}` is a pickle, which can run code: only model.safetensors is read; "
                     "convert it with safetensors where you trust it."
                 )
-        path = self.path / "config.json"
-        config = self._parsed("config.json", path.read_text(encoding="utf-8")) if path.is_file() else {}
+        config = self.config
         if "encoder" not in config:
             if encoder is not None:
                 raise ValueError(f"`encoder` must be left out: {self.path} was trained without one of your own.")
@@ -320,6 +331,8 @@ def require_free(path: Path, way_out: str) -> None:
     """Raise a `ValueError` where `path` is something other than a folder that is new or empty."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"`out` (={path}) exists already: choose another name, {way_out}.")
+    if file := next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None):
+        raise ValueError(f"`out` (={path}) cannot be a folder, since {file} is a file: choose another name.")
 
 
 @contextlib.contextmanager

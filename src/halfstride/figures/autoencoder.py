@@ -45,22 +45,31 @@ def reconstructions(
 
 
 def losses(metrics: Sequence[Mapping[str, Any]]) -> Figure:
-    """Train and test MSE over the epochs, on a logarithmic scale.
+    """Train, validation and test MSE over the steps, on a logarithmic scale; the model that is kept is marked.
 
     Args:
-        metrics: one entry per epoch with the keys `epoch`, `train_mse` and `test_mse`.
+        metrics: one entry per scoring with the keys `step`, `train_mse`, `validation_mse`, `validation_loss` (of which
+            the kept model has least) and `test_mse`.
     """
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     figure = blank(6, 3.6)
     axes = figure.subplots()
-    epochs = [entry["epoch"] for entry in metrics]
-    for key, label, color in (("train_mse", "train", "#7a7a7a"), ("test_mse", "test", "#c2410c")):
-        values = [entry[key] for entry in metrics]
-        axes.plot(epochs, values, label=f"{label}: {values[-1]:.5f}", color=color, marker="o", markersize=3)
-    axes.set(xlabel="epoch", ylabel="mean squared error", yscale="log")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.grid(visible=True, which="both", alpha=0.2)
+    steps = [entry["step"] for entry in metrics]
+    kept = min(metrics, key=lambda entry: entry["validation_loss"])
+    for name, color in (("train", "#7a7a7a"), ("validation", "#0369a1"), ("test", "#c2410c")):
+        values = [entry[f"{name}_mse"] for entry in metrics]
+        label = f"{name}: {kept[f'{name}_mse']:.5f}"
+        axes.plot(steps, values, label=label, color=color, marker="o", markersize=3)
+    axes.axvline(kept["step"], color="#7a7a7a", linewidth=0.8, linestyle=":", label=f"kept: step {kept['step']:,}")
+    axes.set(xlabel="step", ylabel="mean squared error", yscale="log")
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5), numticks=20))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.grid(visible=True, alpha=0.2)
     axes.legend(frameon=False)
     return figure
 
