@@ -24,6 +24,11 @@ def find_device(name: str | torch.device) -> torch.device:
         return found or torch.device("cpu")
     try:
         device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"`device` (={name}) is not the name of a device: use {_available()}.") from None
+    if device.type == "meta":
+        raise ValueError(f"`device` (={name}) holds no numbers: use {_available()}.")
+    try:
         torch.empty(1, device=device)
     except Exception as error:  # torch raises a class of its own for each way a device can be missing
         reason = str(error).splitlines()[0].rstrip(".")
@@ -47,7 +52,8 @@ def within_memory(batch_size: int | None) -> Iterator[None]:
             raise
         where = "memory" if cpu else "the device's memory"
         if batch_size is None:
-            raise ValueError(f"`images` do not fit into {where}: use smaller ones, or `device` cpu.") from None
+            way = "use smaller ones" if cpu else "use smaller ones, or `device` cpu"
+            raise ValueError(f"`images` do not fit into {where}: {way}.") from None
         way = f"use a batch size of {batch_size // 2}" if batch_size > 1 else "use smaller images or a smaller `width`"
         raise ValueError(f"`batch_size` (={batch_size}) does not fit into {where}: {way}.") from None
 

@@ -46,7 +46,9 @@ class StopSignal:
 
 
 class Progress:
-    """A progress bar over all steps with loss, speed and time left, and a line for each scoring.
+    """A progress bar over all steps with loss, speed and time left, and a table with a line for each scoring.
+
+    All goes to stderr; the bar is shown in a terminal only.
 
     Args:
         steps: steps of the whole training.
@@ -55,6 +57,7 @@ class Progress:
 
     def __init__(self, steps: int, shown: bool) -> None:
         self._steps = steps
+        self._headed = False
         console = Console(quiet=not shown, stderr=True)
         self._bar = Bar(
             TextColumn("{task.description}"),
@@ -65,6 +68,7 @@ class Progress:
             TextColumn("left"),
             console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
         self._task = self._bar.add_task("training", total=steps, state="")
 
@@ -89,13 +93,21 @@ class Progress:
         self._bar.update(self._task, completed=step, description=f"step {step:,}/{self._steps:,}", state=state)
 
     def show(self, entry: Mapping[str, Any], best: bool) -> None:
-        """Leave a scoring's line on the screen, marked where the model is the best so far."""
-        ssim = "" if entry["test_ssim"] is None else f"   SSIM {entry['test_ssim']:.3f}"
+        """Leave a scoring's line on the screen, with a star where the model is the best so far."""
         self._bar.update(self._task, completed=entry["step"])
-        self._bar.console.print(
-            f"step {entry['step']:>{len(f'{self._steps:,}')},}/{self._steps:,}   MSE {entry['train_mse']:.5f} train "
-            f"{entry['validation_mse']:.5f} validation {entry['test_mse']:.5f} test   "
-            f"PSNR {entry['test_psnr']:.2f} dB{ssim}{'' if best else '   (an earlier one is kept)'}",
-            highlight=False,
-            soft_wrap=True,
+        width = max(2 * len(f"{self._steps:,}") + 1, 4)
+        if not self._headed:
+            self._headed = True
+            self._print(
+                f"{'step':>{width}} {'train MSE':>10} {'validation':>11} {'test MSE':>10} {'PSNR':>9} {'SSIM':>6}  best"
+            )
+        errors = " ".join(
+            f"{entry[name]:>{columns}.5f}"
+            for name, columns in (("train_mse", 10), ("validation_mse", 11), ("test_mse", 10))
         )
+        step = f"{entry['step']:,}/{self._steps:,}"
+        ssim = "" if entry["test_ssim"] is None else f"{entry['test_ssim']:.3f}"
+        self._print(f"{step:>{width}} {errors} {entry['test_psnr']:>6.2f} dB {ssim:>6}{'  *' if best else ''}".rstrip())
+
+    def _print(self, line: str) -> None:
+        self._bar.console.print(line, highlight=False, soft_wrap=True)

@@ -17,10 +17,10 @@ from halfstride.autoencoder.images.collection import listed
 from halfstride.autoencoder.images.decoding import Fit, inspect
 from halfstride.autoencoder.images.folders import read_folder
 from halfstride.autoencoder.images.splits import inputs_and_targets
-from halfstride.autoencoder.model import ConvAutoencoder
+from halfstride.autoencoder.model import ConvAutoencoder, _draw_like
 from halfstride.autoencoder.model_card import card_text
 from halfstride.autoencoder.own_encoder import Autoencoder
-from halfstride.autoencoder.runs import Run, writing, writing_folder
+from halfstride.autoencoder.runs import Run, require_free, writing, writing_folder
 from halfstride.autoencoder.scoring import device_of
 from halfstride.autoencoder.training import corruption_of
 from halfstride.autoencoder.training_options import TrainingOptions
@@ -114,9 +114,9 @@ def reconstruct_files(
     Raises:
         ValueError: where no picture can be read, or the folder is not free.
     """
-    pictures = _pictures(sources)
+    require_free(out, "or empty it")  # before work that takes a while
+    pictures, skipped = _pictures(sources)
     written: list[Path] = []
-    skipped: list[Skipped] = []
     shown: list[tuple[Tensor, Tensor]] = []
     with writing_folder(out) as folder:
         for done, (name, picture) in enumerate(pictures.items()):
@@ -142,12 +142,14 @@ def reconstruct_files(
     return written, skipped
 
 
-def _pictures(sources: Sequence[Path]) -> dict[str, Path]:
-    """Every picture under the name of its output, no name twice."""
+def _pictures(sources: Sequence[Path]) -> tuple[dict[str, Path], list[Skipped]]:
+    """Every picture under the name of its output, no name twice, and what cannot be one."""
     found: list[tuple[str, Path]] = []
+    skipped: list[Skipped] = []
     for source in sources:
         if source.is_dir():
             collection = read_folder(source)
+            skipped += [Skipped(str(source / name), reason) for name, reason in collection.skipped]
             found += zip(collection.names, cast(Sequence[Path], collection.pictures), strict=True)
         else:
             found.append((source.name, source))
@@ -158,7 +160,7 @@ def _pictures(sources: Sequence[Path]) -> dict[str, Path]:
         while unique in pictures or unique == "overview.png":
             unique, number = f"{stem}-{number}.png", number + 1
         pictures[unique] = path
-    return pictures
+    return pictures, skipped
 
 
 def _save_png(path: Path, image: Tensor) -> None:
@@ -185,6 +187,7 @@ def _plane(model: Autoencoder, codes: np.ndarray) -> Figure:
     return figures.decoded_plane(images.reshape(_GRID, _GRID, *images.shape[1:]), (left, right, bottom, top))
 
 
+@torch.inference_mode()
 def draw_samples(run: Run, model: Autoencoder, images: Images | None, count: int, seed: int, out: Path) -> None:
     """Write a picture of new images.
 
@@ -193,17 +196,19 @@ def draw_samples(run: Run, model: Autoencoder, images: Images | None, count: int
         model: the model; a variational one needs no `images`.
         images: training images, to whose codes a Gaussian mixture is fitted where the model is not variational.
         count: how many, 1 or more.
-        seed: another one draws other images.
+        seed: another one draws other images; from 0 to 2**32 - 1.
         out: the PNG file to write.
+
+    Raises:
+        ValueError: where a model that is not variational comes without images.
     """
-    if not isinstance(model, ConvAutoencoder):
-        raise ValueError(f"`run` (={run.path}) has an encoder of its own: only runs without `encoder` can be sampled.")
-    codes = None
-    if not model.variational:
-        assert images is not None
-        with torch.inference_mode():
-            flat = _codes(model, inputs_and_targets(images.train.sample(_CODES).images)[0])
-        codes = torch.from_numpy(flat).reshape(len(flat), *model.latent_shape)
-    drawn = model.sample(count, codes=codes, seed=seed).float().cpu().numpy()
+    if isinstance(model, ConvAutoencoder) and model.variational:
+        drawn = model.sample(count, seed=seed)
+    elif images is None:
+        raise ValueError(f"`images` (=None) must be given for {run.path}, which is not variational.")
+    else:
+        codes = torch.from_numpy(_codes(model, inputs_and_targets(images.train.sample(_CODES).images)[0]))
+        latents = _draw_like(codes, count, seed).reshape(count, *model.latent_shape).to(device_of(model))
+        drawn = torch.cat([model.decode(batch) for batch in torch.split(latents, _BATCH)])
     with writing(out) as temporary:
-        figures.grid(drawn).savefig(temporary, format="png")
+        figures.grid(drawn.float().cpu().numpy()).savefig(temporary, format="png")

@@ -109,6 +109,12 @@ class Run:
         return TrainingOptions.from_record(self.record.get("training"))
 
     @property
+    def config(self) -> dict[str, Any]:
+        """The arguments of the run's model; empty where there is no model yet."""
+        path = self.path / "config.json"
+        return self._parsed("config.json", path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    @property
     def stages(self) -> list[int]:
         """The steps of the first training, and of each that was added."""
         stages = self.record.get("stages")
@@ -120,15 +126,17 @@ class Run:
             raise ValueError(f"`{self.path / 'run.json'}` is damaged (stages={stages}): restore it, or train again.")
         return stages
 
+    def has_images(self, images: Images) -> bool:
+        """Whether these are the run's images, in the same parts; False where the run has no list of them (streams)."""
+        return bool(before := self._lines("images.txt")) and before == _image_lines(images)
+
     def check_images(self, images: Images) -> None:
         """Raise where a run would go on with other images, and name them; where they lie does not matter.
 
         Raises:
             ValueError: where images were added, removed or renamed, or are prepared in another way.
         """
-        path = self.path / "images.txt"
-        before = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        now = _image_lines(images)
+        before, now = self._lines("images.txt"), _image_lines(images)
         if before != now:
             added = [line.partition("\t")[2] for line in sorted(set(now) - set(before))]
             gone = [line.partition("\t")[2] for line in sorted(set(before) - set(now))]
@@ -151,6 +159,10 @@ class Run:
                     f"`{name}` (={value}) of the images cannot change in a run that is resumed, where it is {known}: "
                     "load them as before, or start a new run."
                 )
+
+    def _lines(self, name: str) -> list[str]:
+        path = self.path / name
+        return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
 
     def _parsed(self, name: str, text: str) -> dict[str, Any]:
         try:
@@ -196,8 +208,7 @@ class Run:
                     f"`{self.path / pickle}` is a pickle, which can run code: only model.safetensors is read; "
                     "convert it with safetensors where you trust it."
                 )
-        path = self.path / "config.json"
-        config = self._parsed("config.json", path.read_text(encoding="utf-8")) if path.is_file() else {}
+        config = self.config
         if "encoder" not in config:
             if encoder is not None:
                 raise ValueError(f"`encoder` must be left out: {self.path} was trained without one of your own.")
@@ -347,6 +358,8 @@ def require_free(path: Path, way_out: str) -> None:
     """Raise a `ValueError` where `path` is something other than a folder that is new or empty."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"`out` (={path}) exists already: choose another name, {way_out}.")
+    if file := next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None):
+        raise ValueError(f"`out` (={path}) cannot be a folder, since {file} is a file: choose another name.")
 
 
 @contextlib.contextmanager

@@ -1,10 +1,10 @@
-"""What the commands that run a model have in common: reading numbers, loading runs and images, showing progress."""
+"""What the commands that run a model have in common: reading numbers, loading runs and images, showing results."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from halfstride.autoencoder import Evaluation, ImageOptions, Images, Run
+    from halfstride.autoencoder.evaluation import Row
+    from halfstride.autoencoder.images.splits import Skipped
     from halfstride.autoencoder.own_encoder import Autoencoder
 
 __all__ = [
@@ -29,7 +31,9 @@ __all__ = [
     "read_pair",
     "short_name",
     "show_evaluation",
+    "show_images",
     "show_skipped",
+    "tell",
 ]
 
 Fit = Annotated[Literal["crop", "pad", "stretch"], typer.Option(help="How images of another size are brought to it.")]
@@ -39,9 +43,16 @@ Encoder = Annotated[
 ]
 
 
-def load(options: ImageOptions, console: Console, *, together: bool = False) -> Images:
+def tell(console: Console, text: str = "", style: str | None = None) -> None:
+    """Print a text: broken between words in a terminal, as it is in a pipe or a file."""
+    console.print(text, style=style, soft_wrap=not console.is_terminal)
+
+
+def load(options: ImageOptions, *, together: bool = False) -> Images:
     """The images, with a progress bar while they are read."""
-    with progress_bar(console) as report:
+    from halfstride.autoencoder.devices import within_memory
+
+    with progress_bar() as report, within_memory(None):
         return options.load(together=together, progress=report)
 
 
@@ -55,12 +66,14 @@ def open_model(run: Run, encoder: str | None, device: str) -> Autoencoder:
 
 
 @contextlib.contextmanager
-def progress_bar(console: Console) -> Iterator[Callable[[str, int, int | None], None]]:
-    """A progress bar that vanishes when its work is done, and the function that moves it."""
+def progress_bar() -> Iterator[Callable[[str, int, int | None], None]]:
+    """A progress bar on stderr, in a terminal only, that vanishes at the end; and the function that moves it."""
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         tasks: dict[str, TaskID] = {}
 
         def report(what: str, done: int, total: int | None) -> None:
@@ -71,45 +84,62 @@ def progress_bar(console: Console) -> Iterator[Callable[[str, int, int | None], 
         yield report
 
 
+def show_images(console: Console, images: Images) -> None:
+    """What there is to train on, and every file that could not be used."""
+    tell(console, images.describe(skipped=False))
+    show_skipped(console, images.skipped)
+
+
+def show_skipped(console: Console, skipped: Sequence[Skipped]) -> None:
+    """Every file that could not be used, by name."""
+    for name, reason in skipped:
+        tell(console, f"skipped {name}: {reason}", style="yellow")
+
+
 def show_evaluation(console: Console, evaluation: Evaluation) -> None:
     """The model beside its baselines, what else is known of it, and the verdict."""
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for heading in ("", "room", "MSE", "PSNR"):
-        table.add_column(heading, justify="left" if heading in ("", "room") else "right")
+        table.add_column(heading, justify="left" if heading in ("", "room") else "right", no_wrap=True)
     for row in evaluation.rows:
-        room = f"{row.numbers:,} numbers" if row.bytes is None else f"{row.bytes:,.0f} bytes"
-        table.add_row(
-            row.name,
-            (room if row.numbers != 0 else "") + ("" if row.comparable else " (no smaller file)"),
-            f"{row.mse:.5f}",
-            f"{row.psnr:.2f} dB",
-            style="bold" if row is evaluation.rows[0] else "",
-        )
+        style = "bold" if row is evaluation.rows[0] else ""
+        table.add_row(row.name, _room(row), _error(row.mse), f"{row.psnr:.2f} dB", style=style)
     console.print(table)
     test, train = evaluation.test, evaluation.train
     ssim = "" if test.ssim is None else f", SSIM {test.ssim:.3f}"
-    console.print(
-        f"On all {test.images:,} test images MSE {test.mse:.5f}, PSNR {test.psnr:.2f} dB{ssim}; on training images "
-        f"{train.mse:.5f}. The code is {evaluation.compression:.0f} times smaller than the image, and "
-        f"{evaluation.used:,} of its {evaluation.numbers:,} numbers are in use.",
-        soft_wrap=True,
+    which = "the 1 test image" if test.images == 1 else f"all {test.images:,} test images"
+    tell(
+        console,
+        f"On {which}: MSE {_error(test.mse)}, PSNR {test.psnr:.2f} dB{ssim}; MSE on training images "
+        f"{_error(train.mse)}. The code is {evaluation.compression:.0f} times smaller than the image, and "
+        f"{evaluation.used:,} of its {_numbers(evaluation.numbers)} vary between images.",
     )
     if evaluation.neighbours is not None:
         near = evaluation.neighbours
-        console.print(
+        tell(
+            console,
             f"Nearest neighbours find the class of {near.latent:.1%} of the test images by code, of {near.pca:.1%} by "
             "PCA.",
-            soft_wrap=True,
         )
-    console.print(f"\n{evaluation.verdict.sentence}", style="bold", soft_wrap=True)
+    console.print()
+    tell(console, evaluation.verdict.sentence, style="bold")
 
 
-def show_skipped(console: Console, images: Images) -> None:
-    """Every file that could not be used, by name."""
-    for name, reason in images.skipped:
-        console.print(f"skipped {name}: {reason}", style="yellow", soft_wrap=True)
+def _room(row: Row) -> str:
+    """What a row's images take, as text."""
+    if row.bytes is not None:
+        return f"{row.bytes:,.0f} bytes" + ("" if row.comparable else " (no smaller file)")
+    return "" if row.numbers is None else _numbers(row.numbers)
+
+
+def _numbers(count: int) -> str:
+    return f"{count:,} number{'' if count == 1 else 's'}"
+
+
+def _error(mse: float) -> str:
+    return f"{mse:.5f}" if mse == 0 or mse >= 1e-4 else f"{mse:.1e}"
 
 
 def as_json(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,7 +19,13 @@ from halfstride.cli.console import (
     progress_bar,
     show_evaluation,
     show_skipped,
+    tell,
 )
+
+if TYPE_CHECKING:
+    from halfstride.autoencoder import Images, Run
+    from halfstride.autoencoder.images.splits import Skipped
+    from halfstride.autoencoder.own_encoder import Autoencoder
 
 _Run = Annotated[Path, typer.Argument(help="A folder that `halfstride train` wrote.")]
 
@@ -31,13 +37,17 @@ def evaluate(
         str | None,
         typer.Argument(help="Other images, or the run's own where they have moved. By default those of the run."),
     ] = None,
+    clean: Annotated[
+        str | None, typer.Option(help="A folder of clean twins of the other images, for a run that was trained so.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     encoder: Encoder = None,
     device: Device = "auto",
 ) -> None:
     """How good a trained autoencoder is, beside the mean image, a thumbnail, PCA and image files of the same size.
 
-    Of other images, all are compared, and the baselines are fitted on the run's training images.
+    Without other images, the run's test images are compared; of other images, all. The baselines are fitted on the
+    run's training images. What the run does to its inputs (train --corrupt) is done here too.
 
     Examples:
       halfstride evaluate runs/digits
@@ -45,23 +55,22 @@ def evaluate(
     """
     from halfstride.autoencoder import Run
     from halfstride.autoencoder import evaluate as evaluate_model
-    from halfstride.autoencoder.images import Images
+    from halfstride.autoencoder.devices import within_memory
     from halfstride.autoencoder.training import corruption_of
 
     console = make_console(quiet=json)
     opened = Run.open(run)
     model = open_model(opened, encoder, device)
-    options = opened.image_options
-    images: Images | None = None
-    if options.source is not None:
-        images = load(options, console)
-    if data is not None:
-        asked = replace(options, source=data, clean=None, size=model.image_size, channels=model.channels)
-        other = load(asked, console, together=True)
-        images = other if images is None else replace(images, name=other.name, test=other.test)
-    if images is None:
-        raise ValueError(f"`run` (={run}) was trained on images in memory: name images as the second argument.")
-    with progress_bar(console) as report:
+    if data is None:
+        if clean is not None:
+            raise ValueError(f"`--clean` (={clean}) needs the noisy twins: name their folder as the second argument.")
+        if opened.image_options.source is None:
+            raise ValueError(f"`run` (={run}) was trained on images in memory: name images as the second argument.")
+        images, note = load(opened.image_options), None
+        skipped = images.skipped
+    else:
+        images, skipped, note = _other(opened, model, data, clean)
+    with progress_bar() as report, within_memory(None):
         evaluation = evaluate_model(
             model,
             images,
@@ -72,9 +81,37 @@ def evaluate(
     if json:
         typer.echo(as_json(evaluation.to_dict()))
         return
-    console.print(f"{run} on {images.name}:", soft_wrap=True)
+    count = images.test.size
+    told = "" if count is None else f", {count:,} image{'' if count == 1 else 's'}"
+    tell(console, f"{run} on {images.name}{told}:")
+    if note:
+        tell(console, note)
+    show_skipped(console, skipped)
     show_evaluation(console, evaluation)
-    show_skipped(console, images if data is None else other)
+
+
+def _other(
+    run: Run, model: Autoencoder, data: str, clean: str | None
+) -> tuple[Images, tuple[Skipped, ...], str | None]:
+    """Images to evaluate a run on that are not (known to be) its own, what was skipped of them, and a note."""
+    options = run.image_options
+    if options.clean is not None and clean is None:
+        raise ValueError(f"`--clean` must name the clean twins of {data}: {run.path} was trained on pairs.")
+    place = replace(options, source=data, clean=clean, size=model.image_size, channels=model.channels)
+    try:
+        own = None if options.source is None else load(options)
+        reason = "were in memory"
+    except ValueError as error:
+        own, reason = None, f"cannot be read ({str(error).rstrip('.')})"
+    if own is None:
+        moved = load(place)
+        if run.has_images(moved):
+            return moved, moved.skipped, "These are the run's own images: its test images are compared."
+    found = load(place, together=True)
+    if own is not None:
+        return replace(own, name=found.name, test=found.test), found.skipped, None
+    note = f"The run's own images {reason}, so the baselines are fitted on these images, which is to their advantage."
+    return found, found.skipped, note
 
 
 @app.command()
@@ -103,21 +140,22 @@ def reconstruct(
     opened = Run.open(run)
     model = open_model(opened, encoder, device)
     white = opened.image_options.white or 65_535
-    with progress_bar(console) as report, within_memory(None):
+    with progress_bar() as report, within_memory(None):
         written, skipped = reconstruct_files(model, images, out, fit=fit, white=white, progress=report)
-    console.print(f"{len(written):,} reconstructions and overview.png in {out}", soft_wrap=True)
-    for name, reason in skipped:
-        console.print(f"skipped {name}: {reason}", style="yellow", soft_wrap=True)
+    show_skipped(console, skipped)
+    count = f"{len(written):,} reconstruction{'' if len(written) == 1 else 's'}"
+    tell(console, f"{count} and overview.png in {out}")
 
 
 @app.command()
 def sample(
     run: _Run,
-    count: Annotated[int, typer.Option("--count", "-n", help="How many images.")] = 64,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, max=10_000, help="How many images.")] = 64,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The picture to write. By default samples.png in the run.")
+        Path | None, typer.Option("--out", "-o", help="The PNG file to write. By default samples.png in the run.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Another one draws other images.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Another one draws other images.")] = 0,
+    encoder: Encoder = None,
     device: Device = "auto",
 ) -> None:
     """Draw new images from a trained autoencoder, as one picture.
@@ -129,16 +167,27 @@ def sample(
       halfstride sample runs/digits --count 100
     """
     from halfstride.autoencoder import Run, draw_samples
+    from halfstride.autoencoder.devices import within_memory
 
     console = make_console()
     opened = Run.open(run)
-    model = open_model(opened, None, device)
-    if model.variational:
-        console.print("Codes are drawn from the normal distribution of a variational model.")
-        images = None
-    else:
-        console.print("This model is not variational: a Gaussian mixture is fitted to codes of its training images.")
-        images = load(opened.image_options, console)
     path = out or opened.path / "samples.png"
-    draw_samples(opened, model, images, count, seed, path)
-    console.print(f"{count:,} new images in {path}", soft_wrap=True)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"`--out` (={path}) must end in .png.")
+    if not path.parent.is_dir():
+        raise ValueError(f"`--out` (={path}) must lie in a folder that exists: create {path.parent} first.")
+    model = open_model(opened, encoder, device)
+    images = None
+    if model.variational:
+        told = "Codes were drawn from the normal distribution of a variational model."
+    else:
+        told = "This model is not variational: a Gaussian mixture was fitted to codes of its training images."
+        if opened.image_options.source is None:
+            raise ValueError(f"`run` (={run}) was trained on images in memory: sample it in Python, by model.sample.")
+        images = load(opened.image_options)
+    with within_memory(None):
+        draw_samples(opened, model, images, count, seed, path)
+    if images is not None:
+        show_skipped(console, images.skipped)
+    tell(console, told)
+    tell(console, f"{count:,} new image{'' if count == 1 else 's'} in {path}")

@@ -1,12 +1,12 @@
-"""`halfstride train` and `halfstride sweep`: from images to a trained autoencoder."""
+"""`halfstride train`: from images to a trained autoencoder."""
 
 from __future__ import annotations
 
 import math
 import os
+import shlex
 import time
 import warnings
-from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,22 +19,24 @@ from halfstride.cli.console import (
     load,
     open_model,
     progress_bar,
-    read_numbers,
     read_pair,
     short_name,
     show_evaluation,
+    show_images,
     show_skipped,
+    tell,
 )
+from halfstride.cli.resuming import MODEL_OPTIONS, PLACES, check_encoder, check_resumed, named
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from halfstride.autoencoder import ImageOptions, Images, Run, TrainingOptions
+    from halfstride.autoencoder import Images, Run, TrainingOptions
     from halfstride.autoencoder.own_encoder import Autoencoder
 
 _IMAGES, _MODEL, _OWN, _TRAINING = "The images", "The model", "An encoder of your own", "The training"
 
-_Data = Annotated[
+Data = Annotated[
     str,
     typer.Argument(
         help="A folder of images, a .npy or .npz file, hub:NAME for a Hugging Face data set, "
@@ -50,7 +52,7 @@ def _option(panel: str, help: str, *names: str) -> Any:
 @app.command()
 def train(
     context: typer.Context,
-    data: _Data = "digits",
+    data: Data = "digits",
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="The run's folder, new or empty. By default runs/ and the data's name."),
@@ -142,8 +144,9 @@ def train(
 ) -> None:
     """Train an autoencoder on images, see how good it is, and draw what it learned.
 
-    Without any argument it trains on handwritten digits. Ctrl-C saves and says how to go on; so does a crash, with
-    --resume, from the last checkpoint.
+    Without any argument it trains on handwritten digits.
+
+    Ctrl-C saves the run and says how to go on with it. After a crash, --resume goes on from the last checkpoint.
 
     Examples:
       halfstride train
@@ -154,18 +157,22 @@ def train(
       torchrun --nproc-per-node 2 -m halfstride train photos/ --out runs/two
     """
     from halfstride.autoencoder import ImageOptions, Run, TrainingOptions
+    from halfstride.autoencoder.devices import find_device
     from halfstride.autoencoder.runs import next_free, require_free
 
     is_main = int(os.environ.get("RANK", "0")) == 0
     console = make_console(quiet=not is_main)
-    given = context.params
+    given, asked = context.params, named(context)
+    if data == "":
+        raise ValueError("`data` (=) must be a folder of images, a .npy or .npz file, hub:NAME, or digits.")
+    find_device(device)  # before the images are read, which can take a while
     training = replace(
-        TrainingOptions(**{name: given[name] for name in _names(TrainingOptions) if name in given}),
+        TrainingOptions(**{field.name: given[field.name] for field in fields(TrainingOptions) if field.name in given}),
         corruption=corrupt,
         beta=1.0 if variational is None else variational,
     )
     image_options = ImageOptions(
-        data if data in ("", "digits") or not Path(data).exists() else str(Path(data).resolve()),
+        data,
         clean=clean,
         size=read_pair(size),
         channels=channels,
@@ -173,44 +180,45 @@ def train(
         test_fraction=test_fraction,
         seed=seed,
     )
-    model_options = {name: given[name] for name in _MODEL_OPTIONS} | {"variational": variational is not None}
+    model_options = {name: given[name] for name in MODEL_OPTIONS} | {"variational": variational is not None}
     own = {"encoder": encoder, "freeze": freeze, "mean": _floats("--mean", mean), "std": _floats("--std", std)}
-    if encoder is None and (freeze or mean is not None or std is not None):
-        raise ValueError("`--freeze`, `--mean` and `--std` are for an encoder of your own: name it by --encoder.")
+    check_encoder(own, asked)
     if resume:
-        asked = _asked(context)
-        run = _resumable(out, asked, model_options)
-        image_options = _moved(run, image_options, asked)
-        images = load(image_options, console)
+        if out is None:
+            raise ValueError("`--resume` needs the run's folder: name it by --out.")
+        run = Run.open(out)
+        check_resumed(run, asked, training, image_options, model_options | own)
+        places = {field: getattr(image_options, field) for field, name in PLACES.items() if name in asked}
+        recorded = replace(run.image_options, **places)
+        if recorded.source is None:
+            raise ValueError(f"`--out` (={out}) was trained on images in memory: resume it in Python, or name them.")
+        images = load(recorded)
         model = open_model(run, encoder, device)
-        if {"data", "clean"} & asked.keys() and is_main:
+        if places and is_main:
             run.check_images(images)
-            run.write_record({**run.record, "data": {**run.record["data"], **_places(images.options)}})
+            moved = {field: getattr(images.options, field) for field in places}
+            run.write_record({**run.record, "data": {**run.record["data"], **moved}})
+        show_images(console, images)
     else:
         if out is None:
             if int(os.environ.get("WORLD_SIZE", "1")) > 1:
                 raise ValueError("`--out` must name the run's folder where several processes train together.")
             out = next_free(Path("runs") / short_name(data))
-        require_free(out, "or go on with that run by --resume")  # before the images are read, which can take a while
-        images = load(image_options, console)
-        model = _build(console, images, model_options, own, seed)
+        require_free(out, "or go on with that run by --resume")
+        images = load(image_options)
+        show_images(console, images)
+        model, told = build_model(images, model_options, own, seed)
+        for line in told:
+            tell(console, line)
         run = Run(out)
     _introduce(console, images, model)
     _train_and_finish(console, run, model, images, training, resume=resume, device=device, is_main=is_main)
 
 
-_MODEL_OPTIONS = (
-    *("latent", "latent_dim", "downscale", "width", "blocks", "downsampling", "upsampling", "kernel_size"),
-)
-_NOT_OF_THE_RUN = {"out", "resume", "device", "encoder", "steps", "epochs", "minutes"}
-
-
-def _names(options: type) -> list[str]:
-    return [field.name for field in fields(options)]
-
-
-def _build(console: Console, images: Images, options: dict[str, Any], own: dict[str, Any], seed: int) -> Autoencoder:
-    """The model for these images, told in a sentence; warnings of kernels that make checkerboards are printed."""
+def build_model(
+    images: Images, options: dict[str, Any], own: dict[str, Any], seed: int
+) -> tuple[Autoencoder, list[str]]:
+    """The model for these images, and sentences: why it has its kind of latent, and warnings about its kernels."""
     import torch
 
     from halfstride.autoencoder import ConvAutoencoder, EncoderAutoencoder, choose_latent, load_encoder
@@ -218,6 +226,7 @@ def _build(console: Console, images: Images, options: dict[str, Any], own: dict[
     torch.manual_seed(seed)
     size, channels = images.shape[1:], images.shape[0]
     model: Autoencoder
+    lines = []
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         if own["encoder"] is not None:
@@ -227,19 +236,23 @@ def _build(console: Console, images: Images, options: dict[str, Any], own: dict[
                 channels,
                 upsampling=options["upsampling"],
                 freeze=own["freeze"],
-                mean=own["mean"] or 0.0,
-                std=own["std"] or 1.0,
+                mean=_per_channel(own["mean"], 0.0),
+                std=_per_channel(own["std"], 1.0),
                 encoder_name=own["encoder"],
             )
         else:
-            asked = {name: options[name] for name in ("latent", "latent_dim", "downscale")}
-            *chosen, reason = choose_latent(images, **asked)
-            named = dict(zip(("latent", "latent_dim", "downscale", "linear"), chosen, strict=True))
-            model = ConvAutoencoder(size, channels, **(options | named))
-            console.print(f"Latent {model.latent}: {reason}.", soft_wrap=True)
-    for warning in told:
-        console.print(f"warning: {warning.message}", soft_wrap=True)
-    return model
+            choice = choose_latent(images, **{name: options[name] for name in ("latent", "latent_dim", "downscale")})
+            options |= {name: value for name, value in choice._asdict().items() if name != "reason"}
+            model = ConvAutoencoder(size, channels, **options)
+            lines.append(f"Latent {model.latent}: {choice.reason}.")
+    return model, lines + [f"warning: {warning.message}" for warning in told]
+
+
+def _per_channel(numbers: tuple[float, ...] | None, default: float) -> float | tuple[float, ...]:
+    """One number stands for all channels."""
+    if numbers is None:
+        return default
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 def _train_and_finish(
@@ -255,8 +268,10 @@ def _train_and_finish(
 ) -> None:
     from halfstride.autoencoder import Interrupted, finish
     from halfstride.autoencoder import train as train_model
+    from halfstride.autoencoder.devices import within_memory
 
     started = time.monotonic()
+    before = len(images.skipped)
     try:
         train_model(model, images, run.path, options, resume=resume, device=device)
     except Interrupted as stop:
@@ -266,95 +281,49 @@ def _train_and_finish(
     if not is_main:
         return
     seconds = time.monotonic() - started
-    with progress_bar(console) as report:
+    with progress_bar() as report, within_memory(None):
         evaluation, pictures = finish(run, model, images, progress=report)
     console.print()
     show_evaluation(console, evaluation)
+    console.print()
     kept = min(run.metrics, key=lambda entry: entry["validation_loss"])["step"]
     total = sum(run.stages)
     early = "" if kept == total else f", of which the one after {kept:,} is kept: validation images were best then"
-    console.print(f"\nTrained for {total:,} steps{early}; this took {seconds:.0f} s.", soft_wrap=True)
-    console.print(f"The run is in {run.path}/: {', '.join(picture.name for picture in pictures)}", soft_wrap=True)
-    show_skipped(console, images)
-    console.print("\nNext:", style="bold")
-    for command in _next(run.path, model):
-        console.print(f"  {command}", soft_wrap=True)
+    tell(console, f"Trained for {total:,} steps{early}; this took {seconds:.0f} s.")
+    first, *others = (picture.name for picture in pictures)
+    tell(console, f"Look at {run.path / first}; beside it are {', '.join(others)} and README.md.")
+    show_skipped(console, images.skipped[before:])  # what streams met on the way
+    console.print()
+    tell(console, "Next:", style="bold")
+    for line in _next(run, model, images):
+        console.print(f"  {line}", soft_wrap=True)  # so that it can be pasted
 
 
-def _next(out: Path, model: Autoencoder) -> Sequence[str]:
-    return (
-        f"halfstride reconstruct {out} YOUR_PICTURES/ --out back/",
-        f"halfstride evaluate {out} YOUR_PICTURES/",
-        f"halfstride train --out {out} --resume --steps 4000",
-        "halfstride train YOUR_PICTURES/",
-    )
+def _next(run: Run, model: Autoencoder, images: Images) -> list[str]:
+    """Commands, and what each is for."""
+    from halfstride.autoencoder import EncoderAutoencoder
+
+    out = shlex.quote(str(run.path))
+    own = f" --encoder {shlex.quote(model.encoder_name)}" if isinstance(model, EncoderAutoencoder) else ""
+    lines = [
+        (f"halfstride reconstruct {out} PICTURES/{own} --out back/", "send other pictures through it"),
+        (f"halfstride evaluate {out} PICTURES/{own}", "how good it is on them"),
+        (f"halfstride train --out {out}{own} --resume --steps {sum(run.stages)}", "train it longer"),
+    ]
+    if images.options.source == "digits":
+        lines.append(("halfstride train PICTURES/", "train one on your own pictures"))
+    width = max(len(command) for command, _ in lines)
+    return [f"{command:<{width}}  # {purpose}" for command, purpose in lines]
 
 
 def _introduce(console: Console, images: Images, model: Autoencoder) -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     image, code = ("×".join(map(str, shape)) for shape in (images.shape, model.latent_shape))
     smaller = math.prod(images.shape) / math.prod(model.latent_shape)
-    console.print(images.describe(), soft_wrap=True)
-    console.print(
+    tell(
+        console,
         f"An image of {image} becomes a latent {model.latent} of {code}, {smaller:.0f} times smaller; the model has "
         f"{parameters:,} parameters.",
-        soft_wrap=True,
-    )
-
-
-# Resuming -------------------------------------------------------------------------------------------------------------
-
-
-def _asked(context: typer.Context) -> dict[str, Any]:
-    """What the command line names itself, by the names of the parameters."""
-    found = {}
-    for name, value in context.params.items():
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            found[name] = value
-    return found
-
-
-def _resumable(out: Path | None, asked: dict[str, Any], model_options: dict[str, Any]) -> Run:
-    """The run to go on with; what the command line says of its model must be what the run has."""
-    import json
-
-    from halfstride.autoencoder import Run
-
-    if out is None:
-        raise ValueError("`--resume` needs the run's folder: name it by --out.")
-    run = Run.open(out)
-    config = json.loads((out / "config.json").read_text(encoding="utf-8")) if (out / "config.json").is_file() else {}
-    for name, value in model_options.items():
-        if name in asked and config.get(name, value) != value:
-            raise _changed(name, asked[name], config[name])
-    for name in ("freeze", "mean", "std"):
-        if name in asked:
-            raise ValueError(f"`--{name}` (={asked[name]}) is kept by the run: leave it out.")
-    return run
-
-
-def _moved(run: Run, options: ImageOptions, asked: dict[str, Any]) -> ImageOptions:
-    """The run's images, read from where the command line says; how they are prepared must be as before."""
-    recorded = run.image_options
-    for name in ("size", "channels", "fit", "test_fraction"):
-        if name in asked and getattr(options, name) != getattr(recorded, name):
-            raise _changed(name, asked[name], getattr(recorded, name))
-    return replace(recorded, **{field: value for field, value in _places(options).items() if _ARGUMENT[field] in asked})
-
-
-_ARGUMENT = {"source": "data", "clean": "clean"}
-
-
-def _places(options: ImageOptions) -> dict[str, Any]:
-    return {"source": options.source, "clean": options.clean}
-
-
-def _changed(name: str, asked: Any, known: Any) -> ValueError:
-    option = f"--{name.replace('_', '-')}"
-    return ValueError(
-        f"`{option}` (={asked}) cannot change in a run that is resumed, where it is {known}: leave it out, or start a "
-        "new run in another folder."
     )
 
 
@@ -367,79 +336,3 @@ def _floats(name: str, text: str | None) -> tuple[float, ...] | None:
         raise ValueError(
             f"`{name}` (={text}) must be numbers, one for all channels or one each, such as 0.5."
         ) from None
-
-
-# Sweep ----------------------------------------------------------------------------------------------------------------
-
-
-@app.command()
-def sweep(
-    data: _Data = "digits",
-    latents: Annotated[
-        str, typer.Option(help="Sizes to try: numbers of a latent vector, or channels of a map.")
-    ] = "8,16,32,64",
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The folder, new or empty. By default runs/ and the data's name.")
-    ] = None,
-    latent: Annotated[Literal["vector", "map"] | None, typer.Option(help="By default chosen.")] = None,
-    downscale: Annotated[int | None, typer.Option(help="Size of the image over that of the latent map.")] = None,
-    size: Annotated[str | None, typer.Option(help="Height and width, as 64 or 64x48.")] = None,
-    steps: Annotated[int, typer.Option(help="Of all trainings together.")] = 4000,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same sweep.")] = 0,
-    device: Device = "auto",
-) -> None:
-    """Find out how many latent numbers pay: short trainings with a shared number of steps, beside PCA.
-
-    Draws error against numbers, marks the size after which more gain little, and prints the command that trains it.
-
-    Example:
-      halfstride sweep photos/ --latents 2,4,8,16 --steps 6000
-    """
-    from halfstride import figures
-    from halfstride.autoencoder import ImageOptions, Interrupted, Run, TrainingOptions, finish
-    from halfstride.autoencoder import train as train_model
-    from halfstride.autoencoder.runs import next_free, require_free, writing
-
-    console = make_console()
-    sizes = sorted(set(read_numbers("--latents", latents) or ()))
-    if len(sizes) < 2 or sizes[0] < 1:
-        raise ValueError(f"`--latents` (={latents}) must be two sizes or more, each at least 1, such as 8,16,32,64.")
-    if steps < len(sizes):
-        raise ValueError(f"`--steps` (={steps}) are shared by {len(sizes)} trainings: give at least {len(sizes)}.")
-    folder = out or next_free(Path("runs") / f"sweep-{short_name(data)}")
-    require_free(folder, "or empty it")
-    images = load(ImageOptions(data, size=read_pair(size), seed=seed), console)
-    console.print(images.describe(), soft_wrap=True)
-    options = {"latent": latent, "downscale": downscale}
-    rows: list[dict[str, Any]] = []
-    counts: list[int] = []
-    errors: list[float] = []
-    for dim in sizes:
-        own: dict[str, Any] = {"encoder": None}
-        model = _build(console, images, options | {"latent_dim": dim}, own, seed)
-        run = Run(folder / f"latent-{dim}")
-        try:
-            training = TrainingOptions(steps=steps // len(sizes), seed=seed)
-            train_model(model, images, run.path, training, device=device, progress=False)
-        except Interrupted:
-            typer.echo(f"Stopped; finished sizes are in {folder}.", err=True)
-            raise typer.Exit(130) from None
-        evaluation, _ = finish(run, model, images)
-        scores = evaluation.validation or evaluation.test
-        counts.append(evaluation.numbers)
-        errors.append(scores.mse)
-        found = {row.name: row.validation_mse for row in evaluation.rows}
-        rows.append(
-            {"numbers": counts[-1], "model": errors[-1], "pca": found.get("PCA"), "thumbnail": found.get("thumbnail")}
-        )
-        pca = "" if found.get("PCA") is None else f"   PCA {found['PCA']:.5f}"
-        console.print(f"{dim:>6}: {counts[-1]:,} numbers   validation MSE {errors[-1]:.5f}{pca}", soft_wrap=True)
-    with writing(folder / "sweep.png") as temporary:
-        figures.sweep(rows).savefig(temporary, format="png")
-    best = figures.knee(counts, errors)
-    dim = sizes[counts.index(best)]
-    gain = f"More than {best:,} numbers gain little" if dim < sizes[-1] else "More numbers than these would still gain"
-    console.print(f"\n{gain}: see {folder / 'sweep.png'}. To train this size for longer:", soft_wrap=True)
-    extra = (f" --latent {latent}" if latent else "") + (f" --downscale {downscale}" if downscale else "")
-    extra += f" --size {size}" if size else ""
-    console.print(f"  halfstride train {data} --latent-dim {dim}{extra}", soft_wrap=True)

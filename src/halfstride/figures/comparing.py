@@ -101,6 +101,8 @@ def knee(numbers: Sequence[int], errors: Sequence[float], gain: float = _GAIN) -
 def sweep(rows: Sequence[Mapping[str, float | None]]) -> Figure:
     """Error against latent numbers, on logarithmic axes, of the model beside PCA and thumbnails; the knee is marked.
 
+    None is where the model is behind PCA at some size: it was not trained for long enough to tell.
+
     Args:
         rows: per size the latent numbers (`numbers`) and the validation errors of the model (`model`) and, where they
             were computed, of PCA (`pca`) and of a thumbnail (`thumbnail`) with as many numbers.
@@ -122,7 +124,10 @@ def sweep(rows: Sequence[Mapping[str, float | None]]) -> Figure:
     sizes = [int(row["numbers"] or 0) for row in rows]
     errors = [float(row["model"] or 0) for row in rows]
     place = knee(sizes, errors)
-    if place < sizes[-1]:
+    behind = [row for row in rows if row.get("pca") is not None and (row["model"] or 0) > (row["pca"] or 0)]
+    if behind:
+        axes.set_title("behind PCA: trained too short to tell the knee", fontsize=9)
+    elif place < sizes[-1]:
         error = errors[sizes.index(place)]
         axes.scatter([place], [error], s=110, facecolors="none", edgecolors="#c2410c", linewidths=1.5, zorder=3)
         axes.annotate(

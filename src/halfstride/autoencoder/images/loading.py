@@ -74,14 +74,18 @@ class Images:
         added = (*self.train.skipped, *self.validation.skipped, *self.test.skipped)
         return (*self._skipped, *dict.fromkeys(added))
 
-    def describe(self) -> str:
-        """What there is to train on, for people: how many images, which size and why, what was skipped."""
+    def describe(self, *, skipped: bool = True) -> str:
+        """What there is to train on, for people: how many images, which size and why.
+
+        Args:
+            skipped: whether a last line names the first few of those that could not be used.
+        """
         counts = (
             f"{_count(split)} to {what} on"
             for split, what in ((self.train, "train"), (self.validation, "validate"), (self.test, "test"))
         )
         lines = [f"{self.name}: {', '.join(counts)}.", *self.notes]
-        if self.skipped:
+        if skipped and self.skipped:
             lines.append(f"{listed(self.skipped)}.")
         return "\n".join(lines)
 
