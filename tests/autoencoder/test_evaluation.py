@@ -107,7 +107,7 @@ def grey():
 
 def trained(images, steps, learning_rate=2e-3):
     """A small net after some steps of training, and its curve."""
-    model = ConvAutoencoder(SIZE, latent_dim=2, widths=(16, 16))
+    model = ConvAutoencoder(SIZE, latent_dim=2, width=16)
     optimizer = torch.optim.Adam(model.parameters(), learning_rate)
     metrics = []
     for step in range(1, steps + 1):
@@ -396,13 +396,13 @@ def test_one_process_of_a_distributed_job_evaluates_without_the_others(monkeypat
 
 
 def test_modes_and_random_numbers_are_left_as_they_were():
-    model = ConvAutoencoder(SIZE, latent_dim=2, widths=(8,))
+    model = ConvAutoencoder(SIZE, latent_dim=2, width=8)
     model.train()
-    model.down.eval()
+    model.encoder.eval()
     state = torch.get_rng_state()
     assert evaluate(model, collection()) == evaluate(model, collection())
     assert model.training
-    assert not model.down.training
+    assert not model.encoder.training
     assert (torch.get_rng_state() == state).all()
 
 

@@ -19,9 +19,9 @@ def lines_of_code(card):
     return code
 
 
-@pytest.mark.parametrize(("channels", "options"), [(1, {}), (3, {"spatial": True}), (2, {})])
+@pytest.mark.parametrize(("channels", "options"), [(1, {}), (3, {"latent": "map"}), (2, {})])
 def test_its_lines_run_on_a_saved_model(tmp_path, monkeypatch, capsys, channels, options):
-    model = ConvAutoencoder((12, 14), channels, 4, widths=(8, 8), **options)
+    model = ConvAutoencoder((12, 14), channels, 4, width=8, **options)
     model.save_pretrained(tmp_path / "saved")
     Image.fromarray(np.zeros((30, 30), dtype=np.uint8)).save(tmp_path / "picture.png")
     monkeypatch.chdir(tmp_path)
@@ -35,7 +35,7 @@ def test_its_lines_run_on_a_saved_model(tmp_path, monkeypatch, capsys, channels,
 
 def test_it_tells_of_this_model_and_chooses_no_licence():
     images = collection(labels=True)
-    model = ConvAutoencoder(16, latent_dim=2, widths=(8,))
+    model = ConvAutoencoder(16, latent_dim=2, width=8)
     evaluation = evaluate(model, images, metrics=flat())
     card = card_text(model, evaluation, training="Trained for 1,000 steps.", versions={"torch": "9.9"})
     with warnings.catch_warnings():
@@ -65,7 +65,7 @@ def test_it_tells_of_this_model_and_chooses_no_licence():
 
 
 def test_without_an_evaluation_it_tells_of_the_architecture_only():
-    card = card_text(ConvAutoencoder(16, 3, 4, spatial=True, widths=(8, 8)))
+    card = card_text(ConvAutoencoder(16, 3, 4, latent="map", downscale=4, width=8))
     assert "a map of 4×4×4 (channels × height × width: 64 numbers), 12.0 times fewer" in card
     assert "## Versions" in card
     for text in ("Verdict", "reconstructions.png", "## Data", "None"):
@@ -77,7 +77,7 @@ def test_names_of_data_are_shown_as_they_are(name):
     images = collection()
     images.name = name
     torch.manual_seed(0)
-    model = ConvAutoencoder(16, latent_dim=2, widths=(8,))
+    model = ConvAutoencoder(16, latent_dim=2, width=8)
     card = card_text(model, evaluate(model, images))
     title = next(line for line in card.splitlines() if line.startswith("# "))
     assert re.sub(r"\\(.)", r"\1", title) == f"# Autoencoder for {' '.join(name.split())}"
