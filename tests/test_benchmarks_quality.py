@@ -17,6 +17,8 @@ from benchmarks.quality.report import markdown
 from benchmarks.quality.rows import OURS, PEERS, Row, quick, rows
 from benchmarks.quality.running import TrainingError, _spend
 from benchmarks.quality.scores import baselines, scores, thumbnail_size
+from halfstride import cli
+from halfstride.autoencoder import Run
 
 
 def noise(*shape, seed=0):
@@ -151,6 +153,57 @@ def test_the_default_command_has_no_options(tmp_path):
     assert ours.command(fixed, "x.npz", tmp_path)[-4:] == ["--latent", "vector", "--latent-dim", "32"]
 
 
+def test_the_command_takes_what_the_rows_ask_for_and_its_run_is_read(tmp_path):
+    (options,) = {row.options for row in rows() if "--variational" in row.options}
+    images = noise(12, 8, 8)
+    np.savez(tmp_path / "sets.npz", train=images, test=images[:3])
+    row = Row("noise", OURS, 0, 0.001, 16, options)
+    run = tmp_path / "run"
+    assert main(ours.command(row, str(tmp_path / "sets.npz"), run)) == 0
+    trained = ours.read(run, {"test": images[:3], "elsewhere": images[:2]})
+    assert trained.numbers == 16
+    assert trained.parameters > 1000
+    assert trained.config["variational"]
+    assert 0 <= trained.active <= 16
+    assert {part: output.shape for part, output in trained.outputs.items()} == {
+        "test": (3, 8, 8),
+        "elsewhere": (2, 8, 8),
+    }
+    expected = Run.open(run).load_model()(torch.from_numpy(images[:2])[:, None].float() / 255)
+    assert trained.outputs["elsewhere"] == pytest.approx(expected[:, 0].detach().numpy(), abs=1e-6)
+    assert main(ours.sample_command(run, tmp_path / "samples.png")) == 0
+    assert (tmp_path / "samples.png").stat().st_size > 0
+
+
+def main(command):
+    """Run a halfstride command line in this process."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(list(map(str, command[3:])))
+    return stopped.value.code or 0
+
+
+def test_latents_are_active_where_their_means_vary(monkeypatch, tmp_path):
+    class Model(torch.nn.Module):
+        variational = True
+
+        def encode(self, images):
+            brightness = images.mean((1, 2, 3))
+            return torch.stack([brightness, brightness * 0.05, 0 * brightness], 1)
+
+        def forward(self, images):
+            return images
+
+    images = np.broadcast_to(np.arange(0, 250, 10, dtype=np.uint8)[:, None, None], (25, 4, 4)).copy()
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(Run, "load_model", lambda run: Model())
+    assert ours.read(tmp_path, {"test": images}).active == 1
+    monkeypatch.setattr(Model, "variational", False)
+    trained = ours.read(tmp_path, {"test": images})
+    assert trained.active is None
+    assert trained.outputs["test"] == pytest.approx(images / 255, abs=1e-6)
+
+
 def test_the_time_of_a_process_is_its_own(tmp_path):
     busy = "import time\nwhile time.process_time() < 0.3: pass"
     used = _spend([sys.executable, "-c", busy], tmp_path / "log", threads=1)
@@ -187,9 +240,17 @@ def test_the_table_has_losses_and_what_was_missed(tmp_path):
         results.add_baselines(row, 32, data)
         results.add(row, {**spent, "test": {"mse": error, **values}})
     results.add(Row("grass-96", OURS, 0, 2), {"failed": "exit status 1"})
+    for row, error in ((Row("digits", OURS, 0, 1, 2), 0.03), (Row("digits", "lecture", 0, 1, 2), 0.04)):
+        results.add(row, {**spent, "numbers": 2, "test": {"mse": error, **values}})
+    options = ("--variational", "1", "--latent-dim", "16")
+    variational = {**spent, "numbers": 16, "active": 11, "test": {"mse": 0.02, **values}}
+    results.add(Row("digits", OURS, 0, 1, 16, options), variational)
     page = markdown(results.content)
     assert "| digits, default, one minute: test MSE, mean of seeds | 0.005 | ≤ 0.0042 | ≤ 0.0036 | **missed** |" in page
     assert "| digits: MSE of the best peer's | 1.25 | ≤ 1 |  | **missed** |" in page
+    assert "| digits, latent 2: MSE of the lecture net's | 0.75 | ≤ 1 |  | reached |" in page
+    assert "| digits, variational, 16 numbers: active units | 11 | ≥ 12 |  | **missed** |" in page
+    assert "| **halfstride** --variational 1 --latent-dim 16 | 16 (11 active) | 0 | 120 |" in page
     assert "| **halfstride** (default) | 32 | 0 | 120 | 118 | 0.00500 | 20.00 | 0.90 | 0.80 |" in page
     assert f"| {PEERS['lecture']} | 32 | 0 | 120 | 118 | 0.00400 |" in page
     assert "| thumbnail | 30 |" in page

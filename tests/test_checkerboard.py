@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks.checkerboard import Autoencoder
 from halfstride import (
     ConvAutoencoder,
     ResizeConv2d,
@@ -20,8 +21,6 @@ from halfstride import (
     to_float,
 )
 from halfstride.checkerboard import UnevenKernelWarning, diagnose, diagnose_image, gain_spread, measure, stack_coverage
-
-uneven_on_purpose = pytest.mark.filterwarnings("ignore::halfstride.checkerboard.UnevenKernelWarning")
 
 
 def pink(batch, size, seed):
@@ -376,11 +375,10 @@ def test_a_pattern_before_an_output_that_hides_it_is_told_apart():
 
 
 @pytest.mark.parametrize(("upsampling", "clean"), [("transposed", False), ("resize", True), ("subpixel", True)])
-@uneven_on_purpose
 def test_fresh_autoencoders(upsampling, clean, digits):
     for seed in range(5):
         torch.manual_seed(seed)
-        model = ConvAutoencoder(28, widths=(8, 16), upsampling=upsampling, kernel_size=3)
+        model = Autoencoder(upsampling, widths=(8, 16))
         diagnosis = diagnose(model, digits[:64])
         assert diagnosis.found is not clean
         assert [layer.verdict for layer in diagnosis.layers] == ["even" if clean else "checkerboard"] * 2
@@ -392,7 +390,7 @@ def test_fresh_autoencoders(upsampling, clean, digits):
 def test_a_resize_decoder_is_never_accused_in_a_hundred_seeds(content, digits):
     for seed in range(100):
         torch.manual_seed(seed)
-        model = ConvAutoencoder(28, widths=(8, 16))
+        model = Autoencoder("resize", widths=(8, 16))
         images = digits[seed * 16 : seed * 16 + 16] if content == "digits" else pink(16, 28, seed).float()
         assert not diagnose(model, images).found, seed
 
@@ -540,18 +538,32 @@ def test_images_of_every_layout_and_type():
 # Warnings, figures, data ----------------------------------------------------------------------------------------------
 
 
-def test_an_uneven_autoencoder_is_warned_of_when_it_is_built_and_not_when_it_is_loaded(tmp_path):
+@pytest.mark.parametrize(("downscale", "stride", "kernel", "better"), [(2, 2, 3, 4), (4, 4, 6, 8), (8, 4, 5, 8)])
+def test_an_uneven_autoencoder_is_warned_of_when_it_is_built_and_not_when_it_is_loaded(
+    downscale, stride, kernel, better, tmp_path
+):
     expected = (
-        r"ConvAutoencoder has kernel_size=3 with stride=2: its output positions sum 1 to 4 taps, which makes a "
-        r'checkerboard\. kernel_size=4 would not, nor would upsampling="resize"\.'
+        rf"ConvAutoencoder has kernel_size={kernel} with stride={stride}: its output positions sum 1 to 4 taps, which "
+        rf'makes a checkerboard\. kernel_size={better} would not, nor would upsampling="resize"\.'
     )
+    size = {"latent_dim": 2, "downscale": downscale, "width": 4}
     with pytest.warns(UnevenKernelWarning, match=expected) as caught:
-        model = ConvAutoencoder(16, widths=(4,), upsampling="transposed", kernel_size=3)
-    assert caught[0].filename == __file__
+        model = ConvAutoencoder(16, **size, upsampling="transposed", kernel_size=kernel)
+    assert [warning.filename for warning in caught] == [__file__]
     model.save_pretrained(tmp_path)
     ConvAutoencoder.from_pretrained(tmp_path)
-    for upsampling, kernel in (("transposed", 4), ("resize", 3), ("subpixel", 3)):
-        ConvAutoencoder(16, widths=(4,), upsampling=upsampling, kernel_size=kernel)
+    for upsampling, chosen in (("transposed", better), ("transposed", None), ("resize", 3), ("subpixel", 3)):
+        ConvAutoencoder(16, **size, upsampling=upsampling, kernel_size=chosen)
+
+
+@pytest.mark.parametrize(("downscale", "stride", "kernel"), [(2, 2, 1), (4, 4, 3), (8, 4, 2)])
+def test_an_autoencoder_with_gaps_between_its_kernels_is_refused(downscale, stride, kernel):
+    expected = (
+        rf"`kernel_size` \(={kernel}\) must be at least {stride}, the stride of the last transposed convolution, or it "
+        rf'leaves gaps: use {2 * stride}, or upsampling="resize"\.'
+    )
+    with pytest.raises(ValueError, match=expected):
+        ConvAutoencoder(16, latent_dim=2, downscale=downscale, width=4, upsampling="transposed", kernel_size=kernel)
 
 
 def test_the_diagnosis_as_data_can_be_written_down():

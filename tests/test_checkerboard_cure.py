@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from halfstride import ConvAutoencoder, ConvTranspose2d, ResizeConv2d, SubpixelConv2d, figures, load_images, to_float
-from halfstride.checkerboard import UnevenKernelWarning, cure, diagnose
+from benchmarks.checkerboard import Autoencoder, digits
+from halfstride import ConvTranspose2d, ResizeConv2d, SubpixelConv2d, figures, to_float
+from halfstride.checkerboard import cure, diagnose
 from halfstride.kernels import even_from_transposed, transposed_from_resize
 
 METHODS = ("equalize", "resize", "smooth")
@@ -314,17 +315,16 @@ def test_wrong_arguments(arguments, error, features):
 def trained():
     """A small k3 s2 autoencoder, trained for a few seconds, and images that it has not seen."""
     torch.manual_seed(0)
-    images = load_images("digits")
-    with pytest.warns(UnevenKernelWarning):
-        model = ConvAutoencoder(28, widths=(8, 16), upsampling="transposed", kernel_size=3)
-    pictures = to_float(images.train.images)
+    train, test = digits()
+    model = Autoencoder("transposed", widths=(8, 16))
+    pictures = to_float(train.images)
     optimizer = torch.optim.Adam(model.parameters(), 4e-3)
     for batch in pictures.split(50) * 2:
         loss = F.mse_loss(model(batch), batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return model, pictures[:512].contiguous(), to_float(images.test.images)
+    return model, pictures[:512].contiguous(), to_float(test.images)
 
 
 def test_a_trained_decoder_is_cured_for_at_most_two_percent_of_its_error(trained, tmp_path):

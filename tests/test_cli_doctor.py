@@ -45,11 +45,11 @@ def test_a_picture_with_a_pattern_and_one_without(halfstride, tmp_path):
 
 def test_a_run_from_its_folder(halfstride, tmp_path):
     np.save(tmp_path / "noise.npy", np.random.default_rng(0).integers(0, 255, (40, 16, 16), dtype=np.uint8))
-    options = ("--epochs", "1", "--latent-dim", "4", "--widths", "8", "--out", "run")
-    assert halfstride("train", "noise.npy", *options)[0] == 0
+    options = ("--epochs", "1", "--latent", "vector", "--latent-dim", "4", "--width", "8", "--upsampling", "resize")
+    assert halfstride("train", "noise.npy", *options, "--out", "run")[0] == 0
     code, out, err = halfstride("doctor", "run", "--check", "--out", "report")
     assert (code, err) == (0, "")
-    assert "up.0.2" in out
+    assert "decoder.1" in out
     assert "No checkerboard found in the output." in out
     report = json.loads((tmp_path / "report" / "doctor.json").read_text())
     assert report["layers"][0]["kind"] == "resize"

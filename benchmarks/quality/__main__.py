@@ -121,7 +121,7 @@ def _measure(row: Row, results: Results, work: Path, venvs: Path) -> None:
     except (TrainingError, FileNotFoundError, subprocess.CalledProcessError, ValueError) as error:
         result, told = {"failed": str(error)}, f"failed: {error}"
     results.add(row, {**result, "commit": _commit()})
-    print(f"{row.key:<60}{told}  ({time.perf_counter() - started:.0f} s)", flush=True)
+    print(f"{row.key:<60}  {told}  ({time.perf_counter() - started:.0f} s)", flush=True)
 
 
 def _minutes(chosen: list[Row]) -> float:

@@ -42,7 +42,8 @@ _READING = (
     "part. CPU seconds are those of the whole training process: ours with its evaluation and its pictures, on two "
     "threads; a peer's on one thread, without the choice of its learning rate. The budget is a peer's training alone, "
     "and twice the minutes of ours. Gradient energy and variance are the outputs' relative to the images': 1 is right, "
-    "less gradient energy is blurred, and a variance near 0 is collapsed."
+    "less gradient energy is blurred, and a variance near 0 is collapsed. Of a variational model a latent is active "
+    "where its mean varies by more than 0.01 over the test images."
 )
 
 
@@ -61,6 +62,8 @@ def _table_of(name: str, done: Sequence[Result], all_baselines: dict[str, Any]) 
         numbers = str(row["numbers"])
         if row["asked"] not in (None, row["numbers"]):
             numbers += f" (cannot have {row['asked']})"
+        if "active" in row:
+            numbers += f" ({row['active']} active)"
         lines.append([title, numbers, str(row["seed"]), *spent, *_cells(row)])
     for key, contenders in all_baselines.items():
         if key.rsplit(" ", 1)[0] == name:

@@ -40,6 +40,7 @@ class Row(NamedTuple):
     def key(self) -> str:
         """The row's name, which `--only` looks in and by which a finished row is known."""
         asked = f" numbers {self.asked}" if self.asked else ""
+        asked += " variational" if "--variational" in self.options else ""
         return f"{self.data} {self.contender}{asked} seed {self.seed} minutes {self.minutes:g}"
 
     @property
@@ -58,6 +59,7 @@ def rows() -> list[Row]:
         *(Row("digits", OURS, seed, 1) for seed in range(3)),
         Row("digits", OURS, 0, 0.5),
         _vector("digits", 2, 1),
+        Row("digits", OURS, 0, 1, 16, ("--variational", "1", "--latent-dim", "16")),
         *(_vector("fashion-mnist", 32, minutes) for minutes in (10, 3, 1.5)),
         *(Row("photographs-64", OURS, seed, 5) for seed in range(3)),
         *(Row("photographs-64", OURS, 0, minutes) for minutes in (3, 1.5)),

@@ -38,16 +38,24 @@ class _Used(NamedTuple):
 
 
 def run_ours(row: Row, data: Data, work: Path) -> dict[str, Any]:
-    """`halfstride train` with two threads, and the scores of the model that its run folder holds."""
+    """`halfstride train` with two threads, and the scores of the model that its run folder holds.
+
+    Of a variational model samples are drawn as well, as `samples.png` beside the run.
+    """
     run = _fresh(work, row) / "run"
     command = ours.command(row, data.source, run)
     used = _spend(command, run.with_name("log.txt"), threads=2)
     images = data.load()
     tested = {part: images[part] for part in images if part != "train"}
     trained = ours.read(run, tested)
+    active = {}
+    if trained.active is not None:
+        active["active"] = trained.active
+        _spend(ours.sample_command(run, run.with_name("samples.png")), run.with_name("sample-log.txt"), threads=2)
     return {
         "command": " ".join(["halfstride", *command[3:4], row.data, "--out", "RUN", *command[7:]]),
         "numbers": trained.numbers,
+        **active,
         "parameters": trained.parameters,
         "model": trained.config,
         "threads": 2,

@@ -53,6 +53,11 @@ def _mean_mse(data: str, minutes: float, numbers: int | None = None) -> Figure:
     return value
 
 
+def _active(content: Content) -> float | None:
+    found = [row for row in _ours(content, "digits", 1, 16) if "active" in row]
+    return float(found[0]["active"]) if found else None
+
+
 def _of_pca(content: Content) -> float | None:
     found = _ours(content, "fashion-mnist", 10, 32)
     baseline = content["baselines"].get("fashion-mnist 32")
@@ -131,6 +136,8 @@ def _of_peers(data: str, minutes: float, ours: float, numbers: int, asked: int |
 TARGETS = [
     Target("digits, default, one minute: test MSE, mean of seeds", _mean_mse("digits", 1), 0.0042, 0.0036),
     Target("digits, latent 2: test MSE", _mean_mse("digits", 1, 2), 0.0375),
+    Target("digits, latent 2: MSE of the lecture net's", _of_peers("digits", 1, 1, 2, 2), 1),
+    Target("digits, variational, 16 numbers: active units", _active, 12, largest=False),
     Target("Fashion-MNIST, latent 32, ten minutes: MSE of PCA's", _of_pca, 0.5, 0.42),
     *(
         Target(f"photographs of {side}, {where}: dB above PCA and thumbnail", _gain(name, part, 5), *wanted, False)

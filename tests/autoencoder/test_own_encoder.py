@@ -183,10 +183,10 @@ def test_values_are_clipped_in_evaluation_mode_only():
     assert (model.eval()(images) == 1).all()
 
 
-def test_starting_from_pca_changes_nothing():
+def test_starting_from_images_changes_nothing():
     model = small_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    model.start_from_pca(torch.zeros(4, 3, 11, 13, dtype=torch.uint8))
+    model.initialise(torch.zeros(4, 3, 11, 13, dtype=torch.uint8))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 

@@ -138,8 +138,13 @@ class ConvAutoencoder(
         patch = min(self.downscale, _LARGEST_PATCH)
         widths = [width] + [2 * width] * (self.downscale.bit_length() - patch.bit_length())
         if self.upsampling == "transposed" and kernel_size is not None:
-            for stride in {patch, 2} if len(widths) > 1 else {patch}:
-                warn_if_uneven("ConvAutoencoder", (kernel_size,) * 2, (stride,) * 2, (1, 1), stacklevel=2)
+            if kernel_size < patch:
+                raise ValueError(
+                    f"`kernel_size` (={kernel_size}) must be at least {patch}, the stride of the last transposed "
+                    f'convolution, or it leaves gaps: use {2 * patch}, or upsampling="resize".'
+                )
+            # A multiple of the last stride is one of all others, which are 2.
+            warn_if_uneven("ConvAutoencoder", (kernel_size,) * 2, (patch,) * 2, (1, 1), stacklevel=2)
         self._check_latent_dim()
 
         # Normalisation in the branches is what keeps a vector from collapsing; a map, which starts from PCA, is better
