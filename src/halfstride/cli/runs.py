@@ -93,25 +93,28 @@ def evaluate(
 def _other(
     run: Run, model: Autoencoder, data: str, clean: str | None
 ) -> tuple[Images, tuple[Skipped, ...], str | None]:
-    """Images to evaluate a run on that are not (known to be) its own, what was skipped of them, and a note."""
+    """The images named, for evaluation beside the run's own; what was skipped of them; and a note.
+
+    Raises:
+        ValueError: where the run's own images cannot be read, unless these are they, in another place.
+    """
     options = run.image_options
     if options.clean is not None and clean is None:
         raise ValueError(f"`--clean` must name the clean twins of {data}: {run.path} was trained on pairs.")
     place = replace(options, source=data, clean=clean, size=model.image_size, channels=model.channels)
     try:
-        own = None if options.source is None else load(options)
-        reason = "were in memory"
+        own = load(options)
     except ValueError as error:
-        own, reason = None, f"cannot be read ({str(error).rstrip('.')})"
-    if own is None:
         moved = load(place)
         if run.has_images(moved):
             return moved, moved.skipped, "These are the run's own images: its test images are compared."
+        way = f"tell the run where they are (halfstride train NEW_PLACE --out {run.path} --resume), or use Python"
+        raise ValueError(
+            f"`run` (={run.path}) has training images that cannot be read, to which the baselines are fitted: "
+            f"{way}. {error}"
+        ) from error
     found = load(place, together=True)
-    if own is not None:
-        return replace(own, name=found.name, test=found.test), found.skipped, None
-    note = f"The run's own images {reason}, so the baselines are fitted on these images, which is to their advantage."
-    return found, found.skipped, note
+    return replace(own, name=found.name, test=found.test), found.skipped, None
 
 
 @app.command()

@@ -156,7 +156,7 @@ def train(
       halfstride train --out runs/photos --resume --steps 4000
       torchrun --nproc-per-node 2 -m halfstride train photos/ --out runs/two
     """
-    from halfstride.autoencoder import ImageOptions, Run, TrainingOptions
+    from halfstride.autoencoder import ImageOptions, Run, TrainingOptions, load_encoder
     from halfstride.autoencoder.devices import find_device
     from halfstride.autoencoder.runs import next_free, require_free
 
@@ -205,6 +205,7 @@ def train(
                 raise ValueError("`--out` must name the run's folder where several processes train together.")
             out = next_free(Path("runs") / short_name(data))
         require_free(out, "or go on with that run by --resume")
+        own["module"] = None if encoder is None else load_encoder(encoder)
         images = load(image_options)
         show_images(console, images)
         model, told = build_model(images, model_options, own, seed)
@@ -221,7 +222,7 @@ def build_model(
     """The model for these images, and sentences: why it has its kind of latent, and warnings about its kernels."""
     import torch
 
-    from halfstride.autoencoder import ConvAutoencoder, EncoderAutoencoder, choose_latent, load_encoder
+    from halfstride.autoencoder import ConvAutoencoder, EncoderAutoencoder, choose_latent
 
     torch.manual_seed(seed)
     size, channels = images.shape[1:], images.shape[0]
@@ -231,7 +232,7 @@ def build_model(
         warnings.simplefilter("always")
         if own["encoder"] is not None:
             model = EncoderAutoencoder(
-                load_encoder(own["encoder"]),
+                own["module"],
                 size,
                 channels,
                 upsampling=options["upsampling"],
