@@ -22,7 +22,8 @@ def pictures(count=60, seed=0, shape=(9, 11)):
 
 def small_model(latent="vector", size=(9, 11), seed=0, **arguments):
     torch.manual_seed(seed)
-    return ConvAutoencoder(size, latent_dim=4 if latent == "vector" else 2, latent=latent, width=8, **arguments)
+    arguments = {"latent_dim": 4 if latent == "vector" else 2, "width": 8, **arguments}
+    return ConvAutoencoder(size, latent=latent, **arguments)
 
 
 def small_training(out, model=None, images=None, resume=False, **options):

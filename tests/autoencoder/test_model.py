@@ -110,10 +110,11 @@ def test_a_batch_of_no_images_keeps_its_shape(latent):
 
 
 def test_default_downscale_follows_the_size():
-    def downscale(size, latent="vector"):
-        return ConvAutoencoder(size, latent_dim=1, latent=latent, width=1).downscale
+    def downscale(size, latent="vector", latent_dim=16):
+        return ConvAutoencoder(size, 20, latent_dim=latent_dim, latent=latent, width=1).downscale
 
     assert [downscale(size) for size in (1, 28, 32, 33, 128, (16, 200))] == [4, 4, 4, 8, 16, 32]
+    assert [downscale(size, latent_dim=2) for size in (1, 28, 32, 33)] == [4, 8, 8, 16]
     assert [downscale(size, "map") for size in (1, 28, 128)] == [8, 8, 8]
 
 

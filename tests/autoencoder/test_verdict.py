@@ -153,7 +153,8 @@ def test_any_facts_have_one_verdict_and_what_is_good_is_behind_nothing(drawn):
     assert verdict.kind in get_args(Kind)
     assert verdict.sentence.endswith(".")
     if verdict.kind == "good":
-        assert all(drawn.validation <= rival.validation and drawn.test <= rival.test for rival in drawn.rivals)
+        judging = [rival for rival in drawn.rivals if rival.name not in ("JPEG", "WebP")]
+        assert all(drawn.validation <= rival.validation and drawn.test <= rival.test for rival in judging)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.1])

@@ -26,7 +26,7 @@ def runs(tmp_path_factory):
     make_run(folder / "map", latent_dim=2, seed=2, latent="map")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnevenKernelWarning)
-        make_run(folder / "uneven", upsampling="transposed", kernel_size=5)
+        make_run(folder / "uneven", upsampling="transposed", kernel_size=5, downscale=4)
     make_run(folder / "imageless")
     change(folder / "imageless", data=asdict(ImageOptions(None, size=(28, 28), channels=1)))
     make_run(folder / "damaged")
