@@ -118,8 +118,8 @@ def test_a_folder_of_photos_is_trained_judged_and_told_of(halfstride, photos, tm
     assert evaluation.verdict.sentence in lines
     assert lines[-4:] == [
         "Next:",
-        "  halfstride reconstruct 'my run' PICTURES/ --out back/  # send other pictures through it",
-        "  halfstride evaluate 'my run' PICTURES/                 # how good it is on them",
+        "  halfstride reconstruct 'my run' PICTURES/ --out back/  # try other pictures",
+        "  halfstride evaluate 'my run' PICTURES/                 # score other pictures",
         "  halfstride train --out 'my run' --resume --steps 3     # train it longer",
     ]
     table = err.splitlines()

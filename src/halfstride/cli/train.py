@@ -314,12 +314,12 @@ def _next(run: Run, model: Autoencoder, images: Images) -> list[str]:
     out = shlex.quote(str(run.path))
     own = f" --encoder {shlex.quote(model.encoder_name)}" if isinstance(model, EncoderAutoencoder) else ""
     lines = [
-        (f"halfstride reconstruct {out} PICTURES/{own} --out back/", "send other pictures through it"),
-        (f"halfstride evaluate {out} PICTURES/{own}", "how good it is on them"),
+        (f"halfstride reconstruct {out} PICTURES/{own} --out back/", "try other pictures"),
+        (f"halfstride evaluate {out} PICTURES/{own}", "score other pictures"),
         (f"halfstride train --out {out}{own} --resume --steps {sum(run.stages)}", "train it longer"),
     ]
     if images.options.source == "digits":
-        lines.append(("halfstride train PICTURES/", "train one on your own pictures"))
+        lines.append(("halfstride train PICTURES/", "use your own pictures"))
     width = max(len(command) for command, _ in lines)
     return [f"{command:<{width}}  # {purpose}" for command, purpose in lines]
 
