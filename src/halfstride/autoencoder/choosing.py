@@ -19,6 +19,8 @@ _LEAST_VECTOR, _MOST_VECTOR = 32, 512
 _MAP_DOWNSCALE = 8
 _IMAGES = 1_000  # training images that are looked at, a fifth of them held out
 
+_EQUAL = (0.5 / 255) ** 2  # variance over the images below which they are the same to half a grey level
+
 # Seen: digits 0.29, clothes 0.30, faces 0.25; photographs and textures at most 0.01.
 _SHARED_LAYOUT = 0.15
 # Seen: digits 3.6 to 4.7 dB, clothes 3.3; crops of photographs -0.5 to 1.6.
@@ -65,21 +67,25 @@ def choose_latent(
         numbers = channels * height * width
         wanted = min(max(numbers // _COMPRESSION, _LEAST_VECTOR), _MOST_VECTOR, numbers)
         # Without a shared layout a vector does not learn by itself, and starts better as PCA of whole images.
-        return LatentChoice(latent, latent_dim or wanted, downscale, not shared, reason)
-    scale = downscale or _MAP_DOWNSCALE
+        return LatentChoice(latent, wanted if latent_dim is None else latent_dim, downscale, not shared, reason)
+    scale = _MAP_DOWNSCALE if downscale is None else downscale
     wanted = max(1, math.ceil(channels * scale**2 / _COMPRESSION))
-    return LatentChoice(latent, latent_dim or wanted, scale, True, reason)
+    return LatentChoice(latent, wanted if latent_dim is None else latent_dim, scale, True, reason)
 
 
 def _share_layout(images: Images) -> tuple[bool, str]:
     """Whether training images share a layout, and a sentence that says why."""
     sample = inputs_and_targets(images.train.sample(_IMAGES).images)[1]
     values = to_float(sample)
+    if len(values) < 2:
+        return False, "one image alone cannot share a layout with others"
     mean = values.mean(0, keepdim=True)
     colour = values.mean((0, 2, 3), keepdim=True)
     total = float((values - colour).square().mean())
+    if float((values - mean).square().mean()) < _EQUAL:
+        return False, "the training images are all the same"
     # A mean over so many images has a share of the variance even where nothing is shared.
-    share = (float((mean - colour).square().mean()) / total - 1 / len(values)) if total > 0 else 0.0
+    share = float((mean - colour).square().mean()) / total - 1 / len(values)
     told = f"the mean image explains {max(share, 0):.0%} of the training images' variance"
     if share < _SHARED_LAYOUT:
         return False, f"{told}, so they share no layout"

@@ -171,8 +171,11 @@ def train(
         corruption=corrupt,
         beta=1.0 if variational is None else variational,
     )
+    if resume and out is None:
+        raise ValueError("`--resume` needs the run's folder: name it by --out.")
+    recorded = Run.open(out).image_options if resume and out is not None else None
     image_options = ImageOptions(
-        data,
+        data if recorded is None or "data" in asked else recorded.source,
         clean=clean,
         size=read_pair(size),
         channels=channels,
@@ -181,15 +184,18 @@ def train(
         seed=seed,
     )
     model_options = {name: given[name] for name in MODEL_OPTIONS} | {"variational": variational is not None}
-    own = {"encoder": encoder, "freeze": freeze, "mean": _floats("--mean", mean), "std": _floats("--std", std)}
+    own: dict[str, Any] = {
+        "encoder": encoder,
+        "freeze": freeze,
+        "mean": _floats("--mean", mean),
+        "std": _floats("--std", std),
+    }
     check_encoder(own, asked)
-    if resume:
-        if out is None:
-            raise ValueError("`--resume` needs the run's folder: name it by --out.")
-        run = Run.open(out)
+    if recorded is not None and out is not None:
+        run = Run(out)
         check_resumed(run, asked, training, image_options, model_options | own)
         places = {field: getattr(image_options, field) for field, name in PLACES.items() if name in asked}
-        recorded = replace(run.image_options, **places)
+        recorded = replace(recorded, **places)
         if recorded.source is None:
             raise ValueError(f"`--out` (={out}) was trained on images in memory: resume it in Python, or name them.")
         images = load(recorded)
@@ -223,12 +229,13 @@ def build_model(
     import torch
 
     from halfstride.autoencoder import ConvAutoencoder, EncoderAutoencoder, choose_latent
+    from halfstride.autoencoder.devices import within_memory
 
     torch.manual_seed(seed)
     size, channels = images.shape[1:], images.shape[0]
     model: Autoencoder
     lines = []
-    with warnings.catch_warnings(record=True) as told:
+    with within_memory(None), warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         if own["encoder"] is not None:
             model = EncoderAutoencoder(
@@ -307,12 +314,12 @@ def _next(run: Run, model: Autoencoder, images: Images) -> list[str]:
     out = shlex.quote(str(run.path))
     own = f" --encoder {shlex.quote(model.encoder_name)}" if isinstance(model, EncoderAutoencoder) else ""
     lines = [
-        (f"halfstride reconstruct {out} PICTURES/{own} --out back/", "send other pictures through it"),
-        (f"halfstride evaluate {out} PICTURES/{own}", "how good it is on them"),
+        (f"halfstride reconstruct {out} PICTURES/{own} --out back/", "try other pictures"),
+        (f"halfstride evaluate {out} PICTURES/{own}", "score other pictures"),
         (f"halfstride train --out {out}{own} --resume --steps {sum(run.stages)}", "train it longer"),
     ]
     if images.options.source == "digits":
-        lines.append(("halfstride train PICTURES/", "train one on your own pictures"))
+        lines.append(("halfstride train PICTURES/", "use your own pictures"))
     width = max(len(command) for command, _ in lines)
     return [f"{command:<{width}}  # {purpose}" for command, purpose in lines]
 

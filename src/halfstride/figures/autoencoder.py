@@ -73,12 +73,13 @@ def losses(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     axes.plot(
         best["step"], best["validation_mse"], "o", markersize=8, markerfacecolor="none", color="#1d1f23", zorder=4
     )
-    axes.set(xlabel="step", ylabel="mean squared error", yscale="log")
+    positive = any(entry[f"{key}_mse"] > 0 for entry in metrics for key in _CURVES)
+    axes.set(xlabel="step", ylabel="mean squared error", yscale="log" if positive else "linear")
     axes.set_xlim(0, 1.03 * steps[-1])
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
     low, high = axes.get_ylim()
-    narrow = high < 10 * low  # where there would be one power of ten, or none
+    narrow = not positive or high < 10 * low  # where there would be one power of ten, or none
     axes.yaxis.set_major_locator(MaxNLocator(6) if narrow else LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda error, _: f"{error:.3g}"))
     axes.yaxis.set_minor_locator(NullLocator())
