@@ -14,9 +14,16 @@ def test_devices_are_found_by_name():
     assert find_device("auto").type == (torch.accelerator.current_accelerator().type if accelerated else "cpu")
 
 
-@pytest.mark.parametrize("name", ["cuda:99", "gpu", "", "cpu:x"])
-def test_an_absent_device_is_named(name):
-    with pytest.raises(ValueError, match=rf"`device` \(={name}\) is not available here \(.+\): use cpu") as error:
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("cuda:99", r"is not available here \(.+\)"),
+        ("meta", "holds no numbers"),
+        *((name, "is not the name of a device") for name in ("gpu", "", "cpu:x")),
+    ],
+)
+def test_an_absent_device_is_named(name, reason):
+    with pytest.raises(ValueError, match=rf"`device` \(={name}\) {reason}: use cpu") as error:
         find_device(name)
     assert "\n" not in str(error.value)
 

@@ -489,20 +489,27 @@ def _padded(images: Tensor, below: int, right: int, mode: str = "constant") -> T
 
 
 def _draw_like(codes: Tensor, count: int, seed: int) -> Tensor:
-    """Codes from a Gaussian mixture that is fitted to others."""
+    """Codes from a Gaussian mixture, which is fitted to others along the axes in which those differ most.
+
+    There are at most 64 axes, and 20 codes or more for each: numbers of a map that depend on each other, as those of
+    neighbouring places do, are not drawn as if they did not.
+    """
+    from sklearn.decomposition import PCA
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
-    components = max(1, min(10, len(codes) // 50))
-    full = codes.shape[1] <= 64 and len(codes) > 20 * codes.shape[1]
-    mixture = GaussianMixture(
-        components, covariance_type="full" if full else "diag", reg_covar=1e-4, random_state=seed % 2**32
-    )
+    rows = codes.detach().double().cpu().numpy()
+    axes = max(1, min(64, rows.shape[1], len(rows) // 20))
+    components = max(1, min(10, len(rows) // (20 * axes)))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # equal codes make fewer clusters; they serve all the same
-        drawn, _ = mixture.fit(codes.detach().double().cpu().numpy()).sample(count)
+        # Equal codes make fewer clusters and no variance; they serve all the same.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore", RuntimeWarning)
+        plane = PCA(axes, random_state=0).fit(rows)
+        mixture = GaussianMixture(components, reg_covar=1e-4, random_state=seed % 2**32).fit(plane.transform(rows))
+        drawn, _ = mixture.sample(count)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))  # they come sorted by component
-    return torch.from_numpy(drawn).float()[order]
+    return torch.from_numpy(plane.inverse_transform(drawn)).float()[order]
 
 
 def _dense(sizes: Sequence[int]) -> list[nn.Module]:

@@ -267,7 +267,7 @@ def _fall(metrics: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def _has_risen(best: tuple[int, float, float], last: tuple[int, float, float]) -> bool:
-    return last[2] > _ROSE * best[2] and last[1] < best[1]
+    return last[2] > max(_ROSE * best[2], _EQUAL) and last[1] < best[1]
 
 
 def _rival(facts: Facts, name: str) -> Rival | None:
