@@ -194,16 +194,14 @@ def train(
     if recorded is not None and out is not None:
         run = Run(out)
         check_resumed(run, asked, training, image_options, model_options | own)
-        places = {field: getattr(image_options, field) for field, name in PLACES.items() if name in asked}
-        recorded = replace(recorded, **places)
+        # `train` compares the images with the run's, and records where they lie now.
+        recorded = replace(
+            recorded, **{field: getattr(image_options, field) for field, name in PLACES.items() if name in asked}
+        )
         if recorded.source is None:
             raise ValueError(f"`--out` (={out}) was trained on images in memory: resume it in Python, or name them.")
         images = load(recorded)
         model = open_model(run, encoder, device)
-        if places and is_main:
-            run.check_images(images)
-            moved = {field: getattr(images.options, field) for field in places}
-            run.write_record({**run.record, "data": {**run.record["data"], **moved}})
         show_images(console, images)
     else:
         if out is None:
