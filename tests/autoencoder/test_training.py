@@ -298,7 +298,7 @@ def test_exhausted_memory_is_one_line_and_leaves_the_folder_free(tmp_path, monke
     def exhausted(self, *arguments, **keywords):
         raise RuntimeError(f"{text}\nmore lines")
 
-    monkeypatch.setattr(module._Objective, "forward", exhausted)
+    monkeypatch.setattr(module.Objective, "forward", exhausted)
     with pytest.raises(ValueError, match=r"`batch_size` \(=8\) does not fit into .*memory: use a batch size of 4\.$"):
         small_training(tmp_path / "run")
     monkeypatch.undo()
@@ -310,7 +310,7 @@ def test_other_runtime_errors_stay_what_they_are(tmp_path, monkeypatch):
     def broken(self, *arguments, **keywords):
         raise RuntimeError("a mistake")
 
-    monkeypatch.setattr(module._Objective, "forward", broken)
+    monkeypatch.setattr(module.Objective, "forward", broken)
     with pytest.raises(RuntimeError, match="a mistake"):
         small_training(tmp_path / "run")
 

@@ -21,8 +21,8 @@ from halfstride.autoencoder.distributed import Processes
 from halfstride.autoencoder.draws import Draw
 from halfstride.autoencoder.images import Images, to_float
 from halfstride.autoencoder.images.splits import inputs_and_targets
-from halfstride.autoencoder.losses import loss
 from halfstride.autoencoder.model import ConvAutoencoder
+from halfstride.autoencoder.objective import Objective
 from halfstride.autoencoder.own_encoder import Autoencoder, EncoderAutoencoder
 from halfstride.autoencoder.progress import Interrupted, Progress, StopSignal
 from halfstride.autoencoder.runs import Run, require_free
@@ -146,46 +146,6 @@ def corruption_of(options: TrainingOptions) -> Corrupt | None:
     )
 
 
-class _Objective(nn.Module):
-    """A model and its loss as one module, which is what several processes keep in step."""
-
-    def __init__(self, model: Autoencoder, options: TrainingOptions) -> None:
-        super().__init__()
-        self.model = model
-        self.name, self.beta = options.loss, options.beta
-
-    def forward(
-        self, inputs: Tensor, target: Tensor, noise: Tensor | None = None, warm: float = 1.0
-    ) -> tuple[Tensor, Tensor]:
-        """The loss and the MSE of each image.
-
-        Args:
-            inputs: N×C×H×W in [0, 1].
-            target: of the same shape.
-            noise: standard normal numbers of the latents' shape for a variational model; None takes the means.
-            warm: share of the weight of the Kullback-Leibler divergence.
-        """
-        divergence: Tensor | float = 0.0
-        if isinstance(self.model, ConvAutoencoder) and self.model.variational:
-            mean, log_variance = self.model.distribution(inputs)
-            latents = mean if noise is None else mean + noise * (0.5 * log_variance).exp()
-            output = self.model.decode(latents, target.shape[-2:])
-            nats = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).sum(1)
-            # The loss is the mean over an image's values; the divergence belongs beside its sum.
-            divergence = warm * self.beta * nats.float() / target[0].numel()
-        else:
-            output = self.model(inputs)
-        with torch.autocast(output.device.type, enabled=False):  # cross-entropy and SSIM are unsafe in half precision
-            output = output.float()
-            outside: Tensor | float = 0.0
-            if self.name == "bce":  # which is for values in [0, 1]: those outside are drawn back
-                inside = output.clamp(1e-4, 1 - 1e-4)
-                outside = (output - inside.detach()).square().flatten(1).mean(1)
-                output = inside
-            per_image = loss(self.name, output, target) + outside + divergence
-        return per_image, (output.detach() - target).square().flatten(1).mean(1, dtype=torch.float64)
-
-
 class _Training:
     """One training: the model, the optimiser, where it stands, and the run that it writes."""
 
@@ -207,7 +167,7 @@ class _Training:
         self.corruptions = parse_corruptions(options.corruption)
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = self._new_optimizer()
-        self.replica = processes.prepare(_Objective(model, options))
+        self.replica = processes.prepare(Objective(model, options))
         self.test_images = images.test.sample(_TEST_IMAGES).images
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
@@ -456,7 +416,7 @@ class _Training:
     def _validation_loss(self, size: int, corrupted: Corrupt | None) -> float:
         """The mean over the validation images of what the training minimises; in each process of all of them."""
         self.model.eval()
-        objective = _Objective(self.model, self.options)
+        objective = Objective(self.model, self.options)
         total, seen = 0.0, 0
         for batch in self.images.validation.batches(size):
             inputs, target = (to_float(images.to(self.processes.device)) for images in inputs_and_targets(batch))
