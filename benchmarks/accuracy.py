@@ -27,7 +27,7 @@ from torch import Tensor
 from benchmarks.peers import Peer, Task, prepare, reference
 from benchmarks.report import geometric_mean
 from benchmarks.rows import LAYERS, Row
-from halfstride.algorithms.products import capability
+from halfstride._core.algorithms.products import capability
 
 RESULTS = Path(__file__).parent / "results"
 ALLOWED = {"float32": 1.0, "bfloat16": 1.5}

@@ -1,10 +1,10 @@
-"""Measure the algorithms on this machine, and fit the numbers by which `halfstride.planning` chooses.
+"""Measure the algorithms on this machine, and fit the numbers by which `halfstride._core.planner` chooses.
 
     python -m benchmarks.calibrate               # measure and fit
     python -m benchmarks.calibrate --fit         # fit again what was measured on a processor like this one
 
 The layers are those of the grid, and many more drawn at random, since people have layers of all kinds. For each form,
-algorithm, circumstance and order in memory it finds the `planning.Costs` that predict the measured times best (least
+algorithm, circumstance and order in memory it finds the `planner.Costs` that predict the measured times best (least
 squares of the relative errors) and how far each measured layer deviates from that, and writes both where planning reads
 them. Then it prints what a choice by them loses on every row against the fastest algorithm, also where planning is not
 told of the row itself (in brackets). Half an hour on two cores; nothing else should run. Interrupted, it goes on with
@@ -33,10 +33,10 @@ from benchmarks.peers import Peer, Task, prepare
 from benchmarks.report import geometric_mean, median
 from benchmarks.rows import LAYERS, Row, parse
 from benchmarks.worker import keep_memory
-from halfstride.algorithms import ALGORITHMS
-from halfstride.algorithms.case import Case, resize_case, transposed_case
-from halfstride.algorithms.products import capability
-from halfstride.planning import ELIGIBLE, Costs, Measured, features, predict, shape
+from halfstride._core.algorithms import ALGORITHMS
+from halfstride._core.algorithms.products import capability
+from halfstride._core.case import Case, resize_case, transposed_case
+from halfstride._core.planner import ELIGIBLE, Costs, Measured, features, predict, shape
 
 _ORDERS = ("contiguous", "channels last")
 _RESULTS = Path(__file__).parent / "results"
@@ -208,7 +208,7 @@ def losses(times: list[Sample], table: dict[Key, Measured]) -> Iterator[tuple[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Fit the numbers by which halfstride.planning chooses.")
+    parser = argparse.ArgumentParser(description="Fit the numbers by which halfstride._core.planner chooses.")
     parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     parser.add_argument("--seconds", type=float, default=0.1, help="for the rounds of each drawn row")
     parser.add_argument("--fit", action="store_true", help="measure nothing")

@@ -24,8 +24,8 @@ from torch.utils import benchmark
 import halfstride
 from benchmarks import models, onnx_graph
 from benchmarks.rows import Row, fewest_bytes, parse
-from halfstride import planning
-from halfstride.algorithms import ALGORITHMS
+from halfstride._core import planner
+from halfstride._core.algorithms import ALGORITHMS
 from halfstride.kernels import transposed_from_resize
 
 __all__ = ["GEMM_SIDE", "Peer", "Prepared", "Task", "peers_for", "prepare", "reference"]
@@ -250,8 +250,8 @@ def _called(module: nn.Module, inputs: list[Tensor], training: bool) -> Prepared
 
 
 def _chosen(prepared: Prepared, layer: nn.Module, compiled: bool) -> str:
-    """What `planning.choose` answers in one call of a layer: as it runs, or else as it is traced."""
-    choose, traced, ran = planning.choose, [], []
+    """What `planner.choose` answers in one call of a layer: as it runs, or else as it is traced."""
+    choose, traced, ran = planner.choose, [], []
 
     def listening(*arguments: Any, **options: Any) -> Any:
         answer = choose(*arguments, **options)
@@ -261,15 +261,15 @@ def _chosen(prepared: Prepared, layer: nn.Module, compiled: bool) -> str:
             ran.append(answer)
         return answer
 
-    planning.choose = listening
+    planner.choose = listening
     if compiled:
         layer.compile(backend="eager")  # which is as good as any to ask
     try:
         prepared.run()
     finally:
-        planning.choose = choose
-    # Nobody chooses where a layer stays whole for a compiler to be summed by parts: see `planning.trains_by_parts`.
-    answer: str = (ran or traced or ["differences"])[0]
+        planner.choose = choose
+    # Nobody chooses where a layer stays whole for a compiler to be summed by parts: see `planner.trains_by_parts`.
+    answer: str = (ran or traced or ["by_parts"])[0]
     return f"{answer}, compiled" if compiled else answer
 
 

@@ -144,7 +144,7 @@ print("\n".join(" ".join(f"{value:3.0f}" for value in row) for row in plain))
 
 image, kernel = random(1, 1, 6, 6), random(1, 1, 3, 3)
 by_torch = F.conv2d(F.interpolate(image, scale_factor=2, mode="nearest"), kernel, padding=1)
-for algorithm in ("native", "scatter", "emulated", "folded", "phases", "differences"):
+for algorithm in ("native", "scatter", "emulated", "folded", "phases", "by_parts"):
     assert torch.allclose(H.resize_conv2d(image, kernel, scale_factor=2, algorithm=algorithm), by_torch)
 
 # %% It is a transposed convolution too: its kernel is the convolution's, spread over the block of a repeated value

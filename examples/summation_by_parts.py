@@ -7,7 +7,7 @@ Run it with `python examples/summation_by_parts.py`; it draws summation-by-parts
 import numpy as np
 from matplotlib.figure import Figure
 
-from halfstride.planning import explain
+from halfstride._core.planner import explain
 
 x, w = np.array([2.0, 3.2, 1.2, 2.6]), np.array([0.5, 1.0, -0.4])
 upsampled = np.repeat(x, 2)
@@ -58,8 +58,8 @@ size = 4000  # so large that borders do not count
 ways = [  # of one channel too little is saved, and there is an anchor at every position
     ("definition", "native", 1, "#9a9a9a"),
     ("folded", "folded", 1, "#8fb0d3"),
-    ("by parts", "differences", 1, "#dc8a6d"),
-    ("fewer anchors", "differences", 512, "#b3401e"),
+    ("by parts", "by_parts", 1, "#dc8a6d"),
+    ("fewer anchors", "by_parts", 512, "#b3401e"),
 ]
 ticks = {}
 for scale, first, shown in ((2, 0, ways), (4, 5, ways[:3])):  # at scale 4 some outputs see one position only

@@ -14,11 +14,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.autograd import forward_ad
 
-from halfstride import caching
-from halfstride.algorithms import (
+from halfstride._core.algorithms import (
     ALGORITHMS,
-    differences,
-    differences_plan,
+    by_parts,
     folded,
     native,
     packed,
@@ -26,8 +24,11 @@ from halfstride.algorithms import (
     scatter,
     volumes,
 )
-from halfstride.algorithms.case import resize_case, subpixel_case, transposed_case
-from halfstride.algorithms.common import as_transposed
+from halfstride._core.algorithms.by_parts import operator as by_parts_operator
+from halfstride._core.algorithms.by_parts import plan as by_parts_plan
+from halfstride._core.case import resize_case, subpixel_case, transposed_case
+from halfstride._core.common import as_transposed
+from halfstride._support import weight_cache
 from tolerance import assert_close
 
 CASES = {"transposed": transposed_case, "resize": resize_case, "subpixel": subpixel_case}
@@ -151,17 +152,17 @@ def test_all_algorithms_compute_the_defining_sums(call):
 def test_summation_by_parts_in_blocks(call, block, rows):
     """Of whatever size the blocks are, the result and the gradients are those of the whole."""
     case, *tensors = call
-    assume(differences.obstacle(case) is None)
+    assume(by_parts.obstacle(case) is None)
     for tensor in tensors:
         tensor.requires_grad_()
-    whole = differences.compute(case, *tensors)
+    whole = by_parts.compute(case, *tensors)
     gradient = torch.randn_like(whole)
     of_whole = torch.autograd.grad(whole, tensors, gradient)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(differences_plan, "_BLOCK", block)
-        patch.setattr(differences_plan, "_ROWS", rows)
-        patch.setattr(differences, "blocks", differences_plan.blocks.__wrapped__)
-        output = differences.compute(case, *tensors)
+        patch.setattr(by_parts_plan, "_BLOCK", block)
+        patch.setattr(by_parts_plan, "_ROWS", rows)
+        patch.setattr(by_parts_operator, "blocks", by_parts_plan.blocks.__wrapped__)
+        output = by_parts.compute(case, *tensors)
         gradients = torch.autograd.grad(output, tensors, gradient)
     for one, other in zip((output, *gradients), (whole, *of_whole), strict=True):
         assert_close(one, other)
@@ -172,22 +173,22 @@ def test_summation_by_parts_in_blocks(call, block, rows):
 def test_summation_by_parts_with_anchors_apart(call, block, data):
     """An anchor at every second or third position along some axes, as in large layers, in blocks or as a whole."""
     case, *tensors = call
-    assume(differences.obstacle(case) is None)
+    assume(by_parts.obstacle(case) is None)
     expected, gradient, of_expected = native_with_gradients(case, tensors)
-    furthest = differences_plan.furthest_periods(case)
+    furthest = by_parts_plan.furthest_periods(case)
     seen = zip(case.kernel_size, case.stride, case.dilation, strict=True)
     assert list(furthest) == [min(1 + (k - 1) // s, 4) if d == 1 else 1 for k, s, d in seen]
     periods = data.draw(st.tuples(*(st.integers(1, most) for most in furthest)))
 
     def planned(case, input_size, first, **_):
-        return differences_plan.with_periods(case, input_size, first, periods)
+        return by_parts_plan.with_periods(case, input_size, first, periods)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(differences_plan, "_BLOCK", block)
-        patch.setattr(differences_plan, "_ROWS", 1)
-        patch.setattr(differences, "plan", planned)
-        patch.setattr(differences, "blocks", differences_plan.blocks.__wrapped__)
-        output = differences.compute(case, *tensors)
+        patch.setattr(by_parts_plan, "_BLOCK", block)
+        patch.setattr(by_parts_plan, "_ROWS", 1)
+        patch.setattr(by_parts_operator, "plan", planned)
+        patch.setattr(by_parts_operator, "blocks", by_parts_plan.blocks.__wrapped__)
+        output = by_parts.compute(case, *tensors)
         assert_close(output, expected)
         for one, other in zip(torch.autograd.grad(output, tensors, gradient), of_expected, strict=True):
             assert_close(one, other)
@@ -198,7 +199,7 @@ def test_kernels_that_are_made_at_each_call_set_anchors_apart_more_rarely():
     case, small = (resize_case(2, (1, 512, n, n), (512, 512, 3, 3), 2, ((1, 1), (1, 1))) for n in (32, 16))
 
     def periods(case, **kept):
-        return [axis.period for axis in differences_plan.plan(case, case.input_size, (0, 0), **kept).axes]
+        return [axis.period for axis in by_parts_plan.plan(case, case.input_size, (0, 0), **kept).axes]
 
     assert periods(case, kernels_last=True) == [2, 2]
     assert periods(case) == [2, 1]
@@ -209,7 +210,7 @@ def test_kernels_that_are_made_at_each_call_set_anchors_apart_more_rarely():
 def test_an_axis_costs_a_product_less_for_every_anchor_less(k, s, m):
     """`k - 1` products for each jump and one for each anchor: 2.5 instead of 3 for 3 taps at scale 2."""
     n = 2400
-    (axis,) = differences_plan.plan(resize_case(1, (64, 512, n), (512, 512, k), s), (n,), (0,)).axes
+    (axis,) = by_parts_plan.plan(resize_case(1, (64, 512, n), (512, 512, k), s), (n,), (0,)).axes
     assert axis.period == m
     products = sum(len(positions) * len(axis.gaps_of(i)) for i, positions in enumerate(axis.lattices))
     assert products / n == pytest.approx(k - 1 + 1 / m, rel=0.02)
@@ -312,10 +313,10 @@ def test_nothing_waits_for_the_garbage_collection(name):
 def test_a_single_image_is_cut_into_rows():
     case = resize_case(2, (1, 4, 64, 8), (4, 4, 3, 3), 2, ((1, 1), (1, 1)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(differences_plan, "_BLOCK", 2**13)
-        patch.setattr(differences_plan, "_ROWS", 16)
-        plan = differences_plan.plan(case, (64, 8), (0, 0))
-        blocks = differences_plan.blocks.__wrapped__(plan, 1, 4, 4, training=False)
+        patch.setattr(by_parts_plan, "_BLOCK", 2**13)
+        patch.setattr(by_parts_plan, "_ROWS", 16)
+        plan = by_parts_plan.plan(case, (64, 8), (0, 0))
+        blocks = by_parts_plan.blocks.__wrapped__(plan, 1, 4, 4, training=False)
     inputs, outputs = zip(*((block.inputs[1], block.outputs[1]) for block in blocks), strict=True)
     assert len(blocks) > 2
     assert [rows.start for rows in outputs] == [0, *(rows.stop for rows in outputs[:-1])]
@@ -376,7 +377,7 @@ def test_first_and_second_derivatives(name, algorithm):
 def test_summation_by_parts_in_full_derivatives_and_of_third_order(name):
     case = FIXED[name]
     x, weight, bias = (tensor.requires_grad_() for tensor in tensors_for(case))
-    compute = functools.partial(differences.compute, case)
+    compute = functools.partial(by_parts.compute, case)
     assert torch.autograd.gradcheck(compute, (x, weight, bias))
 
     def third(x, weight):  # of a cubic function of both, so that it is not zero
@@ -434,7 +435,7 @@ def test_half_types_are_as_exact_as_torchs_own(form, weight, dtype):
         assert error(output) <= 1.5 * torchs_own, name
 
 
-@pytest.mark.parametrize("algorithm", ["scatter", "emulated", "folded", "phases", "differences"])
+@pytest.mark.parametrize("algorithm", ["scatter", "emulated", "folded", "phases", "by_parts"])
 def test_kernels_are_formed_from_a_wider_weight_and_rounded_once(algorithm):
     case = resize_case(2, (1, 8, 6, 6), (4, 8, 3, 3), 2)
     x, weight, _ = tensors_for(case, torch.float32)
@@ -493,7 +494,7 @@ def test_summation_by_parts_saves_only_input_and_weight():
     x, weight, bias = (tensor.requires_grad_() for tensor in tensors_for(case, torch.float32))
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor), lambda _: None):
-        differences.compute(case, x, weight, bias)
+        by_parts.compute(case, x, weight, bias)
     assert [tensor.data_ptr() for tensor in saved] == [x.data_ptr(), weight.data_ptr()]
 
 
@@ -501,7 +502,7 @@ def test_obstacles():
     resize = resize_case(2, (1, 1, 4, 4), (1, 1, 5, 5), 2, padding_mode="reflect")
     subpixel = subpixel_case(1, (1, 1, 4), (2, 1, 3), 2)
     transposed = transposed_case(1, (1, 1, 4), (1, 1, 3), 2)
-    for name in ("scatter", "emulated", "folded", "phases", "differences"):
+    for name in ("scatter", "emulated", "folded", "phases", "by_parts"):
         assert ALGORITHMS[name].obstacle(resize) == (
             "padding_mode='reflect' by scale_factor positions or more mirrors what upsampling made, and has no "
             "counterpart before it"
@@ -509,13 +510,13 @@ def test_obstacles():
         assert ALGORITHMS[name].obstacle(subpixel) == (
             "a sub-pixel convolution is made of its phases already, which 'native' computes once each"
         )
-    assert differences.obstacle(transposed) == (
+    assert by_parts.obstacle(transposed) == (
         "summation by parts needs the piecewise constant input of a resize-convolution"
     )
     assert [native.obstacle(case) for case in (resize, subpixel, transposed)] == [None] * 3
 
 
-@pytest.mark.parametrize("algorithm", [folded, scatter, differences])
+@pytest.mark.parametrize("algorithm", [folded, scatter, by_parts])
 def test_what_is_kept_of_a_weight_follows_it(algorithm):
     """However the weight changes, in inference the result is that of the weight as it is."""
     case = resize_case(2, (1, 3, 5, 4), (4, 3, 3, 3), 2)
@@ -551,7 +552,7 @@ def test_what_is_kept_of_a_large_weight_follows_the_least_of_its_changes():
 
     def look():
         with torch.no_grad():
-            caching.kept(weight, "key", lambda: makes.append(1))
+            weight_cache.kept(weight, "key", lambda: makes.append(1))
         return len(makes)
 
     assert look() == look() == 1
@@ -585,9 +586,9 @@ def test_what_is_made_of_a_weight_that_another_thread_is_changing_is_not_kept(si
         return made
 
     with torch.no_grad():
-        caching.kept(weight, "key", made_of_a_change)
+        weight_cache.kept(weight, "key", made_of_a_change)
         weight.copy_(before)
-        assert torch.equal(caching.kept(weight, "key", weight.detach().clone), before)
+        assert torch.equal(weight_cache.kept(weight, "key", weight.detach().clone), before)
 
 
 PACKED = {
@@ -650,7 +651,7 @@ def test_products_by_onednn_give_what_the_definition_gives(call, last):
     expected, gradient, of_expected = native_with_gradients(case, tensors, last)
     input, weight, bias = (tensor.detach().float().requires_grad_() for tensor in tensors)
     kept = torch.nn.Parameter(weight.detach())
-    able_to = [algorithm for algorithm in (scatter, differences) if algorithm.obstacle(case) is None]
+    able_to = [algorithm for algorithm in (scatter, by_parts) if algorithm.obstacle(case) is None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(products, "_LEAST", 0)
         patch.setattr(products, "_is_wide", lambda: True)
@@ -786,17 +787,17 @@ def test_what_is_kept_of_a_weight_is_used_and_goes_with_it():
     makes = []
     with torch.no_grad():
         for _ in range(3):
-            caching.kept(weight, "key", lambda: makes.append(1))
+            weight_cache.kept(weight, "key", lambda: makes.append(1))
         assert len(makes) == 1
         gc.collect()  # what other tests left
-        before = len(caching._KEPT)
+        before = len(weight_cache._KEPT)
         folded.compute(case, x, weight, None)
         del weight
         gc.collect()
-        assert len(caching._KEPT) == before - 1
+        assert len(weight_cache._KEPT) == before - 1
     trained = torch.nn.Parameter(torch.randn(2, 2, 3))
     for _ in range(3):
-        caching.kept(trained, "key", lambda: makes.append(1))
+        weight_cache.kept(trained, "key", lambda: makes.append(1))
     assert len(makes) == 4
 
 

@@ -13,8 +13,8 @@ from benchmarks.models import MODELS
 from benchmarks.peers import Peer, Task, network, network_inputs, peers_for, reference
 from benchmarks.rows import LAYERS, fewest_bytes, fewest_products, parse, select
 from benchmarks.worker import _Worker
-from halfstride.algorithms import ALGORITHMS
-from halfstride.planning import explain
+from halfstride._core.algorithms import ALGORITHMS
+from halfstride._core.planner import explain
 
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 SMALL = [
@@ -90,7 +90,7 @@ def names(task):
 def test_everyone_takes_part_who_can():
     forward = names(Task("resize 1x3x4x5 -> 2 k3 s2"))
     assert {"eager", "eager channels_last", "compile", "onnxruntime", "openvino", "folded by hand"} <= set(forward)
-    assert {"halfstride", "halfstride compile", "halfstride differences", "halfstride phases", "gemm", "copy"} <= set(
+    assert {"halfstride", "halfstride compile", "halfstride by_parts", "halfstride phases", "gemm", "copy"} <= set(
         forward
     )
     assert "onnxruntime" not in names(Task("resize 1x3x4x5 -> 2 k3 s2", training=True))
@@ -107,7 +107,7 @@ def test_peers_compute_what_the_row_says(line, training, tmp_path):
     _Worker().reference(task, path)
     form = task.row.form
     every = set(ALGORITHMS)
-    cannot = {"resize": set(), "transposed": {"folded", "differences"}, "subpixel": every - {"native"}}[form]
+    cannot = {"resize": set(), "transposed": {"folded", "by_parts"}, "subpixel": every - {"native"}}[form]
     for peer in peers_for(task):
         if peer.compiled or peer.how in ("compile", "openvino", "gemm", "copy"):
             continue
@@ -136,8 +136,8 @@ def test_auto_through_the_compiler(tmp_path):
     peer = Peer("halfstride compile", "halfstride", "auto", True, compiled=True)
     for line, training, chosen in (
         ("transposed 1x3x4x5 -> 2 k3 s2 p1 op1", False, "scatter, compiled"),
-        ("resize 1x512x32x32 -> 512 k3 s2", False, "differences, compiled"),  # one operator, which chooses as it runs
-        ("resize 1x128x8x8 -> 128 k3 s2", True, "differences, compiled"),  # one operator, by parts without a choice
+        ("resize 1x512x32x32 -> 512 k3 s2", False, "by_parts, compiled"),  # one operator, which chooses as it runs
+        ("resize 1x128x8x8 -> 128 k3 s2", True, "by_parts, compiled"),  # one operator, by parts without a choice
     ):
         task = Task(line, training)
         worker.reference(task, path)
@@ -235,7 +235,7 @@ def result(**changes):
         name: {"kind": kind, "how": how, "seconds": seconds, "error": 2e-7, "memory": 3 << 20}
         for name, (kind, how, seconds) in times.items()
     }
-    peers["halfstride"] |= {"chosen": "differences", "memory": 1 << 20}
+    peers["halfstride"] |= {"chosen": "by_parts", "memory": 1 << 20}
     facts = {"name": SMALL[1], "tags": ["resize"], "products": 200, "gemm_products": 100, "bytes": 9, "failed": {}}
     return {**facts, "peers": peers, **changes}
 
@@ -273,7 +273,7 @@ def test_a_table_shows_losses_among_the_wins():
     page = report.markdown(run_of(result()))
     line = next(line for line in page.splitlines() if line.startswith(f"| {SMALL[1]} | eager channels_last"))
     cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells[1:6] == ["eager channels_last", "3000", "differences", "2000", "1.50 [1.12, 2.25]"]
+    assert cells[1:6] == ["eager channels_last", "3000", "by_parts", "2000", "1.50 [1.12, 2.25]"]
     assert cells[6:] == ["**0.50 [0.38, 0.75]**", "750", "38%"]
     assert "- resize: geometric mean 1.50, least 1.50, most 1.50; 0 of 1 rows lost" in page
     assert "2 threads, CPU (AVX2, 2 cores), Linux; torch 2.13.0." in page

@@ -1,4 +1,4 @@
-"""From measured times to the costs that `planning` chooses by."""
+"""From measured times to the costs that `planner` chooses by."""
 
 import json
 import math
@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import calibrate
 from benchmarks.rows import LAYERS, parse
-from halfstride import planning
+from halfstride._core import planner
 
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 
@@ -24,14 +24,14 @@ def measured(capability, circumstance):
 @pytest.mark.parametrize("capability", ["avx2", "avx512"])
 @pytest.mark.parametrize("circumstance", ["forward", "training"])
 def test_the_choice_is_as_fast_as_the_fastest_on_every_layer_that_was_measured(capability, circumstance, monkeypatch):
-    table = planning._measured.__wrapped__
-    monkeypatch.setattr(planning, "capability", lambda: capability)
+    table = planner._measured.__wrapped__
+    monkeypatch.setattr(planner, "capability", lambda: capability)
     costs = table()
-    monkeypatch.setattr(planning, "_measured", lambda: costs)
-    grid, lost = {row.name for row in LAYERS if row.form in planning.ELIGIBLE}, {}
+    monkeypatch.setattr(planner, "_measured", lambda: costs)
+    grid, lost = {row.name for row in LAYERS if row.form in planner.ELIGIBLE}, {}
     for order, row, seconds in measured(capability, circumstance):
         case = calibrate.case_of(row)
-        chosen, _ = planning._decide.__wrapped__(case, "auto", circumstance, order == "channels last")
+        chosen, _ = planner._decide.__wrapped__(case, "auto", circumstance, order == "channels last")
         lost[order, row.name] = seconds[chosen] / min(seconds.values())
     assert {name for _, name in lost} > grid
     # What summation by parts does differs a little between processors, and this one may be another.
@@ -43,16 +43,16 @@ def test_the_choice_is_as_fast_as_the_fastest_on_every_layer_that_was_measured(c
 def test_layers_are_drawn_alike_every_time():
     rows = calibrate.rows()
     assert rows == calibrate.rows()
-    assert {row.form for row in rows} == set(planning.ELIGIBLE)
+    assert {row.form for row in rows} == set(planner.ELIGIBLE)
     assert {row.axes for row in rows} == {1, 2, 3}
     assert all(min(row.output_shape) > 0 and parse(row.name) == row for row in rows[len(LAYERS) :])
 
 
 def test_costs_are_found_again_in_times_that_they_made():
-    costs = planning.Costs(10.0, 4.0, 0.0, 300.0, 2000.0, 700.0, 6e7, 5e6)
+    costs = planner.Costs(10.0, 4.0, 0.0, 300.0, 2000.0, 700.0, 6e7, 5e6)
     cases = [calibrate.case_of(row) for row in calibrate.rows() if row.form == "transposed" and row.axes == 2]
     samples = [
-        (case, planning.predict(planning.Measured(costs, ()), case, "scatter", channels_last=True) / 1e3)
+        (case, planner.predict(planner.Measured(costs, ()), case, "scatter", channels_last=True) / 1e3)
         for case in cases
     ]
     found = calibrate.fitted(samples, "scatter", channels_last=True, fastest_product=0.0)
@@ -71,14 +71,14 @@ def test_what_layers_deviate_by_is_learned():
     of_all += [("channels last", each, seconds) for _, each, seconds in times]
     for axes, form in ((1, "transposed"), (3, "transposed"), (1, "resize"), (2, "resize"), (3, "resize")):
         size = "x".join(["6"] * axes)
-        seconds = dict.fromkeys(planning.ELIGIBLE[form], 1.0)
+        seconds = dict.fromkeys(planner.ELIGIBLE[form], 1.0)
         kernel = "k4 s2 p1" if form == "transposed" else "k3 s2"
         of_all += [(order, parse(f"{form} 1x8x{size} -> 4 {kernel}"), seconds) for order in calibrate._ORDERS]
     table = calibrate.learned(of_all)
     case = calibrate.case_of(row)
     for name, seconds in times[-1][2].items():
         known = table["contiguous", "transposed", 2, name]
-        assert planning.predict(known, case, name, channels_last=False) == pytest.approx(1e3 * seconds, rel=0.1)
+        assert planner.predict(known, case, name, channels_last=False) == pytest.approx(1e3 * seconds, rel=0.1)
 
 
 def test_algorithms_take_turns_and_the_hopeless_have_few(monkeypatch):

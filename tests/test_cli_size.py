@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import halfstride
 from halfstride import cli, geometry
-from halfstride.planning import explain
+from halfstride._core.planner import explain
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from halfstride import layers
-from halfstride.algorithms import ALGORITHMS, products
+from halfstride._core.algorithms import ALGORITHMS, products
 from tolerance import assert_close
 
 LAYERS = {

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from halfstride import functional, kernels
-from halfstride.algorithms import ALGORITHMS
+from halfstride._core.algorithms import ALGORITHMS
 from tolerance import assert_close
 
 with warnings.catch_warnings():  # of what torch's test tools import
@@ -330,7 +330,7 @@ def test_autocast_rounds_no_more_than_torchs_own():
             output = functional.resize_conv2d(x, w, algorithm=algorithm)
         errors[algorithm] = (output.double() - exact).square().mean().sqrt()
     assert max(errors.values()) <= 1.5 * errors["native"]
-    assert errors["differences"] < 0.9 * errors["native"]  # which rounds its weights too
+    assert errors["by_parts"] < 0.9 * errors["native"]  # which rounds its weights too
 
 
 @pytest.mark.parametrize("functions", [TRANSPOSED, RESIZE, SUBPIXEL])
@@ -424,9 +424,9 @@ PINNED = {
     "`input`, `weight` and `bias` (of torch.float32, torch.float64) must have the same type: convert them with "
     "`.to(...)`, or use torch.autocast.": lambda: T(X, WT.double()),
     "`algorithm` (='fast') must be one of 'auto', 'native', 'scatter', 'emulated', 'folded', 'phases', "
-    "'differences'.": lambda: T(X, WT, algorithm="fast"),
-    "`algorithm` (='differences') cannot compute this case: summation by parts needs the piecewise constant input of a "
-    "resize-convolution.": lambda: T(X, WT, algorithm="differences"),
+    "'by_parts'.": lambda: T(X, WT, algorithm="fast"),
+    "`algorithm` (='by_parts') cannot compute this case: summation by parts needs the piecewise constant input of a "
+    "resize-convolution.": lambda: T(X, WT, algorithm="by_parts"),
 }
 
 

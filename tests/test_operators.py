@@ -9,8 +9,9 @@ from torch import nn
 from torch._dynamo.backends.registry import lookup_backend
 
 import halfstride
-from halfstride import functional, planning
-from halfstride.algorithms.case import resize_case
+from halfstride import functional
+from halfstride._core import planner
+from halfstride._core.case import resize_case
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Dynamo's, about what it reads
 
@@ -116,7 +117,7 @@ def test_types(recorder):
 @pytest.fixture
 def by_parts(monkeypatch):
     """Whatever can be is summed by parts in training, however few channels there are."""
-    monkeypatch.setattr(planning, "_SAVED", 0)
+    monkeypatch.setattr(planner, "_SAVED", 0)
 
 
 @pytest.mark.parametrize("wanted", ["input", "weight", "bias", "all"])
@@ -167,10 +168,10 @@ def test_many_channels_are_trained_by_parts_under_a_compiler():
     def case(*channels, kernel=3, scale=2):
         return resize_case(2, (1, channels[0], 8, 8), (channels[1], channels[0], kernel, kernel), scale)
 
-    assert planning.trains_by_parts(case(105, 105))
-    assert planning.trains_by_parts(case(53, 53, scale=4))
-    assert not planning.trains_by_parts(case(102, 102))
-    assert not planning.trains_by_parts(case(512, 3))
+    assert planner.trains_by_parts(case(105, 105))
+    assert planner.trains_by_parts(case(53, 53, scale=4))
+    assert not planner.trains_by_parts(case(102, 102))
+    assert not planner.trains_by_parts(case(512, 3))
 
 
 def test_it_keeps_an_operators_promises():

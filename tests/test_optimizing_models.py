@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 import halfstride
 from halfstride import cli
-from halfstride.algorithms import packed
+from halfstride._core.algorithms import packed
 from halfstride.optimizing import measuring, optimize
 from halfstride.optimizing.plan import Plan, Site
 from test_optimizing import Model, assert_same, check, conv, everything_pays, image, randomised, results, up  # noqa: F401
@@ -389,10 +389,10 @@ def clock(monkeypatch, **seconds):
 
 
 def test_the_fastest_algorithm_is_kept(monkeypatch):
-    clock(monkeypatch, differences=0.25, phases=0.5, after=0.5)
+    clock(monkeypatch, by_parts=0.25, phases=0.5, after=0.5)
     _, report = optimize(simple(), image())
     resize, transposed = report.rows
-    assert resize.became == "resize-convolution (differences)"
+    assert resize.became == "resize-convolution (by_parts)"
     assert resize.inference.speedup == resize.training.speedup == 4
     assert transposed.became == "transposed convolution (phases)"
     assert report.optimized
@@ -417,7 +417,7 @@ def test_a_heavy_transposed_convolution_keeps_its_kernel_packed(monkeypatch):
 
 
 def test_a_gain_within_noise_is_none(monkeypatch):
-    clock(monkeypatch, differences=0.98, phases=0.99)
+    clock(monkeypatch, by_parts=0.98, phases=0.99)
     model, report = optimize(simple(), image())
     assert not report.optimized
     assert report.note == "no upsampling that can be faster"
@@ -474,7 +474,7 @@ def test_a_model_that_comes_by_other_sites_in_every_run(monkeypatch):
 
 
 def test_the_whole_decides(monkeypatch):
-    clock(monkeypatch, differences=0.5, after=1.0)
+    clock(monkeypatch, by_parts=0.5, after=1.0)
     model, report = optimize(simple(), image())
     assert not report.optimized
     assert report.note == "the model as a whole is not faster"
@@ -512,7 +512,7 @@ def test_without_gradients_training_is_not_measured():
 
 @pytest.mark.parametrize("wrong", ["phases", "scatter"])
 def test_a_wrong_result_is_never_kept(monkeypatch, wrong):
-    from halfstride.algorithms import ALGORITHMS
+    from halfstride._core.algorithms import ALGORITHMS
 
     right = ALGORITHMS[wrong].compute
     monkeypatch.setattr(ALGORITHMS[wrong], "compute", lambda *arguments: right(*arguments) * 1.0001)
@@ -544,8 +544,8 @@ def test_decisions_carry_over_to_the_most_similar_size():
             Site("key", positions, "", "", (), False, (), lambda: None, (), lambda name: None, "auto", 0)
         )
 
-    plan = Plan({("key", False): {10: "phases", 1000: "differences"}})
-    assert [choose(n) for n in (0, 1, 60, 150, 10**6)] == ["phases"] * 3 + ["differences"] * 2
+    plan = Plan({("key", False): {10: "phases", 1000: "by_parts"}})
+    assert [choose(n) for n in (0, 1, 60, 150, 10**6)] == ["phases"] * 3 + ["by_parts"] * 2
     plan = Plan({("another key", False): {10: "phases"}})
     assert choose(10) == "auto"
 

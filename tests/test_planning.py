@@ -7,9 +7,10 @@ import re
 import pytest
 import torch
 
-from halfstride import functional, planning
-from halfstride.algorithms import ALGORITHMS
-from halfstride.algorithms.case import resize_case, subpixel_case, transposed_case
+from halfstride import functional
+from halfstride._core import planner
+from halfstride._core.algorithms import ALGORITHMS
+from halfstride._core.case import resize_case, subpixel_case, transposed_case
 
 RESIZE = resize_case(2, (8, 64, 32, 32), (32, 64, 3, 3), 2)
 
@@ -20,7 +21,7 @@ def test_the_rule(training, channels_last):
     """Far from the crossovers, which may move with the next calibration."""
 
     def chosen(case, **arguments):
-        return planning.choose(case, training=training, channels_last=channels_last, **arguments)
+        return planner.choose(case, training=training, channels_last=channels_last, **arguments)
 
     assert chosen(transposed_case(2, (32, 128, 16, 16), (128, 64, 4, 4), 2, 1)) == "native"
     assert chosen(transposed_case(1, (8, 64, 512), (64, 1, 16), 8, 4)) == "scatter"
@@ -28,8 +29,8 @@ def test_the_rule(training, channels_last):
     assert chosen(subpixel_case(2, (1, 4, 8, 8), (16, 4, 3, 3), 2)) == "native"
     assert chosen(resize_case(2, (8, 256, 64, 64), (1, 256, 3, 3), 2)) == "scatter"
     assert chosen(RESIZE) == "folded"
-    assert chosen(resize_case(2, (8, 512, 32, 32), (512, 512, 3, 3), 2)) == "differences"
-    assert chosen(resize_case(2, (8, 512, 32, 32), (512, 512, 3, 3), 2, padding_mode="reflect")) == "differences"
+    assert chosen(resize_case(2, (8, 512, 32, 32), (512, 512, 3, 3), 2)) == "by_parts"
+    assert chosen(resize_case(2, (8, 512, 32, 32), (512, 512, 3, 3), 2, padding_mode="reflect")) == "by_parts"
     assert chosen(resize_case(2, (8, 512, 32, 32), (512, 512, 5, 5), 2, padding_mode="reflect")) == "native"
     assert chosen(resize_case(2, (8, 64, 32, 32), (32, 64, 3, 3), 1)) == "native"
     assert chosen(resize_case(2, (64, 100, 1, 1), (1024, 100, 3, 3), 1)) == "native"
@@ -37,51 +38,51 @@ def test_the_rule(training, channels_last):
 
 
 def test_where_nothing_was_measured():
-    assert planning.choose(RESIZE, device="cuda") == "folded"
-    assert planning.choose(transposed_case(2, (8, 64, 32, 32), (64, 3, 3, 3), 2), device="cuda") == "native"
+    assert planner.choose(RESIZE, device="cuda") == "folded"
+    assert planner.choose(transposed_case(2, (8, 64, 32, 32), (64, 3, 3, 3), 2), device="cuda") == "native"
     assert (
-        planning.choose(resize_case(2, (8, 64, 32, 32), (32, 64, 5, 5), 2, padding_mode="reflect"), device="cuda")
+        planner.choose(resize_case(2, (8, 64, 32, 32), (32, 64, 5, 5), 2, padding_mode="reflect"), device="cuda")
         == "native"
     )
 
 
 def test_under_a_compiler(monkeypatch):
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert planning.choose(RESIZE) == "folded"
-    assert planning.choose(resize_case(2, (8, 64, 32, 32), (3, 64, 3, 3), 2)) == "scatter"
-    assert planning.choose(transposed_case(2, (8, 64, 32, 32), (64, 16, 4, 4), 2)) == "scatter"
-    assert planning.choose(transposed_case(2, (8, 64, 32, 32), (64, 17, 4, 4), 2)) == "native"
-    assert planning.choose(transposed_case(1, (1, 512, 200), (512, 256, 16), 8, 4)) == "scatter"
-    assert planning.choose(transposed_case(1, (1, 512, 200), (512, 256, 8), 4, 2)) == "native"
-    assert planning.choose(transposed_case(3, (1, 64, 8, 8, 8), (64, 32, 2, 2, 2), 2)) == "scatter"
-    assert planning.choose(transposed_case(3, (1, 64, 8, 8, 8), (64, 32, 4, 4, 4), 2)) == "native"
-    assert planning.choose(transposed_case(2, (8, 64, 32, 32), (64, 3, 4, 4), 2), device="cuda") == "native"
+    assert planner.choose(RESIZE) == "folded"
+    assert planner.choose(resize_case(2, (8, 64, 32, 32), (3, 64, 3, 3), 2)) == "scatter"
+    assert planner.choose(transposed_case(2, (8, 64, 32, 32), (64, 16, 4, 4), 2)) == "scatter"
+    assert planner.choose(transposed_case(2, (8, 64, 32, 32), (64, 17, 4, 4), 2)) == "native"
+    assert planner.choose(transposed_case(1, (1, 512, 200), (512, 256, 16), 8, 4)) == "scatter"
+    assert planner.choose(transposed_case(1, (1, 512, 200), (512, 256, 8), 4, 2)) == "native"
+    assert planner.choose(transposed_case(3, (1, 64, 8, 8, 8), (64, 32, 2, 2, 2), 2)) == "scatter"
+    assert planner.choose(transposed_case(3, (1, 64, 8, 8, 8), (64, 32, 4, 4, 4), 2)) == "native"
+    assert planner.choose(transposed_case(2, (8, 64, 32, 32), (64, 3, 4, 4), 2), device="cuda") == "native"
 
 
 def measured(milliseconds, deviations=()):
-    return planning.Measured(planning.Costs(0, 0, 0, 0, 0, 0, 1e9 * milliseconds, 0), deviations)
+    return planner.Measured(planner.Costs(0, 0, 0, 0, 0, 0, 1e9 * milliseconds, 0), deviations)
 
 
 def test_the_fastest_by_the_table_is_chosen():
     case = resize_case(2, (4, 96, 24, 24), (48, 96, 3, 3), 2)
     for circumstance in ("forward", "training"):
-        for fastest in planning.ELIGIBLE["resize"]:
+        for fastest in planner.ELIGIBLE["resize"]:
             with pytest.MonkeyPatch.context() as patch:
                 table = {
                     (circumstance, "channels last", "resize", "2d", name): measured(1 if name == fastest else 2)
-                    for name in planning.ELIGIBLE["resize"]
+                    for name in planner.ELIGIBLE["resize"]
                 }
-                patch.setattr(planning, "_measured", lambda table=table: table)
-                assert planning._decide.__wrapped__(case, "auto", circumstance, True)[0] == fastest
+                patch.setattr(planner, "_measured", lambda table=table: table)
+                assert planner._decide.__wrapped__(case, "auto", circumstance, True)[0] == fastest
 
 
 def test_layers_deviate_from_their_costs_as_those_like_them_did():
     case = resize_case(2, (4, 96, 24, 24), (48, 96, 3, 3), 2)
-    like, unlike = planning.shape(case), (4096, 96, 48, 576, 9, 4)
+    like, unlike = planner.shape(case), (4096, 96, 48, 576, 9, 4)
 
     def predicted(*deviations):
         known = measured(2, tuple((shape, math.log(factor)) for shape, factor in deviations))
-        return planning.predict(known, case, "native", channels_last=True)
+        return planner.predict(known, case, "native", channels_last=True)
 
     assert predicted() == pytest.approx(2.0)
     assert predicted((unlike, 1.5)) == pytest.approx(3.0)  # which is all that is known
@@ -93,24 +94,24 @@ def test_layers_deviate_from_their_costs_as_those_like_them_did():
 def test_rows_of_numbers_are_channels_or_positions():
     """A copy of many short rows takes longer than one of few long ones."""
     case = resize_case(2, (4, 96, 24, 12), (48, 96, 3, 3), 2)
-    _, _, _, traffic, rows, *_ = planning.features(case, "scatter", channels_last=True)
+    _, _, _, traffic, rows, *_ = planner.features(case, "scatter", channels_last=True)
     assert traffic == pytest.approx(48 * rows)
-    _, _, _, traffic, rows, *_ = planning.features(case, "scatter", channels_last=False)
+    _, _, _, traffic, rows, *_ = planner.features(case, "scatter", channels_last=False)
     assert traffic == pytest.approx(12 * rows)
 
 
 def test_groups_were_not_measured():
-    assert planning.choose(transposed_case(2, (8, 64, 8, 8), (64, 1, 2, 2), 2, groups=2)) == "native"
-    assert planning.choose(resize_case(2, (8, 512, 32, 32), (512, 256, 3, 3), 2, groups=2)) == "folded"
+    assert planner.choose(transposed_case(2, (8, 64, 8, 8), (64, 1, 2, 2), 2, groups=2)) == "native"
+    assert planner.choose(resize_case(2, (8, 512, 32, 32), (512, 256, 3, 3), 2, groups=2)) == "folded"
 
 
 @pytest.mark.parametrize("capability", ["AVX2", "AVX512", "DEFAULT"])
 def test_every_processor_has_costs_for_every_choice(capability, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    table = planning._measured.__wrapped__()
-    for circumstance, axes, form in itertools.product(("forward", "training"), (1, 2, 3), planning.ELIGIBLE):
+    table = planner._measured.__wrapped__()
+    for circumstance, axes, form in itertools.product(("forward", "training"), (1, 2, 3), planner.ELIGIBLE):
         for order in ("contiguous", "channels last")[: 1 if axes == 1 else 2]:
-            for name in planning.ELIGIBLE[form]:
+            for name in planner.ELIGIBLE[form]:
                 known = table[circumstance, order, form, f"{axes}d", name]
                 assert min(known.costs) >= 0 < max(known.costs)
                 assert len(known.deviations) > 1
@@ -123,7 +124,7 @@ def test_layers_tell_whether_they_are_trained_and_how_their_input_lies_in_memory
         asked.append((training, channels_last))
         return "native"
 
-    monkeypatch.setattr(planning, "choose", choose)
+    monkeypatch.setattr(planner, "choose", choose)
     x, w = torch.randn(1, 2, 4, 4), torch.randn(3, 2, 3, 3, requires_grad=True)
     functional.resize_conv2d(x, w)
     functional.resize_conv2d(x, w.detach())
@@ -136,9 +137,9 @@ def test_layers_tell_whether_they_are_trained_and_how_their_input_lies_in_memory
 def test_the_choice_can_be_made_by_hand():
     case = resize_case(2, (1, 4, 8, 8), (4, 4, 3, 3), 2)
     for name in ALGORITHMS:
-        assert planning.choose(case, name) == name
+        assert planner.choose(case, name) == name
     with pytest.raises(ValueError, match="cannot compute this case: summation by parts needs"):
-        planning.choose(transposed_case(1, (1, 1, 4), (1, 1, 3), 2), "differences")
+        planner.choose(transposed_case(1, (1, 1, 4), (1, 1, 3), 2), "by_parts")
 
 
 def test_exported_models_are_made_of_torchs_operators():
@@ -156,58 +157,56 @@ def products(plan):
     return {each.algorithm: each.products for each in plan.candidates}
 
 
-@pytest.mark.parametrize(("scale", "differences", "phases", "direct"), [(2, 9, 16, 36), (4, 9, 36, 144)])
-def test_products_of_a_resize_conv(scale, differences, phases, direct):
+@pytest.mark.parametrize(("scale", "by_parts", "phases", "direct"), [(2, 9, 16, 36), (4, 9, 36, 144)])
+def test_products_of_a_resize_conv(scale, by_parts, phases, direct):
     size, pairs = 1000, 6  # so large that borders do not count
-    found = products(planning.explain("resize", (1, 2, size, size), (3, 2, 3, 3), scale_factor=scale))
+    found = products(planner.explain("resize", (1, 2, size, size), (3, 2, 3, 3), scale_factor=scale))
     each = {name: round(number / size**2 / pairs) for name, number in found.items()}
-    assert each["differences"] == differences
+    assert each["by_parts"] == by_parts
     assert each["phases"] == min(phases, 25 if scale == 4 else phases)  # two of four phases are the same
     assert each["scatter"] == phases
     assert each["native"] == direct
 
 
 def test_products_of_a_transposed_conv():
-    found = products(planning.explain("transposed", (2, 4, 10, 20), (4, 3, 3, 3), stride=2, groups=2))
+    found = products(planner.explain("transposed", (2, 4, 10, 20), (4, 3, 3, 3), stride=2, groups=2))
     each = {name: number and number / (2 * 4 * 3 * 200) for name, number in found.items()}
     assert each["native"] == each["scatter"] == 9
     assert each["emulated"] == 9 * 21 * 41 / 200
     assert each["phases"] == 9 * 11 * 21 / 200  # of a phase as many positions as the longest has
-    assert each["differences"] is None
+    assert each["by_parts"] is None
 
 
 def test_products_counted_by_hand():
     """A signal of 3 values, 3 taps, scale 2: the products of each algorithm, one by one."""
-    found = products(planning.explain("resize", (1, 1, 3), (1, 1, 3)))
+    found = products(planner.explain("resize", (1, 1, 3), (1, 1, 3)))
     assert found["native"] == 6 * 3
     assert found["scatter"] == 3 * 4
     assert found["emulated"] == 6 * 4
     assert found["phases"] == 3 * 2 + 3 * 2
-    assert found["differences"] == 3 + 4 * 2  # 3 values, and 4 jumps with the borders', at 2 gaps
+    assert found["by_parts"] == 3 + 4 * 2  # 3 values, and 4 jumps with the borders', at 2 gaps
 
 
 def test_explain_gives_bytes_reasons_and_obstacles():
     arguments = ("resize", (64, 64, 16, 16), (32, 64, 3, 3))
-    plan = planning.explain(*arguments)
+    plan = planner.explain(*arguments)
     assert plan.algorithm == "folded"
-    others = "([\\d.]+ ms as '(scatter|native|differences)',? ?){3}"
+    others = "([\\d.]+ ms as '(scatter|native|by_parts)',? ?){3}"
     assert re.fullmatch(rf"predicted to take [\d.]+ ms where it was measured, against {others}", plan.reason)
     assert plan.case.output_size == (32, 32)
-    half = planning.explain(*arguments, dtype=torch.float16)
+    half = planner.explain(*arguments, dtype=torch.float16)
     for wide, narrow in zip(plan.candidates, half.candidates, strict=True):
         assert wide.bytes == 2 * narrow.bytes
         assert wide.bytes >= 4 * (math.prod((8, 16, 16)) + math.prod((4, 32, 32)))
-    assert planning.explain(*arguments, algorithm="scatter").reason == "it was asked for"
-    for each in planning.explain("transposed", (1, 8, 16), (8, 4, 3), stride=2).candidates:
-        assert (
-            (each.obstacle is None) == (each.algorithm not in ("folded", "differences")) == (each.products is not None)
-        )
+    assert planner.explain(*arguments, algorithm="scatter").reason == "it was asked for"
+    for each in planner.explain("transposed", (1, 8, 16), (8, 4, 3), stride=2).candidates:
+        assert (each.obstacle is None) == (each.algorithm not in ("folded", "by_parts")) == (each.products is not None)
 
 
 def test_bad_arguments():
     with pytest.raises(ValueError) as error:  # noqa: PT011
-        planning.explain("deconv", (1, 8, 16), (8, 4, 3))
+        planner.explain("deconv", (1, 8, 16), (8, 4, 3))
     assert str(error.value) == "`form` (='deconv') must be one of 'transposed', 'resize', 'subpixel'."
     with pytest.raises(ValueError) as error:  # noqa: PT011
-        planning.explain("transposed", (1, 8, 16), (8, 4, 3), stride=0)
+        planner.explain("transposed", (1, 8, 16), (8, 4, 3), stride=0)
     assert str(error.value) == "`stride` (=0) must be at least 1."

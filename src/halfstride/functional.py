@@ -29,11 +29,11 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from halfstride import algorithms, operators, planning
-from halfstride.algorithms.case import Case, resize_case, subpixel_case, transposed_case
-from halfstride.algorithms.common import is_channels_last, wants_gradients
-from halfstride.arguments import Padding, Sizes
-from halfstride.caching import is_jit_traced
+from halfstride._core import algorithms, compiled, planner
+from halfstride._core.case import Case, resize_case, subpixel_case, transposed_case
+from halfstride._core.common import is_channels_last, wants_gradients
+from halfstride._support.arguments import Padding, Sizes
+from halfstride._support.weight_cache import is_jit_traced
 
 __all__ = [
     "conv_transpose1d",
@@ -108,7 +108,7 @@ def conv_transpose2d(
         dilation: output positions from one tap to the next, 1 or more.
         output_size: the size to restore, an int or one per axis, instead of output_padding.
         padding_mode: how the input goes on beyond its borders: "zeros", "reflect", "replicate" or "circular".
-        algorithm: "auto", or a name in `halfstride.algorithms.ALGORITHMS`; all give the same result up to rounding.
+        algorithm: "auto", or a name in `halfstride.explain`'s table; all give the same result up to rounding.
 
     Shape:
         Per axis `(n - 1) * stride - before - after + dilation * (k - 1) + output_padding + 1`.
@@ -220,7 +220,7 @@ def resize_conv2d(
         output_size: the size wanted, an int or one per axis; the padding at the end grows or shrinks by less than
             `scale_factor` for it.
         padding_mode: how the upsampled image goes on beyond its borders: "zeros", "reflect", "replicate", "circular".
-        algorithm: "auto", or a name in `halfstride.algorithms.ALGORITHMS`; all give the same result up to rounding.
+        algorithm: "auto", or a name in `halfstride.explain`'s table; all give the same result up to rounding.
 
     Shape:
         Per axis `n * scale_factor + before + after - dilation * (k - 1)`.
@@ -329,7 +329,7 @@ def subpixel_conv2d(
         groups: blocks of channels that do not see each other; they divide out_channels too.
         output_size: the size wanted, an int or one per axis; less than `scale_factor` is cut from the end for it.
         padding_mode: how the input goes on beyond its borders: "zeros", "reflect", "replicate" or "circular".
-        algorithm: "auto", or a name in `halfstride.algorithms.ALGORITHMS`; all give the same result up to rounding.
+        algorithm: "auto", or a name in `halfstride.explain`'s table; all give the same result up to rounding.
 
     Shape:
         Per axis `(n + before + after - dilation * (k - 1)) * scale_factor`.
@@ -398,10 +398,10 @@ def resize_conv(
     *geometry, algorithm = arguments
     _check_tensors(input, weight, bias)
     shape = _shape(input)
-    kernel = operators.part(weight, first, shape[-axes - 1])
+    kernel = compiled.part(weight, first, shape[-axes - 1])
     case = resize_case(axes, shape, kernel.shape, *geometry)
-    if algorithm == "auto" and operators.stays_whole(case, input, weight, bias):
-        return operators.resize_conv(case, input, weight, bias, first)
+    if algorithm == "auto" and compiled.stays_whole(case, input, weight, bias):
+        return compiled.resize_conv(case, input, weight, bias, first)
     return _upsample(case, input, kernel, bias, algorithm)
 
 
@@ -426,7 +426,7 @@ def _upsample(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None, al
     if unbatched:
         input = input.unsqueeze(0)
     channels_last = is_channels_last(input)
-    chosen = planning.choose(case, algorithm, input.device.type, training=training, channels_last=channels_last)
+    chosen = planner.choose(case, algorithm, input.device.type, training=training, channels_last=channels_last)
     compute: Callable[..., Tensor] = algorithms.ALGORITHMS[chosen].compute
     dtype = _autocast_type(input)
     if dtype is not None:

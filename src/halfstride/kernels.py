@@ -30,8 +30,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from halfstride import geometry
-from halfstride.arguments import Sizes, read_int, read_sizes
-from halfstride.caching import cached, is_captured
+from halfstride._support.arguments import Sizes, read_int, read_sizes
+from halfstride._support.weight_cache import cached, is_captured
 
 __all__ = [
     "even_from_transposed",

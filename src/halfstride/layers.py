@@ -5,7 +5,7 @@ and any `padding_mode`. `ResizeConv1d/2d/3d` have the parameters of `torch.nn.Co
 have those of the convolution in front of a `torch.nn.PixelShuffle`, and start without a checkerboard.
 
 The last argument of every constructor, `algorithm`, says how to compute it; "auto" leaves that to
-`halfstride.planning`.
+`halfstride._core.planner`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from halfstride import functional, planning
-from halfstride.arguments import (
+from halfstride import functional
+from halfstride._core import planner
+from halfstride._support.arguments import (
     Padding,
     Sizes,
     read_groups,
@@ -87,7 +88,7 @@ class _ConvTranspose(_ConvTransposeNd):
         )
         self.padding = _read_padding(padding, self._axes)  # type: ignore[assignment]  # pairs, which torch has not
         self.padding_mode = read_padding_mode(padding_mode)  # type: ignore[assignment]  # checked, but a str
-        self.algorithm = planning.read_algorithm(algorithm)
+        self.algorithm = planner.read_algorithm(algorithm)
 
     def forward(self, input: Tensor, output_size: Sizes | None = None) -> Tensor:
         """`output_size`: the spatial sizes to restore, or the whole shape; it takes the place of `output_padding`."""
@@ -139,7 +140,7 @@ class _Upsampling(nn.Module):
         self.dilation = read_sizes("dilation", dilation, self._axes, 1)
         self.groups = read_groups(groups, ("input", in_channels), ("output", out_channels))
         self.padding_mode = read_padding_mode(padding_mode)
-        self.algorithm = planning.read_algorithm(algorithm)
+        self.algorithm = planner.read_algorithm(algorithm)
         channels = out_channels * self._phases()
         shape = (channels, in_channels // self.groups, *self.kernel_size)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
@@ -231,7 +232,7 @@ class ConvTranspose2d(_ConvTranspose, nn.ConvTranspose2d):
         padding: positions cut from the full output: an int, an int per axis, a pair (before, after) per axis, "same"
             (`input * stride` positions remain) or "valid".
         padding_mode: how the input goes on beyond its borders: "zeros", "reflect", "replicate" or "circular".
-        algorithm: "auto", or a name in `halfstride.algorithms.ALGORITHMS`.
+        algorithm: "auto", or a name in `halfstride._core.algorithms.ALGORITHMS`.
 
     Shape:
         (N, in_channels, H, W), or without N, to (N, out_channels, H_out, W_out); per axis
@@ -279,7 +280,7 @@ class ResizeConv2d(_ResizeConv):
         padding: positions added to the upsampled image, or cut where negative: an int, an int per axis, a pair
             (before, after) per axis, "same" (`input * scale_factor` positions come out) or "valid".
         padding_mode: how the upsampled image goes on beyond its borders: "zeros", "reflect", "replicate", "circular".
-        algorithm: "auto", or a name in `halfstride.algorithms.ALGORITHMS`.
+        algorithm: "auto", or a name in `halfstride._core.algorithms.ALGORITHMS`.
 
     Shape:
         (N, in_channels, H, W), or without N, to (N, out_channels, H_out, W_out); per axis
@@ -329,7 +330,7 @@ class SubpixelConv2d(_SubpixelConv):
         padding: positions added to the input, or cut where negative: an int, an int per axis, a pair (before, after)
             per axis, "same" (`input * scale_factor` positions come out) or "valid".
         padding_mode: how the input goes on beyond its borders: "zeros", "reflect", "replicate" or "circular".
-        algorithm: "auto", or a name in `halfstride.algorithms.ALGORITHMS`.
+        algorithm: "auto", or a name in `halfstride._core.algorithms.ALGORITHMS`.
 
     Shape:
         (N, in_channels, H, W), or without N, to (N, out_channels, H_out, W_out); per axis

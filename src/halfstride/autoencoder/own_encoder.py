@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from halfstride.arguments import read_int, read_sizes
+from halfstride._support.arguments import read_int, read_sizes
 from halfstride.autoencoder.mirroring import mirror
 from halfstride.autoencoder.model import ConvAutoencoder, Latent, Upsampling, _one_of
 from halfstride.checkerboard.coverage import UnevenKernelWarning

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from halfstride.arguments import read_int
+from halfstride._support.arguments import read_int
 from halfstride.checkerboard.diagnosis import as_batch, diagnose, evaluating, gain_spread, in_output
 from halfstride.checkerboard.fitting import Free, Ran, fit, watch_weights
 from halfstride.checkerboard.pattern import STRENGTH

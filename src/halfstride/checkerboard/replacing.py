@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 
 from halfstride import kernels
 from halfstride import layers as halfstride_layers
-from halfstride.arguments import Pairs, read_padding
+from halfstride._support.arguments import Pairs, read_padding
 from halfstride.checkerboard.fitting import Free
 from halfstride.checkerboard.sites import Site
 

@@ -13,7 +13,7 @@ from halfstride.cli.app import app, make_console
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from halfstride.planning import Plan
+    from halfstride._core.planner import Plan
 
 size = typer.Typer(
     help="""Sizes of convolutions and of the layers that upsample, forwards and backwards.
@@ -314,8 +314,8 @@ def _plan(
     kernel_size: geometry.Ints,
     layer: dict[str, Any],
 ) -> Plan:
-    """What `halfstride.planning` says of a layer, for one image; in two dimensions where one number stands for all."""
-    from halfstride import planning
+    """What the planner says of a layer, for one image; in two dimensions where one number stands for all axes."""
+    from halfstride._core import planner
 
     per_axis = {name: value for name, value in layer.items() if value != "same"}
     axes = _by_axis(input_size, kernel_size, *per_axis.values())
@@ -327,9 +327,7 @@ def _plan(
     sizes, kernel, *columns = zip(*(axes if len(axes) > 1 else axes * 2), strict=True)
     inputs, outputs = channels
     weight_shape = (inputs, outputs, *kernel) if form == "transposed" else (outputs, inputs, *kernel)
-    return planning.explain(
-        form, (1, inputs, *sizes), weight_shape, **layer | dict(zip(per_axis, columns, strict=True))
-    )
+    return planner.explain(form, (1, inputs, *sizes), weight_shape, **layer | dict(zip(per_axis, columns, strict=True)))
 
 
 def _print_plan(plan: Plan | None) -> None:

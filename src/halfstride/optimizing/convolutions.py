@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from halfstride import functional
-from halfstride.algorithms.common import wants_gradients
-from halfstride.operators import part
+from halfstride._core.common import wants_gradients
+from halfstride._core.compiled import part
 from halfstride.optimizing import signals
 from halfstride.optimizing.lazy import Recipe, is_ordinary, recipe_of, suggests_channels_last
 from halfstride.optimizing.plan import Site, shown, times
@@ -34,7 +34,7 @@ _OUR_CONV_TRANSPOSE: _Operators = (
     functional.conv_transpose3d,
 )
 _COMMUTED = "1×1 first"
-_FAST_RESIZE = ("folded", "differences", "scatter")
+_FAST_RESIZE = ("folded", "by_parts", "scatter")
 _FAST_TRANSPOSED = ("phases", "scatter", "native")  # native: faster than torch where its kernel is kept packed
 _PADDING_MODES = {"constant": "zeros", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}

@@ -21,7 +21,7 @@ from torch._subclasses.functional_tensor import FunctionalTensor  # what AOTAuto
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_map_only
 
-from halfstride.algorithms.nearest import repeated
+from halfstride._core.algorithms.nearest import repeated
 
 __all__ = [
     "LazyTensor",

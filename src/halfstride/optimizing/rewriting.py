@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils._pytree import tree_leaves, tree_map
 
-from halfstride.algorithms.common import is_transformed
+from halfstride._core.common import is_transformed
 from halfstride.optimizing.lazy import LazyTensor, Recipe, is_ordinary, lazy, plain
 from halfstride.optimizing.plan import Plan, Site
 from halfstride.optimizing.rules import RULES

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from halfstride.algorithms.nearest import why_inexact
+from halfstride._core.algorithms.nearest import why_inexact
 from halfstride.optimizing.convolutions import conv, conv_transpose
 from halfstride.optimizing.lazy import LazyTensor, Recipe, plain, recipe_of, suggests_channels_last
 from halfstride.optimizing.plan import Origin, shown, times

@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from halfstride import functional, geometry, planning
+from halfstride import functional, geometry
+from halfstride._core import planner
 from halfstride.studio.text import Code, Formula, code, formula
 
 __all__ = ["Explanation", "Form", "Layer", "explain", "read_layer"]
@@ -440,7 +441,7 @@ def _costs(layer: Layer) -> list[Cost]:
         sizes |= {"stride": layer.stride, "output_padding": layer.output_padding}
     else:
         sizes |= {"scale_factor": layer.stride}
-    plan = planning.explain(
+    plan = planner.explain(
         layer.form,
         (1, 1, *_axes(layer, layer.input_size)),
         (layer.kernels, 1, *_axes(layer, layer.kernel_size)),

@@ -1,0 +1,294 @@
+# mypy: disable-error-code="no-untyped-call"
+"""Summation by parts: a resize-convolution from the jumps of its input, for `k` products per axis whatever the scale.
+
+An upsampled signal is piecewise constant. Summed by parts, a kernel meets its value at one tap, the anchor, with the
+sum of all taps, and every jump between two taps with the sum of the taps beyond it. With `S = Σ w` and
+`δ[i] = x[i] - x[i-1]`, for 3 taps, scale 2 and padding 1:
+
+    y[2i]   = S·x[i] - w[0]·δ[i]
+    y[2i+1] = S·x[i] + w[2]·δ[i+1]
+
+Each of the `k - 1` gaps between taps meets a jump in `dilation` neighbouring outputs, and asks for one product. So an
+input position costs `k` products along an axis, where the phases cost up to `k + s - 1` and the definition `k·s`.
+
+What a value is multiplied by is the same for all outputs, and a jump is multiplied anyway. So not every position needs
+to be an anchor: where each output sees `m` positions at the least, one in `m` will do, and the others are told from it
+by their jumps. That leaves `k - 1 + 1/m` products per position; for 3 taps and scale 2, five for four outputs:
+
+    y[4j-1] = S·x[2j] - (w[0]+w[1])·δ[2j]        y[4j+1] = S·x[2j] + w[2]·δ[2j+1]
+    y[4j]   = S·x[2j] - w[0]·δ[2j]               y[4j+2] = S·x[2j] + (w[1]+w[2])·δ[2j+1]
+
+In several dimensions it is the tensor product of the axes: a feature of the input is, along each axis, its values at
+the anchors, or one class of its jumps, those as far from an anchor. Each feature is multiplied by the kernels of its
+gaps in matrix products, and every output is the sum of a few of the results.
+
+The operator is linear in input and in weight, and its gradients have its structure: all are the one trilinear form
+`<y(x, w), g>` without its argument g, x or w. `_Output` is the first, `_Gradients` are the other two, which share what
+they gather from g. The derivatives of each are the others, to any order, and only arguments are ever saved.
+
+What is not multiplication costs as much as what is, unless it is kept out of the main memory: tensors are laid out
+(images, *positions, channels), so that every product is one of plain matrices and sums up along the first axis while it
+multiplies; only the other axes are summed afterwards, straight into the output. Work goes in blocks of images, or of
+rows of one, whose intermediate results stay in the processor's cache.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from halfstride._core.algorithms.by_parts.plan import Feature, Plan, blocks, plan
+from halfstride._core.algorithms.by_parts.steps import (
+    Kernels,
+    add_sums_of_taps_adjoint,
+    of_features,
+    of_lead_gaps,
+    signs_of_taps,
+    sum_products,
+    sums_of_taps,
+    through_features,
+)
+from halfstride._core.algorithms.products import Kernel, add_crossed, times
+from halfstride._core.case import Case, Cost
+from halfstride._core.common import (
+    applied,
+    as_channels_last,
+    as_more_images,
+    is_transformed,
+    margins,
+    obstacle_to_phases,
+    settled,
+    typed,
+)
+from halfstride._support.weight_cache import kept, lasts
+from halfstride.kernels import widened
+
+__all__ = ["compute", "cost", "gradients", "obstacle"]
+
+
+def obstacle(case: Case) -> str | None:
+    """Why a case cannot be summed by parts."""
+    if case.form == "transposed":
+        return "summation by parts needs the piecewise constant input of a resize-convolution"
+    return obstacle_to_phases(case)
+
+
+def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    margin = margins(case)
+    x, first = settled(case, input, margin), tuple(-before for before, _ in margin)
+    # torch.func looks into what it is given for tensors to map.
+    kernels_last = case.groups == 1 and lasts(weight) and not is_transformed()
+    of_case = plan(case, tuple(x.shape[2:]), first, kernels_last=kernels_last)
+    kernels = None
+    if kernels_last:
+        key = ("by_parts", *((axis.features, axis.before) for axis in of_case.axes))
+        kernels = kept(weight, key, lambda: {of: Kernel(each) for of, each in _kernels(weight, of_case).items()})
+    if case.groups == 1:
+        return as_channels_last(_output(x, weight, bias, of_case, kernels), like=input)
+    biases = (None,) * case.groups if bias is None else bias.chunk(case.groups)
+    groups = zip(x.chunk(case.groups, 1), weight.chunk(case.groups), biases, strict=True)
+    return as_channels_last(torch.cat([_output(*group, of_case) for group in groups], 1), like=input)
+
+
+def gradients(
+    case: Case, gradient: Tensor, input: Tensor | None, weight: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """To the input where the weight is given, and to the weight where the input is, of a case that is padded with zeros
+    and has one group; without gradients of their own."""
+    of_case = plan(case, case.input_size, (0,) * case.axes)
+    of_both: tuple[Tensor | None, Tensor | None] = _Gradients.forward(gradient, input, weight, of_case, gradient.dtype)
+    return of_both
+
+
+def cost(case: Case) -> Cost:
+    of_case = plan(case, case.input_size, (0,) * case.axes, kernels_last=True)  # as in inference
+    features = sum(math.prod(of_case.positions(feature)) for feature in of_case.features)
+    intermediate = case.batch * (features * case.in_channels + of_case.products * case.out_channels)
+    traffic = case.input_numbers + case.output_numbers + 2 * intermediate
+    channels = case.in_channels // case.groups, case.out_channels // case.groups
+    parts = len(blocks(of_case, case.batch, *channels, training=False)) * case.groups
+    return Cost(of_case.products * case.channel_pairs, traffic, parts * (of_case.matrices + of_case.sums))
+
+
+# The trilinear form, without each of its arguments --------------------------------------------------------------------
+
+
+class _Output(torch.autograd.Function):
+    """(batch, out, *output_size) from input, weight and bias; the weight's kernels are given where they are known."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, known: Kernels | None) -> Tensor:
+        values = _channels_at_the_end(x)
+        output = values.new_empty(len(x), *(axis.output_size for axis in plan.axes), weight.shape[0])
+        kernels = known or _kernels(weight, plan)
+        bias = None if bias is None else typed(bias, values.dtype)
+        for block in blocks(plan, len(x), x.shape[1], weight.shape[0], training=known is None):
+            sum_products(values[block.inputs], kernels, bias, block.plan, output[block.outputs])
+        return typed(output.movedim(-1, 1), x.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, _, ctx.plan, _ = inputs
+        ctx.dtype, ctx.output_shape = weight.dtype, output.shape
+        ctx.save_for_backward(x, weight)
+        ctx.save_for_forward(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        (x, weight), (to_x, to_weight, to_bias, *_) = ctx.saved_tensors, ctx.needs_input_grad
+        of_x, of_weight = _gradients(g, x.conj() if to_weight else None, weight.conj() if to_x else None, ctx)
+        return of_x, of_weight, g.sum([0, *range(2, g.dim())]) if to_bias else None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
+        if in_dims[0] is None or any(dim is not None for dim in in_dims[1:]):
+            return torch.stack([_output(*each) for each in _one_by_one(info.batch_size, in_dims, arguments)]), 0
+        return as_more_images(_output, arguments[0], in_dims[0], *arguments[1:]), 0
+
+
+class _Gradients(torch.autograd.Function):
+    """(batch, in, *input_size), where the weight is given, and (out, in, *kernel_size), where the input is."""
+
+    @staticmethod
+    def forward(
+        g: Tensor, x: Tensor | None, weight: Tensor | None, plan: Plan, dtype: torch.dtype
+    ) -> tuple[Tensor | None, Tensor | None]:
+        gradient = _channels_at_the_end(g)
+        outputs, channels = g.shape[1], (x if weight is None else weight).shape[1]  # type: ignore[union-attr]
+        values = None if x is None else _channels_at_the_end(x)
+        of_x = of_taps = None
+        if weight is not None:
+            of_x = gradient.new_zeros([len(g), *[axis.input_size for axis in plan.axes], channels])
+        if x is not None:
+            of_taps = gradient.new_zeros(math.prod([axis.kernel_size for axis in plan.axes]), outputs, channels)
+        wide = None if weight is None else widened(weight)
+        for lead in plan.axes[0].features:  # the kernels of one of them at a time are much less than those of all
+            _add_gradients(gradient, values, wide, plan, lead, of_x, of_taps)
+        of_weight = None
+        if of_taps is not None:
+            sizes = [axis.kernel_size for axis in plan.axes]
+            of_weight = typed(of_taps.movedim(0, -1).unflatten(-1, sizes), dtype)
+        return None if of_x is None else typed(of_x.movedim(-1, 1), g.dtype), of_weight
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
+        g, x, weight, ctx.plan, ctx.dtype = inputs
+        ctx.save_for_backward(g, x, weight)
+        ctx.save_for_forward(g, x, weight)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, into_x: Tensor | None, into_weight: Tensor | None) -> tuple[Tensor | None, ...]:
+        (g, x, weight), (to_g, to_x, to_weight, _, _) = ctx.saved_tensors, ctx.needs_input_grad
+        of_g = None
+        if to_g and into_x is not None:
+            of_g = _output(into_x, weight.conj(), None, ctx.plan)
+        if to_g and into_weight is not None:
+            of_g = _total(of_g, _output(x.conj(), into_weight, None, ctx.plan))
+        of_x, of_weight = _gradients(g.conj(), into_x if to_weight else None, into_weight if to_x else None, ctx)
+        return of_g, of_x, of_weight, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+        each = [_EagerGradients.apply(*one) for one in _one_by_one(info.batch_size, in_dims, arguments)]
+        stacked = [None if column[0] is None else torch.stack(column) for column in zip(*each, strict=True)]
+        return tuple(stacked), tuple(None if column is None else 0 for column in stacked)
+
+
+class _EagerOutput(_Output):
+    """With a derivative in forward mode, which compilers cannot read."""
+
+    @staticmethod
+    def jvp(ctx: Any, along_x: Tensor | None, along_weight: Tensor | None, along_bias: Tensor | None, *_: None) -> Any:
+        x, weight = ctx.saved_tensors
+        of_x = None if along_x is None else _output(along_x, weight, None, ctx.plan)
+        of_weight = None if along_weight is None else _output(x, along_weight, None, ctx.plan)
+        of_bias = None if along_bias is None else along_bias.reshape(-1, *(1,) * (x.dim() - 2)).expand(ctx.output_shape)
+        return _total(_total(of_x, of_weight), of_bias)
+
+
+class _EagerGradients(_Gradients):
+    """With a derivative in forward mode, which compilers cannot read."""
+
+    @staticmethod
+    def jvp(ctx: Any, along_g: Tensor | None, along_x: Tensor | None, along_weight: Tensor | None, *_: None) -> Any:
+        g, x, weight = ctx.saved_tensors
+        of_g = (None, None) if along_g is None else _gradients(along_g, x, weight, ctx)
+        return tuple(map(_total, of_g, _gradients(g, along_x, along_weight, ctx)))
+
+
+def _output(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, known: Kernels | None = None) -> Tensor:
+    output: Tensor = applied(_Output, _EagerOutput, x, weight, bias, plan, known)
+    return output
+
+
+def _gradients(g: Tensor, x: Tensor | None, weight: Tensor | None, ctx: Any) -> tuple[Tensor | None, Tensor | None]:
+    """To the input where the weight is given, and to the weight where the input is."""
+    if x is None and weight is None:
+        return None, None
+    of_x, of_weight = applied(_Gradients, _EagerGradients, g, x, weight, ctx.plan, ctx.dtype)
+    return of_x, of_weight
+
+
+def _total(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return other if one is None else one if other is None else one + other
+
+
+def _one_by_one(size: int, dims: Sequence[int | None], arguments: Sequence[Any]) -> list[list[Any]]:
+    """The arguments of each of the calls that `torch.func.vmap` makes into one."""
+    return [
+        [a if dim is None else a.select(dim, i) for a, dim in zip(arguments, dims, strict=True)] for i in range(size)
+    ]
+
+
+def _add_gradients(
+    gradient: Tensor,
+    values: Tensor | None,
+    weight: Tensor | None,
+    plan: Plan,
+    lead: int,
+    of_x: Tensor | None,
+    of_taps: Tensor | None,
+) -> None:
+    """Add to the gradients of values and of taps, where they are wanted, what features give that are `lead` along the
+    first axis."""
+    features = [feature for feature in plan.features if feature[0] == lead]
+    signs = signs_of_taps(plan, features, gradient)
+    kernels: dict[Feature, Tensor] = {}
+    sums: dict[Feature, Tensor] = {}
+    if weight is not None:
+        kernels = of_features(sums_of_taps(weight, signs), plan, features)
+    if of_taps is not None:
+        of_kernels = of_taps.new_zeros(len(signs), *of_taps.shape[1:])
+        sums = of_features(of_kernels, plan, features)
+
+    images, outputs = gradient.shape[0], gradient.shape[-1]
+    channels = (of_taps if of_x is None else of_x).shape[-1]  # type: ignore[union-attr]  # one of them is wanted
+
+    def visit(which: Feature, feature: Tensor | None, rows: Tensor) -> Tensor | None:
+        """The gradient of a feature; the gradient of the weight takes its share."""
+        flat = rows.flatten(0, -2)
+        if feature is not None:
+            add_crossed(flat, feature.flatten(0, -2), sums[which])
+        return times(flat, kernels[which].t()).view(*rows.shape[:-1], channels) if kernels else None
+
+    for block in blocks(plan, images, channels, outputs, training=True):
+        part = None if values is None else values[block.inputs]
+        total = None if of_x is None else of_x[block.inputs]
+        through_features(part, gradient[block.outputs], block.plan, lead, visit, total)
+    if of_taps is not None:
+        add_sums_of_taps_adjoint(of_taps, of_kernels, signs)
+
+
+def _kernels(weight: Tensor, plan: Plan) -> dict[tuple[int, Feature], Tensor]:
+    wide = widened(weight)
+    kernels = sums_of_taps(wide, signs_of_taps(plan, plan.features, wide))
+    return of_lead_gaps(of_features(kernels, plan, plan.features), plan)
+
+
+def _channels_at_the_end(tensor: Tensor) -> Tensor:
+    return widened(tensor).movedim(1, -1).contiguous()

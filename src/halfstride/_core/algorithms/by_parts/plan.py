@@ -1,0 +1,305 @@
+"""Which products of a resize-convolution, summed by parts, make which output; see `by_parts`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple
+
+import torch
+
+from halfstride._core.algorithms.products import capability
+from halfstride._core.case import Case
+from halfstride._support.weight_cache import cached
+
+__all__ = ["AxisPlan", "Block", "Feature", "Gaps", "Plan", "blocks", "furthest_periods", "plan", "with_periods"]
+
+Feature = tuple[int, ...]
+"""Of the axes: 0 for the values at the anchors, or which class of jumps, counted from 1."""
+
+Gaps = tuple[int, ...]
+"""Of the axes: 0 for the anchor, or which gap between taps of which class of jumps, counted from 1."""
+
+
+_BLOCK = 2**23
+"""Numbers of intermediate results in a block: 32 MiB of float32, in training a quarter, where memory is short,"""
+_ROWS = 2**11
+"""and at least so many rows of each matrix, without which products are slow."""
+
+_FURTHEST = 4
+"""Positions from one anchor to the next, at the most: further apart they save next to nothing."""
+_ANCHORS = 2**8
+"""Anchors in all images from which on it pays to have fewer of them than positions,"""
+_PRODUCTS_PER_MATRIX = {"avx2": 2**24, "avx512": 2**25}
+"""what a matrix product more costs, in products. Measured on AMD's third and fourth generation; its fifth multiplies
+twice as fast with AVX-512."""
+_ROWS_PER_KERNEL = 96
+"""And what a kernel more costs that is made anew at each call, in rows that it is multiplied with."""
+
+
+class Landing(NamedTuple):
+    """Products of a gap that are added to neighbouring outputs of a phase."""
+
+    phase: int
+    start: int
+    """Which product the first of the phase adds."""
+    size: int
+
+
+@dataclass(frozen=True, eq=False)  # told apart by identity, which is quick: the same case has the same plan
+class AxisPlan:
+    """One axis of a resize-convolution, summed by parts."""
+
+    input_size: int
+    output_size: int
+    kernel_size: int
+    stride: int
+    dilation: int
+    padding: int
+    period: int
+    """Positions from one anchor to the next."""
+    lattices: tuple[range, ...]
+    """The input positions of each feature: of the anchors, whose values are needed, and of each class of jumps
+    `x[i] - x[i-1]`: those into an anchor, into the position after it, and so on."""
+    before: tuple[int, ...]
+    """Of each class the number of gaps whose jumps lie before the anchor: they are the first ones."""
+    terms: tuple[tuple[tuple[int, int], ...], ...]
+    """Of each phase the pairs (gap, start): output `q` adds product `q + start` of that gap. Gap 0 is the anchor."""
+
+    @property
+    def step(self) -> int:
+        """Outputs from one of a phase to the next."""
+        return self.stride * self.period
+
+    @property
+    def has_jumps(self) -> bool:
+        return self.kernel_size > 1 and any(self.lattices[1:])
+
+    @property
+    def features(self) -> tuple[int, ...]:
+        """0 for the values at the anchors, and the classes of jumps, counted from 1."""
+        return tuple(i for i, positions in enumerate(self.lattices) if i == 0 or (self.has_jumps and positions))
+
+    @property
+    def phases(self) -> range:
+        return range(min(self.step, self.output_size))
+
+    @property
+    def gaps(self) -> range:
+        """One for the anchor, then `k - 1` for each class of jumps."""
+        return range(1 + self.period * (self.kernel_size - 1) if self.has_jumps else 1)
+
+    def gaps_of(self, feature: int) -> range:
+        """The gaps that are multiplied with a feature."""
+        count = self.kernel_size - 1
+        return range(1) if feature == 0 else range(1 + (feature - 1) * count, 1 + feature * count)
+
+    def feature_of(self, gap: int) -> int:
+        return 0 if gap == 0 else 1 + (gap - 1) // (self.kernel_size - 1)
+
+    @property
+    def signs(self) -> list[list[int]]:
+        """(gaps, taps): each gap's kernel as a sum of taps. An anchor's is the sum of all of them; that of a gap is the
+        sum of those beyond it, for jumps that come after the anchor, and minus the sum of those before it for other
+        jumps, which are what the value still lacks."""
+        k, signs = self.kernel_size, [[1] * self.kernel_size]
+        for before in self.before if self.has_jumps else ():
+            signs += [[-1] * gap + [0] * (k - gap) for gap in range(1, before + 1)]
+            signs += [[0] * gap + [1] * (k - gap) for gap in range(before + 1, k)]
+        return signs
+
+    def size_of(self, phase: int) -> int:
+        return len(range(phase, self.output_size, self.step))
+
+    def landings(self, gap: int) -> tuple[Landing, ...]:
+        """Where the products of a gap land."""
+        return _landings(self, gap)
+
+    def part(self, outputs: range) -> tuple[range, AxisPlan]:
+        """The inputs that these outputs, from a multiple of the step on, are made of, and the plan that does it."""
+        k, s, d, padding = self.kernel_size, self.stride, self.dilation, self.padding - outputs.start
+        span = d * (k - 1)
+        ends = (-padding // s, (len(outputs) - 1 + span - padding) // s)  # what the first and the last of them see
+        first, last = (min(max(at, 0), self.input_size - 1) for at in ends)
+        plan = _axis_plan(last + 1 - first, len(outputs), k, s, d, padding + s * first, self.period)
+        return range(first, last + 1), plan
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """All axes of a resize-convolution, summed by parts."""
+
+    axes: tuple[AxisPlan, ...]
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        return tuple(self.gaps)
+
+    @property
+    def gaps(self) -> dict[Feature, list[Gaps]]:
+        """Of each feature, the gaps that are multiplied with it."""
+        return _gaps(self)
+
+    @property
+    def others(self) -> Plan:
+        """Of all axes but the first."""
+        return _others(self)
+
+    def positions(self, feature: Feature) -> tuple[int, ...]:
+        return tuple(len(axis.lattices[each]) for axis, each in zip(self.axes, feature, strict=True))
+
+    @property
+    def anchors(self) -> int:
+        return math.prod(len(axis.lattices[0]) for axis in self.axes)
+
+    @property
+    def products(self) -> int:
+        """Of one image, for each input channel and output channel."""
+        return sum(math.prod(self.positions(feature)) * len(self.gaps[feature]) for feature in self.features)
+
+    @property
+    def kernels(self) -> int:
+        return math.prod(len(axis.gaps) for axis in self.axes)
+
+    @property
+    def matrices(self) -> int:
+        """Matrix products of a block, forwards: one for each gap of the first axis and each feature of the others."""
+        return len(self.axes[0].gaps) * math.prod(len(axis.features) for axis in self.axes[1:])
+
+    @property
+    def sums(self) -> int:
+        """Tensors that are added up for the output of a block, forwards: the first axis is summed by the products."""
+        return len(self.axes[0].phases) * math.prod(sum(map(len, axis.terms)) for axis in self.axes[1:])
+
+
+# What plans are asked again and again. Remembered by functions, since compilers can read no `cached_property`.
+
+
+@cached
+def _landings(axis: AxisPlan, gap: int) -> tuple[Landing, ...]:
+    return tuple(
+        Landing(phase, start, axis.size_of(phase))
+        for phase in axis.phases
+        for of, start in axis.terms[phase]
+        if of == gap
+    )
+
+
+@cached
+def _gaps(plan: Plan) -> dict[Feature, list[Gaps]]:
+    return {
+        feature: list(product(*(axis.gaps_of(each) for axis, each in zip(plan.axes, feature, strict=True))))
+        for feature in product(*(axis.features for axis in plan.axes))
+    }
+
+
+@cached
+def _others(plan: Plan) -> Plan:
+    return Plan(plan.axes[1:])
+
+
+@cached
+def plan(case: Case, input_size: tuple[int, ...], first: tuple[int, ...], *, kernels_last: bool = False) -> Plan:
+    """The plan of a case whose input has been continued to `input_size` positions, from position `first` on.
+
+    `kernels_last`: whether kernels are kept from call to call, so that many of them cost nothing.
+    """
+
+    def cost(plan: Plan) -> float:
+        """In products of a group of channels."""
+        kernels = 0 if kernels_last else plan.kernels * case.channel_pairs / max(case.batch, 1)
+        products = plan.products * case.channel_pairs + _ROWS_PER_KERNEL * kernels
+        return products / case.groups + _PRODUCTS_PER_MATRIX[capability()] * plan.matrices
+
+    close, furthest = (1,) * case.axes, furthest_periods(case)
+    if torch.compiler.is_compiling() or furthest == close:  # a compiler may not know the sizes yet
+        return with_periods(case, input_size, first, close)
+    # Work goes along the first axis: with its anchors apart, less of it exists at a time.
+    choices = [(*furthest[:axes], *close[axes:]) for axes in reversed(range(case.axes + 1))]
+    plans = [with_periods(case, input_size, first, periods) for periods in choices]
+    enough = [each for each in plans if case.batch * each.anchors >= _ANCHORS]
+    return min(enough, key=cost, default=plans[-1])
+
+
+def furthest_periods(case: Case) -> tuple[int, ...]:
+    """How far apart anchors may be along each axis: every output sees one, if there is one among as many positions as
+    each of them sees at the least."""
+    return tuple(
+        min(1 + (k - 1) // s, _FURTHEST) if d == 1 else 1
+        for k, s, d in zip(case.kernel_size, case.stride, case.dilation, strict=True)
+    )
+
+
+def with_periods(case: Case, input_size: Sequence[int], first: Sequence[int], periods: Sequence[int]) -> Plan:
+    """The plan with anchors so far apart along each axis."""
+    paddings = [p + s * at for p, s, at in zip(case.padding, case.stride, first, strict=True)]
+    sizes = (input_size, case.output_size, case.kernel_size, case.stride, case.dilation, paddings, periods)
+    return Plan(tuple(_axis_plan(*axis) for axis in zip(*sizes, strict=True)))
+
+
+def _axis_plan(n: int, o: int, k: int, s: int, d: int, p: int, m: int) -> AxisPlan:
+    """`m` is the period, other letters are as ever."""
+    span, middle = d * (k - 1), d * ((k - 1) // 2)  # upsampled positions from the first tap to the last, to the middle
+    first = (middle - p) // s  # what the first output sees at its middle tap is an anchor
+
+    def anchor(output: int) -> int:
+        """What an output sees at its middle tap, or the anchor before that, or, where it does not see that, after."""
+        at = (output + middle - p) // s
+        at -= (at - first) % m
+        return at if at >= (output - p) // s else at + m
+
+    anchors = range(first, anchor(o - 1) + 1, m)
+    jumps = range(-p // s + 1, (o - 1 + span - p) // s + 1)
+    classes = [range(jumps.start + (first + c - jumps.start) % m, jumps.stop, m) for c in range(m)]
+    phases = []
+    for r in range(s * m):
+        terms = [(0, (anchor(r) - anchors.start) // m)]
+        for i in range((r - p) // s + 1, (r + span - p) // s + 1):
+            gap = -((r - p - s * i) // d)  # so many taps t have r + d·t - p < s·i: they lie before jump i
+            c = (i - first) % m
+            terms.append((gap + c * (k - 1), (i - classes[c].start) // m))
+        phases.append(tuple(terms))
+    before = [sum(first + c <= anchor(s * (first + c) + p - d * gap) for gap in range(1, k)) for c in range(m)]
+    return AxisPlan(n, o, k, s, d, p, m, (anchors, *classes), tuple(before), tuple(phases))
+
+
+class Block(NamedTuple):
+    """A part of the work: rows of the output of some images, and the rows of the input that they are made of."""
+
+    inputs: tuple[slice, slice]
+    outputs: tuple[slice, slice]
+    plan: Plan
+
+
+@cached
+def blocks(plan: Plan, images: int, in_channels: int, out_channels: int, *, training: bool) -> list[Block]:
+    """Blocks that keep their intermediate results within `_BLOCK` numbers, but make enough `_ROWS`."""
+    if torch.compiler.is_compiling():  # a compiler orders the work itself, and may not know the sizes yet
+        return [Block((slice(None), slice(None)), (slice(None), slice(None)), plan)]
+    positions = [math.prod(plan.positions(feature)) for feature in plan.features]
+    products = 2 * max(positions) * math.prod([len(axis.gaps) for axis in plan.axes[1:]])
+    numbers = sum(positions) * in_channels + products * out_channels
+    fitting = (_BLOCK / 4 if training else _BLOCK) / max(numbers, 1)
+    step = math.ceil(max(fitting - 1, _ROWS / positions[0]))
+    lead = plan.axes[0]
+    height = lead.output_size
+    if step == 1 and fitting < 1:
+        rows = len(lead.lattices[0]) * max(fitting, _ROWS / positions[0])
+        count = max(round(len(lead.lattices[0]) / rows), 1)
+        height = lead.step * -(-lead.output_size // (lead.step * count))
+    parts = []
+    for start in range(0, lead.output_size, height):
+        outputs = range(start, min(start + height, lead.output_size))
+        inputs, part = lead.part(outputs)
+        parts.append((_slice(inputs), _slice(outputs), Plan((part, *plan.axes[1:]))))
+    return [
+        Block((some, inputs), (some, outputs), part)
+        for some in (slice(start, start + step) for start in range(0, images, step))
+        for inputs, outputs, part in parts
+    ]
+
+
+def _slice(positions: range) -> slice:
+    return slice(positions.start, positions.stop)

@@ -1,0 +1,136 @@
+"""The definitions: each form in the operators of `torch.nn.functional` that people write it in.
+
+    transposed    conv_transpose; what its symmetric padding cannot cut is cut from the result
+    resize        interpolate (nearest), pad, conv
+    subpixel      pad, conv, pixel_shuffle
+
+Every other algorithm is measured against this one, and exported models are made of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from halfstride._core.algorithms import packed, volumes
+from halfstride._core.algorithms.nearest import repeated
+from halfstride._core.case import Case, Cost, Form
+from halfstride._core.common import as_channels_last, as_transposed, continued, even_cut, typed, window
+from halfstride._support.weight_cache import cached
+from halfstride.kernels import shuffle
+
+__all__ = ["compute", "conv", "cost", "obstacle", "transposed"]
+
+_CONV: tuple[Callable[..., Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
+_CONV_TRANSPOSE: tuple[Callable[..., Tensor], ...] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+
+
+def obstacle(case: Case) -> str | None:
+    """Why this algorithm cannot do a case: it can do all."""
+    return None
+
+
+def cost(case: Case) -> Cost:
+    taps = math.prod(case.kernel_size)
+    if case.form == "transposed":
+        twin, _ = as_transposed(case)
+        return Cost(case.channel_pairs * math.prod(twin.input_size) * taps, case.input_numbers + case.output_numbers, 1)
+    upsampled = case.input_numbers * math.prod(case.stride)
+    if case.form == "resize":
+        products = case.channel_pairs * math.prod(case.output_size) * taps
+        return Cost(products, case.input_numbers + 2 * upsampled + case.output_numbers, 2)
+    phases = math.prod(s * -(-o // s) for o, s in zip(case.output_size, case.stride, strict=True))
+    return Cost(case.channel_pairs * phases * taps, case.input_numbers + 3 * case.output_numbers, 2)
+
+
+def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    weight = typed(weight, input.dtype)
+    if case.form == "transposed":
+        twin, margin = as_transposed(case)
+        return transposed(twin, continued(input, margin, case.padding_mode), weight, case.form, lambda: weight, bias)
+    if case.form == "resize":
+        return _resize(case, input, weight, bias)
+    return _subpixel(case, input, weight, bias)
+
+
+def conv(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    padding: Sequence[tuple[int, int]],
+    dilation: Sequence[int],
+    groups: int,
+    padding_mode: str = "zeros",
+) -> Tensor:
+    """torch's convolution of stride 1, padded by (before, after) per axis; negative padding cuts."""
+    symmetric = [max(min(pair), 0) if padding_mode == "zeros" else 0 for pair in padding]
+    rest = [(before - p, after - p) for (before, after), p in zip(padding, symmetric, strict=True)]
+    input = continued(input, rest, padding_mode)
+    return _CONV[len(padding) - 1](input, weight, bias, padding=symmetric, dilation=dilation, groups=groups)
+
+
+def transposed(
+    case: Case, input: Tensor, weight: Tensor, form: Form, kernel: Callable[[], Tensor], bias: Tensor | None
+) -> Tensor:
+    """torch's transposed convolution, of what `as_transposed` says, by `kernel()`, which is made of a form's weight."""
+    padding, output_padding, start, reached = _cuts(case)
+    of_all = bias if reached else None
+    if packed.pays(case, input, weight, form, output_padding):
+        output = packed.transposed(case, input, weight, form, kernel, of_all, padding, output_padding)
+    elif volumes.pays(case, input, made := kernel(), output_padding):
+        output = volumes.transposed(case, input, made, of_all, padding, output_padding)
+    else:
+        output = _CONV_TRANSPOSE[case.axes - 1](
+            input, made, of_all, case.stride, padding, output_padding, case.groups, case.dilation
+        )
+    output = _cut(output, start, case.output_size)
+    return output if bias is of_all or bias is None else output + bias.reshape(-1, *(1,) * case.axes)
+
+
+@cached
+def _cuts(case: Case) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], bool]:
+    """The padding and output_padding that torch's operator knows, where the output begins in what it makes then, and
+    whether that holds all of the output: it may not know of positions that no kernel reaches, which are the bias."""
+    # On one thread oneDNN writes beyond its memory when it computes the gradient of a volume's kernel, if the padding
+    # of the first axis is larger than the stride.
+    most = (case.stride[0], *case.padding[1:]) if case.axes == 3 else case.padding
+    cuts = [
+        even_cut(full, p, o, max(s, d), at_most)
+        for full, p, o, s, d, at_most in zip(
+            case.full_size, case.padding, case.output_size, case.stride, case.dilation, most, strict=True
+        )
+    ]
+    padding, output_padding = zip(*cuts, strict=True)
+    start = tuple(p - cut for p, cut in zip(case.padding, padding, strict=True))
+    sizes = zip(case.full_size, padding, output_padding, start, case.output_size, strict=True)
+    reached = all(first + o <= full - 2 * p + extra for full, p, extra, first, o in sizes)
+    return padding, output_padding, start, reached
+
+
+def _resize(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    upsampled = repeated(input, (1, 1, *case.stride))
+    padding = [
+        (p, o + span - p - n * s)
+        for p, o, span, n, s in zip(
+            case.padding, case.output_size, case.span, case.input_size, case.stride, strict=True
+        )
+    ]
+    return conv(upsampled, weight, bias, padding, case.dilation, case.groups, case.padding_mode)
+
+
+def _subpixel(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    padding = [(-first, last - n + 1) for (first, last), n in zip(case.reach, case.input_size, strict=True)]
+    phases = conv(input, weight, bias, padding, case.dilation, case.groups, case.padding_mode)
+    output = as_channels_last(shuffle(phases, case.stride), like=phases)
+    return _cut(output, (0,) * case.axes, case.output_size)
+
+
+def _cut(output: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
+    """The window of an output, not as a view into what is cut off."""
+    if output.shape[2:] == size and not any(start):
+        return output
+    cut = window(output, start, size)
+    return as_channels_last(cut, like=output)

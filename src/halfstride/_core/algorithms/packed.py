@@ -1,0 +1,97 @@
+"""torch's transposed convolution in inference, with the kernel in the order in which the processor reads it.
+
+oneDNN, which computes torch's convolutions on a processor, wants kernels in blocks of its own. `F.conv_transpose2d`
+brings them into that order at every call; of 1024 channels to 512 on 4×4 positions that takes half of the time or more.
+A parameter that does not change from call to call is brought into it once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from halfstride._core.algorithms.products import onednn_takes, torch_goes_without
+from halfstride._core.case import Case, Form
+from halfstride._core.common import is_channels_last
+from halfstride._support.weight_cache import cached, kept, lasts
+
+__all__ = ["pays", "transposed"]
+
+_LEAST = 2**12
+"""Weights from which on packing pays,"""
+_LEAST_SMALL = 2**18
+"""and from which on it does where torch would do without oneDNN, by one matrix product."""
+_FEW_POSITIONS = {"transposed": 2**11, "resize": 2**13}
+"""Input positions of all images up to which packing pays: with more, the products take so long that the order of the
+kernel does not matter. A folded kernel is kept anyway, so that whether the weight has changed must be told either way.
+"""
+_HEAVY = 0.25
+"""Weights per output from which on packing also pays for images with their channels apart, into which order the output
+has to be brought back."""
+
+
+def pays(case: Case, input: Tensor, weight: Tensor, form: Form, output_padding: Sequence[int]) -> bool:
+    """Whether a kernel made of this weight of a form can be packed, and should be."""
+    return bool(
+        _gains(case, form, is_channels_last(input))
+        and lasts(weight)
+        and all(extra < s for extra, s in zip(output_padding, case.stride, strict=True))  # oneDNN knows no more
+        and onednn_takes(input, weight)
+    )
+
+
+@cached
+def _gains(case: Case, form: Form, channels_last: bool) -> bool:
+    """Whether packing is worth its while."""
+    weights = case.in_channels * case.out_channels // case.groups * math.prod(case.kernel_size)
+    if not case.channel_pairs or weights < _LEAST:
+        return False
+    if all(s == 1 for s in case.stride):
+        return False  # with many images oneDNN finds a kernel of its own choice twice as fast
+    if case.axes == 3:
+        return True  # torch transposes convolutions of volumes without oneDNN
+    if weights < _LEAST_SMALL and torch_goes_without(case):
+        return False
+    in_order = channels_last or weights >= _HEAVY * case.output_numbers
+    return in_order and case.batch * math.prod(case.input_size) <= _FEW_POSITIONS[form]
+
+
+def transposed(
+    case: Case,
+    input: Tensor,
+    weight: Tensor,
+    form: Form,
+    kernel: Callable[[], Tensor],
+    bias: Tensor | None,
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+) -> Tensor:
+    """The transposed convolution of an input by `kernel()`, which is made of a weight of this form."""
+    signal = case.axes == 1  # to oneDNN an image of one row
+
+    def shaped(sizes: Sequence[int], of_rows: int) -> list[int]:
+        return [of_rows, *sizes] if signal else list(sizes)
+
+    x = input.unsqueeze(2) if signal else input
+    geometry = (
+        shaped(padding, 0),
+        shaped(output_padding, 0),
+        shaped(case.stride, 1),
+        shaped(case.dilation, 1),
+        case.groups,
+    )
+
+    def pack() -> Tensor:
+        made = kernel().unsqueeze(2) if signal else kernel()
+        packed: Tensor = torch.ops.mkldnn._reorder_convolution_transpose_weight(made.contiguous(), *geometry, x.shape)
+        return packed
+
+    key = ("packed", form, case.kernel_size, padding, output_padding, case.stride, case.dilation, case.groups)
+    output: Tensor = torch.ops.mkldnn._convolution_transpose_pointwise(
+        x, kept(weight, key, pack), bias, *geometry, "none", [], ""
+    )
+    output = output if is_channels_last(input) else output.contiguous()
+    return output.squeeze(2) if signal else output

@@ -1,0 +1,373 @@
+# mypy: disable-error-code="no-untyped-call"
+"""Each input value times the kernel, added at steps of the stride.
+
+All the products are one matrix product of the kernel, (out·taps, in), and the input's values, (in, positions). What
+remains is to add each of them to its output. The products of one tap land `s` outputs apart, so that one operation adds
+all of them where they belong; those that come first are stored, together with the bias. Every product is read once, and
+nothing is made in between.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from halfstride._core.algorithms import fused
+from halfstride._core.algorithms.products import Kernel, multiplied, times
+from halfstride._core.case import Case, Cost
+from halfstride._core.common import (
+    applied,
+    as_channels_last,
+    as_more_images,
+    as_transposed,
+    is_channels_last,
+    obstacle_to_phases,
+    settled,
+    transposed_weight,
+    typed,
+)
+from halfstride._support.weight_cache import cached, kept, lasts
+from halfstride.kernels import widened
+
+__all__ = ["compute", "cost", "obstacle"]
+
+obstacle = obstacle_to_phases
+
+_COLUMNS = 8
+"""Columns of which a matrix product has a multiple, outside of training: nine take up to four times as long as 16."""
+
+_MANY = 256
+"""Output channels times taps from which on the kernel is the rows of a product, and one image its kernel."""
+
+_RUN = 8
+"""Taps that land next to each other are added together from this stride on: fewer of them are faster one by one."""
+
+
+def cost(case: Case) -> Cost:
+    twin, _ = as_transposed(case)
+    columns = math.prod(twin.input_size) * math.prod(twin.kernel_size)
+    traffic = case.input_numbers + 2 * columns * case.batch * case.out_channels + case.output_numbers
+    return Cost(columns * case.channel_pairs, traffic, 1 + math.prod(map(len, _runs_of_axes(twin))))
+
+
+def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    twin, margin = as_transposed(case)
+    # Half types would lose their few digits in sums of many rounded products: they are rounded once, at the end.
+    x = widened(settled(case, input, margin))
+    bias = None if bias is None else typed(bias, x.dtype)
+    kernel = partial(transposed_weight, case, weight, x.dtype)
+    # One output channel lies the same in either order, and is added faster with its positions next to each other.
+    if (is_channels_last(x) or _is_heavy(case)) and case.groups == 1 and case.out_channels > 1:
+        if _are_tiles(case):
+            products = _products_channels_last(case, x, weight, kernel, bias, as_image=True)
+            return as_channels_last(typed(_side_by_side(case, products), input.dtype), like=input)
+        products = _products_channels_last(case, x, weight, kernel)
+    else:
+        products = _products(case, x, weight, kernel)
+    return as_channels_last(typed(_added(products, bias, twin), input.dtype), like=input)
+
+
+def _is_heavy(case: Case) -> bool:
+    """Whether a kernel has more numbers than input and output, which are turned round then, if they lie otherwise: rows
+    of channels are multiplied and added faster."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    columns = case.out_channels * math.prod(as_transposed(case)[0].kernel_size)
+    return columns >= _MANY and 0 < case.input_numbers + case.output_numbers <= case.in_channels * columns
+
+
+def _are_tiles(case: Case) -> bool:
+    """Whether nothing is added to anything, because kernels lie side by side, and it is faster to make use of that."""
+    full = tuple(n * s for n, s in zip(case.input_size, case.stride, strict=True))
+    side_by_side = case.kernel_size == case.stride and not any(case.padding) and case.output_size == full
+    # A compiler makes one loop of what follows the products anyway.
+    worth = (case.axes == 2 or not torch.is_grad_enabled()) and not torch.compiler.is_compiling()
+    return case.form == "transposed" and case.padding_mode == "zeros" and side_by_side and worth
+
+
+def _side_by_side(case: Case, products: Tensor) -> Tensor:
+    """The output of such a case: one copy puts (batch, out, *taps, *positions) in their places, channels last."""
+    turns = [dim for axis in range(2, 2 + case.axes) for dim in (case.axes + axis, axis)]
+    turned = products.permute(0, *turns, 1)
+    return turned.reshape(case.batch, *case.output_size, case.out_channels).movedim(-1, 1)
+
+
+def _products(case: Case, x: Tensor, weight: Tensor, kernel: Callable[[], Tensor]) -> Tensor:
+    """(batch, out, *taps, *positions), by the kernel of a transposed convolution, which is made of a weight."""
+    taps, groups = as_transposed(case)[0].kernel_size, case.groups
+    positions, channels = math.prod(x.shape[2:]), case.out_channels * math.prod(taps)
+    if x.shape[0] == groups == 1 and channels >= _MANY and lasts(weight):
+        rows = kept(weight, _key(case, "rows"), lambda: kernel().flatten(1).t().contiguous())
+        products = times(rows, x.flatten(2)[0].t())
+    elif x.shape[0] > groups == 1 and positions < channels:
+        # The positions of all images in one product: else the weight's gradient is as large for each of them.
+        products = (x.flatten(2).transpose(1, 2) @ kernel().flatten(1)).transpose(1, 2)
+    else:
+        columns = kernel().reshape(groups, x.shape[1] // groups, -1).transpose(1, 2)
+        columns = columns.expand(x.shape[0], -1, -1, -1).flatten(0, 1)
+        products = torch.bmm(columns, x.reshape(len(columns), x.shape[1] // groups, positions))
+    return products.reshape(x.shape[0], case.out_channels, *taps, *x.shape[2:])
+
+
+def _products_channels_last(
+    case: Case,
+    x: Tensor,
+    weight: Tensor,
+    kernel: Callable[[], Tensor],
+    bias: Tensor | None = None,
+    *,
+    as_image: bool = False,
+) -> Tensor:
+    """The same, with the channels next to each other in memory, and with a bias for each of them.
+
+    `as_image`: whether in training they are the output of a convolution, whose gradients are faster where they come as
+    one image. That takes two axes.
+    """
+    taps, axes = as_transposed(case)[0].kernel_size, case.axes
+    rows, wanted = x.movedim(1, -1).flatten(0, -2), case.out_channels * math.prod(taps)
+    bias = None if bias is None else bias.repeat(math.prod(taps))
+
+    def columns() -> Tensor:
+        each = kernel().movedim(1, -1).flatten(1)
+        return F.pad(each, (0, -wanted % _COLUMNS)) if wanted % _COLUMNS and not torch.is_grad_enabled() else each
+
+    if torch.is_grad_enabled():
+        if as_image:
+            products = F.conv2d(x, columns().t()[:, :, None, None], bias).movedim(1, -1).flatten(0, -2)
+        else:
+            products = F.linear(rows, columns().t(), bias)
+    else:
+        bias = None if bias is None else F.pad(bias, (0, -wanted % _COLUMNS))
+        if lasts(weight):
+            packed = kept(weight, _key(case, "columns"), lambda: Kernel(columns().t().contiguous()))
+            products = times(rows, packed, bias)
+        else:
+            products = multiplied(rows, columns().t(), bias)
+    products = products.narrow(1, 0, wanted).view(x.shape[0], *x.shape[2:], *taps, case.out_channels)
+    return products.permute(0, -1, *range(1 + axes, 1 + 2 * axes), *range(1, 1 + axes))
+
+
+def _key(case: Case, name: str) -> tuple[Hashable, ...]:
+    return "scatter", name, case.form, case.stride, case.dilation
+
+
+class _Run(NamedTuple):
+    """Along one axis, taps that land next to each other, and the input positions whose products land in the output."""
+
+    taps: range
+    inputs: range
+    start: int
+    """Where the first tap of the first of these positions lands; each next position lands a stride further."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """What is added to what."""
+
+    output_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    first: tuple[tuple[_Run, ...], ...]
+    """Runs of all axes that land on each output exactly once, where there are such,"""
+    others: tuple[tuple[_Run, ...], ...]
+    """and all others."""
+    complete: bool
+    """Whether every product lands somewhere in the output."""
+
+    def pairs(self, products: Tensor, output: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """What runs add and what they add it to, both (batch, out, *inputs, *taps): the first ones, then the others."""
+        first, begin = products.storage_offset(), output.storage_offset()
+        for size, source, source_start, target, target_start in _places(
+            self, output.shape[:2], products.stride(), output.stride()
+        ):
+            yield (
+                products.as_strided(size, source, first + source_start),
+                output.as_strided(size, target, begin + target_start),
+            )
+
+
+_Numbers = tuple[int, ...]
+
+
+@cached
+def _places(
+    plan: _Plan, outer: _Numbers, products: _Numbers, output: _Numbers
+) -> list[tuple[_Numbers, _Numbers, int, _Numbers, int]]:
+    """Size, strides and start within products and within the output, of tensors of such strides and `outer` sizes of
+    batch and channels, for `_Plan.pairs`."""
+    axes = len(plan.stride)
+    of_taps, of_inputs, of_outputs = products[2 : 2 + axes], products[2 + axes :], output[2:]
+    source = (*products[:2], *of_inputs, *of_taps)
+    target = (*output[:2], *(s * each for s, each in zip(plan.stride, of_outputs, strict=True)), *of_outputs)
+    places = []
+    for runs in plan.first + plan.others:
+        size = (*outer, *(len(run.inputs) for run in runs), *(len(run.taps) for run in runs))
+        source_start = sum(run.taps.start * each for run, each in zip(runs, of_taps, strict=True))
+        source_start += sum(run.inputs.start * each for run, each in zip(runs, of_inputs, strict=True))
+        target_start = sum(run.start * each for run, each in zip(runs, of_outputs, strict=True))
+        places.append((size, source, source_start, target, target_start))
+    return places
+
+
+@cached
+def _plan(case: Case) -> _Plan:
+    runs, covering, complete = _runs_of_axes(case), [], True
+    for of_axis, k, n, o, s in zip(runs, case.kernel_size, case.input_size, case.output_size, case.stride, strict=True):
+        covering.append(_covering(of_axis, o, s))
+        complete = complete and sum(len(run.taps) * len(run.inputs) for run in of_axis) == k * n
+    first = tuple(product(*covering))
+    others = tuple(each for each in product(*runs) if each not in first)
+    return _Plan(case.output_size, case.stride, first, others, complete)
+
+
+def _runs_of_axes(case: Case) -> list[list[_Run]]:
+    sizes = (case.kernel_size, case.input_size, case.output_size, case.stride, case.dilation, case.padding)
+    return [_runs(*axis) for axis in zip(*sizes, strict=True)]
+
+
+def _covering(runs: list[_Run], o: int, s: int) -> list[_Run]:
+    """Runs that land on each output exactly once; none where there are no such."""
+    phases: set[int] = set()
+    covering = []
+    for run in runs:
+        its_phases = {(run.start + i) % s for i in range(len(run.taps))}
+        outputs = sum(len(range(phase, o, s)) for phase in its_phases)
+        if len(run.inputs) * len(run.taps) == outputs and not its_phases & phases:
+            phases |= its_phases
+            covering.append(run)
+    return covering if len(phases) == min(s, o) else []
+
+
+def _runs(k: int, n: int, o: int, s: int, d: int, p: int) -> list[_Run]:
+    together = s >= _RUN and d == 1
+    runs, tap = [], 0
+    while tap < k:
+        shift, phase = divmod(d * tap - p, s)  # position i lands on output s·(i + shift) + phase
+        taps = range(tap, min(tap + s - phase, k) if together else tap + 1)
+        whole = (o - phase - len(taps)) // s + 1  # steps of the output which all of these taps fit into
+        first, end = max(0, -shift), min(n, whole - shift)
+        if first < end:
+            runs.append(_Run(taps, range(first, end), s * (first + shift) + phase))
+        fitting = o - phase - s * whole  # taps that fit into the step after those, which the output's end cuts
+        if fitting > 0 and 0 <= whole - shift < n:
+            runs.append(_Run(taps[:fitting], range(whole - shift, whole - shift + 1), s * whole + phase))
+        tap = taps.stop
+    return runs
+
+
+class _Added(torch.autograd.Function):
+    """(batch, out, *output_size) from products (batch, out, *taps, *input_size), with the same order in memory."""
+
+    @staticmethod
+    def forward(products: Tensor, bias: Tensor | None, case: Case) -> Tensor:
+        if torch.compiler.is_compiling():
+            return fused.added(products, bias, case)
+        plan = _plan(case)
+        if products.stride(1) == 1:
+            output = products.new_empty(products.shape[0], *plan.output_size, products.shape[1]).movedim(-1, 1)
+        else:
+            output = products.new_empty(*products.shape[:2], *plan.output_size)
+        if not plan.first:
+            output.zero_() if bias is None else output.movedim(1, -1).copy_(bias)
+        elif bias is not None:
+            bias = bias.view(-1, *(1,) * 2 * case.axes)
+        for i, (source, target) in enumerate(plan.pairs(products, output)):
+            if i >= len(plan.first):
+                target.add_(source)
+            elif bias is None:
+                target.copy_(source)
+            else:
+                torch.add(source, bias, out=target)
+        return output
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        products, _, ctx.case = inputs
+        ctx.last, ctx.output_shape = products.stride(1) == 1, output.shape
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        to_products, to_bias, _ = ctx.needs_input_grad
+        of_products = _gathered(gradient, ctx.case, ctx.last) if to_products else None
+        return of_products, gradient.sum([0, *range(2, gradient.dim())]) if to_bias else None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], products: Tensor, bias: Tensor | None, case: Case) -> Any:
+        dim, of_bias, _ = in_dims
+        if dim is None:
+            products, dim = products.expand(info.batch_size, *products.shape), 0
+        if of_bias is None:
+            return as_more_images(_added, products, dim, bias, case), 0
+        assert bias is not None
+        biases = bias.movedim(of_bias, 0)
+        output = as_more_images(_added, products, dim, None, case)
+        return output + biases.view(len(biases), 1, -1, *(1,) * case.axes), 0
+
+
+class _Gathered(torch.autograd.Function):
+    """The adjoint: for each product what is at the place that it was added to."""
+
+    @staticmethod
+    def forward(output: Tensor, case: Case, last: bool) -> Tensor:
+        if torch.compiler.is_compiling():
+            return fused.gathered(output, case, last)
+        plan = _plan(case)
+        axes, (batch, channels) = case.axes, output.shape[:2]
+        if last:
+            products = output.new_empty(batch, *case.input_size, *case.kernel_size, channels)
+            products = products.permute(0, -1, *range(1 + axes, 1 + 2 * axes), *range(1, 1 + axes))
+        else:
+            products = output.new_empty(batch, channels, *case.kernel_size, *case.input_size)
+        if not plan.complete:
+            products.zero_()
+        for source, target in plan.pairs(products, output):
+            source.copy_(target)
+        return products
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.case, ctx.last = inputs
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return _added(gradient, None, ctx.case), None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int, None, None], output: Tensor, case: Case, last: bool) -> tuple[Tensor, int]:
+        return as_more_images(_gathered, output, in_dims[0], case, last), 0
+
+
+class _EagerAdded(_Added):
+    """With a derivative in forward mode, which compilers cannot read."""
+
+    @staticmethod
+    def jvp(ctx: Any, along_products: Tensor | None, along_bias: Tensor | None, _: None) -> Tensor:
+        if along_products is not None:
+            return _added(along_products, along_bias, ctx.case)
+        assert along_bias is not None
+        return along_bias.view(-1, *(1,) * ctx.case.axes).expand(ctx.output_shape)
+
+
+class _EagerGathered(_Gathered):
+    """With a derivative in forward mode, which compilers cannot read."""
+
+    @staticmethod
+    def jvp(ctx: Any, along: Tensor, *_: None) -> Tensor:
+        return _gathered(along, ctx.case, ctx.last)
+
+
+def _added(products: Tensor, bias: Tensor | None, case: Case) -> Tensor:
+    output: Tensor = applied(_Added, _EagerAdded, products, bias, case)
+    return output
+
+
+def _gathered(output: Tensor, case: Case, last: bool) -> Tensor:
+    products: Tensor = applied(_Gathered, _EagerGathered, output, case, last)
+    return products

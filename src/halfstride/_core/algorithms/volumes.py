@@ -1,0 +1,88 @@
+# mypy: disable-error-code="no-untyped-call"
+"""torch's transposed convolution of volumes, as what it is: the gradient of a convolution.
+
+`F.conv_transpose3d` does without oneDNN where there is one volume, a short kernel and not too many numbers, and takes
+two to five times as long then, its gradients too. The gradient of `F.conv3d` is the same sum, and oneDNN computes it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from halfstride._core.algorithms.products import onednn_takes, torch_goes_without
+from halfstride._core.case import Case
+from halfstride._core.common import as_channels_last, is_channels_last, recorded
+
+__all__ = ["pays", "transposed"]
+
+_LEAST = 2**24
+"""Products from which on torch is the slower for it."""
+
+
+def pays(case: Case, input: Tensor, kernel: Tensor, output_padding: Sequence[int]) -> bool:
+    """Whether oneDNN computes a transposed convolution faster than torch without it."""
+    return bool(
+        case.axes == 3
+        and torch_goes_without(case)
+        and case.channel_pairs * math.prod(case.input_size) * math.prod(case.kernel_size) >= _LEAST
+        and all(extra < s for extra, s in zip(output_padding, case.stride, strict=True))  # else no convolution fits
+        and onednn_takes(input, kernel)
+    )
+
+
+def transposed(
+    case: Case,
+    input: Tensor,
+    kernel: Tensor,
+    bias: Tensor | None,
+    padding: Sequence[int],
+    output_padding: Sequence[int],
+) -> Tensor:
+    """The transposed convolution of an input by a kernel (in, out, *kernel_size)."""
+    sizes = zip(case.full_size, padding, output_padding, strict=True)
+    output_size = [full - 2 * p + extra for full, p, extra in sizes]
+    geometry = (list(case.stride), list(padding), list(case.dilation))
+    output: Tensor = as_channels_last(recorded(_Transposed, input, kernel, output_size, geometry), like=input)
+    return output if bias is None else output + bias.view(-1, 1, 1, 1)
+
+
+_Geometry = tuple[list[int], list[int], list[int]]
+"""Stride, padding and dilation."""
+
+
+class _Transposed(torch.autograd.Function):
+    @staticmethod
+    def forward(input: Tensor, kernel: Tensor, output_size: list[int], geometry: _Geometry) -> Tensor:
+        order = torch.channels_last_3d if is_channels_last(input) else torch.contiguous_format
+        # Nothing is read of it but its shape and its order in memory.
+        like = torch.empty(1, kernel.shape[1], *output_size, dtype=input.dtype, memory_format=order)
+        return _gradients(input, like, kernel, geometry)[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        input, kernel, _, ctx.geometry = inputs
+        ctx.save_for_backward(input, kernel)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (input, kernel), (to_input, to_kernel, *_) = ctx.saved_tensors, ctx.needs_input_grad
+        of_input = F.conv3d(gradient, kernel, None, *ctx.geometry) if to_input else None
+        of_kernel = _gradients(input, gradient, kernel, ctx.geometry, of_kernel=True)[1] if to_kernel else None
+        return of_input, of_kernel, None, None
+
+
+def _gradients(
+    gradient: Tensor, input: Tensor, kernel: Tensor, geometry: _Geometry, *, of_kernel: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Of `F.conv3d`, whose output has the gradient, that of the input or that of the kernel."""
+    wanted = [not of_kernel, of_kernel, False]
+    of_input, of_weight, _ = torch.ops.aten.convolution_backward(
+        gradient, input, kernel, None, *geometry, False, [0, 0, 0], 1, wanted
+    )
+    return of_input, of_weight

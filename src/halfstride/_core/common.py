@@ -1,0 +1,230 @@
+"""What several algorithms share: borders, the order in memory, and the transposed twin of a resize-convolution.
+
+All tensors are batched, (batch, channels, *spatial).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._functorch.utils import unwrap_dead_wrappers
+from torch.autograd import Function, forward_ad
+
+from halfstride import kernels
+from halfstride._core.case import Case
+from halfstride._support.arguments import Pairs
+from halfstride._support.weight_cache import cached, kept
+
+__all__ = [
+    "applied",
+    "as_channels_last",
+    "as_more_images",
+    "as_transposed",
+    "continued",
+    "even_cut",
+    "is_channels_last",
+    "is_transformed",
+    "low_resolution_mode",
+    "margins",
+    "obstacle_to_phases",
+    "recorded",
+    "settled",
+    "store",
+    "transposed_weight",
+    "typed",
+    "wants_gradients",
+    "window",
+]
+
+
+def continued(input: Tensor, padding: Sequence[tuple[int, int]], mode: str = "zeros") -> Tensor:
+    """`input` continued by (before, after) positions per axis in a padding mode; negative numbers cut."""
+    if not any(map(any, padding)):
+        return input
+    flat = [max(side, 0) for pair in reversed(padding) for side in pair]
+    if any(flat):
+        padded = F.pad(input, flat, mode="constant" if mode == "zeros" else mode)
+        # Of all modes only torch's circular one forgets the order in memory.
+        input = as_channels_last(padded, like=input) if mode == "circular" else padded
+    # Cut last: what is mirrored at one end may come from what is cut at the other.
+    for axis, (before, after) in enumerate(padding, start=2):
+        if before < 0 or after < 0:
+            start, end = max(-before, 0), max(-after, 0)
+            input = input.narrow(axis, start, input.shape[axis] - start - end)
+    return input
+
+
+def window(output: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
+    """`size` positions of `output` from `start` on, per axis; zeros where it has none."""
+    length = output.shape[2:]
+    return continued(output, [(-b, b + o - n) for b, o, n in zip(start, size, length, strict=True)])
+
+
+def even_cut(full: int, start: int, size: int, limit: int, most: int) -> tuple[int, int]:
+    """The (padding, output_padding) of an operator that knows no other, for `size` positions of `full` from `start` on.
+
+    Its output may have too much at one end, which is for `window` to cut: `start - padding` positions come first.
+    `output_padding` must stay under `limit`, and `padding` may be `most` at the most.
+    """
+    end = full - start - size  # positions to cut at the end, or to add where negative
+    if 0 <= start - end < limit and start <= most:
+        return start, start - end
+    return min(start, max(end, 0), most), min(max(-end, 0), limit - 1)
+
+
+def is_channels_last(input: Tensor) -> bool:
+    """Whether the channels of an image or a volume lie next to each other in memory.
+
+    Judged by strides: `is_contiguous(memory_format=...)` is not to be had under `torch.func.vmap`. One position alone
+    is as contiguous as can be, unless its strides say that others would come after all of its channels.
+    """
+    return input.dim() > 3 and 1 < input.shape[1] <= input.stride(-1) and input.stride(1) == 1
+
+
+def as_channels_last(output: Tensor, like: Tensor) -> Tensor:
+    """`output` with its channels next to each other in memory where those of `like` are, else contiguous."""
+    if is_channels_last(like):
+        return output.movedim(1, -1).contiguous().movedim(-1, 1)
+    return output.contiguous()
+
+
+def as_more_images(function: Callable[..., Tensor], images: Tensor, dim: int, *arguments: Any) -> Tensor:
+    """`function` of many batches at once, as `torch.func.vmap` asks for along `dim`: of one larger batch."""
+    images = images.movedim(dim, 0)
+    output = function(images.flatten(0, 1), *arguments)
+    return output.reshape(*images.shape[:2], *output.shape[1:])
+
+
+def typed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """`tensor` in a type; left alone, in exported graphs too, where it has it."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
+def applied(function: type[Function], eager: type[Function], *arguments: Any) -> Any:
+    """What a function of autograd says of its arguments: its eager variant, where no compiler reads along.
+
+    Called without ceremony where that changes nothing: `apply` takes longer than a small layer.
+    """
+    if torch.compiler.is_compiling():
+        read: Any = function.apply if torch.is_grad_enabled() else function.forward
+        return read(*arguments)
+    if is_transformed():
+        return eager.apply(*arguments)  # type: ignore[no-untyped-call]
+    if torch.is_grad_enabled():
+        return recorded(eager, *arguments)
+    return eager.forward(*arguments)
+
+
+def recorded(function: type[Function], *arguments: Any) -> Any:
+    """`function.apply` outside of `torch.func`, without its look at the signature, which takes 45 microseconds."""
+    return super(Function, function).apply(*unwrap_dead_wrappers(arguments))  # type: ignore[misc]
+
+
+def is_transformed() -> bool:
+    """Whether forward-mode differentiation or `torch.func` reads along, which know torch's own operators only."""
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
+def wants_gradients(*tensors: Tensor | None) -> bool:
+    """Whether gradients are recorded, and wanted by one of the tensors that there are."""
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def store(operation: Any, target: Tensor, *operands: Tensor) -> None:
+    """`target = operation(*operands)` in one pass; compilers, which fuse by themselves, know no `out=` into a view."""
+    if torch.compiler.is_compiling():
+        target.copy_(operation(*operands))
+    else:
+        operation(*operands, out=target)
+
+
+def low_resolution_mode(case: Case) -> str | None:
+    """How the *input* of a resize-convolution goes on so that its upsampled input does as `padding_mode` says.
+
+    Repetition and wrapping round are the same before and after upsampling. A reflection is not, except that its first
+    `s - 1` positions are all copies of the border. None where there is no such way.
+    """
+    if case.form != "resize" or case.padding_mode != "reflect":
+        return case.padding_mode
+    furthest = [
+        max(p, o + span - p - n * s)
+        for n, o, s, p, span in zip(
+            case.input_size, case.output_size, case.stride, case.padding, case.span, strict=True
+        )
+    ]
+    if all(beyond < s or beyond <= 0 for beyond, s in zip(furthest, case.stride, strict=True)):
+        return "replicate"
+    if all(s == 1 for s in case.stride):
+        return "reflect"
+    return None
+
+
+def obstacle_to_phases(case: Case) -> str | None:
+    """Why a case cannot be computed at low resolution."""
+    if case.form == "subpixel":
+        return "a sub-pixel convolution is made of its phases already, which 'native' computes once each"
+    if low_resolution_mode(case) is None:
+        return (
+            "padding_mode='reflect' by scale_factor positions or more mirrors what upsampling made, and has no "
+            "counterpart before it"
+        )
+    return None
+
+
+def margins(case: Case, *, even_zeros: bool = False) -> Pairs:
+    """How far the input must be continued, per axis, to have only zeros beyond.
+
+    By nothing where it is continued by zeros anyway, which every operator knows, unless `even_zeros`.
+    """
+    if case.padding_mode == "zeros" and not even_zeros:
+        return ((0, 0),) * case.axes
+    return tuple(
+        (max(-first, 0), max(last - n + 1, 0)) for (first, last), n in zip(case.reach, case.input_size, strict=True)
+    )
+
+
+def settled(case: Case, input: Tensor, padding: Pairs) -> Tensor:
+    """The input continued by `padding` as the case says."""
+    if not any(map(any, padding)):
+        return input
+    mode = low_resolution_mode(case)
+    assert mode is not None, "see obstacle_to_phases"
+    return continued(input, padding, mode)
+
+
+@cached
+def as_transposed(case: Case) -> tuple[Case, Pairs]:
+    """A transposed or resize-convolution as a transposed one padded with zeros, and what its input is continued by."""
+    kernel_size, dilation, start = case.kernel_size, case.dilation, case.padding
+    if case.form == "resize":
+        kernel_size = tuple(span + s for span, s in zip(case.span, case.stride, strict=True))
+        dilation = (1,) * case.axes
+        start = tuple(span - p for span, p in zip(case.span, start, strict=True))
+    padding = margins(case, even_zeros=min(start) < 0)
+    twin = case._replace(
+        form="transposed",
+        input_size=tuple(n + sum(pair) for n, pair in zip(case.input_size, padding, strict=True)),
+        kernel_size=kernel_size,
+        dilation=dilation,
+        padding=tuple(p + s * before for p, s, (before, _) in zip(start, case.stride, padding, strict=True)),
+        padding_mode="zeros",
+    )
+    return twin, padding
+
+
+def transposed_weight(case: Case, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """The kernel of the case as a transposed convolution, in a type that is no narrower than the weight's."""
+    if case.form == "transposed":
+        return typed(weight, dtype)
+
+    def folded() -> Tensor:
+        # Widened first: a sum of taps is rounded once, to the type that is asked for.
+        return typed(
+            kernels.transposed_from_resize(kernels.widened(weight), case.stride, case.dilation, case.groups), dtype
+        )
+
+    return kept(weight, (case.stride, case.dilation, case.groups, dtype), folded)

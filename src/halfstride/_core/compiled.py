@@ -1,0 +1,197 @@
+"""Resize-convolutions that compilers leave as they are: `torch.ops.halfstride.resize_conv` and `resize_conv_by_parts`.
+
+Traced into its steps a resize-convolution would lose what it is fast by: the sums of a kernel's taps would be made
+again at every call, and the matrix products of summation by parts would come apart. As an operator of its own it is
+computed as without a compiler. There is one for inference, by the algorithm that `planner` chooses, with all kept that
+is made of a weight, and without gradients; and one for training, always by parts, with another for its gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from halfstride._core import planner
+from halfstride._core.algorithms import ALGORITHMS, by_parts
+from halfstride._core.case import Case
+from halfstride._core.common import as_channels_last, is_channels_last, is_transformed, wants_gradients
+from halfstride._support.weight_cache import kept, lasts
+
+__all__ = ["part", "resize_conv", "stays_whole"]
+
+
+def stays_whole(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether a compiler should meet a resize-convolution as one operator.
+
+    In inference not where it would take "scatter": what follows that matrix product is one loop when it is compiled.
+    """
+    if not torch.compiler.is_compiling() or torch.compiler.is_exporting() or is_transformed():
+        return False
+    given = [input, weight] if bias is None else [input, weight, bias]
+    if {(tensor.device.type, tensor.dtype) for tensor in given} != {("cpu", input.dtype)}:
+        return False
+    if torch.is_autocast_enabled("cpu"):  # which knows torch's own operators only
+        return False
+    if wants_gradients(input, weight, bias):
+        return input.is_floating_point() and planner.trains_by_parts(case)
+    return planner.choose(case) == "folded"
+
+
+def resize_conv(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None, first: int | None) -> Tensor:
+    """A resize-convolution as one operator; `first` as in `part`."""
+    batched = input.dim() > case.axes + 1
+    images = input if batched else input.unsqueeze(0)
+    if wants_gradients(input, weight, bias):
+        kernel = part(weight, first, case.in_channels)
+        output: Tensor = torch.ops.halfstride.resize_conv_by_parts(images, kernel, bias, *case[2:7])
+    else:
+        output = torch.ops.halfstride.resize_conv(images, weight, bias, first, *case[2:9])
+    return output if batched else output.squeeze(0)
+
+
+def part(weight: Tensor, first: int | None, channels: int) -> Tensor:
+    """The kernel of some of a weight's input channels, from `first` on; of all where that is None.
+
+    Where the weight lasts it does too, so that what is made of it can be kept.
+    """
+    if first is None:
+        return weight
+    if not lasts(weight):
+        return weight.narrow(1, first, channels)
+
+    def lasting() -> Tensor:
+        return nn.Parameter(weight.narrow(1, first, channels).clone(), requires_grad=False)
+
+    return kept(weight, ("part", first, channels), lasting)
+
+
+_Sizes = list[int]
+
+
+def _case(input: Tensor, out_channels: int, *geometry: Sequence[int], mode: str = "zeros", groups: int = 1) -> Case:
+    batch, in_channels, *input_size = input.shape
+    output_size, kernel_size, scale_factor, dilation, padding = map(tuple, geometry)
+    return Case(
+        "resize",
+        tuple(input_size),
+        output_size,
+        kernel_size,
+        scale_factor,
+        dilation,
+        padding,
+        mode,
+        groups,
+        batch,
+        in_channels,
+        out_channels,
+    )
+
+
+def _empty_output(input: Tensor, weight: Tensor, output_size: Sequence[int]) -> Tensor:
+    return as_channels_last(input.new_empty(input.shape[0], weight.shape[0], *output_size), like=input)
+
+
+# In inference ---------------------------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("halfstride::resize_conv", mutates_args=())
+def _resize_conv(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    first: int | None,
+    output_size: _Sizes,
+    kernel_size: _Sizes,
+    scale_factor: _Sizes,
+    dilation: _Sizes,
+    padding: _Sizes,
+    padding_mode: str,
+    groups: int,
+) -> Tensor:
+    kernel = part(weight, first, input.shape[1])
+    geometry = output_size, kernel_size, scale_factor, dilation, padding
+    case = _case(input, weight.shape[0], *geometry, mode=padding_mode, groups=groups)
+    algorithm = planner.choose(case, "auto", input.device.type, channels_last=is_channels_last(input))
+    return as_channels_last(ALGORITHMS[algorithm].compute(case, input, kernel, bias), like=input)
+
+
+@_resize_conv.register_fake
+def _(input, weight, bias, first, output_size, *_):  # type: ignore[no-untyped-def]
+    return _empty_output(input, weight, output_size)
+
+
+# In training ----------------------------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("halfstride::resize_conv_by_parts", mutates_args=())
+def _by_parts(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    output_size: _Sizes,
+    kernel_size: _Sizes,
+    scale_factor: _Sizes,
+    dilation: _Sizes,
+    padding: _Sizes,
+) -> Tensor:
+    case = _case(input, weight.shape[0], output_size, kernel_size, scale_factor, dilation, padding)
+    return as_channels_last(by_parts.compute(case, input, weight.detach(), bias), like=input)
+
+
+@_by_parts.register_fake
+def _(input, weight, bias, output_size, *_):  # type: ignore[no-untyped-def]
+    return _empty_output(input, weight, output_size)
+
+
+@torch.library.custom_op("halfstride::resize_conv_by_parts_gradients", mutates_args=())
+def _gradients_by_parts(
+    gradient: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    to_input: bool,
+    to_weight: bool,
+    output_size: _Sizes,
+    kernel_size: _Sizes,
+    scale_factor: _Sizes,
+    dilation: _Sizes,
+    padding: _Sizes,
+) -> tuple[Tensor, Tensor]:
+    """To the input and to the weight, in the order in memory in which they come about; an empty one that is not asked
+    for."""
+    case = _case(input, weight.shape[0], output_size, kernel_size, scale_factor, dilation, padding)
+    of_both = by_parts.gradients(case, gradient, input if to_weight else None, weight if to_input else None)
+    of_input, of_weight = (input.new_empty(0) if of_one is None else of_one for of_one in of_both)
+    return of_input, of_weight
+
+
+@_gradients_by_parts.register_fake
+def _(gradient, input, weight, to_input, to_weight, *_):  # type: ignore[no-untyped-def]
+    batch, in_channels, *size = input.shape
+    out_channels, _, *taps = weight.shape
+    of_input = input.new_empty(batch, *size, in_channels).movedim(-1, 1) if to_input else input.new_empty(0)
+    of_weight = input.new_empty(0)
+    if to_weight:
+        of_weight = input.new_empty(*taps, out_channels, in_channels).movedim((-2, -1), (0, 1))
+    return of_input, of_weight
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    input, weight, _, *ctx.geometry = inputs
+    ctx.save_for_backward(input, weight)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    (input, weight), (to_input, to_weight, to_bias, *others) = ctx.saved_tensors, ctx.needs_input_grad
+    of_input = of_weight = None
+    if to_input or to_weight:
+        of_input, of_weight = torch.ops.halfstride.resize_conv_by_parts_gradients(
+            gradient, input, weight, to_input, to_weight, *ctx.geometry
+        )
+    of_bias = gradient.sum([0, *range(2, gradient.dim())]) if to_bias else None
+    return of_input if to_input else None, of_weight if to_weight else None, of_bias, *(None for _ in others)
+
+
+_by_parts.register_autograd(_backward, setup_context=_save)
