@@ -2,7 +2,7 @@
 
     python -m benchmarks.quality [--quick] [--only SUBSTRING] [--list] [--report]
 
-Three hours on two cores. Each finished row is written at once; the same command goes on where it was interrupted.
+Two hours on two cores. Each finished row is written at once; the same command goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -103,10 +103,10 @@ def main() -> None:
     print(f"{len(chosen) - len(waiting)} rows are done, {len(waiting)} wait: about {_minutes(waiting):.0f} minutes")
     measure = partial(_measure, results=results, work=arguments.work, venvs=arguments.venvs or arguments.work / "venvs")
     for row in waiting:
-        if row.contender == OURS:
+        if row.threads > 1:
             measure(row)
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(measure, [row for row in waiting if row.contender != OURS]))
+        list(pool.map(measure, [row for row in waiting if row.threads == 1]))
     if results.content["trainings"]:
         _report(out)
 
@@ -127,7 +127,7 @@ def _measure(row: Row, results: Results, work: Path, venvs: Path) -> None:
 def _minutes(chosen: list[Row]) -> float:
     """On two cores, with what is around the trainings left out."""
     peers = 1 + PILOT * len(RATES)
-    return sum(row.minutes * (1 if row.contender == OURS else peers) for row in chosen)
+    return sum(row.minutes * (row.threads / 2 if row.contender == OURS else peers) for row in chosen)
 
 
 def _commit() -> str:

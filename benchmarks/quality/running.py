@@ -38,13 +38,13 @@ class _Used(NamedTuple):
 
 
 def run_ours(row: Row, data: Data, work: Path) -> dict[str, Any]:
-    """`halfstride train` with two threads, and the scores of the model that its run folder holds.
+    """`halfstride train` with the row's threads, and the scores of the model that its run folder holds.
 
     Of a variational model samples are drawn as well, as `samples.png` beside the run.
     """
     run = _fresh(work, row) / "run"
     command = ours.command(row, data.source, run)
-    used = _spend(command, run.with_name("log.txt"), threads=2)
+    used = _spend(command, run.with_name("log.txt"), row.threads)
     images = data.load()
     tested = {part: images[part] for part in images if part != "train"}
     trained = ours.read(run, tested)
@@ -58,7 +58,6 @@ def run_ours(row: Row, data: Data, work: Path) -> dict[str, Any]:
         **active,
         "parameters": trained.parameters,
         "model": trained.config,
-        "threads": 2,
         **used._asdict(),
         **{part: scores(trained.outputs[part], tested[part]) for part in tested},
     }
@@ -87,7 +86,7 @@ def run_peer(row: Row, data: Data, work: Path, venvs: Path) -> dict[str, Any]:
         scored = {part: scores(outputs[part], images[part]) for part in outputs.files}
     file.unlink()
     pilots_told = {f"{tried:g}": error for tried, error in pilots.items()}
-    return {**report, "rate": rate, "pilots": pilots_told, "threads": 1, **used._asdict(), **scored}
+    return {**report, "rate": rate, "pilots": pilots_told, **used._asdict(), **scored}
 
 
 def interpreter(contender: str, venvs: Path) -> str:

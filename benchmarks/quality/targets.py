@@ -159,8 +159,8 @@ TARGETS = [
     ),
     Target("digits: MSE of the best peer's", _of_peers("digits", 1, 1, 32), 1),
     Target("digits, half the time: MSE of the best peer's", _of_peers("digits", 1, 0.5, 32), 1),
-    Target("Fashion-MNIST: MSE of the best peer's", _of_peers("fashion-mnist", 3, 3, 32, 32), 1),
-    Target("Fashion-MNIST, half the time: MSE of the best peer's", _of_peers("fashion-mnist", 3, 1.5, 32, 32), 1),
-    Target("photographs of 64: MSE of the best peer's", _of_peers("photographs-64", 3, 3, 256), 1),
-    Target("photographs of 64, half the time: MSE of the best peer's", _of_peers("photographs-64", 3, 1.5, 256), 1),
+    Target("Fashion-MNIST: MSE of the best peer's", _of_peers("fashion-mnist", 2, 2, 32, 32), 1),
+    Target("Fashion-MNIST, half the time: MSE of the best peer's", _of_peers("fashion-mnist", 2, 1, 32, 32), 1),
+    Target("photographs of 64: MSE of the best peer's", _of_peers("photographs-64", 2, 2, 256), 1),
+    Target("photographs of 64, half the time: MSE of the best peer's", _of_peers("photographs-64", 2, 1, 256), 1),
 ]
