@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from halfstride.autoencoder.augmentation import augment, default_augmentation
+from halfstride.autoencoder.augmentation import augment, default_augmentation, jitter
 from halfstride.autoencoder.draws import Draw
 
 
@@ -190,3 +190,26 @@ def test_few_and_constant_images():
     assert default_augmentation(_noise(40, 1, 16)[:, :, :1]).augment in ("flip", "none")
     repeated = _noise(1, 1, 16).repeat(40, 1, 1, 1)  # one image many times is not its flipped copy
     assert default_augmentation(repeated).augment == "none"
+
+
+@given(st.floats(0, 1), st.integers(0, 3), st.integers(1, 3))
+def test_jitter_is_a_line_through_the_values_within_its_strength(strength, n, channels):
+    images = torch.rand(n, channels, 5, 4)
+    output = jitter(images, strength, Draw(0, 0, n))
+    assert output.shape == images.shape
+    assert bool(((output >= 0) & (output <= 1)).all())
+    assert bool(((output - images).abs() <= strength * ((images - 0.5).abs() + 0.5) + 1e-6).all())
+    for before, after in zip(images.flatten(0, 1).flatten(1), output.flatten(0, 1).flatten(1), strict=True):
+        inside = (after > 0) & (after < 1)
+        if inside.sum() > 2:  # the same contrast and brightness for all values of a channel
+            rows = torch.stack([before[inside], torch.ones(int(inside.sum()))], 1)
+            line = torch.linalg.lstsq(rows.double(), after[inside, None].double()).solution
+            assert torch.allclose(rows.double() @ line, after[inside, None].double(), atol=1e-5)
+
+
+def test_jitter_changes_each_channel_of_each_image_in_its_own_way_and_inputs_as_targets():
+    images = torch.full((64, 3, 1, 1), 0.4)
+    output = jitter(images, 0.5, Draw(0, 0, 64)).flatten()
+    assert len(output.unique()) > 150
+    assert torch.equal(output, jitter(images, 0.5, Draw(0, 0, 64)).flatten())
+    assert torch.equal(jitter(images, 0.0, Draw(0, 0, 64)), images)

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from halfstride.autoencoder import TrainingOptions, load_images
+from halfstride.autoencoder import ConvAutoencoder, TrainingOptions, load_images
 from small_training import pictures, small_model
 
 
@@ -25,6 +25,7 @@ from small_training import pictures, small_model
         ("corruption", "fog:1", r"`corruption` \(='fog:1'\) must be one of gaussian:STD, poisson:PEAK"),
         ("augment", "turn", r'`augment` \(=\'turn\'\) must be one of "none", "flip", "flip-rotate"\.'),
         ("shift", -1, r"`shift` \(=-1\) must be an int of at least 0\."),
+        ("jitter", 1.5, r"`jitter` \(=1\.5\) must be 0 to 1\."),
         ("crop", 1.5, r"`crop` \(=1\.5\) must be an int of at least 0\."),
         ("clip", 0.0, r"`clip` \(=0\.0\) must be above 0\."),
         ("loss", "huber", r'`loss` \(=\'huber\'\) must be one of "mse", "l1", "bce", "sharp"\.'),
@@ -51,11 +52,11 @@ def test_lengths_exclude_each_other():
 @pytest.mark.parametrize(
     ("latent", "arguments", "expected"),
     [
-        ("vector", {}, {"batch_size": 32, "learning_rate": 4e-3, "shift": 0, "crop": 0}),
-        ("vector", {"latent_dim": 16}, {"batch_size": 32, "learning_rate": 4e-3, "shift": 1, "crop": 0}),
-        ("vector", {"linear": True}, {"batch_size": 32, "learning_rate": 1e-3, "shift": 0, "crop": 0}),
-        ("map", {}, {"batch_size": 16, "learning_rate": 1e-3, "shift": 0, "crop": 0}),
-        ("map", {"linear": False}, {"batch_size": 16, "learning_rate": 1e-3, "shift": 0, "crop": 0}),
+        ("vector", {}, {"batch_size": 32, "learning_rate": 4e-3, "shift": 0, "crop": 0, "jitter": 0}),
+        ("vector", {"latent_dim": 16}, {"batch_size": 32, "learning_rate": 4e-3, "shift": 1, "crop": 0, "jitter": 0}),
+        ("vector", {"linear": True}, {"batch_size": 32, "learning_rate": 1e-3, "shift": 0, "crop": 0, "jitter": 0}),
+        ("map", {}, {"batch_size": 16, "learning_rate": 1e-3, "shift": 0, "crop": 0, "jitter": 0.2}),
+        ("map", {"linear": False}, {"batch_size": 16, "learning_rate": 1e-3, "shift": 0, "crop": 0, "jitter": 0.2}),
     ],
 )
 def test_what_is_open_is_chosen(latent, arguments, expected):
@@ -76,6 +77,15 @@ def test_by_default_steps_are_five_passes_within_limits(size, steps):
     images = load_images(pictures())
     images.train.size = size
     assert TrainingOptions(augment="none").chosen(small_model(), images).steps == steps
+
+
+@pytest.mark.parametrize(
+    ("size", "crop"), [((40, 40), 0), ((43, 43), 32), ((64, 64), 48), ((20, 66), 48), ((85, 85), 56), ((500, 300), 64)]
+)
+def test_the_default_crop_is_whole_blocks_of_three_quarters_of_the_image(size, crop):
+    images = load_images(pictures(10, shape=size))
+    model = ConvAutoencoder(size, 1, 1, latent="map", width=2)
+    assert TrainingOptions().chosen(model, images).crop == crop
 
 
 def test_a_crop_needs_a_map():

@@ -14,7 +14,12 @@ from small_training import RANDOM, pictures, small_model, small_training
 # Each case: arguments of the model, number and size of the images, options.
 CASES = {
     "vector, uneven last batch": ({"variational": True, "downscale": 8}, 51, (9, 11), {**RANDOM, "shift": 1}),
-    "map in crops": ({"latent": "map", "variational": True, "size": (20, 24)}, 33, (20, 24), {**RANDOM, "crop": 12}),
+    "map in crops": (
+        {"latent": "map", "variational": True, "size": (20, 24)},
+        33,
+        (20, 24),
+        {**RANDOM, "crop": 12, "jitter": 0.3},
+    ),
     "fewer images than a batch": ({"latent": "map", "downscale": 8}, 12, (9, 11), {"batch_size": 32, "loss": "sharp"}),
     "one image in the step": ({"latent": "map", "downscale": 8}, 3, (9, 11), {"batch_size": 2, "loss": "bce"}),
 }

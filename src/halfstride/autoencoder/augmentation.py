@@ -6,12 +6,12 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from halfstride.autoencoder.draws import Draw
 
-__all__ = ["Augment", "DefaultAugmentation", "augment", "default_augmentation"]
+__all__ = ["Augment", "DefaultAugmentation", "augment", "default_augmentation", "jitter"]
 
 Augment = Literal["none", "flip", "flip-rotate"]
 
@@ -84,6 +84,26 @@ def _places(numbers: Tensor, size: int, crop: int | None, shift: int) -> Tensor:
     # min: a float32 as near to 1 as can be times `choices` may round up.
     start = (numbers * choices).long().clamp_(max=choices - 1) + first
     return (start[:, None] + torch.arange(taken, device=numbers.device)).clamp_(0, size - 1)
+
+
+def jitter(images: Float[Tensor, "n c h w"], strength: float, draw: Draw) -> Float[Tensor, "n c h w"]:
+    """Change the brightness and the contrast of each channel of each image at random.
+
+    Values `v` in [0, 1] become `0.5 + a(v - 0.5) + b`, clipped to [0, 1].
+
+    Args:
+        images: what to change, on any device.
+        strength: 0 to 1; `a` lies within `1 ± strength`, and `b` within `± strength / 2`.
+        draw: the random numbers of these images.
+
+    Example:
+        >>> grey = torch.full((1, 1, 1, 1), 0.5)
+        >>> bool((jitter(grey, 0.2, Draw(seed=0, step=0, count=1)) - grey).abs() <= 0.1)
+        True
+    """
+    numbers = draw.uniforms("jitter", 2 * images.shape[1]).to(images).mul(2).sub(1).mul(strength)
+    contrast, brightness = numbers[..., None, None].chunk(2, 1)
+    return (images + contrast * (images - 0.5) + brightness / 2).clamp(0, 1)
 
 
 class DefaultAugmentation(NamedTuple):

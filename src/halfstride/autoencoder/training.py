@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from halfstride.autoencoder.augmentation import augment
+from halfstride.autoencoder.augmentation import augment, jitter
 from halfstride.autoencoder.corruption import corrupt, parse_corruptions
 from halfstride.autoencoder.devices import within_memory
 from halfstride.autoencoder.distributed import Processes
@@ -319,6 +319,9 @@ class _Training:
         inputs, target = inputs_and_targets(batch.to(processes.device, non_blocking=True))
         target = to_float(target)
         inputs = to_float(inputs) if batch.ndim == 5 else target
+        if options.jitter:
+            target = jitter(target, options.jitter, draw)
+            inputs = jitter(inputs, options.jitter, draw) if batch.ndim == 5 else target
         if self.corruptions:
             inputs = corrupt(inputs, self.corruptions, draw)
         counts = 1.0

@@ -22,7 +22,11 @@ __all__ = ["TrainingOptions", "sample_of"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 _STEPS, _MOST_STEPS, _PASSES = 4_000, 20_000, 5
-_CROP = 64  # pixels a side: larger images are trained on in crops of this size, where the latent is a map
+# Crops for a latent map. Seen on photographs of 64 pixels at equal CPU time: whole images 31.55
+# dB, crops of 48 pixels 31.80, of 32 pixels 30.29 (of unseen places 32.45, 32.57 and 31.57).
+_CROPPED, _LEAST_CROP, _MOST_CROP = 3 / 4, 32, 64
+# Seen on the same: without jitter 31.80 dB, by 0.1 31.80, by 0.2 31.77 (of unseen places 32.57, 32.89 and 33.13).
+_JITTER = 0.2
 _SAMPLE, _SAMPLED_VALUES = 1_000, 2**28  # training images that decide on augmentation; of large ones fewer
 _LEAST_SHIFTED = 16  # numbers of a vector that can afford to tell where the image lies
 _SMALL_SET = 20_000  # training images below which those of a vector are shifted
@@ -54,8 +58,10 @@ class TrainingOptions:
             see `default_augmentation`.
         shift: largest random shift of the images in pixels, 0 or more; by default 1 for a latent vector of at least 16
             numbers and fewer than 20,000 training images, and 0 else.
-        crop: side in pixels of the random crops that a latent map is trained on, 0 for whole images; by default 64 for
-            images that are larger.
+        crop: side in pixels of the random crops that a latent map is trained on, 0 for whole images; by default three
+            quarters of the image's longer side, at most 64, where that is at least 32.
+        jitter: largest random change of brightness and contrast, 0 to 1 (see `halfstride.autoencoder.augmentation`); by
+            default 0.2 for a latent map and 0 for a vector.
         clip: largest norm of the gradient, above 0.
         seed: decides the order of the images and everything random; 0 or more.
         precision: `"auto"` takes bfloat16 where the device computes in it natively, `"float32"` and `"bfloat16"` force.
@@ -77,6 +83,7 @@ class TrainingOptions:
     augment: Augment | None = None
     shift: int | None = None
     crop: int | None = None
+    jitter: float | None = None
     clip: float = 1.0
     seed: int = 0
     precision: Precision = "auto"
@@ -101,6 +108,8 @@ class TrainingOptions:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"`{name}` (={value}) must be above 0.")
+        if self.jitter is not None and not 0 <= self.jitter <= 1:
+            raise ValueError(f"`jitter` (={self.jitter}) must be 0 to 1.")
         for name in ("weight_decay", "beta"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
@@ -136,7 +145,7 @@ class TrainingOptions:
         batch_size = self.batch_size or (16 if is_map else 32)
         crop = self.crop
         if crop is None:
-            crop = _CROP if model.takes_any_size and max(images.shape[1:]) > _CROP else 0
+            crop = _default_crop(model, images) if model.takes_any_size else 0
         if crop and not model.takes_any_size:
             raise ValueError(f'`crop` (={crop}) needs a latent map, which takes images of any size: latent="map".')
         shift = self.shift
@@ -155,6 +164,7 @@ class TrainingOptions:
             augment=augment,
             shift=shift,
             crop=crop,
+            jitter=(_JITTER if is_map else 0.0) if self.jitter is None else self.jitter,
         )
 
     def _default_steps(self, images: Images, batch_size: int) -> int:
@@ -184,6 +194,13 @@ def sample_of(images: Images) -> Tensor:
     """Training images that stand for all, as they should come out of the model: uint8 N×C×H×W."""
     count = max(1, min(_SAMPLE, _SAMPLED_VALUES // math.prod(images.shape)))
     return inputs_and_targets(images.train.sample(count).images)[1]
+
+
+def _default_crop(model: Autoencoder, images: Images) -> int:
+    """Whole blocks of a map's positions, so that no crop is extended at its border; 0 for whole images."""
+    block = model.downscale if isinstance(model, ConvAutoencoder) else 1
+    crop = int(min(_CROPPED * max(images.shape[1:]), _MOST_CROP)) // block * block
+    return crop if crop >= _LEAST_CROP else 0
 
 
 def _is_plain_vector(model: Autoencoder) -> bool:

@@ -133,7 +133,11 @@ def train(
     ] = None,
     crop: Annotated[
         int | None,
-        _option(_TRAINING, "Side of the random crops that a map trains on, 0 for none. By default 64."),
+        _option(_TRAINING, "Side of a map's random crops, 0 for none. By default 3/4 of the image, 32 to 64."),
+    ] = None,
+    jitter: Annotated[
+        float | None,
+        _option(_TRAINING, "Largest random change of brightness and contrast, 0 to 1. By default 0.2 for a map."),
     ] = None,
     seed: Annotated[int, _option(_TRAINING, "The same seed gives the same run.")] = 0,
     precision: Annotated[
