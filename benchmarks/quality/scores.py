@@ -23,6 +23,8 @@ def scores(outputs: np.ndarray, images: np.ndarray) -> dict[str, float]:
         psnr: in dB, the mean over images of 10 log10(1 / MSE).
         gradient: the outputs' gradient energy (mean squared difference between neighbouring pixels) relative to the
             images': below 1 is blurred.
+        gradient_error: the mean squared error of those differences, relative to the images' gradient energy: 0 is
+            right, 1 is no better than a flat image. (Noise has gradient energy, but does not lower this error.)
         variance: the outputs' variance over images, summed over pixels, relative to the images': near 0 is collapsed.
 
     Raises:
@@ -32,14 +34,15 @@ def scores(outputs: np.ndarray, images: np.ndarray) -> dict[str, float]:
         raise ValueError(f"`outputs` (of shape {outputs.shape}) must have the shape of the images, {images.shape}.")
     if not np.isfinite(outputs).all():
         raise ValueError("`outputs` (with NaN or infinity) must be finite.")
-    errors, gradients = [], np.zeros(2)
+    errors, gradients = [], np.zeros(3)
     sums, squares = np.zeros((2, *images.shape[1:])), np.zeros((2, *images.shape[1:]))
     for start in range(0, len(images), _CHUNK):
         output = outputs[start : start + _CHUNK].clip(0, 1).astype(np.float64)
         image = images[start : start + _CHUNK] / 255.0
         errors.append(np.square(output - image).reshape(len(image), -1).mean(1))
-        for i, pixels in enumerate((output, image)):
+        for i, pixels in enumerate((output, image, output - image)):
             gradients[i] += sum(np.square(np.diff(pixels, axis=axis)).sum() for axis in (1, 2))
+        for i, pixels in enumerate((output, image)):
             sums[i] += pixels.sum(0)
             squares[i] += np.square(pixels).sum(0)
     error = np.concatenate(errors)
@@ -48,6 +51,7 @@ def scores(outputs: np.ndarray, images: np.ndarray) -> dict[str, float]:
         "mse": float(error.mean()),
         "psnr": float((-10 * np.log10(error.clip(1e-10))).mean()),
         "gradient": float(gradients[0] / gradients[1]),
+        "gradient_error": float(gradients[2] / gradients[1]),
         "variance": float(variances[0] / variances[1]),
     }
 
