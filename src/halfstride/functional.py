@@ -33,7 +33,7 @@ from halfstride._core import algorithms, compiled, planner
 from halfstride._core.case import Case, resize_case, subpixel_case, transposed_case
 from halfstride._core.common import is_channels_last, wants_gradients
 from halfstride._support.arguments import Padding, Sizes
-from halfstride._support.weight_cache import is_jit_traced
+from halfstride._support.torch_private import is_jit_traced
 
 __all__ = [
     "conv_transpose1d",

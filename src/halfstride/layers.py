@@ -16,7 +16,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvTransposeNd
 
 from halfstride import functional
 from halfstride._core import planner
@@ -30,6 +29,7 @@ from halfstride._support.arguments import (
     read_scale_factor,
     read_sizes,
 )
+from halfstride._support.torch_private import ConvTransposeNd
 
 __all__ = [
     "ConvTranspose1d",
@@ -48,7 +48,7 @@ _RESIZE_CONV = (functional.resize_conv1d, functional.resize_conv2d, functional.r
 _SUBPIXEL_CONV = (functional.subpixel_conv1d, functional.subpixel_conv2d, functional.subpixel_conv3d)
 
 
-class _ConvTranspose(_ConvTransposeNd):
+class _ConvTranspose(ConvTransposeNd):
     """What `ConvTranspose1d/2d/3d` put before torch's class of the same name."""
 
     _axes: ClassVar[int]

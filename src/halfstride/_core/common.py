@@ -11,12 +11,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._functorch.utils import unwrap_dead_wrappers
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
 
 from halfstride import kernels
 from halfstride._core.case import Case
 from halfstride._support.arguments import Pairs
+from halfstride._support.torch_private import is_compiling, is_transformed, record_function
 from halfstride._support.weight_cache import cached, kept
 
 __all__ = [
@@ -27,11 +27,9 @@ __all__ = [
     "continued",
     "even_cut",
     "is_channels_last",
-    "is_transformed",
     "low_resolution_mode",
     "margins",
     "obstacle_to_phases",
-    "recorded",
     "settled",
     "store",
     "transposed_weight",
@@ -109,24 +107,14 @@ def applied(function: type[Function], eager: type[Function], *arguments: Any) ->
 
     Called without ceremony where that changes nothing: `apply` takes longer than a small layer.
     """
-    if torch.compiler.is_compiling():
+    if is_compiling():
         read: Any = function.apply if torch.is_grad_enabled() else function.forward
         return read(*arguments)
     if is_transformed():
         return eager.apply(*arguments)  # type: ignore[no-untyped-call]
     if torch.is_grad_enabled():
-        return recorded(eager, *arguments)
+        return record_function(eager, *arguments)
     return eager.forward(*arguments)
-
-
-def recorded(function: type[Function], *arguments: Any) -> Any:
-    """`function.apply` outside of `torch.func`, without its look at the signature, which takes 45 microseconds."""
-    return super(Function, function).apply(*unwrap_dead_wrappers(arguments))  # type: ignore[misc]
-
-
-def is_transformed() -> bool:
-    """Whether forward-mode differentiation or `torch.func` reads along, which know torch's own operators only."""
-    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 
 def wants_gradients(*tensors: Tensor | None) -> bool:
@@ -136,7 +124,7 @@ def wants_gradients(*tensors: Tensor | None) -> bool:
 
 def store(operation: Any, target: Tensor, *operands: Tensor) -> None:
     """`target = operation(*operands)` in one pass; compilers, which fuse by themselves, know no `out=` into a view."""
-    if torch.compiler.is_compiling():
+    if is_compiling():
         target.copy_(operation(*operands))
     else:
         operation(*operands, out=target)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from halfstride._core import planner
 from halfstride._core.algorithms import ALGORITHMS, by_parts
 from halfstride._core.case import Case
-from halfstride._core.common import as_channels_last, is_channels_last, is_transformed, wants_gradients
+from halfstride._core.common import as_channels_last, is_channels_last, wants_gradients
+from halfstride._support.torch_private import is_compiling, is_exporting, is_transformed
 from halfstride._support.weight_cache import kept, lasts
 
 __all__ = ["part", "resize_conv", "stays_whole"]
@@ -28,7 +29,7 @@ def stays_whole(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) 
 
     In inference not where it would take "scatter": what follows that matrix product is one loop when it is compiled.
     """
-    if not torch.compiler.is_compiling() or torch.compiler.is_exporting() or is_transformed():
+    if not is_compiling() or is_exporting() or is_transformed():
         return False
     given = [input, weight] if bias is None else [input, weight, bias]
     if {(tensor.device.type, tensor.dtype) for tensor in given} != {("cpu", input.dtype)}:

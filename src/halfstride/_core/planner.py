@@ -38,7 +38,8 @@ from halfstride._core.algorithms import ALGORITHMS
 from halfstride._core.algorithms.products import capability
 from halfstride._core.case import Case, Form, resize_case, subpixel_case, transposed_case
 from halfstride._core.common import as_transposed
-from halfstride._support.weight_cache import cached, is_captured, is_jit_traced
+from halfstride._support.torch_private import is_captured, is_compiling, is_exporting, is_jit_traced
+from halfstride._support.weight_cache import cached
 
 __all__ = [
     "Candidate",
@@ -146,10 +147,10 @@ def choose(
         ValueError: where there is no algorithm of that name, or it cannot compute the case.
     """
     circumstances = "unmeasured"
-    if is_captured() and (is_jit_traced() or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()):
+    if is_captured() and (is_jit_traced() or is_exporting()):
         circumstances = "exporting"
     elif device == "cpu":
-        circumstances = "compiled" if torch.compiler.is_compiling() else "training" if training else "forward"
+        circumstances = "compiled" if is_compiling() else "training" if training else "forward"
     return _decide(case, algorithm, circumstances, channels_last)[0]
 
 

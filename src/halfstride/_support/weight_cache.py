@@ -8,11 +8,11 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.compiler import is_compiling
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["cached", "is_captured", "is_jit_traced", "is_traced", "kept", "lasts", "version_of"]
+from halfstride._support.torch_private import is_captured, is_traced, version_of
+
+__all__ = ["cached", "kept", "lasts"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -43,21 +43,6 @@ def lasts(weight: Tensor) -> bool:
     return type(weight) is nn.Parameter and weight.device.type == "cpu" and in_inference
 
 
-def is_traced() -> bool:
-    """Whether somebody reads along who makes a program of what is done, or counts it."""
-    return is_captured() or is_in_torch_dispatch_mode()
-
-
-def is_captured() -> bool:
-    """Whether a program is made of what is done, by a compiler, an exporter or `torch.jit.trace`."""
-    return is_compiling() or is_jit_traced()
-
-
-def is_jit_traced() -> bool:
-    """Whether `torch.jit.trace` reads along, for which sizes are tensors."""
-    return not is_compiling() and torch._C._get_tracing_state() is not None
-
-
 def kept(weight: Tensor, key: Hashable, make: Callable[[], Derived]) -> Derived:
     """What `make()` makes of a weight, kept from call to call where the weight `lasts`.
 
@@ -78,11 +63,6 @@ def kept(weight: Tensor, key: Hashable, make: Callable[[], Derived]) -> Derived:
     if version_of(weight) == version and keepsake.is_of(weight.detach()):
         keepsake.derived[key] = made
     return made
-
-
-def version_of(tensor: Tensor) -> int | None:
-    """How often torch has seen a tensor change; it does not count in inference mode."""
-    return None if tensor.is_inference() else tensor._version
 
 
 _FEW = 2**15

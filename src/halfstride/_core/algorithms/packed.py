@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
 from halfstride._core.algorithms.products import onednn_takes, torch_goes_without
 from halfstride._core.case import Case, Form
 from halfstride._core.common import is_channels_last
+from halfstride._support.torch_private import onednn_conv_transpose, onednn_pack_transposed
 from halfstride._support.weight_cache import cached, kept, lasts
 
 __all__ = ["pays", "transposed"]
@@ -86,12 +86,9 @@ def transposed(
 
     def pack() -> Tensor:
         made = kernel().unsqueeze(2) if signal else kernel()
-        packed: Tensor = torch.ops.mkldnn._reorder_convolution_transpose_weight(made.contiguous(), *geometry, x.shape)
-        return packed
+        return onednn_pack_transposed(made.contiguous(), geometry, x.shape)
 
     key = ("packed", form, case.kernel_size, padding, output_padding, case.stride, case.dilation, case.groups)
-    output: Tensor = torch.ops.mkldnn._convolution_transpose_pointwise(
-        x, kept(weight, key, pack), bias, *geometry, "none", [], ""
-    )
+    output = onednn_conv_transpose(x, kept(weight, key, pack), bias, geometry)
     output = output if is_channels_last(input) else output.contiguous()
     return output.squeeze(2) if signal else output

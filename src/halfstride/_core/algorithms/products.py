@@ -14,17 +14,25 @@ Matrices are named as in a layer: rows are positions, columns are channels, a ke
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from halfstride._core.case import Case
-from halfstride._core.common import is_transformed
-from halfstride._support.weight_cache import is_traced
+from halfstride._support.torch_private import (
+    convolution_gradients,
+    cpu_features,
+    has_onednn_operators,
+    is_compiling,
+    is_onednn_enabled,
+    is_traced,
+    is_transformed,
+    onednn_add_conv,
+    onednn_conv,
+    onednn_pack,
+)
 
 __all__ = ["Kernel", "add_crossed", "capability", "multiplied", "onednn_takes", "times", "torch_goes_without"]
 
@@ -51,8 +59,7 @@ def capability() -> str:
 @lru_cache(maxsize=1)
 def _is_wide() -> bool:
     """Whether the processor multiplies more with AVX-512 than with AVX2: of AMD's those that know AVX-VNNI too."""
-    ask: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)  # which older torches lack
-    knows = ask()
+    knows = cpu_features()
     return capability() == "avx512" and (not knows.get("sse4a") or bool(knows.get("avx_vnni")))
 
 
@@ -63,7 +70,7 @@ def onednn_takes(*tensors: Tensor) -> bool:
         and all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
         and not is_transformed()
         and not is_traced()
-        and hasattr(torch.ops.mkldnn, "_reorder_convolution_transpose_weight")  # which not every build has
+        and has_onednn_operators()
     )
 
 
@@ -94,8 +101,7 @@ class Kernel:
         if len(rows) not in self._packed:
             if len(self._packed) == _ORDERS:
                 self._packed.clear()
-            weight = torch.ops.mkldnn._reorder_convolution_weight(self._matrix[:, :, None, None], *_ONE_TAP, shape)
-            self._packed[len(rows)] = weight
+            self._packed[len(rows)] = onednn_pack(self._matrix[:, :, None, None], _ONE_TAP, shape)
         return self._packed[len(rows)]
 
     def t(self) -> Tensor:
@@ -113,17 +119,12 @@ def times(rows: Tensor, kernel: Tensor | Kernel, summand: Tensor | None = None, 
         if summand is None:
             return rows @ kernel.t()
         return summand.addmm_(rows, kernel.t()) if into else torch.addmm(summand, rows, kernel.t())
-    operators, x = torch.ops.mkldnn, _as_image(rows)
+    x = _as_image(rows)
     weight = kernel.weight(rows) if isinstance(kernel, Kernel) else kernel[:, :, None, None]
     if added is None:
-        output = operators._convolution_pointwise(x, weight, summand, *_ONE_TAP, "none", [], "")
-    else:
-        options: Any = (weight, None, *_ONE_TAP, "add", None, None, [], None)
-        if into:
-            operators._convolution_pointwise_(_as_image(added), x, *options)
-            return added
-        output = operators._convolution_pointwise(x, _as_image(added), *options)
-    return _as_rows(output)
+        return _as_rows(onednn_conv(x, weight, summand, _ONE_TAP))
+    output = onednn_add_conv(_as_image(added), x, weight, _ONE_TAP, in_place=into)
+    return added if into else _as_rows(output)
 
 
 def add_crossed(one: Tensor, other: Tensor, target: Tensor) -> None:
@@ -133,10 +134,8 @@ def add_crossed(one: Tensor, other: Tensor, target: Tensor) -> None:
         return
     weight = other.new_empty(one.shape[1], other.shape[1], 1, 1)  # nothing is read of it but its shape
     padding, stride, dilation, groups = _ONE_TAP
-    gradient: Tensor
-    _, gradient, _ = torch.ops.aten.convolution_backward(
-        _as_image(one), _as_image(other), weight, None, stride, padding, dilation, False, [0, 0], groups, [0, 1, 0]
-    )
+    geometry = stride, padding, dilation, groups
+    gradient = convolution_gradients(_as_image(one), _as_image(other), weight, geometry, of_weight=True)
     target.add_(gradient[:, :, 0, 0])
 
 
@@ -144,7 +143,7 @@ def multiplied(rows: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tens
     """(rows, out): rows (rows, in) times a kernel (out, in), and a bias (out,) added, in torch's own operators."""
     count = rows.shape[0]
     few = isinstance(count, int) and count * kernel.numel() < _LEAST  # a symbol should not be asked how large it is
-    slower = not torch.compiler.is_compiling() and not _is_wide()
+    slower = not is_compiling() and not _is_wide()
     if few or slower or not _convolved_by_onednn(rows, kernel):
         return F.linear(rows, kernel, bias)
     return _as_rows(F.conv2d(_as_image(rows), kernel[:, :, None, None], bias))
@@ -170,6 +169,6 @@ def _convolved_by_onednn(*tensors: Tensor) -> bool:
     """Whether torch's convolutions of such tensors are oneDNN's."""
     if any(tensor.dtype != torch.float32 or tensor.device.type != "cpu" for tensor in tensors):
         return False
-    if torch.compiler.is_compiling():  # compilers cannot read the settings, and their convolutions follow them anyway
+    if is_compiling():  # compilers cannot read the settings, and their convolutions follow them anyway
         return True
-    return bool(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)  # type: ignore[no-untyped-call]
+    return is_onednn_enabled()

@@ -34,6 +34,7 @@ from halfstride._core.common import (
     transposed_weight,
     typed,
 )
+from halfstride._support.torch_private import is_compiling
 from halfstride._support.weight_cache import cached, kept, lasts
 from halfstride.kernels import widened
 
@@ -78,7 +79,7 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
 def _is_heavy(case: Case) -> bool:
     """Whether a kernel has more numbers than input and output, which are turned round then, if they lie otherwise: rows
     of channels are multiplied and added faster."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if torch.is_grad_enabled() or is_compiling():
         return False
     columns = case.out_channels * math.prod(as_transposed(case)[0].kernel_size)
     return columns >= _MANY and 0 < case.input_numbers + case.output_numbers <= case.in_channels * columns
@@ -89,7 +90,7 @@ def _are_tiles(case: Case) -> bool:
     full = tuple(n * s for n, s in zip(case.input_size, case.stride, strict=True))
     side_by_side = case.kernel_size == case.stride and not any(case.padding) and case.output_size == full
     # A compiler makes one loop of what follows the products anyway.
-    worth = (case.axes == 2 or not torch.is_grad_enabled()) and not torch.compiler.is_compiling()
+    worth = (case.axes == 2 or not torch.is_grad_enabled()) and not is_compiling()
     return case.form == "transposed" and case.padding_mode == "zeros" and side_by_side and worth
 
 
@@ -267,7 +268,7 @@ class _Added(torch.autograd.Function):
 
     @staticmethod
     def forward(products: Tensor, bias: Tensor | None, case: Case) -> Tensor:
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return fused.added(products, bias, case)
         plan = _plan(case)
         if products.stride(1) == 1:
@@ -316,7 +317,7 @@ class _Gathered(torch.autograd.Function):
 
     @staticmethod
     def forward(output: Tensor, case: Case, last: bool) -> Tensor:
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return fused.gathered(output, case, last)
         plan = _plan(case)
         axes, (batch, channels) = case.axes, output.shape[:2]

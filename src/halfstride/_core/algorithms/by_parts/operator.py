@@ -58,12 +58,12 @@ from halfstride._core.common import (
     applied,
     as_channels_last,
     as_more_images,
-    is_transformed,
     margins,
     obstacle_to_phases,
     settled,
     typed,
 )
+from halfstride._support.torch_private import is_transformed
 from halfstride._support.weight_cache import kept, lasts
 from halfstride.kernels import widened
 

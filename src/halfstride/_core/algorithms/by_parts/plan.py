@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
 
-import torch
-
 from halfstride._core.algorithms.products import capability
 from halfstride._core.case import Case
+from halfstride._support.torch_private import is_compiling
 from halfstride._support.weight_cache import cached
 
 __all__ = ["AxisPlan", "Block", "Feature", "Gaps", "Plan", "blocks", "furthest_periods", "plan", "with_periods"]
@@ -214,7 +213,7 @@ def plan(case: Case, input_size: tuple[int, ...], first: tuple[int, ...], *, ker
         return products / case.groups + _PRODUCTS_PER_MATRIX[capability()] * plan.matrices
 
     close, furthest = (1,) * case.axes, furthest_periods(case)
-    if torch.compiler.is_compiling() or furthest == close:  # a compiler may not know the sizes yet
+    if is_compiling() or furthest == close:  # a compiler may not know the sizes yet
         return with_periods(case, input_size, first, close)
     # Work goes along the first axis: with its anchors apart, less of it exists at a time.
     choices = [(*furthest[:axes], *close[axes:]) for axes in reversed(range(case.axes + 1))]
@@ -276,7 +275,7 @@ class Block(NamedTuple):
 @cached
 def blocks(plan: Plan, images: int, in_channels: int, out_channels: int, *, training: bool) -> list[Block]:
     """Blocks that keep their intermediate results within `_BLOCK` numbers, but make enough `_ROWS`."""
-    if torch.compiler.is_compiling():  # a compiler orders the work itself, and may not know the sizes yet
+    if is_compiling():  # a compiler orders the work itself, and may not know the sizes yet
         return [Block((slice(None), slice(None)), (slice(None), slice(None)), plan)]
     positions = [math.prod(plan.positions(feature)) for feature in plan.features]
     products = 2 * max(positions) * math.prod([len(axis.gaps) for axis in plan.axes[1:]])
