@@ -180,8 +180,8 @@ def test_summation_by_parts_with_anchors_apart(call, block, data):
     assert list(furthest) == [min(1 + (k - 1) // s, 4) if d == 1 else 1 for k, s, d in seen]
     periods = data.draw(st.tuples(*(st.integers(1, most) for most in furthest)))
 
-    def planned(case, input_size, first, **_):
-        return by_parts_plan.with_periods(case, input_size, first, periods)
+    def planned(case, **_):
+        return by_parts_plan.with_periods(case, periods)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(by_parts_plan, "_BLOCK", block)
@@ -199,7 +199,7 @@ def test_kernels_that_are_made_at_each_call_set_anchors_apart_more_rarely():
     case, small = (resize_case(2, (1, 512, n, n), (512, 512, 3, 3), 2, ((1, 1), (1, 1))) for n in (32, 16))
 
     def periods(case, **kept):
-        return [axis.period for axis in by_parts_plan.plan(case, case.input_size, (0, 0), **kept).axes]
+        return [axis.period for axis in by_parts_plan.plan(case, **kept).axes]
 
     assert periods(case, kernels_last=True) == [2, 2]
     assert periods(case) == [2, 1]
@@ -210,7 +210,7 @@ def test_kernels_that_are_made_at_each_call_set_anchors_apart_more_rarely():
 def test_an_axis_costs_a_product_less_for_every_anchor_less(k, s, m):
     """`k - 1` products for each jump and one for each anchor: 2.5 instead of 3 for 3 taps at scale 2."""
     n = 2400
-    (axis,) = by_parts_plan.plan(resize_case(1, (64, 512, n), (512, 512, k), s), (n,), (0,)).axes
+    (axis,) = by_parts_plan.plan(resize_case(1, (64, 512, n), (512, 512, k), s)).axes
     assert axis.period == m
     products = sum(len(positions) * len(axis.gaps_of(i)) for i, positions in enumerate(axis.lattices))
     assert products / n == pytest.approx(k - 1 + 1 / m, rel=0.02)
@@ -315,7 +315,7 @@ def test_a_single_image_is_cut_into_rows():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(by_parts_plan, "_BLOCK", 2**13)
         patch.setattr(by_parts_plan, "_ROWS", 16)
-        plan = by_parts_plan.plan(case, (64, 8), (0, 0))
+        plan = by_parts_plan.plan(case)
         blocks = by_parts_plan.blocks.__wrapped__(plan, 1, 4, 4, training=False)
     inputs, outputs = zip(*((block.inputs[1], block.outputs[1]) for block in blocks), strict=True)
     assert len(blocks) > 2
@@ -479,6 +479,32 @@ def test_vmap_and_gradients_per_sample(name, algorithm):
     per_sample = torch.vmap(torch.func.grad(loss), (None, 0))(weight, x)
     each = [torch.func.grad(loss)(weight, image) for image in x]
     assert_close(per_sample, torch.stack(each))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's forward mode about itself
+@pytest.mark.parametrize(("name", "algorithm"), EVERY)
+def test_transforms_of_a_recorded_pass(name, algorithm):
+    """A pass that was recorded without a transform may be differentiated under vmap or in forward mode."""
+    case = FIXED[name]
+    x, weight, bias = (tensor.requires_grad_() for tensor in tensors_for(case))
+    output = ALGORITHMS[algorithm].compute(case, x, weight, bias)
+    probes = torch.randn(3, *output.shape, dtype=output.dtype)
+    first = torch.vmap(lambda probe: torch.autograd.grad(output, (x, weight), probe, retain_graph=True))(probes)
+    expected = native.compute(case, x, weight, bias)
+    for at, probe in enumerate(probes):
+        for one, other in zip(first, torch.autograd.grad(expected, (x, weight), probe, retain_graph=True), strict=True):
+            assert_close(one[at], other)
+
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(probes[0], probes[1])
+        (gradient,) = torch.autograd.grad(output, x, dual, retain_graph=True)
+        assert_close(forward_ad.unpack_dual(gradient).tangent, first[0][1])
+
+    (to_x,) = torch.autograd.grad(output, x, probes[0], create_graph=True)
+    second = torch.vmap(lambda probe: torch.autograd.grad(to_x, weight, probe, retain_graph=True)[0])
+    (of_x,) = torch.autograd.grad(expected, x, probes[0], create_graph=True)
+    (of_weight,) = torch.autograd.grad(of_x, weight, to_x.detach())
+    assert_close(second(torch.stack([to_x.detach(), -to_x.detach()])), torch.stack([of_weight, -of_weight]))
 
 
 @pytest.mark.parametrize(("name", "algorithm"), EVERY)

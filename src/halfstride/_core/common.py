@@ -5,7 +5,7 @@ All tensors are batched, (batch, channels, *spatial).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,13 +16,13 @@ from torch.autograd import Function
 from halfstride import kernels
 from halfstride._core.case import Case
 from halfstride._support.arguments import Pairs
-from halfstride._support.torch_private import is_compiling, is_transformed, record_function
+from halfstride._support.torch_private import is_compiling, record_function
 from halfstride._support.weight_cache import cached, kept
 
 __all__ = [
-    "applied",
+    "after_padding",
+    "apply_function",
     "as_channels_last",
-    "as_more_images",
     "as_transposed",
     "continued",
     "even_cut",
@@ -90,31 +90,21 @@ def as_channels_last(output: Tensor, like: Tensor) -> Tensor:
     return output.contiguous()
 
 
-def as_more_images(function: Callable[..., Tensor], images: Tensor, dim: int, *arguments: Any) -> Tensor:
-    """`function` of many batches at once, as `torch.func.vmap` asks for along `dim`: of one larger batch."""
-    images = images.movedim(dim, 0)
-    output = function(images.flatten(0, 1), *arguments)
-    return output.reshape(*images.shape[:2], *output.shape[1:])
-
-
 def typed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """`tensor` in a type; left alone, in exported graphs too, where it has it."""
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
-def applied(function: type[Function], eager: type[Function], *arguments: Any) -> Any:
-    """What a function of autograd says of its arguments: its eager variant, where no compiler reads along.
+def apply_function(function: type[Function], *arguments: Any) -> Any:
+    """The result of an autograd function, by `forward` alone where no gradients are recorded.
 
-    Called without ceremony where that changes nothing: `apply` takes longer than a small layer.
+    Outside of transforms of torch.func only.
     """
+    if not torch.is_grad_enabled():
+        return function.forward(*arguments)
     if is_compiling():
-        read: Any = function.apply if torch.is_grad_enabled() else function.forward
-        return read(*arguments)
-    if is_transformed():
-        return eager.apply(*arguments)  # type: ignore[no-untyped-call]
-    if torch.is_grad_enabled():
-        return record_function(eager, *arguments)
-    return eager.forward(*arguments)
+        return function.apply(*arguments)  # type: ignore[no-untyped-call]
+    return record_function(function, *arguments)
 
 
 def wants_gradients(*tensors: Tensor | None) -> bool:
@@ -184,24 +174,29 @@ def settled(case: Case, input: Tensor, padding: Pairs) -> Tensor:
     return continued(input, padding, mode)
 
 
-@cached
-def as_transposed(case: Case) -> tuple[Case, Pairs]:
-    """A transposed or resize-convolution as a transposed one padded with zeros, and what its input is continued by."""
-    kernel_size, dilation, start = case.kernel_size, case.dilation, case.padding
-    if case.form == "resize":
-        kernel_size = tuple(span + s for span, s in zip(case.span, case.stride, strict=True))
-        dilation = (1,) * case.axes
-        start = tuple(span - p for span, p in zip(case.span, start, strict=True))
-    padding = margins(case, even_zeros=min(start) < 0)
-    twin = case._replace(
-        form="transposed",
+def after_padding(case: Case, padding: Pairs) -> Case:
+    """The case of an input that has been padded so far that only zeros lie beyond."""
+    sign = 1 if case.form == "transposed" else -1  # of a transposed convolution the padding is cut from the output
+    axes = zip(case.padding, case.stride, padding, strict=True)
+    return case._replace(
         input_size=tuple(n + sum(pair) for n, pair in zip(case.input_size, padding, strict=True)),
-        kernel_size=kernel_size,
-        dilation=dilation,
-        padding=tuple(p + s * before for p, s, (before, _) in zip(start, case.stride, padding, strict=True)),
+        padding=tuple(p + sign * s * before for p, s, (before, _) in axes),
         padding_mode="zeros",
     )
-    return twin, padding
+
+
+@cached
+def as_transposed(case: Case) -> tuple[Case, Pairs]:
+    """A transposed or resize-convolution as a transposed one padded with zeros, and the padding of its input."""
+    twin = case._replace(form="transposed")
+    if case.form == "resize":
+        twin = twin._replace(
+            kernel_size=tuple(span + s for span, s in zip(case.span, case.stride, strict=True)),
+            dilation=(1,) * case.axes,
+            padding=tuple(span - p for span, p in zip(case.span, case.padding, strict=True)),
+        )
+    padding = margins(case, even_zeros=min(twin.padding) < 0)
+    return after_padding(twin, padding), padding
 
 
 def transposed_weight(case: Case, weight: Tensor, dtype: torch.dtype) -> Tensor:

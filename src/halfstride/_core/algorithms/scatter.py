@@ -24,9 +24,8 @@ from halfstride._core.algorithms import fused
 from halfstride._core.algorithms.products import Kernel, multiplied, times
 from halfstride._core.case import Case, Cost
 from halfstride._core.common import (
-    applied,
+    apply_function,
     as_channels_last,
-    as_more_images,
     as_transposed,
     is_channels_last,
     obstacle_to_phases,
@@ -34,7 +33,7 @@ from halfstride._core.common import (
     transposed_weight,
     typed,
 )
-from halfstride._support.torch_private import is_compiling
+from halfstride._support.torch_private import is_compiling, is_transformed
 from halfstride._support.weight_cache import cached, kept, lasts
 from halfstride.kernels import widened
 
@@ -291,25 +290,13 @@ class _Added(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         products, _, ctx.case = inputs
-        ctx.last, ctx.output_shape = products.stride(1) == 1, output.shape
+        ctx.last = products.stride(1) == 1
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         to_products, to_bias, _ = ctx.needs_input_grad
         of_products = _gathered(gradient, ctx.case, ctx.last) if to_products else None
         return of_products, gradient.sum([0, *range(2, gradient.dim())]) if to_bias else None, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], products: Tensor, bias: Tensor | None, case: Case) -> Any:
-        dim, of_bias, _ = in_dims
-        if dim is None:
-            products, dim = products.expand(info.batch_size, *products.shape), 0
-        if of_bias is None:
-            return as_more_images(_added, products, dim, bias, case), 0
-        assert bias is not None
-        biases = bias.movedim(of_bias, 0)
-        output = as_more_images(_added, products, dim, None, case)
-        return output + biases.view(len(biases), 1, -1, *(1,) * case.axes), 0
 
 
 class _Gathered(torch.autograd.Function):
@@ -340,35 +327,16 @@ class _Gathered(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return _added(gradient, None, ctx.case), None, None
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int, None, None], output: Tensor, case: Case, last: bool) -> tuple[Tensor, int]:
-        return as_more_images(_gathered, output, in_dims[0], case, last), 0
-
-
-class _EagerAdded(_Added):
-    """With a derivative in forward mode, which compilers cannot read."""
-
-    @staticmethod
-    def jvp(ctx: Any, along_products: Tensor | None, along_bias: Tensor | None, _: None) -> Tensor:
-        if along_products is not None:
-            return _added(along_products, along_bias, ctx.case)
-        assert along_bias is not None
-        return along_bias.view(-1, *(1,) * ctx.case.axes).expand(ctx.output_shape)
-
-
-class _EagerGathered(_Gathered):
-    """With a derivative in forward mode, which compilers cannot read."""
-
-    @staticmethod
-    def jvp(ctx: Any, along: Tensor, *_: None) -> Tensor:
-        return _gathered(along, ctx.case, ctx.last)
-
 
 def _added(products: Tensor, bias: Tensor | None, case: Case) -> Tensor:
-    output: Tensor = applied(_Added, _EagerAdded, products, bias, case)
+    if is_transformed():  # transforms know torch's own operators, out of place
+        return fused.added(products, bias, case)
+    output: Tensor = apply_function(_Added, products, bias, case)
     return output
 
 
 def _gathered(output: Tensor, case: Case, last: bool) -> Tensor:
-    products: Tensor = applied(_Gathered, _EagerGathered, output, case, last)
+    if is_transformed():
+        return fused.gathered(output, case, last)
+    products: Tensor = apply_function(_Gathered, output, case, last)
     return products

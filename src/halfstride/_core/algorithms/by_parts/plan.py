@@ -200,24 +200,25 @@ def _others(plan: Plan) -> Plan:
 
 
 @cached
-def plan(case: Case, input_size: tuple[int, ...], first: tuple[int, ...], *, kernels_last: bool = False) -> Plan:
-    """The plan of a case whose input has been continued to `input_size` positions, from position `first` on.
+def plan(case: Case, *, kernels_last: bool = False) -> Plan:
+    """The plan of a case of one group that is padded with zeros.
 
-    `kernels_last`: whether kernels are kept from call to call, so that many of them cost nothing.
+    Args:
+        kernels_last: whether kernels are cached from call to call, so that their number does not matter.
     """
 
     def cost(plan: Plan) -> float:
-        """In products of a group of channels."""
+        """In MACs."""
         kernels = 0 if kernels_last else plan.kernels * case.channel_pairs / max(case.batch, 1)
         products = plan.products * case.channel_pairs + _ROWS_PER_KERNEL * kernels
-        return products / case.groups + _PRODUCTS_PER_MATRIX[capability()] * plan.matrices
+        return products + _PRODUCTS_PER_MATRIX[capability()] * plan.matrices
 
     close, furthest = (1,) * case.axes, furthest_periods(case)
     if is_compiling() or furthest == close:  # a compiler may not know the sizes yet
-        return with_periods(case, input_size, first, close)
+        return with_periods(case, close)
     # Work goes along the first axis: with its anchors apart, less of it exists at a time.
     choices = [(*furthest[:axes], *close[axes:]) for axes in reversed(range(case.axes + 1))]
-    plans = [with_periods(case, input_size, first, periods) for periods in choices]
+    plans = [with_periods(case, periods) for periods in choices]
     enough = [each for each in plans if case.batch * each.anchors >= _ANCHORS]
     return min(enough, key=cost, default=plans[-1])
 
@@ -231,10 +232,17 @@ def furthest_periods(case: Case) -> tuple[int, ...]:
     )
 
 
-def with_periods(case: Case, input_size: Sequence[int], first: Sequence[int], periods: Sequence[int]) -> Plan:
+def with_periods(case: Case, periods: Sequence[int]) -> Plan:
     """The plan with anchors so far apart along each axis."""
-    paddings = [p + s * at for p, s, at in zip(case.padding, case.stride, first, strict=True)]
-    sizes = (input_size, case.output_size, case.kernel_size, case.stride, case.dilation, paddings, periods)
+    sizes = (
+        case.input_size,
+        case.output_size,
+        case.kernel_size,
+        case.stride,
+        case.dilation,
+        case.padding,
+        periods,
+    )
     return Plan(tuple(_axis_plan(*axis) for axis in zip(*sizes, strict=True)))
 
 
