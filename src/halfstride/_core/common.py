@@ -128,12 +128,7 @@ def low_resolution_mode(case: Case) -> str | None:
     """
     if case.form != "resize" or case.padding_mode != "reflect":
         return case.padding_mode
-    furthest = [
-        max(p, o + span - p - n * s)
-        for n, o, s, p, span in zip(
-            case.input_size, case.output_size, case.stride, case.padding, case.span, strict=True
-        )
-    ]
+    furthest = map(max, case.upsampled_border)
     if all(beyond < s or beyond <= 0 for beyond, s in zip(furthest, case.stride, strict=True)):
         return "replicate"
     if all(s == 1 for s in case.stride):
@@ -160,9 +155,7 @@ def margins(case: Case, *, even_zeros: bool = False) -> Pairs:
     """
     if case.padding_mode == "zeros" and not even_zeros:
         return ((0, 0),) * case.axes
-    return tuple(
-        (max(-first, 0), max(last - n + 1, 0)) for (first, last), n in zip(case.reach, case.input_size, strict=True)
-    )
+    return tuple((max(before, 0), max(after, 0)) for before, after in case.border)
 
 
 def settled(case: Case, input: Tensor, padding: Pairs) -> Tensor:

@@ -21,15 +21,15 @@ from halfstride._core.common import as_channels_last, is_channels_last, wants_gr
 from halfstride._support.torch_private import is_compiling, is_exporting, is_transformed
 from halfstride._support.weight_cache import kept, lasts
 
-__all__ = ["part", "resize_conv", "stays_whole"]
+__all__ = ["is_one_operator", "part", "resize_conv"]
 
 
-def stays_whole(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether a compiler should meet a resize-convolution as one operator.
+def is_one_operator(case: Case, algorithm: str, input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether a compiler should meet a resize-convolution as one operator, given the algorithm that is planned for it.
 
-    In inference not where it would take "scatter": what follows that matrix product is one loop when it is compiled.
+    In inference only where that is "folded": what follows the matrix product of "scatter" is one loop when compiled.
     """
-    if not is_compiling() or is_exporting() or is_transformed():
+    if not is_compiling() or is_exporting() or is_transformed() or case.form != "resize":
         return False
     given = [input, weight] if bias is None else [input, weight, bias]
     if {(tensor.device.type, tensor.dtype) for tensor in given} != {("cpu", input.dtype)}:
@@ -38,19 +38,17 @@ def stays_whole(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) 
         return False
     if wants_gradients(input, weight, bias):
         return input.is_floating_point() and planner.trains_by_parts(case)
-    return planner.choose(case) == "folded"
+    return algorithm == "folded"
 
 
 def resize_conv(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None, first: int | None) -> Tensor:
     """A resize-convolution as one operator; `first` as in `part`."""
-    batched = input.dim() > case.axes + 1
-    images = input if batched else input.unsqueeze(0)
     if wants_gradients(input, weight, bias):
         kernel = part(weight, first, case.in_channels)
-        output: Tensor = torch.ops.halfstride.resize_conv_by_parts(images, kernel, bias, *case[2:7])
+        output: Tensor = torch.ops.halfstride.resize_conv_by_parts(input, kernel, bias, *case[2:7])
     else:
-        output = torch.ops.halfstride.resize_conv(images, weight, bias, first, *case[2:9])
-    return output if batched else output.squeeze(0)
+        output = torch.ops.halfstride.resize_conv(input, weight, bias, first, *case[2:9])
+    return output
 
 
 def part(weight: Tensor, first: int | None, channels: int) -> Tensor:

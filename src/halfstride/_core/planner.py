@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -36,7 +36,7 @@ import torch
 
 from halfstride._core.algorithms import ALGORITHMS
 from halfstride._core.algorithms.products import capability
-from halfstride._core.case import Case, Form, resize_case, subpixel_case, transposed_case
+from halfstride._core.case import CASES, Case, Form
 from halfstride._core.common import as_transposed
 from halfstride._support.torch_private import is_captured, is_compiling, is_exporting, is_jit_traced
 from halfstride._support.weight_cache import cached
@@ -54,12 +54,6 @@ __all__ = [
     "shape",
     "trains_by_parts",
 ]
-
-_CASES: dict[str, Callable[..., Case]] = {
-    "transposed": transposed_case,
-    "resize": resize_case,
-    "subpixel": subpixel_case,
-}
 
 
 @dataclass(frozen=True)
@@ -240,9 +234,9 @@ def explain(
         >>> {each.algorithm: each.products // (8 * 64 * 32 * 32 * 32) for each in plan.candidates}
         {'native': 36, 'scatter': 16, 'emulated': 64, 'folded': 16, 'phases': 16, 'by_parts': 9}
     """
-    if form not in _CASES:
-        raise ValueError(f"`form` (={form!r}) must be one of {', '.join(map(repr, _CASES))}.")
-    case = _CASES[form](len(weight_shape) - 2, input_shape, weight_shape, **geometry)
+    if form not in CASES:
+        raise ValueError(f"`form` (={form!r}) must be one of {', '.join(map(repr, CASES))}.")
+    case = CASES[form](len(weight_shape) - 2, input_shape, weight_shape, **geometry)
     candidates = []
     for name, module in ALGORITHMS.items():
         obstacle = module.obstacle(case)

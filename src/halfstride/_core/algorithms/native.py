@@ -112,18 +112,11 @@ def _cuts(case: Case) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]
 
 def _resize(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     upsampled = repeated(input, (1, 1, *case.stride))
-    padding = [
-        (p, o + span - p - n * s)
-        for p, o, span, n, s in zip(
-            case.padding, case.output_size, case.span, case.input_size, case.stride, strict=True
-        )
-    ]
-    return conv(upsampled, weight, bias, padding, case.dilation, case.groups, case.padding_mode)
+    return conv(upsampled, weight, bias, case.upsampled_border, case.dilation, case.groups, case.padding_mode)
 
 
 def _subpixel(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    padding = [(-first, last - n + 1) for (first, last), n in zip(case.reach, case.input_size, strict=True)]
-    phases = conv(input, weight, bias, padding, case.dilation, case.groups, case.padding_mode)
+    phases = conv(input, weight, bias, case.border, case.dilation, case.groups, case.padding_mode)
     output = as_channels_last(shuffle(phases, case.stride), like=phases)
     return _cut(output, (0,) * case.axes, case.output_size)
 
