@@ -135,7 +135,7 @@ def native_with_gradients(case, tensors, last=False):
 
 
 def able(case):
-    return [name for name, algorithm in ALGORITHMS.items() if algorithm.obstacle(case) is None]
+    return [name for name, algorithm in ALGORITHMS.items() if algorithm.unsupported_reason(case) is None]
 
 
 @settings(max_examples=150)
@@ -152,7 +152,7 @@ def test_all_algorithms_compute_the_defining_sums(call):
 def test_summation_by_parts_in_blocks(call, block, rows):
     """Of whatever size the blocks are, the result and the gradients are those of the whole."""
     case, *tensors = call
-    assume(by_parts.obstacle(case) is None)
+    assume(by_parts.unsupported_reason(case) is None)
     for tensor in tensors:
         tensor.requires_grad_()
     whole = by_parts.compute(case, *tensors)
@@ -173,7 +173,7 @@ def test_summation_by_parts_in_blocks(call, block, rows):
 def test_summation_by_parts_with_anchors_apart(call, block, data):
     """An anchor at every second or third position along some axes, as in large layers, in blocks or as a whole."""
     case, *tensors = call
-    assume(by_parts.obstacle(case) is None)
+    assume(by_parts.unsupported_reason(case) is None)
     expected, gradient, of_expected = native_with_gradients(case, tensors)
     furthest = by_parts_plan.furthest_periods(case)
     seen = zip(case.kernel_size, case.stride, case.dilation, strict=True)
@@ -221,7 +221,7 @@ def test_an_axis_costs_a_product_less_for_every_anchor_less(k, s, m):
 def test_scattering_in_runs_of_taps_and_in_both_layouts(call, together, last):
     """Added one by one or together, with channels first or last, the result and the gradients are the definition's."""
     case, *tensors = call
-    assume(scatter.obstacle(case) is None)
+    assume(scatter.unsupported_reason(case) is None)
     expected, gradient, of_expected = native_with_gradients(case, tensors, last)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scatter, "_RUN", 1 if together else math.inf)
@@ -529,17 +529,17 @@ def test_obstacles():
     subpixel = subpixel_case(1, (1, 1, 4), (2, 1, 3), 2)
     transposed = transposed_case(1, (1, 1, 4), (1, 1, 3), 2)
     for name in ("scatter", "emulated", "folded", "phases", "by_parts"):
-        assert ALGORITHMS[name].obstacle(resize) == (
+        assert ALGORITHMS[name].unsupported_reason(resize) == (
             "padding_mode='reflect' by scale_factor positions or more mirrors what upsampling made, and has no "
             "counterpart before it"
         )
-        assert ALGORITHMS[name].obstacle(subpixel) == (
+        assert ALGORITHMS[name].unsupported_reason(subpixel) == (
             "a sub-pixel convolution is made of its phases already, which 'native' computes once each"
         )
-    assert by_parts.obstacle(transposed) == (
+    assert by_parts.unsupported_reason(transposed) == (
         "summation by parts needs the piecewise constant input of a resize-convolution"
     )
-    assert [native.obstacle(case) for case in (resize, subpixel, transposed)] == [None] * 3
+    assert [native.unsupported_reason(case) for case in (resize, subpixel, transposed)] == [None] * 3
 
 
 @pytest.mark.parametrize("algorithm", [folded, scatter, by_parts])
@@ -578,7 +578,7 @@ def test_what_is_kept_of_a_large_weight_follows_the_least_of_its_changes():
 
     def look():
         with torch.no_grad():
-            weight_cache.kept(weight, "key", lambda: makes.append(1))
+            weight_cache.cache_on_weight(weight, "key", lambda: makes.append(1))
         return len(makes)
 
     assert look() == look() == 1
@@ -612,9 +612,9 @@ def test_what_is_made_of_a_weight_that_another_thread_is_changing_is_not_kept(si
         return made
 
     with torch.no_grad():
-        weight_cache.kept(weight, "key", made_of_a_change)
+        weight_cache.cache_on_weight(weight, "key", made_of_a_change)
         weight.copy_(before)
-        assert torch.equal(weight_cache.kept(weight, "key", weight.detach().clone), before)
+        assert torch.equal(weight_cache.cache_on_weight(weight, "key", weight.detach().clone), before)
 
 
 PACKED = {
@@ -677,7 +677,7 @@ def test_products_by_onednn_give_what_the_definition_gives(call, last):
     expected, gradient, of_expected = native_with_gradients(case, tensors, last)
     input, weight, bias = (tensor.detach().float().requires_grad_() for tensor in tensors)
     kept = torch.nn.Parameter(weight.detach())
-    able_to = [algorithm for algorithm in (scatter, by_parts) if algorithm.obstacle(case) is None]
+    able_to = [algorithm for algorithm in (scatter, by_parts) if algorithm.unsupported_reason(case) is None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(products, "_LEAST", 0)
         patch.setattr(products, "_is_wide", lambda: True)
@@ -813,17 +813,17 @@ def test_what_is_kept_of_a_weight_is_used_and_goes_with_it():
     makes = []
     with torch.no_grad():
         for _ in range(3):
-            weight_cache.kept(weight, "key", lambda: makes.append(1))
+            weight_cache.cache_on_weight(weight, "key", lambda: makes.append(1))
         assert len(makes) == 1
         gc.collect()  # what other tests left
-        before = len(weight_cache._KEPT)
+        before = len(weight_cache._CACHES)
         folded.compute(case, x, weight, None)
         del weight
         gc.collect()
-        assert len(weight_cache._KEPT) == before - 1
+        assert len(weight_cache._CACHES) == before - 1
     trained = torch.nn.Parameter(torch.randn(2, 2, 3))
     for _ in range(3):
-        weight_cache.kept(trained, "key", lambda: makes.append(1))
+        weight_cache.cache_on_weight(trained, "key", lambda: makes.append(1))
     assert len(makes) == 4
 
 

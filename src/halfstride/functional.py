@@ -11,12 +11,12 @@ One operator, three ways to write its kernel:
 **Padding** is, in all of them, an int, one int per axis, one pair `(before, after)` per axis, "same" or "valid".
 With "same" the output has `input * stride` positions, whatever the kernel.
 
-**padding_mode** says how the *input* goes on beyond its borders: "zeros", "reflect", "replicate" or "circular".
-Of a transposed convolution the output is then the same window as ever, seen in the output of the continued input. So a
-constant input gives an output without a border in every mode but zeros; a resize-convolution and its transposed twin
-agree in "zeros", "replicate" and "circular"; and "circular" with `input * stride` outputs is exactly the adjoint of the
-circular strided convolution. (The adjoint of reflection or replication would instead add what falls outside *onto* the
-border, and brighten it.)
+**padding_mode** says how the *input* is padded: "zeros", "reflect", "replicate" or "circular".
+The output of a transposed convolution covers the same positions in every mode, computed from the padded input. So a
+constant input gives a constant output in every mode but "zeros"; a resize-convolution and the transposed convolution
+with its folded kernel agree in "zeros", "replicate" and "circular"; and "circular" with `input * stride` outputs is the
+adjoint of the circular strided convolution. (The adjoints of "reflect" and "replicate" would add what falls outside
+onto the border, which brightens it.)
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def conv_transpose2d(
         groups: blocks of channels that do not see each other.
         dilation: output positions from one tap to the next, 1 or more.
         output_size: the size to restore, an int or one per axis, instead of output_padding.
-        padding_mode: how the input goes on beyond its borders: "zeros", "reflect", "replicate" or "circular".
+        padding_mode: how the input is padded: "zeros", "reflect", "replicate" or "circular".
         algorithm: "auto", or a name in `halfstride.explain`'s table; all give the same result up to rounding.
 
     Shape:
@@ -216,7 +216,7 @@ def resize_conv2d(
         groups: blocks of channels that do not see each other.
         output_size: the size wanted, an int or one per axis; the padding at the end grows or shrinks by less than
             `scale_factor` for it.
-        padding_mode: how the upsampled image goes on beyond its borders: "zeros", "reflect", "replicate", "circular".
+        padding_mode: how the upsampled image is padded: "zeros", "reflect", "replicate", "circular".
         algorithm: "auto", or a name in `halfstride.explain`'s table; all give the same result up to rounding.
 
     Shape:
@@ -322,7 +322,7 @@ def subpixel_conv2d(
         dilation: input positions from one tap to the next, 1 or more.
         groups: blocks of channels that do not see each other; they divide out_channels too.
         output_size: the size wanted, an int or one per axis; less than `scale_factor` is cut from the end for it.
-        padding_mode: how the input goes on beyond its borders: "zeros", "reflect", "replicate" or "circular".
+        padding_mode: how the input is padded: "zeros", "reflect", "replicate" or "circular".
         algorithm: "auto", or a name in `halfstride.explain`'s table; all give the same result up to rounding.
 
     Shape:

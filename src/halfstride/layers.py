@@ -213,7 +213,7 @@ class ConvTranspose2d(_ConvTranspose, nn.ConvTranspose2d):
             torch's, in torch's order.
         padding: positions cut from the full output: an int, an int per axis, a pair (before, after) per axis, "same"
             (`input * stride` positions remain) or "valid".
-        padding_mode: how the input goes on beyond its borders: "zeros", "reflect", "replicate" or "circular".
+        padding_mode: how the input is padded: "zeros", "reflect", "replicate" or "circular".
         algorithm: "auto", or a name in `halfstride._core.algorithms.ALGORITHMS`.
 
     Shape:
@@ -261,7 +261,7 @@ class ResizeConv2d(_ResizeConv):
         scale_factor: how often each position is repeated, an int of 1 or more, or one per axis.
         padding: positions added to the upsampled image, or cut where negative: an int, an int per axis, a pair
             (before, after) per axis, "same" (`input * scale_factor` positions come out) or "valid".
-        padding_mode: how the upsampled image goes on beyond its borders: "zeros", "reflect", "replicate", "circular".
+        padding_mode: how the upsampled image is padded: "zeros", "reflect", "replicate", "circular".
         algorithm: "auto", or a name in `halfstride._core.algorithms.ALGORITHMS`.
 
     Shape:
@@ -311,7 +311,7 @@ class SubpixelConv2d(_SubpixelConv):
         scale_factor: phases along each axis, an int of 1 or more, or one per axis.
         padding: positions added to the input, or cut where negative: an int, an int per axis, a pair (before, after)
             per axis, "same" (`input * scale_factor` positions come out) or "valid".
-        padding_mode: how the input goes on beyond its borders: "zeros", "reflect", "replicate" or "circular".
+        padding_mode: how the input is padded: "zeros", "reflect", "replicate" or "circular".
         algorithm: "auto", or a name in `halfstride._core.algorithms.ALGORITHMS`.
 
     Shape:

@@ -1,4 +1,4 @@
-"""One upsampling operator with all its sizes settled: what every algorithm is given, and how arguments become it.
+"""A `Case`: one upsampling operator with all its sizes, as every algorithm takes it.
 
 `transposed_case`, `resize_case` and `subpixel_case` make a `Case` from shapes and the arguments of the public
 functions. Whatever is wrong with sizes is found here, before any arithmetic.
@@ -36,8 +36,7 @@ class Case(NamedTuple):
         resize        y[j]       = Σ w[t] x[floor((j + d·t - p) / s)]    over all t
         subpixel      y[s·q + r] = Σ w[r][t] x[q + d·t - p]              over all t
 
-    where `x` goes on beyond its borders as `padding_mode` says. Only the padding at the start is kept: how far it goes
-    at the end follows from `output_size`.
+    where `x` is padded in `padding_mode`. `padding` is that at the start; that at the end follows from `output_size`.
     """
 
     form: Form
@@ -58,11 +57,11 @@ class Case(NamedTuple):
         return len(self.kernel_size)
 
     @property
-    def input_numbers(self) -> int:
+    def input_numel(self) -> int:
         return self.batch * self.in_channels * math.prod(self.input_size)
 
     @property
-    def output_numbers(self) -> int:
+    def output_numel(self) -> int:
         return self.batch * self.out_channels * math.prod(self.output_size)
 
     @property
@@ -106,14 +105,14 @@ class Case(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What an algorithm would do for a case, forwards."""
+    """What an algorithm computes for a case, forward."""
 
-    products: int
-    """Multiplications of two numbers."""
+    macs: int
+    """Multiply-accumulates of two scalars."""
     traffic: int
-    """Numbers read and written, every tensor in between once each way; not those of the kernel."""
+    """Elements read and written, every intermediate tensor once each way, kernels not counted."""
     calls: int
-    """Calls of operators that compute something."""
+    """Calls of operators."""
 
 
 # From arguments to a case ---------------------------------------------------------------------------------------------

@@ -1,4 +1,6 @@
-"""What several algorithms share: borders, the order in memory, and the transposed twin of a resize-convolution.
+"""Shared by several algorithms: padding, memory format, and the transposed twin of a resize-convolution.
+
+The transposed twin of a resize-convolution is the transposed convolution that computes the same.
 
 All tensors are batched, (batch, channels, *spatial).
 """
@@ -17,38 +19,38 @@ from halfstride import kernels
 from halfstride._core.case import Case
 from halfstride._support.arguments import Pairs
 from halfstride._support.torch_private import is_compiling, record_function
-from halfstride._support.weight_cache import cached, kept
+from halfstride._support.weight_cache import cache_on_weight, cached
 
 __all__ = [
     "after_padding",
     "apply_function",
     "as_channels_last",
     "as_transposed",
-    "continued",
-    "even_cut",
+    "input_padding",
     "is_channels_last",
     "low_resolution_mode",
-    "margins",
-    "obstacle_to_phases",
-    "settled",
+    "pad",
+    "pad_input",
     "store",
+    "symmetric_crop",
     "transposed_weight",
     "typed",
+    "unsupported_by_phases",
     "wants_gradients",
     "window",
 ]
 
 
-def continued(input: Tensor, padding: Sequence[tuple[int, int]], mode: str = "zeros") -> Tensor:
-    """`input` continued by (before, after) positions per axis in a padding mode; negative numbers cut."""
+def pad(input: Tensor, padding: Sequence[tuple[int, int]], mode: str = "zeros") -> Tensor:
+    """`input` padded by (before, after) positions per axis in a padding mode; negative padding crops."""
     if not any(map(any, padding)):
         return input
     flat = [max(side, 0) for pair in reversed(padding) for side in pair]
     if any(flat):
         padded = F.pad(input, flat, mode="constant" if mode == "zeros" else mode)
-        # Of all modes only torch's circular one forgets the order in memory.
+        # torch's circular padding, unlike its other modes, does not preserve the memory format.
         input = as_channels_last(padded, like=input) if mode == "circular" else padded
-    # Cut last: what is mirrored at one end may come from what is cut at the other.
+    # Crop last: what is reflected at one end may come from what is cropped at the other.
     for axis, (before, after) in enumerate(padding, start=2):
         if before < 0 or after < 0:
             start, end = max(-before, 0), max(-after, 0)
@@ -57,41 +59,41 @@ def continued(input: Tensor, padding: Sequence[tuple[int, int]], mode: str = "ze
 
 
 def window(output: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
-    """`size` positions of `output` from `start` on, per axis; zeros where it has none."""
+    """`size` positions of `output` from `start` on, per axis; zeros beyond its ends."""
     length = output.shape[2:]
-    return continued(output, [(-b, b + o - n) for b, o, n in zip(start, size, length, strict=True)])
+    return pad(output, [(-b, b + o - n) for b, o, n in zip(start, size, length, strict=True)])
 
 
-def even_cut(full: int, start: int, size: int, limit: int, most: int) -> tuple[int, int]:
-    """The (padding, output_padding) of an operator that knows no other, for `size` positions of `full` from `start` on.
+def symmetric_crop(full: int, start: int, size: int, limit: int, most: int) -> tuple[int, int]:
+    """The (padding, output_padding) of torch's transposed convolution for `size` positions of `full` from `start` on.
 
-    Its output may have too much at one end, which is for `window` to cut: `start - padding` positions come first.
-    `output_padding` must stay under `limit`, and `padding` may be `most` at the most.
+    padding <= most and output_padding < limit. Where these allow no exact crop, the output has positions too many, for
+    `window` to crop: the wanted ones begin at `start - padding`.
     """
-    end = full - start - size  # positions to cut at the end, or to add where negative
+    end = full - start - size  # positions to crop at the end, or to add where negative
     if 0 <= start - end < limit and start <= most:
         return start, start - end
     return min(start, max(end, 0), most), min(max(-end, 0), limit - 1)
 
 
 def is_channels_last(input: Tensor) -> bool:
-    """Whether the channels of an image or a volume lie next to each other in memory.
+    """Whether an image or a volume is in channels-last format.
 
-    Judged by strides: `is_contiguous(memory_format=...)` is not to be had under `torch.func.vmap`. One position alone
-    is as contiguous as can be, unless its strides say that others would come after all of its channels.
+    Judged by strides, since `is_contiguous(memory_format=...)` does not work under `torch.func.vmap`. A tensor with one
+    position counts as contiguous unless its strides say otherwise.
     """
     return input.dim() > 3 and 1 < input.shape[1] <= input.stride(-1) and input.stride(1) == 1
 
 
 def as_channels_last(output: Tensor, like: Tensor) -> Tensor:
-    """`output` with its channels next to each other in memory where those of `like` are, else contiguous."""
+    """`output` in channels-last format where `like` is, else contiguous."""
     if is_channels_last(like):
         return output.movedim(1, -1).contiguous().movedim(-1, 1)
     return output.contiguous()
 
 
 def typed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """`tensor` in a type; left alone, in exported graphs too, where it has it."""
+    """`tensor` in a dtype, without an operator in exported graphs where it already has it."""
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
@@ -108,12 +110,12 @@ def apply_function(function: type[Function], *arguments: Any) -> Any:
 
 
 def wants_gradients(*tensors: Tensor | None) -> bool:
-    """Whether gradients are recorded, and wanted by one of the tensors that there are."""
+    """Whether gradients are recorded for one of the tensors."""
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 def store(operation: Any, target: Tensor, *operands: Tensor) -> None:
-    """`target = operation(*operands)` in one pass; compilers, which fuse by themselves, know no `out=` into a view."""
+    """`target = operation(*operands)` in one pass; compilers fuse the copy, and cannot read `out=` into a view."""
     if is_compiling():
         target.copy_(operation(*operands))
     else:
@@ -121,10 +123,10 @@ def store(operation: Any, target: Tensor, *operands: Tensor) -> None:
 
 
 def low_resolution_mode(case: Case) -> str | None:
-    """How the *input* of a resize-convolution goes on so that its upsampled input does as `padding_mode` says.
+    """The mode of padding the *input* of a resize-convolution that pads its upsampled input by `padding_mode`.
 
-    Repetition and wrapping round are the same before and after upsampling. A reflection is not, except that its first
-    `s - 1` positions are all copies of the border. None where there is no such way.
+    "replicate" and "circular" are the same before and after upsampling. "reflect" is not, except that its first `s - 1`
+    positions are copies of the border. None where no mode does it.
     """
     if case.form != "resize" or case.padding_mode != "reflect":
         return case.padding_mode
@@ -136,8 +138,8 @@ def low_resolution_mode(case: Case) -> str | None:
     return None
 
 
-def obstacle_to_phases(case: Case) -> str | None:
-    """Why a case cannot be computed at low resolution."""
+def unsupported_by_phases(case: Case) -> str | None:
+    """The reason why a case cannot be computed at low resolution; None where it can."""
     if case.form == "subpixel":
         return "a sub-pixel convolution is made of its phases already, which 'native' computes once each"
     if low_resolution_mode(case) is None:
@@ -148,23 +150,23 @@ def obstacle_to_phases(case: Case) -> str | None:
     return None
 
 
-def margins(case: Case, *, even_zeros: bool = False) -> Pairs:
-    """How far the input must be continued, per axis, to have only zeros beyond.
+def input_padding(case: Case, *, even_zeros: bool = False) -> Pairs:
+    """The padding of the input, per axis, that leaves only zeros beyond it.
 
-    By nothing where it is continued by zeros anyway, which every operator knows, unless `even_zeros`.
+    None where the padding mode is "zeros", which every operator pads with by itself, unless `even_zeros`.
     """
     if case.padding_mode == "zeros" and not even_zeros:
         return ((0, 0),) * case.axes
     return tuple((max(before, 0), max(after, 0)) for before, after in case.border)
 
 
-def settled(case: Case, input: Tensor, padding: Pairs) -> Tensor:
-    """The input continued by `padding` as the case says."""
+def pad_input(case: Case, input: Tensor, padding: Pairs) -> Tensor:
+    """The input padded in the mode of the case."""
     if not any(map(any, padding)):
         return input
     mode = low_resolution_mode(case)
-    assert mode is not None, "see obstacle_to_phases"
-    return continued(input, padding, mode)
+    assert mode is not None, "see unsupported_by_phases"
+    return pad(input, padding, mode)
 
 
 def after_padding(case: Case, padding: Pairs) -> Case:
@@ -188,19 +190,19 @@ def as_transposed(case: Case) -> tuple[Case, Pairs]:
             dilation=(1,) * case.axes,
             padding=tuple(span - p for span, p in zip(case.span, case.padding, strict=True)),
         )
-    padding = margins(case, even_zeros=min(twin.padding) < 0)
+    padding = input_padding(case, even_zeros=min(twin.padding) < 0)
     return after_padding(twin, padding), padding
 
 
 def transposed_weight(case: Case, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """The kernel of the case as a transposed convolution, in a type that is no narrower than the weight's."""
+    """The kernel of the case's transposed twin, in a dtype that is no narrower than the weight's."""
     if case.form == "transposed":
         return typed(weight, dtype)
 
     def folded() -> Tensor:
-        # Widened first: a sum of taps is rounded once, to the type that is asked for.
+        # Sums of taps are formed in the wider dtype and rounded once.
         return typed(
             kernels.transposed_from_resize(kernels.widened(weight), case.stride, case.dilation, case.groups), dtype
         )
 
-    return kept(weight, (case.stride, case.dilation, case.groups, dtype), folded)
+    return cache_on_weight(weight, (case.stride, case.dilation, case.groups, dtype), folded)

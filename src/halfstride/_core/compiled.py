@@ -1,9 +1,8 @@
-"""Resize-convolutions that compilers leave as they are: `torch.ops.halfstride.resize_conv` and `resize_conv_by_parts`.
+"""Custom operators for torch.compile: `torch.ops.halfstride.resize_conv` and `resize_conv_by_parts`.
 
-Traced into its steps a resize-convolution would lose what it is fast by: the sums of a kernel's taps would be made
-again at every call, and the matrix products of summation by parts would come apart. As an operator of its own it is
-computed as without a compiler. There is one for inference, by the algorithm that `planner` chooses, with all kept that
-is made of a weight, and without gradients; and one for training, always by parts, with another for its gradients.
+Traced into its steps, a resize-convolution would form its kernel at every call, and summation by parts would be split
+into many small operators. As one operator it is computed as in eager mode. `resize_conv` is for inference: it uses the
+algorithm that the planner chooses and caches kernels. `resize_conv_by_parts` is for training, and has gradients.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from halfstride._core.algorithms import ALGORITHMS, by_parts
 from halfstride._core.case import Case
 from halfstride._core.common import as_channels_last, is_channels_last, wants_gradients
 from halfstride._support.torch_private import is_compiling, is_exporting, is_transformed
-from halfstride._support.weight_cache import kept, lasts
+from halfstride._support.weight_cache import cache_on_weight, is_cacheable
 
 __all__ = ["is_one_operator", "part", "resize_conv"]
 
@@ -34,7 +33,7 @@ def is_one_operator(case: Case, algorithm: str, input: Tensor, weight: Tensor, b
     given = [input, weight] if bias is None else [input, weight, bias]
     if {(tensor.device.type, tensor.dtype) for tensor in given} != {("cpu", input.dtype)}:
         return False
-    if torch.is_autocast_enabled("cpu"):  # which knows torch's own operators only
+    if torch.is_autocast_enabled("cpu"):  # autocast does not apply to custom operators
         return False
     if wants_gradients(input, weight, bias):
         return input.is_floating_point() and planner.trains_by_parts(case)
@@ -52,19 +51,19 @@ def resize_conv(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None, 
 
 
 def part(weight: Tensor, first: int | None, channels: int) -> Tensor:
-    """The kernel of some of a weight's input channels, from `first` on; of all where that is None.
+    """The kernel of `channels` input channels of a weight, from `first` on; of all where that is None.
 
-    Where the weight lasts it does too, so that what is made of it can be kept.
+    A part of a cacheable weight is a parameter, so that results computed from it can be cached too.
     """
     if first is None:
         return weight
-    if not lasts(weight):
+    if not is_cacheable(weight):
         return weight.narrow(1, first, channels)
 
     def lasting() -> Tensor:
         return nn.Parameter(weight.narrow(1, first, channels).clone(), requires_grad=False)
 
-    return kept(weight, ("part", first, channels), lasting)
+    return cache_on_weight(weight, ("part", first, channels), lasting)
 
 
 _Sizes = list[int]

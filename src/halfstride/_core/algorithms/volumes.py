@@ -23,7 +23,7 @@ from halfstride._support.torch_private import convolution_gradients, record_func
 __all__ = ["pays", "transposed"]
 
 _LEAST = 2**24
-"""Products from which on torch is the slower for it."""
+"""From this many MACs on oneDNN is faster."""
 
 
 def pays(case: Case, input: Tensor, kernel: Tensor, output_padding: Sequence[int]) -> bool:
@@ -61,7 +61,7 @@ class _Transposed(torch.autograd.Function):
     @staticmethod
     def forward(input: Tensor, kernel: Tensor, output_size: list[int], geometry: _Geometry) -> Tensor:
         order = torch.channels_last_3d if is_channels_last(input) else torch.contiguous_format
-        # Nothing is read of it but its shape and its order in memory.
+        # Only its shape and memory format are read.
         like = torch.empty(1, kernel.shape[1], *output_size, dtype=input.dtype, memory_format=order)
         return convolution_gradients(input, like, kernel, (*geometry, 1), of_weight=False)
 

@@ -18,18 +18,17 @@ by their jumps. That leaves `k - 1 + 1/m` products per position; for 3 taps and 
     y[4j-1] = S·x[2j] - (w[0]+w[1])·δ[2j]        y[4j+1] = S·x[2j] + w[2]·δ[2j+1]
     y[4j]   = S·x[2j] - w[0]·δ[2j]               y[4j+2] = S·x[2j] + (w[1]+w[2])·δ[2j+1]
 
-In several dimensions it is the tensor product of the axes: a feature of the input is, along each axis, its values at
-the anchors, or one class of its jumps, those as far from an anchor. Each feature is multiplied by the kernels of its
+In several dimensions it is the tensor product of the axes: a component of the input is, along each axis, its values at
+the anchors, or one class of its jumps, those as far from an anchor. Each component is multiplied by the kernels of its
 gaps in matrix products, and every output is the sum of a few of the results.
 
 The operator is linear in input and in weight, and its gradients have its structure: all are the one trilinear form
 `<y(x, w), g>` without its argument g, x or w. `_Output` is the first, `_Gradients` are the other two, which share what
 they gather from g. The derivatives of each are the others, to any order, and only arguments are ever saved.
 
-What is not multiplication costs as much as what is, unless it is kept out of the main memory: tensors are laid out
-(images, *positions, channels), so that every product is one of plain matrices and sums up along the first axis while it
-multiplies; only the other axes are summed afterwards, straight into the output. Work goes in blocks of images, or of
-rows of one, whose intermediate results stay in the processor's cache.
+Memory traffic would cost as much as the products, so tensors are laid out (images, *positions, channels): every product
+is one of plain matrices, and adds to the sum along the first axis while it multiplies. Only the other axes are summed
+afterwards, directly into the output. Blocks of images, or of rows of one image, keep intermediate results in the cache.
 """
 
 from __future__ import annotations
@@ -42,16 +41,16 @@ import torch
 from torch import Tensor
 
 from halfstride._core.algorithms import folded
-from halfstride._core.algorithms.by_parts.plan import Feature, Plan, blocks, plan
+from halfstride._core.algorithms.by_parts.plan import Component, PartsPlan, blocks, plan
 from halfstride._core.algorithms.by_parts.steps import (
     Kernels,
     add_sums_of_taps_adjoint,
-    of_features,
+    of_components,
     of_lead_gaps,
     signs_of_taps,
     sum_products,
     sums_of_taps,
-    through_features,
+    through_components,
 )
 from halfstride._core.algorithms.products import Kernel, add_crossed, times
 from halfstride._core.case import Case, Cost
@@ -59,38 +58,40 @@ from halfstride._core.common import (
     after_padding,
     apply_function,
     as_channels_last,
-    margins,
-    obstacle_to_phases,
-    settled,
+    input_padding,
+    pad_input,
     typed,
+    unsupported_by_phases,
 )
 from halfstride._support.arguments import Pairs
 from halfstride._support.torch_private import is_transformed
-from halfstride._support.weight_cache import cached, kept, lasts
+from halfstride._support.weight_cache import cache_on_weight, cached, is_cacheable
 from halfstride.kernels import widened
 
-__all__ = ["compute", "cost", "gradients", "obstacle"]
+__all__ = ["compute", "cost", "gradients", "unsupported_reason"]
 
 
-def obstacle(case: Case) -> str | None:
-    """Why a case cannot be summed by parts."""
+def unsupported_reason(case: Case) -> str | None:
+    """The reason why a case cannot be summed by parts; None where it can."""
     if case.form == "transposed":
         return "summation by parts needs the piecewise constant input of a resize-convolution"
-    return obstacle_to_phases(case)
+    return unsupported_by_phases(case)
 
 
 def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    padding = margins(case)
-    x, of_group = settled(case, input, padding), _of_group(case, padding)
+    padding = input_padding(case)
+    x, of_group = pad_input(case, input, padding), _of_group(case, padding)
     if case.groups > 1:
         biases = (None,) * case.groups if bias is None else bias.chunk(case.groups)
         groups = zip(x.chunk(case.groups, 1), weight.chunk(case.groups), biases, strict=True)
         return as_channels_last(torch.cat([_output(*group, of_group) for group in groups], 1), like=input)
-    kernels = None
-    if lasts(weight) and not is_transformed():
+    kernels: Kernels | None = None
+    if is_cacheable(weight) and not is_transformed():
         of_case = plan(of_group, kernels_last=True)
-        key = ("by_parts", *((axis.features, axis.before) for axis in of_case.axes))
-        kernels = kept(weight, key, lambda: {of: Kernel(each) for of, each in _kernels(weight, of_case).items()})
+        key = ("by_parts", *((axis.components, axis.before) for axis in of_case.axes))
+        kernels = cache_on_weight(
+            weight, key, lambda: {of: Kernel(each) for of, each in _kernels(weight, of_case).items()}
+        )
     return as_channels_last(_output(x, weight, bias, of_group, kernels), like=input)
 
 
@@ -114,12 +115,12 @@ def gradients(
 def cost(case: Case) -> Cost:
     of_group = _of_group(case, ((0, 0),) * case.axes)
     of_case = plan(of_group, kernels_last=True)  # as in inference
-    features = sum(math.prod(of_case.positions(feature)) for feature in of_case.features)
-    intermediate = case.batch * (features * case.in_channels + of_case.products * case.out_channels)
-    traffic = case.input_numbers + case.output_numbers + 2 * intermediate
+    components = sum(math.prod(of_case.positions(component)) for component in of_case.components)
+    intermediate = case.batch * (components * case.in_channels + of_case.macs * case.out_channels)
+    traffic = case.input_numel + case.output_numel + 2 * intermediate
     channels = of_group.in_channels, of_group.out_channels
     parts = len(blocks(of_case, case.batch, *channels, training=False)) * case.groups
-    return Cost(of_case.products * case.channel_pairs, traffic, parts * (of_case.matrices + of_case.sums))
+    return Cost(of_case.macs * case.channel_pairs, traffic, parts * (of_case.matrices + of_case.sums))
 
 
 # The trilinear form, without each of its arguments --------------------------------------------------------------------
@@ -169,7 +170,7 @@ class _Gradients(torch.autograd.Function):
         if x is not None:
             of_taps = gradient.new_zeros(math.prod(case.kernel_size), outputs, channels)
         wide = None if weight is None else widened(weight)
-        for lead in of_case.axes[0].features:  # the kernels of one of them at a time are much less than those of all
+        for lead in of_case.axes[0].components:  # the kernels of one of them at a time are much less than those of all
             _add_gradients(gradient, values, wide, of_case, lead, of_x, of_taps)
         of_weight = None
         if of_taps is not None:
@@ -229,45 +230,45 @@ def _add_gradients(
     gradient: Tensor,
     values: Tensor | None,
     weight: Tensor | None,
-    plan: Plan,
+    plan: PartsPlan,
     lead: int,
     of_x: Tensor | None,
     of_taps: Tensor | None,
 ) -> None:
-    """Add to the gradients of values and of taps, where they are wanted, what features give that are `lead` along the
+    """Add to the gradients of values and of taps, where they are wanted, what components give that are `lead` along the
     first axis."""
-    features = [feature for feature in plan.features if feature[0] == lead]
-    signs = signs_of_taps(plan, features, gradient)
-    kernels: dict[Feature, Tensor] = {}
-    sums: dict[Feature, Tensor] = {}
+    components = [component for component in plan.components if component[0] == lead]
+    signs = signs_of_taps(plan, components, gradient)
+    kernels: dict[Component, Tensor] = {}
+    sums: dict[Component, Tensor] = {}
     if weight is not None:
-        kernels = of_features(sums_of_taps(weight, signs), plan, features)
+        kernels = of_components(sums_of_taps(weight, signs), plan, components)
     if of_taps is not None:
         of_kernels = of_taps.new_zeros(len(signs), *of_taps.shape[1:])
-        sums = of_features(of_kernels, plan, features)
+        sums = of_components(of_kernels, plan, components)
 
     images, outputs = gradient.shape[0], gradient.shape[-1]
     channels = (of_taps if of_x is None else of_x).shape[-1]  # type: ignore[union-attr]  # one of them is wanted
 
-    def visit(which: Feature, feature: Tensor | None, rows: Tensor) -> Tensor | None:
-        """The gradient of a feature; the gradient of the weight takes its share."""
+    def visit(which: Component, component: Tensor | None, rows: Tensor) -> Tensor | None:
+        """The gradient of a component; the gradient of the weight takes its share."""
         flat = rows.flatten(0, -2)
-        if feature is not None:
-            add_crossed(flat, feature.flatten(0, -2), sums[which])
+        if component is not None:
+            add_crossed(flat, component.flatten(0, -2), sums[which])
         return times(flat, kernels[which].t()).view(*rows.shape[:-1], channels) if kernels else None
 
     for block in blocks(plan, images, channels, outputs, training=True):
         part = None if values is None else values[block.inputs]
         total = None if of_x is None else of_x[block.inputs]
-        through_features(part, gradient[block.outputs], block.plan, lead, visit, total)
+        through_components(part, gradient[block.outputs], block.plan, lead, visit, total)
     if of_taps is not None:
         add_sums_of_taps_adjoint(of_taps, of_kernels, signs)
 
 
-def _kernels(weight: Tensor, plan: Plan) -> dict[tuple[int, Feature], Tensor]:
+def _kernels(weight: Tensor, plan: PartsPlan) -> dict[tuple[int, Component], Tensor]:
     wide = widened(weight)
-    kernels = sums_of_taps(wide, signs_of_taps(plan, plan.features, wide))
-    return of_lead_gaps(of_features(kernels, plan, plan.features), plan)
+    kernels = sums_of_taps(wide, signs_of_taps(plan, plan.components, wide))
+    return of_lead_gaps(of_components(kernels, plan, plan.components), plan)
 
 
 def _channels_at_the_end(tensor: Tensor) -> Tensor:
