@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from halfstride._support.arguments import (
@@ -283,7 +284,8 @@ def _transposed_axis(
     return before, output_size
 
 
-def _resize_axis(
+def _convolution_axis(
+    form: Form,
     input_size: int,
     kernel_size: int,
     stride: int,
@@ -292,32 +294,21 @@ def _resize_axis(
     _: int,
     output_size: int | None,
 ) -> tuple[int, int]:
-    default = _conv_size(input_size * stride, kernel_size, dilation, *padding, "upsampled input")
+    """Of a resize-convolution, which convolves the upsampled input, or a sub-pixel convolution."""
+    if form == "resize":
+        default = _conv_size(input_size * stride, kernel_size, dilation, *padding, "upsampled input")
+        largest = default + stride - 1
+    else:
+        default = largest = stride * _conv_size(input_size, kernel_size, dilation, *padding, "input")
     size = default if output_size is None else output_size
-    smallest, largest = default - stride + 1, default + stride - 1
-    _check_reachable(size, smallest, largest, input_size, scale_factor=stride, padding=padding)
-    return padding[0], size
-
-
-def _subpixel_axis(
-    input_size: int,
-    kernel_size: int,
-    stride: int,
-    dilation: int,
-    padding: tuple[int, int],
-    _: int,
-    output_size: int | None,
-) -> tuple[int, int]:
-    default = stride * _conv_size(input_size, kernel_size, dilation, *padding, "input")
-    size = default if output_size is None else output_size
-    _check_reachable(size, default - stride + 1, default, input_size, scale_factor=stride, padding=padding)
+    _check_reachable(size, default - stride + 1, largest, input_size, scale_factor=stride, padding=padding)
     return padding[0], size
 
 
 _AXES: dict[str, Callable[..., tuple[int, int]]] = {
     "transposed": _transposed_axis,
-    "resize": _resize_axis,
-    "subpixel": _subpixel_axis,
+    "resize": partial(_convolution_axis, "resize"),
+    "subpixel": partial(_convolution_axis, "subpixel"),
 }
 
 

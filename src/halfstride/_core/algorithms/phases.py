@@ -39,13 +39,12 @@ unsupported_reason = unsupported_by_phases
 
 
 class Phase(NamedTuple):
-    """Along one axis, what the output positions `s·q + r` of one phase `r` are made of."""
+    """One phase `r` along one axis: output `s·q + r` is the sum over `i` of the input at `q + start + step·i` times the
+    sum of the taps in `sums[i]`."""
 
     start: int
-    """Output `q` reads the input at `q + start`, `q + start + step` and so on,"""
     step: int
     sums: tuple[tuple[int, ...], ...]
-    """and multiplies each of them by the sum of these taps."""
 
 
 @cached
@@ -84,7 +83,7 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     kernel = widened(weight)
     if case.form == "transposed":
         kernel = swap_channels(kernel, case.groups).flip(tuple(range(2, weight.dim())))
-    # Equal phases, which a resize kernel smaller than its scale has, are folded and convolved once.
+    # Equal phases are computed once; a resize kernel smaller than its scale has some.
     folded: dict[tuple[Phase, ...], Tensor] = {(): kernel}
     for axis, phases in enumerate(plan, start=2):
         distinct = dict.fromkeys(phases)
