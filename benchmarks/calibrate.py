@@ -123,7 +123,7 @@ def measured(
     for row, order in product(rows, _ORDERS):
         if (row.axes == 1 and order == "channels last") or (order, row.name) in known:
             continue
-        able = [name for name in ELIGIBLE[row.form] if ALGORITHMS[name].obstacle(case_of(row)) is None]
+        able = [name for name in ELIGIBLE[row.form] if ALGORITHMS[name].unsupported_reason(case_of(row)) is None]
         gc.collect()  # layers that were compiled or traced hold each other
         runs = {}
         for name in able:

@@ -65,7 +65,7 @@ ticks = {}
 for scale, first, shown in ((2, 0, ways), (4, 5, ways[:3])):  # at scale 4 some outputs see one position only
     for at, (label, algorithm, channels, colour) in enumerate(shown, start=first):
         plan = explain("resize", (1, channels, size, size), (channels, channels, 3, 3), scale_factor=scale)
-        (products,) = (each.products for each in plan.candidates if each.algorithm == algorithm)
+        (products,) = (each.macs for each in plan.candidates if each.algorithm == algorithm)
         products /= (size * channels) ** 2
         counts.bar(at, products, color=colour)
         counts.text(at, products + 2, f"{products:.3g}", ha="center")

@@ -70,7 +70,7 @@ def test_rows_are_selected_by_all_their_tags():
 def test_fewest_products_are_those_of_the_most_frugal_algorithm(scale, size):
     row = parse(f"resize 2x3x{size} -> 4 k3 s{scale}")
     plan = explain("resize", row.input_shape, row.weight_shape, scale_factor=scale)
-    counts = [candidate.products for candidate in plan.candidates if candidate.products is not None]
+    counts = [candidate.macs for candidate in plan.candidates if candidate.macs is not None]
     assert fewest_products(row) == 2 * 3 * 4 * math.prod(row.size) * 3**row.axes <= min(counts)
 
 

@@ -376,10 +376,10 @@ def test_explain_shows_the_plan(line, plan):
     size = "x".join(map(str, case.input_size))
     assert f"\nOne image of {size}, {case.in_channels} channels to {case.out_channels}, in float32:\n" in text
     for candidate in plan.candidates:
-        if candidate.obstacle is None:
-            row = rf" *{candidate.products:,}  +{candidate.bytes:,}  {candidate.algorithm}"
+        if candidate.unsupported_reason is None:
+            row = rf" *{candidate.macs:,}  +{candidate.bytes:,}  {candidate.algorithm}"
         else:
-            row = rf" +-  +-  {candidate.algorithm}: {re.escape(candidate.obstacle)}"
+            row = rf" +-  +-  {candidate.algorithm}: {re.escape(candidate.unsupported_reason)}"
         assert re.search(rf"^{row}$", text, re.MULTILINE)
 
 

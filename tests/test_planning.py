@@ -154,7 +154,7 @@ def test_exported_models_are_made_of_torchs_operators():
 
 
 def products(plan):
-    return {each.algorithm: each.products for each in plan.candidates}
+    return {each.algorithm: each.macs for each in plan.candidates}
 
 
 @pytest.mark.parametrize(("scale", "by_parts", "phases", "direct"), [(2, 9, 16, 36), (4, 9, 36, 144)])
@@ -200,7 +200,11 @@ def test_explain_gives_bytes_reasons_and_obstacles():
         assert wide.bytes >= 4 * (math.prod((8, 16, 16)) + math.prod((4, 32, 32)))
     assert planner.explain(*arguments, algorithm="scatter").reason == "it was asked for"
     for each in planner.explain("transposed", (1, 8, 16), (8, 4, 3), stride=2).candidates:
-        assert (each.obstacle is None) == (each.algorithm not in ("folded", "by_parts")) == (each.products is not None)
+        assert (
+            (each.unsupported_reason is None)
+            == (each.algorithm not in ("folded", "by_parts"))
+            == (each.macs is not None)
+        )
 
 
 def test_bad_arguments():

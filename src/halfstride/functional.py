@@ -11,18 +11,18 @@ One operator, three ways to write its kernel:
 **Padding** is, in all of them, an int, one int per axis, one pair `(before, after)` per axis, "same" or "valid".
 With "same" the output has `input * stride` positions, whatever the kernel.
 
-**padding_mode** says how the *input* goes on beyond its borders: "zeros", "reflect", "replicate" or "circular".
-Of a transposed convolution the output is then the same window as ever, seen in the output of the continued input. So a
-constant input gives an output without a border in every mode but zeros; a resize-convolution and its transposed twin
-agree in "zeros", "replicate" and "circular"; and "circular" with `input * stride` outputs is exactly the adjoint of the
-circular strided convolution. (The adjoint of reflection or replication would instead add what falls outside *onto* the
-border, and brighten it.)
+**padding_mode** says how the *input* is padded: "zeros", "reflect", "replicate" or "circular".
+The output of a transposed convolution covers the same positions in every mode, computed from the padded input. So a
+constant input gives a constant output in every mode but "zeros"; a resize-convolution and the transposed convolution
+with its folded kernel agree in "zeros", "replicate" and "circular"; and "circular" with `input * stride` outputs is the
+adjoint of the circular strided convolution. (The adjoints of "reflect" and "replicate" would add what falls outside
+onto the border, which brightens it.)
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -30,10 +30,11 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from halfstride._core import algorithms, compiled, planner
-from halfstride._core.case import Case, resize_case, subpixel_case, transposed_case
+from halfstride._core.case import CASES, Case, Form
 from halfstride._core.common import is_channels_last, wants_gradients
 from halfstride._support.arguments import Padding, Sizes
-from halfstride._support.weight_cache import is_jit_traced
+from halfstride._support.torch_private import is_captured, is_jit_traced
+from halfstride._support.weight_cache import cached
 
 __all__ = [
     "conv_transpose1d",
@@ -74,9 +75,8 @@ def conv_transpose1d(
         >>> conv_transpose1d(x, w, stride=2, padding="same")
         tensor([[[  1.,  10., 102.,  20.]]])
     """
-    return _conv_transpose(
-        1, input, weight, bias, stride, padding, output_padding, groups, dilation, output_size, padding_mode, algorithm
-    )
+    geometry = stride, padding, output_padding, groups, dilation, output_size, padding_mode
+    return upsample("transposed", 1, input, weight, bias, geometry, algorithm)
 
 
 def conv_transpose2d(
@@ -107,7 +107,7 @@ def conv_transpose2d(
         groups: blocks of channels that do not see each other.
         dilation: output positions from one tap to the next, 1 or more.
         output_size: the size to restore, an int or one per axis, instead of output_padding.
-        padding_mode: how the input goes on beyond its borders: "zeros", "reflect", "replicate" or "circular".
+        padding_mode: how the input is padded: "zeros", "reflect", "replicate" or "circular".
         algorithm: "auto", or a name in `halfstride.explain`'s table; all give the same result up to rounding.
 
     Shape:
@@ -131,9 +131,8 @@ def conv_transpose2d(
         >>> conv_transpose2d(x, w, stride=2, padding=1, output_size=(3, 4)).shape
         torch.Size([1, 1, 3, 4])
     """
-    return _conv_transpose(
-        2, input, weight, bias, stride, padding, output_padding, groups, dilation, output_size, padding_mode, algorithm
-    )
+    geometry = stride, padding, output_padding, groups, dilation, output_size, padding_mode
+    return upsample("transposed", 2, input, weight, bias, geometry, algorithm)
 
 
 def conv_transpose3d(
@@ -156,9 +155,8 @@ def conv_transpose3d(
         >>> conv_transpose3d(torch.ones(1, 4, 2, 3, 4), torch.ones(4, 2, 3, 3, 3), stride=2, padding="same").shape
         torch.Size([1, 2, 4, 6, 8])
     """
-    return _conv_transpose(
-        3, input, weight, bias, stride, padding, output_padding, groups, dilation, output_size, padding_mode, algorithm
-    )
+    geometry = stride, padding, output_padding, groups, dilation, output_size, padding_mode
+    return upsample("transposed", 3, input, weight, bias, geometry, algorithm)
 
 
 # Resize-convolution ---------------------------------------------------------------------------------------------------
@@ -184,9 +182,8 @@ def resize_conv1d(
         >>> resize_conv1d(x, w)
         tensor([[[110., 211., 221.,  22.]]])
     """
-    return resize_conv(
-        1, input, weight, bias, scale_factor, padding, dilation, groups, output_size, padding_mode, algorithm
-    )
+    geometry = scale_factor, padding, dilation, groups, output_size, padding_mode
+    return upsample("resize", 1, input, weight, bias, geometry, algorithm)
 
 
 def resize_conv2d(
@@ -219,7 +216,7 @@ def resize_conv2d(
         groups: blocks of channels that do not see each other.
         output_size: the size wanted, an int or one per axis; the padding at the end grows or shrinks by less than
             `scale_factor` for it.
-        padding_mode: how the upsampled image goes on beyond its borders: "zeros", "reflect", "replicate", "circular".
+        padding_mode: how the upsampled image is padded: "zeros", "reflect", "replicate", "circular".
         algorithm: "auto", or a name in `halfstride.explain`'s table; all give the same result up to rounding.
 
     Shape:
@@ -241,9 +238,8 @@ def resize_conv2d(
         >>> resize_conv2d(x, w, scale_factor=(1, 2), output_size=(1, 3))
         tensor([[[[110., 211., 221.]]]])
     """
-    return resize_conv(
-        2, input, weight, bias, scale_factor, padding, dilation, groups, output_size, padding_mode, algorithm
-    )
+    geometry = scale_factor, padding, dilation, groups, output_size, padding_mode
+    return upsample("resize", 2, input, weight, bias, geometry, algorithm)
 
 
 def resize_conv3d(
@@ -265,9 +261,8 @@ def resize_conv3d(
         >>> resize_conv3d(torch.ones(1, 4, 2, 3, 4), torch.ones(2, 4, 3, 3, 3), scale_factor=(1, 2, 2)).shape
         torch.Size([1, 2, 2, 6, 8])
     """
-    return resize_conv(
-        3, input, weight, bias, scale_factor, padding, dilation, groups, output_size, padding_mode, algorithm
-    )
+    geometry = scale_factor, padding, dilation, groups, output_size, padding_mode
+    return upsample("resize", 3, input, weight, bias, geometry, algorithm)
 
 
 # Sub-pixel convolution ------------------------------------------------------------------------------------------------
@@ -293,9 +288,8 @@ def subpixel_conv1d(
         >>> subpixel_conv1d(x, w)
         tensor([[[ 1., 10.,  2., 20.]]])
     """
-    return _subpixel_conv(
-        1, input, weight, bias, scale_factor, padding, dilation, groups, output_size, padding_mode, algorithm
-    )
+    geometry = scale_factor, padding, dilation, groups, output_size, padding_mode
+    return upsample("subpixel", 1, input, weight, bias, geometry, algorithm)
 
 
 def subpixel_conv2d(
@@ -328,7 +322,7 @@ def subpixel_conv2d(
         dilation: input positions from one tap to the next, 1 or more.
         groups: blocks of channels that do not see each other; they divide out_channels too.
         output_size: the size wanted, an int or one per axis; less than `scale_factor` is cut from the end for it.
-        padding_mode: how the input goes on beyond its borders: "zeros", "reflect", "replicate" or "circular".
+        padding_mode: how the input is padded: "zeros", "reflect", "replicate" or "circular".
         algorithm: "auto", or a name in `halfstride.explain`'s table; all give the same result up to rounding.
 
     Shape:
@@ -348,9 +342,8 @@ def subpixel_conv2d(
         tensor([[1., 2., 2., 4.],
                 [3., 4., 6., 8.]])
     """
-    return _subpixel_conv(
-        2, input, weight, bias, scale_factor, padding, dilation, groups, output_size, padding_mode, algorithm
-    )
+    geometry = scale_factor, padding, dilation, groups, output_size, padding_mode
+    return upsample("subpixel", 2, input, weight, bias, geometry, algorithm)
 
 
 def subpixel_conv3d(
@@ -372,76 +365,80 @@ def subpixel_conv3d(
         >>> subpixel_conv3d(torch.ones(1, 4, 2, 3, 4), torch.ones(16, 4, 3, 3, 3)).shape
         torch.Size([1, 2, 4, 6, 8])
     """
-    return _subpixel_conv(
-        3, input, weight, bias, scale_factor, padding, dilation, groups, output_size, padding_mode, algorithm
-    )
+    geometry = scale_factor, padding, dilation, groups, output_size, padding_mode
+    return upsample("subpixel", 3, input, weight, bias, geometry, algorithm)
 
 
-# All dimensions -------------------------------------------------------------------------------------------------------
+# All forms and dimensions ---------------------------------------------------------------------------------------------
 
 
-def _conv_transpose(axes: int, input: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any) -> Tensor:
-    *geometry, algorithm = arguments
-    _check_tensors(input, weight, bias)
-    return _upsample(transposed_case(axes, _shape(input), weight.shape, *geometry), input, weight, bias, algorithm)
-
-
-def resize_conv(
-    axes: int, input: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any, first: int | None = None
+def upsample(
+    form: Form,
+    axes: int,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: tuple[Any, ...],
+    algorithm: str = "auto",
+    *,
+    first: int | None = None,
 ) -> Tensor:
-    """A resize-convolution of any dimension; further arguments are those of `resize_conv2d`, all of them.
+    """An operator of any form and dimension.
 
     Args:
-        first: where the input stands for some of the channels that the weight is for, as a part of a concatenation
-            does: the first of them.
+        geometry: the arguments of the function above after `bias` and before `algorithm`, all of them.
+        first: where the input has only some of the input channels of the weight, as a part of a concatenation has: the
+            first of them.
     """
-    *geometry, algorithm = arguments
     _check_tensors(input, weight, bias)
-    shape = _shape(input)
-    kernel = compiled.part(weight, first, shape[-axes - 1])
-    case = resize_case(axes, shape, kernel.shape, *geometry)
-    if algorithm == "auto" and compiled.stays_whole(case, input, weight, bias):
-        return compiled.resize_conv(case, input, weight, bias, first)
-    return _upsample(case, input, kernel, bias, algorithm)
+    captured = is_captured()
+    shape: Sequence[int] = input.shape
+    if captured and is_jit_traced():  # where sizes are tensors
+        shape = tuple(map(int, shape))
+    kernel = weight if first is None else compiled.part(weight, first, shape[-axes - 1])
+    unbatched = input.dim() == axes + 1
+    images = input.unsqueeze(0) if unbatched else input
+    tensors = input.device.type, wants_gradients(input, weight), is_channels_last(images)
+    case, chosen = _plan(form, axes, shape, kernel.shape, geometry, algorithm, *tensors)
+    _check_bias(case, bias)
+    if captured and algorithm == "auto" and compiled.is_one_operator(case, chosen, input, weight, bias):
+        output = compiled.resize_conv(case, images, weight, bias, first)
+    else:
+        output = _compute(case, chosen, images, kernel, bias)
+    return output.squeeze(0) if unbatched else output
 
 
-def _subpixel_conv(axes: int, input: Tensor, weight: Tensor, bias: Tensor | None, *arguments: Any) -> Tensor:
-    *geometry, algorithm = arguments
-    _check_tensors(input, weight, bias)
-    return _upsample(subpixel_case(axes, _shape(input), weight.shape, *geometry), input, weight, bias, algorithm)
+@cached
+def _plan(
+    form: Form,
+    axes: int,
+    input_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    geometry: tuple[Any, ...],
+    algorithm: str,
+    device: str,
+    training: bool,
+    channels_last: bool,
+) -> tuple[Case, str]:
+    """The case of a call and the algorithm for it."""
+    case = CASES[form](axes, input_shape, weight_shape, *geometry)
+    return case, planner.choose(case, algorithm, device, training=training, channels_last=channels_last)
 
 
-def _shape(tensor: Tensor) -> tuple[int, ...]:
-    """In numbers, also while `torch.jit.trace` takes them for tensors."""
-    return tuple(map(int, tensor.shape)) if is_jit_traced() else tensor.shape
-
-
-def _upsample(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None, algorithm: str) -> Tensor:
-    """Compute a case by the algorithm that is planned for it."""
-    channels = case.out_channels * (math.prod(case.stride) if case.form == "subpixel" else 1)
-    if bias is not None and tuple(bias.shape) != (channels,):
-        raise ValueError(f"`bias` (of shape {tuple(bias.shape)}) must have shape {(channels,)}, one for each channel.")
-    training = wants_gradients(input, weight)
-    unbatched = input.dim() == case.axes + 1
-    if unbatched:
-        input = input.unsqueeze(0)
-    channels_last = is_channels_last(input)
-    chosen = planner.choose(case, algorithm, input.device.type, training=training, channels_last=channels_last)
-    compute: Callable[..., Tensor] = algorithms.ALGORITHMS[chosen].compute
+def _compute(case: Case, algorithm: str, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    compute: Callable[..., Tensor] = algorithms.ALGORITHMS[algorithm].compute
     dtype = _autocast_type(input)
     if dtype is not None:
         # The input takes autocast's type, and with it the output; kernels are formed from the weight as it is.
         with torch.autocast(input.device.type, enabled=False):
-            output = compute(case, input.to(dtype), weight, None if bias is None else bias.to(dtype))
-    elif input.dtype != weight.dtype or (bias is not None and input.dtype != bias.dtype):
+            return compute(case, input.to(dtype), weight, None if bias is None else bias.to(dtype))
+    if input.dtype != weight.dtype or (bias is not None and input.dtype != bias.dtype):
         types = ", ".join(str(t.dtype) for t in (input, weight, bias) if t is not None)
         raise ValueError(
             f"`input`, `weight` and `bias` (of {types}) must have the same type: convert them with `.to(...)`, or use "
             f"torch.autocast."
         )
-    else:
-        output = compute(case, input, weight, bias)
-    return output.squeeze(0) if unbatched else output
+    return compute(case, input, weight, bias)
 
 
 def _autocast_type(input: Tensor) -> torch.dtype | None:
@@ -463,3 +460,9 @@ def _check_tensors(input: Any, weight: Any, bias: Any) -> None:
             raise ValueError(
                 f"`{name}` (of {tensor.dtype}) must be floating point or complex: convert it with `.float()`."
             )
+
+
+def _check_bias(case: Case, bias: Tensor | None) -> None:
+    channels = case.out_channels * (math.prod(case.stride) if case.form == "subpixel" else 1)
+    if bias is not None and tuple(bias.shape) != (channels,):
+        raise ValueError(f"`bias` (of shape {tuple(bias.shape)}) must have shape {(channels,)}, one for each channel.")

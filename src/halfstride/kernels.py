@@ -31,7 +31,8 @@ from torch import Tensor
 
 from halfstride import geometry
 from halfstride._support.arguments import Sizes, read_int, read_sizes
-from halfstride._support.weight_cache import cached, is_captured
+from halfstride._support.torch_private import is_captured
+from halfstride._support.weight_cache import cached
 
 __all__ = [
     "even_from_transposed",

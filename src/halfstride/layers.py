@@ -16,10 +16,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvTransposeNd
 
 from halfstride import functional
 from halfstride._core import planner
+from halfstride._core.case import Form
 from halfstride._support.arguments import (
     Padding,
     Sizes,
@@ -30,6 +30,7 @@ from halfstride._support.arguments import (
     read_scale_factor,
     read_sizes,
 )
+from halfstride._support.torch_private import ConvTransposeNd
 
 __all__ = [
     "ConvTranspose1d",
@@ -43,12 +44,8 @@ __all__ = [
     "SubpixelConv3d",
 ]
 
-_CONV_TRANSPOSE = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
-_RESIZE_CONV = (functional.resize_conv1d, functional.resize_conv2d, functional.resize_conv3d)
-_SUBPIXEL_CONV = (functional.subpixel_conv1d, functional.subpixel_conv2d, functional.subpixel_conv3d)
 
-
-class _ConvTranspose(_ConvTransposeNd):
+class _ConvTranspose(ConvTransposeNd):
     """What `ConvTranspose1d/2d/3d` put before torch's class of the same name."""
 
     _axes: ClassVar[int]
@@ -92,19 +89,10 @@ class _ConvTranspose(_ConvTransposeNd):
 
     def forward(self, input: Tensor, output_size: Sizes | None = None) -> Tensor:
         """`output_size`: the spatial sizes to restore, or the whole shape; it takes the place of `output_padding`."""
-        return _CONV_TRANSPOSE[self._axes - 1](
-            input,
-            self.weight,
-            self.bias,
-            self.stride,
-            self.padding,
-            self.output_padding if output_size is None else 0,
-            self.groups,
-            self.dilation,
-            output_size=_spatial(output_size, input, self._axes),
-            padding_mode=self.padding_mode,
-            algorithm=self.algorithm,
-        )
+        output_padding = self.output_padding if output_size is None else 0
+        size = _spatial(output_size, input, self._axes)
+        geometry = self.stride, self.padding, output_padding, self.groups, self.dilation, size, self.padding_mode
+        return functional.upsample("transposed", self._axes, input, self.weight, self.bias, geometry, self.algorithm)
 
     def extra_repr(self) -> str:
         return str(super().extra_repr()) + _algorithm_repr(self.algorithm)  # type: ignore[no-untyped-call]
@@ -113,6 +101,7 @@ class _ConvTranspose(_ConvTransposeNd):
 class _Upsampling(nn.Module):
     """What resize-convolutions and sub-pixel convolutions have in common: all but the operator and the phases."""
 
+    _form: ClassVar[Form]
     _axes: ClassVar[int]
 
     def __init__(
@@ -168,20 +157,17 @@ class _Upsampling(nn.Module):
             bias = nn.init.uniform_(self.bias.new_empty(self.out_channels), -bound, bound)
             self.bias.copy_(bias.repeat_interleave(phases))
 
-    def _upsample(self, operators: Sequence[Any], input: Tensor, output_size: Sizes | None) -> Tensor:
-        output: Tensor = operators[self._axes - 1](
-            input,
-            self.weight,
-            self.bias,
-            self.scale_factor,
-            self.padding,
-            self.dilation,
-            self.groups,
-            output_size=_spatial(output_size, input, self._axes),
-            padding_mode=self.padding_mode,
-            algorithm=self.algorithm,
-        )
-        return output
+    def forward(self, input: Tensor, output_size: Sizes | None = None) -> Tensor:
+        """Upsample an input; see the class.
+
+        Args:
+            input: (N, in_channels, *size), or without N.
+            output_size: the spatial sizes wanted, or the whole shape. Of a resize-convolution the padding at the end
+                follows from it; of a sub-pixel convolution less than `scale_factor` is cut from the end.
+        """
+        size = _spatial(output_size, input, self._axes)
+        geometry = self.scale_factor, self.padding, self.dilation, self.groups, size, self.padding_mode
+        return functional.upsample(self._form, self._axes, input, self.weight, self.bias, geometry, self.algorithm)
 
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
@@ -198,18 +184,14 @@ class _Upsampling(nn.Module):
 
 
 class _ResizeConv(_Upsampling):
-    def forward(self, input: Tensor, output_size: Sizes | None = None) -> Tensor:
-        """`output_size`: the spatial sizes wanted, or the whole shape; the padding at the end follows."""
-        return self._upsample(_RESIZE_CONV, input, output_size)
+    _form = "resize"
 
 
 class _SubpixelConv(_Upsampling):
+    _form = "subpixel"
+
     def _phases(self) -> int:
         return math.prod(self.scale_factor)
-
-    def forward(self, input: Tensor, output_size: Sizes | None = None) -> Tensor:
-        """`output_size`: the spatial sizes wanted, or the whole shape; what is too much is cut from the end."""
-        return self._upsample(_SUBPIXEL_CONV, input, output_size)
 
 
 class ConvTranspose1d(_ConvTranspose, nn.ConvTranspose1d):
@@ -231,7 +213,7 @@ class ConvTranspose2d(_ConvTranspose, nn.ConvTranspose2d):
             torch's, in torch's order.
         padding: positions cut from the full output: an int, an int per axis, a pair (before, after) per axis, "same"
             (`input * stride` positions remain) or "valid".
-        padding_mode: how the input goes on beyond its borders: "zeros", "reflect", "replicate" or "circular".
+        padding_mode: how the input is padded: "zeros", "reflect", "replicate" or "circular".
         algorithm: "auto", or a name in `halfstride._core.algorithms.ALGORITHMS`.
 
     Shape:
@@ -279,7 +261,7 @@ class ResizeConv2d(_ResizeConv):
         scale_factor: how often each position is repeated, an int of 1 or more, or one per axis.
         padding: positions added to the upsampled image, or cut where negative: an int, an int per axis, a pair
             (before, after) per axis, "same" (`input * scale_factor` positions come out) or "valid".
-        padding_mode: how the upsampled image goes on beyond its borders: "zeros", "reflect", "replicate", "circular".
+        padding_mode: how the upsampled image is padded: "zeros", "reflect", "replicate", "circular".
         algorithm: "auto", or a name in `halfstride._core.algorithms.ALGORITHMS`.
 
     Shape:
@@ -329,7 +311,7 @@ class SubpixelConv2d(_SubpixelConv):
         scale_factor: phases along each axis, an int of 1 or more, or one per axis.
         padding: positions added to the input, or cut where negative: an int, an int per axis, a pair (before, after)
             per axis, "same" (`input * scale_factor` positions come out) or "valid".
-        padding_mode: how the input goes on beyond its borders: "zeros", "reflect", "replicate" or "circular".
+        padding_mode: how the input is padded: "zeros", "reflect", "replicate" or "circular".
         algorithm: "auto", or a name in `halfstride._core.algorithms.ALGORITHMS`.
 
     Shape:

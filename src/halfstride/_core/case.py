@@ -1,4 +1,4 @@
-"""One upsampling operator with all its sizes settled: what every algorithm is given, and how arguments become it.
+"""A `Case`: one upsampling operator with all its sizes, as every algorithm takes it.
 
 `transposed_case`, `resize_case` and `subpixel_case` make a `Case` from shapes and the arguments of the public
 functions. Whatever is wrong with sizes is found here, before any arithmetic.
@@ -7,7 +7,8 @@ functions. Whatever is wrong with sizes is found here, before any arithmetic.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from halfstride._support.arguments import (
@@ -23,9 +24,8 @@ from halfstride._support.arguments import (
     read_shapes,
     read_sizes,
 )
-from halfstride._support.weight_cache import cached
 
-__all__ = ["Case", "Cost", "Form", "resize_case", "subpixel_case", "transposed_case"]
+__all__ = ["CASES", "Case", "Cost", "Form", "resize_case", "subpixel_case", "transposed_case"]
 
 Form = Literal["transposed", "resize", "subpixel"]
 
@@ -37,8 +37,7 @@ class Case(NamedTuple):
         resize        y[j]       = Σ w[t] x[floor((j + d·t - p) / s)]    over all t
         subpixel      y[s·q + r] = Σ w[r][t] x[q + d·t - p]              over all t
 
-    where `x` goes on beyond its borders as `padding_mode` says. Only the padding at the start is kept: how far it goes
-    at the end follows from `output_size`.
+    where `x` is padded in `padding_mode`. `padding` is that at the start; that at the end follows from `output_size`.
     """
 
     form: Form
@@ -59,11 +58,11 @@ class Case(NamedTuple):
         return len(self.kernel_size)
 
     @property
-    def input_numbers(self) -> int:
+    def input_numel(self) -> int:
         return self.batch * self.in_channels * math.prod(self.input_size)
 
     @property
-    def output_numbers(self) -> int:
+    def output_numel(self) -> int:
         return self.batch * self.out_channels * math.prod(self.output_size)
 
     @property
@@ -94,22 +93,32 @@ class Case(NamedTuple):
                 reach.append((-p, (o - 1) // s + span - p))
         return tuple(reach)
 
+    @property
+    def border(self) -> Pairs:
+        """Positions that the output may see before and after the input, per axis; negative ones it does not see."""
+        return tuple((-first, last - n + 1) for (first, last), n in zip(self.reach, self.input_size, strict=True))
+
+    @property
+    def upsampled_border(self) -> Pairs:
+        """Of a resize-convolution, the padding of the upsampled input before and after it, per axis."""
+        axes = zip(self.input_size, self.output_size, self.stride, self.padding, self.span, strict=True)
+        return tuple((p, o + span - p - n * s) for n, o, s, p, span in axes)
+
 
 class Cost(NamedTuple):
-    """What an algorithm would do for a case, forwards."""
+    """What an algorithm computes for a case, forward."""
 
-    products: int
-    """Multiplications of two numbers."""
+    macs: int
+    """Multiply-accumulates of two scalars."""
     traffic: int
-    """Numbers read and written, every tensor in between once each way; not those of the kernel."""
+    """Elements read and written, every intermediate tensor once each way, kernels not counted."""
     calls: int
-    """Calls of operators that compute something."""
+    """Calls of operators."""
 
 
 # From arguments to a case ---------------------------------------------------------------------------------------------
 
 
-@cached
 def transposed_case(
     axes: int,
     input_shape: Sequence[int],
@@ -123,46 +132,17 @@ def transposed_case(
     padding_mode: str = "zeros",
 ) -> Case:
     """The case of a transposed convolution; arguments as those of `functional.conv_transpose2d`."""
-    batch, in_channels, input_size, kernel_size = read_shapes(axes, input_shape, weight_shape)
     strides = read_sizes("stride", stride, axes, 1)
-    dilations = read_sizes("dilation", dilation, axes, 1)
     extra = read_sizes("output_padding", output_padding, axes, 0)
-    sizes = read_output_size(output_size, axes)
-    pairs = read_padding(padding, axes)
-    groups = read_groups(groups, ("input", in_channels))
-    check_channels(in_channels, weight_shape[0], weight_shape)
-    if any(extra) and (sizes[0] is not None or pairs is None):
+    if any(extra) and (output_size is not None or padding == "same"):
         raise ValueError(
             f"`output_padding` (={output_padding}) goes with neither output_size nor padding='same': "
             f"drop it and give output_size alone."
         )
-    settled = [
-        _transposed_axis(*axis)
-        for axis in zip(input_size, kernel_size, strides, dilations, pairs or (None,) * axes, extra, sizes, strict=True)
-    ]
-    case = Case(
-        "transposed",
-        input_size,
-        tuple(size for _, size in settled),
-        kernel_size,
-        strides,
-        dilations,
-        tuple(before for before, _ in settled),
-        read_padding_mode(padding_mode),
-        groups,
-        batch,
-        in_channels,
-        weight_shape[1] * groups,
-    )
-    if padding_mode != "zeros":
-        beyond = tuple(
-            (max(-first, 0), max(last - n + 1, 0)) for (first, last), n in zip(case.reach, input_size, strict=True)
-        )
-        _check_reach(padding_mode, beyond, input_size, "input")
-    return case
+    shapes = axes, input_shape, weight_shape
+    return _case("transposed", *shapes, strides, padding, dilation, groups, output_size, padding_mode, extra)
 
 
-@cached
 def resize_case(
     axes: int,
     input_shape: Sequence[int],
@@ -175,40 +155,11 @@ def resize_case(
     padding_mode: str = "zeros",
 ) -> Case:
     """The case of a resize-convolution; arguments as those of `functional.resize_conv2d`."""
-    batch, in_channels, input_size, kernel_size = read_shapes(axes, input_shape, weight_shape)
     scales = read_scale_factor(scale_factor, axes)
-    dilations = read_sizes("dilation", dilation, axes, 1)
-    sizes = read_output_size(output_size, axes)
-    groups = read_groups(groups, ("input", in_channels), ("output", weight_shape[0]))
-    check_channels(in_channels, weight_shape[1] * groups, weight_shape)
-    upsampled = tuple(n * s for n, s in zip(input_size, scales, strict=True))
-    settled = []
-    for axis, (before, after) in enumerate(read_padding(padding, axes) or _same(kernel_size, dilations)):
-        n, u, s = input_size[axis], upsampled[axis], scales[axis]
-        default = _conv_size(u, kernel_size[axis], dilations[axis], before, after, "upsampled input")
-        wanted = sizes[axis]
-        size = default if wanted is None else wanted
-        _check_reachable(size, default - s + 1, default + s - 1, n, scale_factor=s, padding=(before, after))
-        settled.append((before, after + size - default, size))
-    case = Case(
-        "resize",
-        input_size,
-        tuple(size for _, _, size in settled),
-        kernel_size,
-        scales,
-        dilations,
-        tuple(before for before, _, _ in settled),
-        read_padding_mode(padding_mode),
-        groups,
-        batch,
-        in_channels,
-        weight_shape[0],
-    )
-    _check_reach(padding_mode, [(before, after) for before, after, _ in settled], upsampled, "upsampled input")
-    return case
+    shapes = axes, input_shape, weight_shape
+    return _case("resize", *shapes, scales, padding, dilation, groups, output_size, padding_mode)
 
 
-@cached
 def subpixel_case(
     axes: int,
     input_shape: Sequence[int],
@@ -221,58 +172,92 @@ def subpixel_case(
     padding_mode: str = "zeros",
 ) -> Case:
     """The case of a sub-pixel convolution; arguments as those of `functional.subpixel_conv2d`."""
-    batch, in_channels, input_size, kernel_size = read_shapes(axes, input_shape, weight_shape)
     scales = read_scale_factor(scale_factor, axes)
+    shapes = axes, input_shape, weight_shape
+    return _case("subpixel", *shapes, scales, padding, dilation, groups, output_size, padding_mode)
+
+
+CASES: dict[str, Callable[..., Case]] = {
+    "transposed": transposed_case,
+    "resize": resize_case,
+    "subpixel": subpixel_case,
+}
+"""The function that makes a case, by form."""
+
+
+def _case(
+    form: Form,
+    axes: int,
+    input_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    strides: tuple[int, ...],
+    padding: Padding,
+    dilation: Sizes,
+    groups: int,
+    output_size: Sizes | None,
+    padding_mode: str,
+    output_padding: tuple[int, ...] | None = None,
+) -> Case:
+    batch, in_channels, input_size, kernel_size = read_shapes(axes, input_shape, weight_shape)
     dilations = read_sizes("dilation", dilation, axes, 1)
+    groups, out_channels = _channels(form, in_channels, weight_shape, strides, groups)
+    pairs: Sequence[tuple[int, int] | None] | None = read_padding(padding, axes)
+    if pairs is None:
+        pairs = (None,) * axes if form == "transposed" else _same(kernel_size, dilations)
     sizes = read_output_size(output_size, axes)
-    phases = math.prod(scales)
+    by_axis = zip(input_size, kernel_size, strides, dilations, pairs, output_padding or (0,) * axes, sizes, strict=True)
+    starts, outputs = zip(*(_AXES[form](*axis) for axis in by_axis), strict=True)
+    mode = read_padding_mode(padding_mode)
+    channels = batch, in_channels, out_channels
+    case = Case(form, input_size, outputs, kernel_size, strides, dilations, starts, mode, groups, *channels)
+    if form == "resize":
+        upsampled = [n * s for n, s in zip(input_size, strides, strict=True)]
+        _check_border(mode, case.upsampled_border, upsampled, "upsampled input")
+    else:
+        _check_border(mode, case.border, input_size, "input")
+    return case
+
+
+def _channels(
+    form: Form, in_channels: int, weight_shape: Sequence[int], strides: Sequence[int], groups: Any
+) -> tuple[int, int]:
+    """The groups and the output channels."""
+    if form == "transposed":
+        groups = read_groups(groups, ("input", in_channels))
+        check_channels(in_channels, weight_shape[0], weight_shape)
+        return groups, weight_shape[1] * groups
+    phases = math.prod(strides) if form == "subpixel" else 1
     if weight_shape[0] % phases:
         raise ValueError(
             f"`weight` (of shape {tuple(weight_shape)}) must have a multiple of {phases} output channels, one for each "
-            f"phase of scale_factor={scales}: {weight_shape[0]} is none."
+            f"phase of scale_factor={strides}: {weight_shape[0]} is none."
         )
     out_channels = weight_shape[0] // phases
     groups = read_groups(groups, ("input", in_channels), ("output", out_channels))
     check_channels(in_channels, weight_shape[1] * groups, weight_shape)
-    pairs = read_padding(padding, axes) or _same(kernel_size, dilations)
-    restored = []
-    for axis, (before, after) in enumerate(pairs):
-        n, s = input_size[axis], scales[axis]
-        default = s * _conv_size(n, kernel_size[axis], dilations[axis], before, after, "input")
-        wanted = sizes[axis]
-        size = default if wanted is None else wanted
-        _check_reachable(size, default - s + 1, default, n, scale_factor=s, padding=(before, after))
-        restored.append(size)
-    _check_reach(padding_mode, pairs, input_size, "input")
-    return Case(
-        "subpixel",
-        input_size,
-        tuple(restored),
-        kernel_size,
-        scales,
-        dilations,
-        tuple(before for before, _ in pairs),
-        read_padding_mode(padding_mode),
-        groups,
-        batch,
-        in_channels,
-        out_channels,
-    )
+    return groups, out_channels
 
 
-# One axis at a time ---------------------------------------------------------------------------------------------------
+# One axis at a time: the padding at the start and the output size -----------------------------------------------------
 
 
 def _transposed_axis(
-    n: int, k: int, s: int, d: int, padding: tuple[int, int] | None, output_padding: int, wanted: int | None
+    input_size: int,
+    kernel_size: int,
+    stride: int,
+    dilation: int,
+    padding: tuple[int, int] | None,
+    output_padding: int,
+    output_size: int | None,
 ) -> tuple[int, int]:
-    """The padding at the start and the output size of a transposed convolution; `padding=None` stands for "same"."""
-    full = (n - 1) * s + d * (k - 1) + 1
+    """Of a transposed convolution; `padding=None` stands for "same"."""
+    full = (input_size - 1) * stride + dilation * (kernel_size - 1) + 1
     if padding is None:
-        # The strided convolution that this one undoes pads its `size` positions just enough for all n of its outputs,
-        # an odd one at the end: TensorFlow's SAME.
-        size = n * s if wanted is None else wanted
-        _check_reachable(size, (n - 1) * s + 1, n * s, n, stride=s, padding="same")
+        # TensorFlow's SAME: the strided convolution of which this one is the adjoint pads its `size` positions just
+        # enough for `input_size` outputs, an odd position at the end.
+        largest = input_size * stride
+        size = largest if output_size is None else output_size
+        _check_reachable(size, largest - stride + 1, largest, input_size, stride=stride, padding="same")
         return max(full - size, 0) // 2, size
     before, after = padding
     if min(before, after) < 0:
@@ -280,32 +265,63 @@ def _transposed_axis(
             f"`padding` (={padding}) of a transposed convolution is what is cut from its output and must not be "
             f"negative: for a longer output use output_padding or output_size."
         )
-    if output_padding >= max(s, d):
-        raise ValueError(f"`output_padding` (={output_padding}) must be smaller than stride (={s}) or dilation (={d}).")
-    smallest = full - before - after
-    if wanted is None and smallest + output_padding < 1:
+    if output_padding >= max(stride, dilation):
         raise ValueError(
-            f"`padding` (={_shown(padding)}) leaves nothing of the full output of {full}: "
-            f"use at most {full + output_padding - 1} at both ends together."
+            f"`output_padding` (={output_padding}) must be smaller than stride (={stride}) or dilation (={dilation})."
         )
-    if wanted is None:
+    smallest = full - before - after
+    if output_size is None:
+        if smallest + output_padding < 1:
+            raise ValueError(
+                f"`padding` (={_shown(padding)}) leaves nothing of the full output of {full}: "
+                f"use at most {full + output_padding - 1} at both ends together."
+            )
         return before, smallest + output_padding
-    dilated = {"dilation": d} if d != 1 else {}
-    largest = smallest + max(s, d) - 1
-    _check_reachable(wanted, smallest, largest, n, kernel_size=k, stride=s, padding=padding, **dilated)
-    return before, wanted
+    geometry = {"kernel_size": kernel_size, "stride": stride, "padding": padding}
+    if dilation != 1:
+        geometry["dilation"] = dilation
+    _check_reachable(output_size, smallest, smallest + max(stride, dilation) - 1, input_size, **geometry)
+    return before, output_size
 
 
-def _conv_size(n: int, k: int, d: int, before: int, after: int, what: str) -> int:
+def _convolution_axis(
+    form: Form,
+    input_size: int,
+    kernel_size: int,
+    stride: int,
+    dilation: int,
+    padding: tuple[int, int],
+    _: int,
+    output_size: int | None,
+) -> tuple[int, int]:
+    """Of a resize-convolution, which convolves the upsampled input, or a sub-pixel convolution."""
+    if form == "resize":
+        default = _conv_size(input_size * stride, kernel_size, dilation, *padding, "upsampled input")
+        largest = default + stride - 1
+    else:
+        default = largest = stride * _conv_size(input_size, kernel_size, dilation, *padding, "input")
+    size = default if output_size is None else output_size
+    _check_reachable(size, default - stride + 1, largest, input_size, scale_factor=stride, padding=padding)
+    return padding[0], size
+
+
+_AXES: dict[str, Callable[..., tuple[int, int]]] = {
+    "transposed": _transposed_axis,
+    "resize": partial(_convolution_axis, "resize"),
+    "subpixel": partial(_convolution_axis, "subpixel"),
+}
+
+
+def _conv_size(size: int, kernel_size: int, dilation: int, before: int, after: int, what: str) -> int:
     """The output size of a convolution of stride 1 with its own padding at each end."""
-    if n + min(before, 0) + min(after, 0) < 1:
-        raise ValueError(f"`padding` (={(before, after)}) cuts away all of the {what} (of size {n}): cut less.")
-    span = d * (k - 1) + 1
-    padded = n + before + after
+    if size + min(before, 0) + min(after, 0) < 1:
+        raise ValueError(f"`padding` (={(before, after)}) cuts away all of the {what} (of size {size}): cut less.")
+    span = dilation * (kernel_size - 1) + 1
+    padded = size + before + after
     if padded < span:
         raise ValueError(
-            f"`kernel_size` (={k}, spanning {span} with dilation {d}) is larger than the padded {what} (={padded}): "
-            f"use a smaller kernel or {span - padded} more padding."
+            f"`kernel_size` (={kernel_size}, spanning {span} with dilation {dilation}) is larger than the padded "
+            f"{what} (={padded}): use a smaller kernel or {span - padded} more padding."
         )
     return padded - span + 1
 
@@ -316,8 +332,8 @@ def _same(kernel_size: Sequence[int], dilation: Sequence[int]) -> Pairs:
     return tuple((both // 2, both - both // 2) for both in total)
 
 
-def _check_reachable(size: int, smallest: int, largest: int, n: int, **geometry: Any) -> None:
-    """An output size must lie between the smallest and the largest that a geometry has for input size n."""
+def _check_reachable(size: int, smallest: int, largest: int, input_size: int, **geometry: Any) -> None:
+    """Check that an output size lies between the smallest and the largest that a geometry has for an input size."""
     smallest = max(smallest, 1)
     if smallest <= size <= largest:
         return
@@ -328,7 +344,9 @@ def _check_reachable(size: int, smallest: int, largest: int, n: int, **geometry:
     else:
         way_out = f"choose {smallest} to {largest}"
     described = ", ".join(f"{name}={_shown(value)!r}" for name, value in geometry.items())
-    raise ValueError(f"`output_size` (={size}) cannot be reached from input size {n} with {described}: {way_out}.")
+    raise ValueError(
+        f"`output_size` (={size}) cannot be reached from input size {input_size} with {described}: {way_out}."
+    )
 
 
 def _shown(value: Any) -> Any:
@@ -336,8 +354,8 @@ def _shown(value: Any) -> Any:
     return value[0] if isinstance(value, tuple) and value[0] == value[1] else value
 
 
-def _check_reach(mode: str, pairs: Sequence[tuple[int, int]], sizes: Sequence[int], what: str) -> None:
-    """Reflection needs another position for each that it adds, wrapping round needs the position itself."""
+def _check_border(mode: str, pairs: Sequence[tuple[int, int]], sizes: Sequence[int], what: str) -> None:
+    """Check that there are enough positions to pad with: n - 1 for "reflect", n for "circular"."""
     for pair, n in zip(pairs, sizes, strict=True):
         most = n - 1 if mode == "reflect" else n
         if mode in ("reflect", "circular") and max(pair) > most:

@@ -1,56 +1,56 @@
-"""What several algorithms share: borders, the order in memory, and the transposed twin of a resize-convolution.
+"""Shared by several algorithms: padding, memory format, and the transposed twin of a resize-convolution.
+
+The transposed twin of a resize-convolution is the transposed convolution that computes the same.
 
 All tensors are batched, (batch, channels, *spatial).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._functorch.utils import unwrap_dead_wrappers
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
 
 from halfstride import kernels
 from halfstride._core.case import Case
 from halfstride._support.arguments import Pairs
-from halfstride._support.weight_cache import cached, kept
+from halfstride._support.torch_private import is_compiling, record_function
+from halfstride._support.weight_cache import cache_on_weight, cached
 
 __all__ = [
-    "applied",
+    "after_padding",
+    "apply_function",
     "as_channels_last",
-    "as_more_images",
     "as_transposed",
-    "continued",
-    "even_cut",
+    "input_padding",
     "is_channels_last",
-    "is_transformed",
     "low_resolution_mode",
-    "margins",
-    "obstacle_to_phases",
-    "recorded",
-    "settled",
+    "pad",
+    "pad_input",
     "store",
+    "symmetric_crop",
     "transposed_weight",
     "typed",
+    "unsupported_by_phases",
     "wants_gradients",
     "window",
 ]
 
 
-def continued(input: Tensor, padding: Sequence[tuple[int, int]], mode: str = "zeros") -> Tensor:
-    """`input` continued by (before, after) positions per axis in a padding mode; negative numbers cut."""
+def pad(input: Tensor, padding: Sequence[tuple[int, int]], mode: str = "zeros") -> Tensor:
+    """`input` padded by (before, after) positions per axis in a padding mode; negative padding crops."""
     if not any(map(any, padding)):
         return input
     flat = [max(side, 0) for pair in reversed(padding) for side in pair]
     if any(flat):
         padded = F.pad(input, flat, mode="constant" if mode == "zeros" else mode)
-        # Of all modes only torch's circular one forgets the order in memory.
+        # torch's circular padding, unlike its other modes, does not preserve the memory format.
         input = as_channels_last(padded, like=input) if mode == "circular" else padded
-    # Cut last: what is mirrored at one end may come from what is cut at the other.
+    # Crop last: what is reflected at one end may come from what is cropped at the other.
     for axis, (before, after) in enumerate(padding, start=2):
         if before < 0 or after < 0:
             start, end = max(-before, 0), max(-after, 0)
@@ -59,103 +59,78 @@ def continued(input: Tensor, padding: Sequence[tuple[int, int]], mode: str = "ze
 
 
 def window(output: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:
-    """`size` positions of `output` from `start` on, per axis; zeros where it has none."""
+    """`size` positions of `output` from `start` on, per axis; zeros beyond its ends."""
     length = output.shape[2:]
-    return continued(output, [(-b, b + o - n) for b, o, n in zip(start, size, length, strict=True)])
+    return pad(output, [(-b, b + o - n) for b, o, n in zip(start, size, length, strict=True)])
 
 
-def even_cut(full: int, start: int, size: int, limit: int, most: int) -> tuple[int, int]:
-    """The (padding, output_padding) of an operator that knows no other, for `size` positions of `full` from `start` on.
+def symmetric_crop(full: int, start: int, size: int, limit: int, most: int) -> tuple[int, int]:
+    """The (padding, output_padding) of torch's transposed convolution for `size` positions of `full` from `start` on.
 
-    Its output may have too much at one end, which is for `window` to cut: `start - padding` positions come first.
-    `output_padding` must stay under `limit`, and `padding` may be `most` at the most.
+    padding <= most and output_padding < limit. Where these allow no exact crop, the output has positions too many, for
+    `window` to crop: the wanted ones begin at `start - padding`.
     """
-    end = full - start - size  # positions to cut at the end, or to add where negative
+    end = full - start - size  # positions to crop at the end, or to add where negative
     if 0 <= start - end < limit and start <= most:
         return start, start - end
     return min(start, max(end, 0), most), min(max(-end, 0), limit - 1)
 
 
 def is_channels_last(input: Tensor) -> bool:
-    """Whether the channels of an image or a volume lie next to each other in memory.
+    """Whether an image or a volume is in channels-last format.
 
-    Judged by strides: `is_contiguous(memory_format=...)` is not to be had under `torch.func.vmap`. One position alone
-    is as contiguous as can be, unless its strides say that others would come after all of its channels.
+    Judged by strides, since `is_contiguous(memory_format=...)` does not work under `torch.func.vmap`. A tensor with one
+    position counts as contiguous unless its strides say otherwise.
     """
     return input.dim() > 3 and 1 < input.shape[1] <= input.stride(-1) and input.stride(1) == 1
 
 
 def as_channels_last(output: Tensor, like: Tensor) -> Tensor:
-    """`output` with its channels next to each other in memory where those of `like` are, else contiguous."""
+    """`output` in channels-last format where `like` is, else contiguous."""
     if is_channels_last(like):
         return output.movedim(1, -1).contiguous().movedim(-1, 1)
     return output.contiguous()
 
 
-def as_more_images(function: Callable[..., Tensor], images: Tensor, dim: int, *arguments: Any) -> Tensor:
-    """`function` of many batches at once, as `torch.func.vmap` asks for along `dim`: of one larger batch."""
-    images = images.movedim(dim, 0)
-    output = function(images.flatten(0, 1), *arguments)
-    return output.reshape(*images.shape[:2], *output.shape[1:])
-
-
 def typed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """`tensor` in a type; left alone, in exported graphs too, where it has it."""
+    """`tensor` in a dtype, without an operator in exported graphs where it already has it."""
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
-def applied(function: type[Function], eager: type[Function], *arguments: Any) -> Any:
-    """What a function of autograd says of its arguments: its eager variant, where no compiler reads along.
+def apply_function(function: type[Function], *arguments: Any) -> Any:
+    """The result of an autograd function, by `forward` alone where no gradients are recorded.
 
-    Called without ceremony where that changes nothing: `apply` takes longer than a small layer.
+    Outside of transforms of torch.func only.
     """
-    if torch.compiler.is_compiling():
-        read: Any = function.apply if torch.is_grad_enabled() else function.forward
-        return read(*arguments)
-    if is_transformed():
-        return eager.apply(*arguments)  # type: ignore[no-untyped-call]
-    if torch.is_grad_enabled():
-        return recorded(eager, *arguments)
-    return eager.forward(*arguments)
-
-
-def recorded(function: type[Function], *arguments: Any) -> Any:
-    """`function.apply` outside of `torch.func`, without its look at the signature, which takes 45 microseconds."""
-    return super(Function, function).apply(*unwrap_dead_wrappers(arguments))  # type: ignore[misc]
-
-
-def is_transformed() -> bool:
-    """Whether forward-mode differentiation or `torch.func` reads along, which know torch's own operators only."""
-    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+    if not torch.is_grad_enabled():
+        return function.forward(*arguments)
+    if is_compiling():
+        return function.apply(*arguments)  # type: ignore[no-untyped-call]
+    return record_function(function, *arguments)
 
 
 def wants_gradients(*tensors: Tensor | None) -> bool:
-    """Whether gradients are recorded, and wanted by one of the tensors that there are."""
+    """Whether gradients are recorded for one of the tensors."""
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 def store(operation: Any, target: Tensor, *operands: Tensor) -> None:
-    """`target = operation(*operands)` in one pass; compilers, which fuse by themselves, know no `out=` into a view."""
-    if torch.compiler.is_compiling():
+    """`target = operation(*operands)` in one pass; compilers fuse the copy, and cannot read `out=` into a view."""
+    if is_compiling():
         target.copy_(operation(*operands))
     else:
         operation(*operands, out=target)
 
 
 def low_resolution_mode(case: Case) -> str | None:
-    """How the *input* of a resize-convolution goes on so that its upsampled input does as `padding_mode` says.
+    """The mode of padding the *input* of a resize-convolution that pads its upsampled input by `padding_mode`.
 
-    Repetition and wrapping round are the same before and after upsampling. A reflection is not, except that its first
-    `s - 1` positions are all copies of the border. None where there is no such way.
+    "replicate" and "circular" are the same before and after upsampling. "reflect" is not, except that its first `s - 1`
+    positions are copies of the border. None where no mode does it.
     """
     if case.form != "resize" or case.padding_mode != "reflect":
         return case.padding_mode
-    furthest = [
-        max(p, o + span - p - n * s)
-        for n, o, s, p, span in zip(
-            case.input_size, case.output_size, case.stride, case.padding, case.span, strict=True
-        )
-    ]
+    furthest = map(max, case.upsampled_border)
     if all(beyond < s or beyond <= 0 for beyond, s in zip(furthest, case.stride, strict=True)):
         return "replicate"
     if all(s == 1 for s in case.stride):
@@ -163,8 +138,8 @@ def low_resolution_mode(case: Case) -> str | None:
     return None
 
 
-def obstacle_to_phases(case: Case) -> str | None:
-    """Why a case cannot be computed at low resolution."""
+def unsupported_by_phases(case: Case) -> str | None:
+    """The reason why a case cannot be computed at low resolution; None where it can."""
     if case.form == "subpixel":
         return "a sub-pixel convolution is made of its phases already, which 'native' computes once each"
     if low_resolution_mode(case) is None:
@@ -175,56 +150,59 @@ def obstacle_to_phases(case: Case) -> str | None:
     return None
 
 
-def margins(case: Case, *, even_zeros: bool = False) -> Pairs:
-    """How far the input must be continued, per axis, to have only zeros beyond.
+def input_padding(case: Case, *, even_zeros: bool = False) -> Pairs:
+    """The padding of the input, per axis, that leaves only zeros beyond it.
 
-    By nothing where it is continued by zeros anyway, which every operator knows, unless `even_zeros`.
+    None where the padding mode is "zeros", which every operator pads with by itself, unless `even_zeros`.
     """
     if case.padding_mode == "zeros" and not even_zeros:
         return ((0, 0),) * case.axes
-    return tuple(
-        (max(-first, 0), max(last - n + 1, 0)) for (first, last), n in zip(case.reach, case.input_size, strict=True)
-    )
+    return tuple((max(before, 0), max(after, 0)) for before, after in case.border)
 
 
-def settled(case: Case, input: Tensor, padding: Pairs) -> Tensor:
-    """The input continued by `padding` as the case says."""
+def pad_input(case: Case, input: Tensor, padding: Pairs) -> Tensor:
+    """The input padded in the mode of the case."""
     if not any(map(any, padding)):
         return input
     mode = low_resolution_mode(case)
-    assert mode is not None, "see obstacle_to_phases"
-    return continued(input, padding, mode)
+    assert mode is not None, "see unsupported_by_phases"
+    return pad(input, padding, mode)
+
+
+def after_padding(case: Case, padding: Pairs) -> Case:
+    """The case of an input that has been padded so far that only zeros lie beyond."""
+    sign = 1 if case.form == "transposed" else -1  # of a transposed convolution the padding is cut from the output
+    axes = zip(case.padding, case.stride, padding, strict=True)
+    return case._replace(
+        input_size=tuple(n + sum(pair) for n, pair in zip(case.input_size, padding, strict=True)),
+        padding=tuple(p + sign * s * before for p, s, (before, _) in axes),
+        padding_mode="zeros",
+    )
 
 
 @cached
 def as_transposed(case: Case) -> tuple[Case, Pairs]:
-    """A transposed or resize-convolution as a transposed one padded with zeros, and what its input is continued by."""
-    kernel_size, dilation, start = case.kernel_size, case.dilation, case.padding
+    """A transposed or resize-convolution as a transposed one padded with zeros, and the padding of its input."""
+    twin = case._replace(form="transposed")
     if case.form == "resize":
-        kernel_size = tuple(span + s for span, s in zip(case.span, case.stride, strict=True))
-        dilation = (1,) * case.axes
-        start = tuple(span - p for span, p in zip(case.span, start, strict=True))
-    padding = margins(case, even_zeros=min(start) < 0)
-    twin = case._replace(
-        form="transposed",
-        input_size=tuple(n + sum(pair) for n, pair in zip(case.input_size, padding, strict=True)),
-        kernel_size=kernel_size,
-        dilation=dilation,
-        padding=tuple(p + s * before for p, s, (before, _) in zip(start, case.stride, padding, strict=True)),
-        padding_mode="zeros",
-    )
-    return twin, padding
+        twin = twin._replace(
+            kernel_size=tuple(span + s for span, s in zip(case.span, case.stride, strict=True)),
+            dilation=(1,) * case.axes,
+            padding=tuple(span - p for span, p in zip(case.span, case.padding, strict=True)),
+        )
+    padding = input_padding(case, even_zeros=min(twin.padding) < 0)
+    return after_padding(twin, padding), padding
 
 
 def transposed_weight(case: Case, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """The kernel of the case as a transposed convolution, in a type that is no narrower than the weight's."""
+    """The kernel of the case's transposed twin, in a dtype that is no narrower than the weight's."""
     if case.form == "transposed":
         return typed(weight, dtype)
 
     def folded() -> Tensor:
-        # Widened first: a sum of taps is rounded once, to the type that is asked for.
+        # Sums of taps are formed in the wider dtype and rounded once.
         return typed(
             kernels.transposed_from_resize(kernels.widened(weight), case.stride, case.dilation, case.groups), dtype
         )
 
-    return kept(weight, (case.stride, case.dilation, case.groups, dtype), folded)
+    return cache_on_weight(weight, (case.stride, case.dilation, case.groups, dtype), folded)

@@ -1,9 +1,8 @@
-"""Resize-convolutions that compilers leave as they are: `torch.ops.halfstride.resize_conv` and `resize_conv_by_parts`.
+"""Custom operators for torch.compile: `torch.ops.halfstride.resize_conv` and `resize_conv_by_parts`.
 
-Traced into its steps a resize-convolution would lose what it is fast by: the sums of a kernel's taps would be made
-again at every call, and the matrix products of summation by parts would come apart. As an operator of its own it is
-computed as without a compiler. There is one for inference, by the algorithm that `planner` chooses, with all kept that
-is made of a weight, and without gradients; and one for training, always by parts, with another for its gradients.
+Traced into its steps, a resize-convolution would form its kernel at every call, and summation by parts would be split
+into many small operators. As one operator it is computed as in eager mode. `resize_conv` is for inference: it uses the
+algorithm that the planner chooses and caches kernels. `resize_conv_by_parts` is for training, and has gradients.
 """
 
 from __future__ import annotations
@@ -17,55 +16,54 @@ from torch import Tensor, nn
 from halfstride._core import planner
 from halfstride._core.algorithms import ALGORITHMS, by_parts
 from halfstride._core.case import Case
-from halfstride._core.common import as_channels_last, is_channels_last, is_transformed, wants_gradients
-from halfstride._support.weight_cache import kept, lasts
+from halfstride._core.common import as_channels_last, is_channels_last, wants_gradients
+from halfstride._support.torch_private import is_compiling, is_exporting, is_transformed
+from halfstride._support.weight_cache import cache_on_weight, is_cacheable
 
-__all__ = ["part", "resize_conv", "stays_whole"]
+__all__ = ["is_one_operator", "part", "resize_conv"]
 
 
-def stays_whole(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether a compiler should meet a resize-convolution as one operator.
+def is_one_operator(case: Case, algorithm: str, input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether a compiler should meet a resize-convolution as one operator, given the algorithm that is planned for it.
 
-    In inference not where it would take "scatter": what follows that matrix product is one loop when it is compiled.
+    In inference only where that is "folded": what follows the matrix product of "scatter" is one loop when compiled.
     """
-    if not torch.compiler.is_compiling() or torch.compiler.is_exporting() or is_transformed():
+    if not is_compiling() or is_exporting() or is_transformed() or case.form != "resize":
         return False
     given = [input, weight] if bias is None else [input, weight, bias]
     if {(tensor.device.type, tensor.dtype) for tensor in given} != {("cpu", input.dtype)}:
         return False
-    if torch.is_autocast_enabled("cpu"):  # which knows torch's own operators only
+    if torch.is_autocast_enabled("cpu"):  # autocast does not apply to custom operators
         return False
     if wants_gradients(input, weight, bias):
         return input.is_floating_point() and planner.trains_by_parts(case)
-    return planner.choose(case) == "folded"
+    return algorithm == "folded"
 
 
 def resize_conv(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None, first: int | None) -> Tensor:
     """A resize-convolution as one operator; `first` as in `part`."""
-    batched = input.dim() > case.axes + 1
-    images = input if batched else input.unsqueeze(0)
     if wants_gradients(input, weight, bias):
         kernel = part(weight, first, case.in_channels)
-        output: Tensor = torch.ops.halfstride.resize_conv_by_parts(images, kernel, bias, *case[2:7])
+        output: Tensor = torch.ops.halfstride.resize_conv_by_parts(input, kernel, bias, *case[2:7])
     else:
-        output = torch.ops.halfstride.resize_conv(images, weight, bias, first, *case[2:9])
-    return output if batched else output.squeeze(0)
+        output = torch.ops.halfstride.resize_conv(input, weight, bias, first, *case[2:9])
+    return output
 
 
 def part(weight: Tensor, first: int | None, channels: int) -> Tensor:
-    """The kernel of some of a weight's input channels, from `first` on; of all where that is None.
+    """The kernel of `channels` input channels of a weight, from `first` on; of all where that is None.
 
-    Where the weight lasts it does too, so that what is made of it can be kept.
+    A part of a cacheable weight is a parameter, so that results computed from it can be cached too.
     """
     if first is None:
         return weight
-    if not lasts(weight):
+    if not is_cacheable(weight):
         return weight.narrow(1, first, channels)
 
     def lasting() -> Tensor:
         return nn.Parameter(weight.narrow(1, first, channels).clone(), requires_grad=False)
 
-    return kept(weight, ("part", first, channels), lasting)
+    return cache_on_weight(weight, ("part", first, channels), lasting)
 
 
 _Sizes = list[int]

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -36,9 +36,10 @@ import torch
 
 from halfstride._core.algorithms import ALGORITHMS
 from halfstride._core.algorithms.products import capability
-from halfstride._core.case import Case, Form, resize_case, subpixel_case, transposed_case
+from halfstride._core.case import CASES, Case, Form
 from halfstride._core.common import as_transposed
-from halfstride._support.weight_cache import cached, is_captured, is_jit_traced
+from halfstride._support.torch_private import is_captured, is_compiling, is_exporting, is_jit_traced
+from halfstride._support.weight_cache import cached
 
 __all__ = [
     "Candidate",
@@ -54,23 +55,17 @@ __all__ = [
     "trains_by_parts",
 ]
 
-_CASES: dict[str, Callable[..., Case]] = {
-    "transposed": transposed_case,
-    "resize": resize_case,
-    "subpixel": subpixel_case,
-}
-
 
 @dataclass(frozen=True)
 class Candidate:
     """What one algorithm would do for a case, forwards."""
 
     algorithm: str
-    products: int | None
+    macs: int | None
     """Multiplications; None where the algorithm cannot do it."""
     bytes: int | None
     """Bytes read and written, every tensor in between once each way, kernels left out."""
-    obstacle: str | None
+    unsupported_reason: str | None
     """Why the algorithm cannot do it; None where it can."""
 
 
@@ -146,10 +141,10 @@ def choose(
         ValueError: where there is no algorithm of that name, or it cannot compute the case.
     """
     circumstances = "unmeasured"
-    if is_captured() and (is_jit_traced() or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()):
+    if is_captured() and (is_jit_traced() or is_exporting()):
         circumstances = "exporting"
     elif device == "cpu":
-        circumstances = "compiled" if torch.compiler.is_compiling() else "training" if training else "forward"
+        circumstances = "compiled" if is_compiling() else "training" if training else "forward"
     return _decide(case, algorithm, circumstances, channels_last)[0]
 
 
@@ -168,12 +163,12 @@ def trains_by_parts(case: Case) -> bool:
 
 def features(case: Case, algorithm: str, *, channels_last: bool) -> tuple[float, ...]:
     """What an algorithm does for a case, in the order of `Costs`."""
-    products, traffic, calls = ALGORITHMS[algorithm].cost(case)
+    macs, traffic, calls = ALGORITHMS[algorithm].cost(case)
     of_group = case.out_channels // case.groups
     idle = -of_group % _LANES / of_group if algorithm in ("native", "folded") and case.axes == 2 else 0
     kernel = case.in_channels * of_group * math.prod(case.kernel_size)
     rows = traffic / (case.out_channels if channels_last else case.input_size[-1])
-    return products, products * idle, products / case.batch, traffic, rows, kernel, 1, calls
+    return macs, macs * idle, macs / case.batch, traffic, rows, kernel, 1, calls
 
 
 def shape(case: Case) -> tuple[int, ...]:
@@ -236,17 +231,17 @@ def explain(
         >>> plan = explain("resize", (8, 64, 32, 32), (32, 64, 3, 3), scale_factor=2)
         >>> plan.algorithm
         'folded'
-        >>> {each.algorithm: each.products // (8 * 64 * 32 * 32 * 32) for each in plan.candidates}
+        >>> {each.algorithm: each.macs // (8 * 64 * 32 * 32 * 32) for each in plan.candidates}
         {'native': 36, 'scatter': 16, 'emulated': 64, 'folded': 16, 'phases': 16, 'by_parts': 9}
     """
-    if form not in _CASES:
-        raise ValueError(f"`form` (={form!r}) must be one of {', '.join(map(repr, _CASES))}.")
-    case = _CASES[form](len(weight_shape) - 2, input_shape, weight_shape, **geometry)
+    if form not in CASES:
+        raise ValueError(f"`form` (={form!r}) must be one of {', '.join(map(repr, CASES))}.")
+    case = CASES[form](len(weight_shape) - 2, input_shape, weight_shape, **geometry)
     candidates = []
     for name, module in ALGORITHMS.items():
-        obstacle = module.obstacle(case)
-        cost = None if obstacle else module.cost(case)
-        candidates.append(Candidate(name, cost and cost.products, cost and cost.traffic * dtype.itemsize, obstacle))
+        reason = module.unsupported_reason(case)
+        cost = None if reason else module.cost(case)
+        candidates.append(Candidate(name, cost and cost.macs, cost and cost.traffic * dtype.itemsize, reason))
     circumstances = "training" if training else "forward"
     decision = _decide(case, algorithm, circumstances, channels_last)
     return Plan(case, *decision, tuple(candidates))
@@ -256,9 +251,9 @@ def explain(
 def _decide(case: Case, algorithm: str, circumstances: str, channels_last: bool) -> tuple[str, str]:
     """The algorithm and the reason; circumstances: "forward", "training", "compiled", "exporting" or "unmeasured"."""
     if read_algorithm(algorithm) != "auto":
-        obstacle = ALGORITHMS[algorithm].obstacle(case)
-        if obstacle is not None:
-            raise ValueError(f"`algorithm` (={algorithm!r}) cannot compute this case: {obstacle}.")
+        reason = ALGORITHMS[algorithm].unsupported_reason(case)
+        if reason is not None:
+            raise ValueError(f"`algorithm` (={algorithm!r}) cannot compute this case: {reason}.")
         return algorithm, "it was asked for"
     if circumstances == "exporting":
         return "native", "an exported model is made of torch's own operators"
@@ -269,7 +264,7 @@ def _decide(case: Case, algorithm: str, circumstances: str, channels_last: bool)
         return "native", "nothing is enlarged, so this is a convolution"
     if not case.channel_pairs:
         return "native", "there is nothing to multiply"
-    able = [name for name in ELIGIBLE[case.form] if ALGORITHMS[name].obstacle(case) is None]
+    able = [name for name in ELIGIBLE[case.form] if ALGORITHMS[name].unsupported_reason(case) is None]
     if len(able) == 1:
         return "native", "its borders allow no other"
     if circumstances == "compiled" and _is_weak(case):

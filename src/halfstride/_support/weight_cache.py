@@ -1,4 +1,4 @@
-"""What is worth remembering: what follows from sizes, and what is made of a weight that does not change."""
+"""Caches: of what follows from sizes, and of what is computed from a weight that does not change."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.compiler import is_compiling
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["cached", "is_captured", "is_jit_traced", "is_traced", "kept", "lasts", "version_of"]
+from halfstride._support.torch_private import is_captured, is_traced, version_of
+
+__all__ = ["cache_on_weight", "cached", "is_cacheable"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def cached(function: Function) -> Function:
-    """Remember what a function made of its arguments, except of those that cannot be, such as lists, and where somebody
-    traces, for whom sizes may be symbols."""
+    """Cache the results of a function by its arguments.
+
+    Unhashable arguments, such as lists, are computed every time; so is everything under a tracer, whose sizes may be
+    symbols.
+    """
     remembered = lru_cache(maxsize=4096, typed=True)(function)
 
     @wraps(function)
@@ -37,64 +40,45 @@ def cached(function: Function) -> Function:
 Derived = TypeVar("Derived")
 
 
-def lasts(weight: Tensor) -> bool:
-    """Whether what is made of a weight may serve again: it is a parameter in inference on a CPU, and nobody traces."""
+def is_cacheable(weight: Tensor) -> bool:
+    """Whether results computed from a weight are cached: of parameters on a CPU, in inference and without a tracer."""
     in_inference = not torch.is_grad_enabled() and not is_traced()
     return type(weight) is nn.Parameter and weight.device.type == "cpu" and in_inference
 
 
-def is_traced() -> bool:
-    """Whether somebody reads along who makes a program of what is done, or counts it."""
-    return is_captured() or is_in_torch_dispatch_mode()
+def cache_on_weight(weight: Tensor, key: Hashable, make: Callable[[], Derived]) -> Derived:
+    """The result of `make()`, which depends on the weight and the key only, cached while the weight is unchanged.
 
-
-def is_captured() -> bool:
-    """Whether a program is made of what is done, by a compiler, an exporter or `torch.jit.trace`."""
-    return is_compiling() or is_jit_traced()
-
-
-def is_jit_traced() -> bool:
-    """Whether `torch.jit.trace` reads along, for which sizes are tensors."""
-    return not is_compiling() and torch._C._get_tracing_state() is not None
-
-
-def kept(weight: Tensor, key: Hashable, make: Callable[[], Derived]) -> Derived:
-    """What `make()` makes of a weight, kept from call to call where the weight `lasts`.
-
-    Whether it has changed is told by its numbers: a parameter can change in ways that leave no other trace, as
-    `weight.data.lerp_(...)` does when weights are averaged.
+    Changes are detected by the weight's values: `weight.data.lerp_(...)`, as weights are averaged, changes neither the
+    parameter object nor its version.
     """
-    if not lasts(weight):
+    if not is_cacheable(weight):
         return make()
-    keepsake = _KEPT.get(weight)
-    if keepsake is None or not keepsake.is_of(weight.detach()):
-        keepsake = _KEPT[weight] = _Keepsake(weight.detach())
-    if key in keepsake.derived:
-        known: Derived = keepsake.derived[key]
+    cache = _CACHES.get(weight)
+    if cache is None or not cache.matches(weight.detach()):
+        cache = _CACHES[weight] = _WeightCache(weight.detach())
+    if key in cache.derived:
+        known: Derived = cache.derived[key]
         return known
     version = version_of(weight)
     made = make()
-    # Another thread may have changed the weight meanwhile, and back.
-    if version_of(weight) == version and keepsake.is_of(weight.detach()):
-        keepsake.derived[key] = made
+    # Another thread may have changed the weight meanwhile, and changed it back.
+    if version_of(weight) == version and cache.matches(weight.detach()):
+        cache.derived[key] = made
     return made
 
 
-def version_of(tensor: Tensor) -> int | None:
-    """How often torch has seen a tensor change; it does not count in inference mode."""
-    return None if tensor.is_inference() else tensor._version
-
-
 _FEW = 2**15
-"""Numbers up to which a copy of a weight is compared faster."""
+"""Weights of at most this many elements are compared with a copy, which is faster there than a fingerprint."""
 
 
-class _Keepsake:
-    """What was made of a weight, by key, and by what the weight is told.
+class _WeightCache:
+    """Results computed from a weight, by key, and the fingerprint of the weight they were computed from.
 
-    Of many numbers in float32 that is the sum of all rows, each times a random number over its largest, so that none
-    is lost beside greater ones. Reading a weight once on all cores takes a tenth of the time that comparing it with a
-    copy takes. A change that is lost in the rounding of such a sum is smaller than the rounding errors of any layer.
+    The fingerprint of a large float32 weight is the sum of its rows, each multiplied by a random number over the row's
+    largest magnitude, so that rows of small values count as much as others. It reads the weight once, in a tenth of
+    the time of a comparison with a copy. Changes below the rounding error of that sum are not seen; they are smaller
+    than the rounding error of the layer's output.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -102,26 +86,26 @@ class _Keepsake:
         self.shape, self.dtype = weight.shape, weight.dtype
         self.factors: Tensor | None = None
         if weight.dtype == torch.float32 and weight.numel() > _FEW:
-            largest = _rows(weight).abs().amax(1).clamp_min(1e-30)  # of a row of zeros any change is seen
+            largest = _rows(weight).abs().amax(1).clamp_min(1e-30)  # a row of zeros has the largest factor
             self.factors = _random(len(largest)) / largest
-        self.told = self.tell(weight).clone()
+        self.fingerprint = self.compute_fingerprint(weight).clone()
 
-    def is_of(self, weight: Tensor) -> bool:
-        """Whether a weight is the one that this was made of."""
+    def matches(self, weight: Tensor) -> bool:
+        """Whether the weight has the shape, type and values that the results were computed from."""
         if weight.shape != self.shape or weight.dtype != self.dtype:
             return False
-        return torch.equal(self.tell(weight), self.told)
+        return torch.equal(self.compute_fingerprint(weight), self.fingerprint)
 
-    def tell(self, weight: Tensor) -> Tensor:
+    def compute_fingerprint(self, weight: Tensor) -> Tensor:
         return weight if self.factors is None else self.factors @ _rows(weight)
 
 
-_KEPT: MutableMapping[Tensor, _Keepsake] = WeakTensorKeyDictionary()
-"""Of each parameter, as long as it lives."""
+_CACHES: MutableMapping[Tensor, _WeightCache] = WeakTensorKeyDictionary()
+"""By parameter, for as long as the parameter lives."""
 
 
 def _rows(weight: Tensor) -> Tensor:
-    """A weight as a matrix, in the order in which it lies in memory."""
+    """A weight as a matrix, in its memory format."""
     last = weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last)
     return (weight.movedim(1, -1) if last else weight).flatten(1)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from halfstride import kernels, layers
-from halfstride._support.weight_cache import version_of
+from halfstride._support.torch_private import version_of
 
 __all__ = ["Downsampling", "Site", "could_upsample", "run", "watch"]
 

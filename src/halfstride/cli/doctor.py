@@ -80,7 +80,8 @@ def _look_at_model(target: str, input_shape: str | None, device: str) -> Any:
     place = find_device(device)
     if _is_factory(target):
         from torch import Tensor
-        from torch.utils._pytree import tree_map_only
+
+        from halfstride._support.torch_private import tree_map_only
 
         model, inputs = _made(target, input_shape)
         try:

@@ -336,9 +336,9 @@ def _print_plan(plan: Plan | None) -> None:
     console, case = make_console(), plan.case
     sizes = "x".join(map(str, case.input_size))
     rows = [
-        [f"{each.products:,}", f"{each.bytes:,}", each.algorithm]
-        if each.obstacle is None
-        else ["-", "-", f"{each.algorithm}: {each.obstacle}"]
+        [f"{each.macs:,}", f"{each.bytes:,}", each.algorithm]
+        if each.unsupported_reason is None
+        else ["-", "-", f"{each.algorithm}: {each.unsupported_reason}"]
         for each in plan.candidates
     ]
     chosen = ["green" if each.algorithm == plan.algorithm else None for each in plan.candidates]

@@ -15,10 +15,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._ops import HigherOrderOperator
-from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
-from torch.utils._pytree import tree_map_only
 
+from halfstride._support.torch_private import (
+    compile_with_inductor,
+    disable_torch_function,
+    has_unbacked_symbols,
+    is_higher_order,
+    tree_map_only,
+)
 from halfstride.optimizing.lazy import LazyTensor, Recipe, is_ordinary
 from halfstride.optimizing.plan import Origin, Plan, Site
 from halfstride.optimizing.rewriting import Rewriting
@@ -44,10 +48,7 @@ def backend(
         mode: as `torch.compile` takes it for inductor.
         options: likewise, instead of a mode.
     """
-    import torch._inductor as inductor  # which takes a second to import
-
-    settings = inductor.list_mode_options(mode) if mode else options
-    return inductor.compile(rewritten(graph), list(example_inputs), settings)  # type: ignore[no-any-return]
+    return compile_with_inductor(rewritten(graph), list(example_inputs), mode, options)  # type: ignore[no-any-return]
 
 
 def rewritten(graph: fx.GraphModule) -> fx.GraphModule:
@@ -98,7 +99,7 @@ def _is_understood(graph: fx.GraphModule) -> bool:
     if any(True for _ in (*graph.parameters(), *graph.buffers())):
         return False  # who traces wants to find tensors of the graph's own in its nodes
     # Sizes that are only known once it runs answer no questions, and rules ask.
-    return not any(free_unbacked_symbols(node.meta.get("example_value", 0)) for node in graph.graph.nodes)
+    return not any(has_unbacked_symbols(node.meta.get("example_value", 0)) for node in graph.graph.nodes)
 
 
 def _any_within(parts: Sequence[str], names: Sequence[str]) -> bool:
@@ -168,9 +169,9 @@ class _Interpreter(fx.Interpreter):
         if target in RULES or getattr(target, "__module__", "") == "_operator":  # `a + b` asks for a method of theirs
             return super().call_function(target, args, kwargs)
         args, kwargs = self.rewriting.finish((args, kwargs))
-        if not isinstance(target, HigherOrderOperator):
+        if not is_higher_order(target):
             return super().call_function(target, args, kwargs)
-        with torch._C.DisableTorchFunction():  # graphs within it, of autograd.Function, checkpointing or branches
+        with disable_torch_function():  # graphs within it, of autograd.Function, checkpointing or branches
             return super().call_function(target, args, kwargs)
 
 
@@ -179,7 +180,7 @@ def _made(tensor: LazyTensor) -> Tensor:
     recipe = tensor.recipe
     if recipe.made is None:
         device = recipe.pieces[0].device.type
-        with torch._C.DisableTorchFunction(), torch.enable_grad(), torch.autocast(device, enabled=False):
+        with disable_torch_function(), torch.enable_grad(), torch.autocast(device, enabled=False):
             recipe.made = recipe.build(*recipe.pieces)
     return recipe.made
 

@@ -143,17 +143,14 @@ class _OfParts:
         if max(scale) == 1:
             kernel = part(self.weight, first, piece.shape[self.channels])
             return self.conv(piece, kernel, bias, 1, self.padding, self.dilation, self.groups)
-        return functional.resize_conv(
+        mode = _PADDING_MODES[self.recipe.padding_mode]
+        return functional.upsample(
+            "resize",
             self.weight.dim() - 2,
             _formatted_like(piece, self.weight),
             self.weight,
             bias,
-            scale[self.channels + 1 :],
-            self.padding,
-            self.dilation,
-            self.groups,
-            None,
-            _PADDING_MODES[self.recipe.padding_mode],
+            (scale[self.channels + 1 :], self.padding, self.dilation, self.groups, None, mode),
             algorithm,
             first=first if joined else None,
         )

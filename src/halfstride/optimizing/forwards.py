@@ -11,8 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules import module as hooks
 
-from halfstride._core.common import is_transformed
-from halfstride._support.weight_cache import is_traced
+from halfstride._support.torch_private import is_traced, is_transformed
 from halfstride.optimizing.plan import Plan
 from halfstride.optimizing.rewriting import Rewriting, is_active
 

@@ -17,11 +17,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._subclasses.functional_tensor import FunctionalTensor  # what AOTAutograd traces with
-from torch.utils._mode_utils import no_dispatch
-from torch.utils._pytree import tree_map_only
 
 from halfstride._core.algorithms.nearest import repeated
+from halfstride._support.torch_private import (
+    disable_torch_dispatch,
+    disable_torch_function,
+    disable_torch_function_subclass,
+    forbid_memory_access,
+    is_functional,
+    make_wrapper,
+    tree_map_only,
+)
 
 __all__ = [
     "LazyTensor",
@@ -96,7 +102,7 @@ class Recipe:
         """The values, as an ordinary tensor without history: the same one at every call."""
         if self.made is None:
             device = self.pieces[0].device.type
-            with torch.no_grad(), torch._C.DisableTorchFunction(), torch.autocast(device, enabled=False):
+            with torch.no_grad(), disable_torch_function(), torch.autocast(device, enabled=False):
                 made = self.build(*self.pieces)
                 if made is self.pieces[0]:
                     made = made.clone()
@@ -123,7 +129,7 @@ def suggests_channels_last(tensor: Tensor) -> bool:
 
 def is_ordinary(tensor: Any) -> bool:
     """Whether it is a tensor that our operators know: no subclass, dense, real, with values."""
-    if type(tensor) not in (Tensor, nn.Parameter, FunctionalTensor) or tensor.is_meta:
+    if not (type(tensor) in (Tensor, nn.Parameter) or is_functional(tensor)) or tensor.is_meta:
         return False
     return tensor.layout is torch.strided and tensor.is_floating_point()
 
@@ -139,11 +145,8 @@ class LazyTensor(Tensor):
 
     @staticmethod
     def __new__(cls, recipe: Recipe) -> LazyTensor:
-        first = recipe.pieces[0]
-        tensor: LazyTensor = torch.Tensor._make_wrapper_subclass(
-            cls, recipe.shape, strides=recipe.strides, dtype=first.dtype, device=first.device
-        )
-        torch._C._set_throw_on_mutable_data_ptr(tensor)  # who finds a way past all operators gets an error
+        tensor: LazyTensor = make_wrapper(cls, recipe.shape, recipe.strides, like=recipe.pieces[0])
+        forbid_memory_access(tensor)  # who finds a way past all operators gets an error
         tensor.recipe, tensor.history = recipe, None
         return tensor
 
@@ -156,7 +159,7 @@ class LazyTensor(Tensor):
             return _set_memory(*args)
         if func in _READ_MEMORY:
             args, kwargs = tree_map_only(LazyTensor, plain, (args, kwargs))
-        with torch._C.DisableTorchFunctionSubclass():
+        with disable_torch_function_subclass():
             return func(*args, **kwargs)
 
     @classmethod
@@ -172,7 +175,7 @@ class LazyTensor(Tensor):
         real_args, real_kwargs = tree_map_only(LazyTensor, values, (args, kwargs or {}))
         result = func(*real_args, **real_kwargs)
         if torch.Tag.inplace_view in func.tags and type(args[0]) is LazyTensor:
-            with no_dispatch():  # unsqueeze_ and its like: what changes is the shape that we show
+            with disable_torch_dispatch():  # unsqueeze_ and its like: what changes is the shape that we show
                 func(args[0], *real_args[1:], **real_kwargs)
         # An operator that works in place returns what it was given.
         return tree_map_only(Tensor, lambda tensor: made.get(id(tensor), tensor), result)
@@ -206,7 +209,7 @@ _READ_MEMORY = {
 def _set_memory(tensor: LazyTensor, value: Tensor) -> None:
     """`tensor.data = value`."""
     value = value.detach()
-    with torch._C.DisableTorchFunctionSubclass():
+    with disable_torch_function_subclass():
         _SET_MEMORY(tensor, LazyTensor(Recipe((value,), ((1,) * value.dim(),))))  # shape and type
     tensor.recipe.made, tensor.recipe.pieces = value, ()
 
@@ -218,7 +221,7 @@ def lazy(recipe: Recipe) -> Tensor:
     if not any(piece.requires_grad for piece in recipe.pieces):
         return LazyTensor(recipe)
     tensor: LazyTensor = _Made.apply(recipe, *recipe.pieces)
-    with torch._C.DisableTorchFunctionSubclass():
+    with disable_torch_function_subclass():
         tensor.history = tensor.grad_fn
     return tensor
 
@@ -246,7 +249,7 @@ def recipe_of(tensor: Any) -> Recipe | None:
         return None
     # A tensor that an autograd.Function returned, or that requires_grad_ was called on, has another history than its
     # pieces: gradients must pass through the tensor itself.
-    with torch._C.DisableTorchFunctionSubclass():
+    with disable_torch_function_subclass():
         same = tensor.grad_fn is tensor.history and tensor.requires_grad == (tensor.history is not None)
     return tensor.recipe if same else None
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
+
+from halfstride._support.torch_private import tree_flatten
 
 __all__ = ["GAIN", "TOLERANCE", "alternating", "difference", "seconds"]
 

@@ -16,10 +16,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.overrides import TorchFunctionMode
 
-from halfstride._core.common import is_transformed
+from halfstride._support.torch_private import (
+    function_modes,
+    has_saved_tensor_hooks,
+    is_transformed,
+    tree_leaves,
+    tree_map,
+)
 from halfstride.optimizing.lazy import LazyTensor, Recipe, is_ordinary, lazy, plain
 from halfstride.optimizing.plan import Plan, Site
 from halfstride.optimizing.rules import RULES
@@ -87,8 +92,7 @@ def fields_of(leaf: Any) -> dict[str, Any]:
 
 def is_active(plan: Plan) -> bool:
     """Whether a module around this one is being rewritten by the same plan."""
-    modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
-    return any(isinstance(mode, Rewriting) and mode.plan is plan for mode in modes)
+    return any(isinstance(mode, Rewriting) and mode.plan is plan for mode in function_modes())
 
 
 def _is_recorded() -> bool:
@@ -96,4 +100,4 @@ def _is_recorded() -> bool:
 
     What it computes again, later and without us, must be the same operators.
     """
-    return torch.is_grad_enabled() and torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+    return torch.is_grad_enabled() and has_saved_tensor_hooks()

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from halfstride._core.algorithms.nearest import why_inexact
+from halfstride._support.torch_private import builtin_pad
 from halfstride.optimizing.convolutions import conv, conv_transpose
 from halfstride.optimizing.lazy import LazyTensor, Recipe, plain, recipe_of, suggests_channels_last
 from halfstride.optimizing.plan import Origin, shown, times
@@ -431,7 +432,7 @@ RULES: dict[Any, Callable[..., Any]] = {
     torch.concat: _cat,
     torch.concatenate: _cat,
     F.pad: _pad,
-    torch._C._nn.pad: _pad,  # as Dynamo reads it
+    builtin_pad(): _pad,  # as Dynamo reads it
     F.batch_norm: _batch_norm,
     F.group_norm: _group_norm,
     **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout), _dropout),

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
+from halfstride._support.torch_private import tree_leaves, tree_map
 from halfstride.optimizing import measuring
 from halfstride.optimizing.forwards import is_watched
 from halfstride.optimizing.rewriting import fields_of

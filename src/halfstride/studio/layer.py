@@ -447,7 +447,9 @@ def _costs(layer: Layer) -> list[Cost]:
         (layer.kernels, 1, *_axes(layer, layer.kernel_size)),
         **sizes,
     )
-    return [Cost(algorithm=one.algorithm, products=one.products, obstacle=one.obstacle) for one in plan.candidates]
+    return [
+        Cost(algorithm=one.algorithm, products=one.macs, obstacle=one.unsupported_reason) for one in plan.candidates
+    ]
 
 
 def _verdict(layer: Layer, taps: list[int], gains: list[float], even: bool, checkerboard: bool) -> str:

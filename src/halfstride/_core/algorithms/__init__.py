@@ -2,12 +2,12 @@
 
 Every algorithm is a module with the same three functions:
 
-    obstacle(case)                        why it cannot compute a case; None where it can
-    cost(case)                            the products and the memory traffic that it would need
+    unsupported_reason(case)              why it cannot compute a case; None where it can
+    cost(case)                            the MACs, the memory traffic and the calls
     compute(case, input, weight, bias)    the output, from batched tensors
 
-Output and bias have the type of the input. The weight may have a wider one, as under autocast: kernels are formed from
-it as it is, and rounded once.
+Output and bias have the dtype of the input. The weight may have a wider one, as under autocast: kernels are formed from
+it and rounded once. The other files hold steps of these algorithms: products, packed, volumes, nearest, fused.
 """
 
 from types import ModuleType

@@ -15,29 +15,29 @@ from halfstride._core.case import Case, Cost
 from halfstride._core.common import (
     as_channels_last,
     as_transposed,
-    obstacle_to_phases,
-    settled,
+    pad_input,
     transposed_weight,
+    unsupported_by_phases,
 )
 from halfstride.kernels import spread, swap_channels
 
-__all__ = ["compute", "cost", "obstacle"]
+__all__ = ["compute", "cost", "unsupported_reason"]
 
-obstacle = obstacle_to_phases
+unsupported_reason = unsupported_by_phases
 
 
 def cost(case: Case) -> Cost:
     twin, _ = as_transposed(case)
-    products = math.prod(twin.kernel_size) * math.prod(case.output_size) * case.channel_pairs
+    macs = math.prod(twin.kernel_size) * math.prod(case.output_size) * case.channel_pairs
     stuffed = (
         case.batch * case.in_channels * math.prod(o + span for o, span in zip(case.output_size, twin.span, strict=True))
     )
-    return Cost(products, case.input_numbers + 2 * stuffed + case.output_numbers, case.axes + 1)
+    return Cost(macs, case.input_numel + 2 * stuffed + case.output_numel, case.axes + 1)
 
 
 def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     twin, margin = as_transposed(case)
-    x = settled(case, input, margin)
+    x = pad_input(case, input, margin)
     for axis, s in enumerate(case.stride, start=2):
         x = spread(x, axis, s)
     turned = swap_channels(transposed_weight(case, weight, x.dtype), case.groups).flip(tuple(range(2, weight.dim())))

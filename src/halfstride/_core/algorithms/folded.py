@@ -15,28 +15,28 @@ from torch import Tensor
 
 from halfstride._core.algorithms import native
 from halfstride._core.case import Case, Cost
-from halfstride._core.common import as_transposed, obstacle_to_phases, settled, transposed_weight, typed
+from halfstride._core.common import as_transposed, pad_input, transposed_weight, typed, unsupported_by_phases
 from halfstride.kernels import widened
 
-__all__ = ["compute", "cost", "obstacle"]
+__all__ = ["compute", "cost", "unsupported_reason"]
 
 
-def obstacle(case: Case) -> str | None:
-    """Why there is nothing to fold."""
+def unsupported_reason(case: Case) -> str | None:
+    """The reason why there is nothing to fold; None where there is."""
     if case.form == "transposed":
         return "a transposed convolution is what a resize kernel is folded into"
-    return obstacle_to_phases(case)
+    return unsupported_by_phases(case)
 
 
 def cost(case: Case) -> Cost:
     twin, _ = as_transposed(case)
-    products = case.channel_pairs * math.prod(twin.input_size) * math.prod(twin.kernel_size)
-    return Cost(products, case.input_numbers + case.output_numbers, 1)
+    macs = case.channel_pairs * math.prod(twin.input_size) * math.prod(twin.kernel_size)
+    return Cost(macs, case.input_numel + case.output_numel, 1)
 
 
 def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     twin, margin = as_transposed(case)
-    x = settled(case, input, margin)
+    x = pad_input(case, input, margin)
     if x.device.type == "cpu":  # where torch rounds every product of half types before it adds them up
         x = widened(x)
     bias = None if bias is None else typed(bias, x.dtype)

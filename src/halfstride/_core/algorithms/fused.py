@@ -1,8 +1,8 @@
-"""The two steps of `scatter` for a compiler: whole expressions, which it makes one loop of.
+"""The two steps of `scatter` as out-of-place expressions, for compilers, which fuse each into one loop, and for
+transforms of torch.func.
 
-A tap is written as `s·a + r`: its products land on phase `r`, `a` steps of the stride further. Then the taps of all
-phases are added at once, one after another, and each output is written once, when it is complete. No tap has a line of
-its own: a kernel of 1024 taps at a stride of 256 has four terms.
+A tap is written as `s·a + r`: its products land on phase `r`, `a` steps of the stride further. All phases are added at
+once, one `a` after another, so that each output is written once: a kernel of 1024 taps at stride 256 has four terms.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from halfstride._core.case import Case
-from halfstride._core.common import continued, window
+from halfstride._core.common import pad, window
 
 __all__ = ["added", "gathered"]
 
@@ -34,7 +34,7 @@ def added(products: Tensor, bias: Tensor | None, case: Case) -> Tensor:
     of_inputs = [
         (max(m - 1 - f, 0), max(f + q - n, 0)) for m, f, q, n in zip(steps, first, length, case.input_size, strict=True)
     ]
-    products = continued(products, [*of_taps, *of_inputs])
+    products = pad(products, [*of_taps, *of_inputs])
     output = None if bias is None else bias.view(-1, *(1,) * 2 * axes)
     for step in product(*map(range, steps)):
         term = products

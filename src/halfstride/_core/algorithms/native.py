@@ -18,18 +18,18 @@ from torch import Tensor
 from halfstride._core.algorithms import packed, volumes
 from halfstride._core.algorithms.nearest import repeated
 from halfstride._core.case import Case, Cost, Form
-from halfstride._core.common import as_channels_last, as_transposed, continued, even_cut, typed, window
+from halfstride._core.common import as_channels_last, as_transposed, pad, symmetric_crop, typed, window
 from halfstride._support.weight_cache import cached
 from halfstride.kernels import shuffle
 
-__all__ = ["compute", "conv", "cost", "obstacle", "transposed"]
+__all__ = ["compute", "conv", "cost", "transposed", "unsupported_reason"]
 
 _CONV: tuple[Callable[..., Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
 _CONV_TRANSPOSE: tuple[Callable[..., Tensor], ...] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 
-def obstacle(case: Case) -> str | None:
-    """Why this algorithm cannot do a case: it can do all."""
+def unsupported_reason(case: Case) -> str | None:
+    """None: it computes every case."""
     return None
 
 
@@ -37,20 +37,20 @@ def cost(case: Case) -> Cost:
     taps = math.prod(case.kernel_size)
     if case.form == "transposed":
         twin, _ = as_transposed(case)
-        return Cost(case.channel_pairs * math.prod(twin.input_size) * taps, case.input_numbers + case.output_numbers, 1)
-    upsampled = case.input_numbers * math.prod(case.stride)
+        return Cost(case.channel_pairs * math.prod(twin.input_size) * taps, case.input_numel + case.output_numel, 1)
+    upsampled = case.input_numel * math.prod(case.stride)
     if case.form == "resize":
-        products = case.channel_pairs * math.prod(case.output_size) * taps
-        return Cost(products, case.input_numbers + 2 * upsampled + case.output_numbers, 2)
+        macs = case.channel_pairs * math.prod(case.output_size) * taps
+        return Cost(macs, case.input_numel + 2 * upsampled + case.output_numel, 2)
     phases = math.prod(s * -(-o // s) for o, s in zip(case.output_size, case.stride, strict=True))
-    return Cost(case.channel_pairs * phases * taps, case.input_numbers + 3 * case.output_numbers, 2)
+    return Cost(case.channel_pairs * phases * taps, case.input_numel + 3 * case.output_numel, 2)
 
 
 def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     weight = typed(weight, input.dtype)
     if case.form == "transposed":
         twin, margin = as_transposed(case)
-        return transposed(twin, continued(input, margin, case.padding_mode), weight, case.form, lambda: weight, bias)
+        return transposed(twin, pad(input, margin, case.padding_mode), weight, case.form, lambda: weight, bias)
     if case.form == "resize":
         return _resize(case, input, weight, bias)
     return _subpixel(case, input, weight, bias)
@@ -68,7 +68,7 @@ def conv(
     """torch's convolution of stride 1, padded by (before, after) per axis; negative padding cuts."""
     symmetric = [max(min(pair), 0) if padding_mode == "zeros" else 0 for pair in padding]
     rest = [(before - p, after - p) for (before, after), p in zip(padding, symmetric, strict=True)]
-    input = continued(input, rest, padding_mode)
+    input = pad(input, rest, padding_mode)
     return _CONV[len(padding) - 1](input, weight, bias, padding=symmetric, dilation=dilation, groups=groups)
 
 
@@ -98,7 +98,7 @@ def _cuts(case: Case) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]
     # of the first axis is larger than the stride.
     most = (case.stride[0], *case.padding[1:]) if case.axes == 3 else case.padding
     cuts = [
-        even_cut(full, p, o, max(s, d), at_most)
+        symmetric_crop(full, p, o, max(s, d), at_most)
         for full, p, o, s, d, at_most in zip(
             case.full_size, case.padding, case.output_size, case.stride, case.dilation, most, strict=True
         )
@@ -112,18 +112,11 @@ def _cuts(case: Case) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]
 
 def _resize(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     upsampled = repeated(input, (1, 1, *case.stride))
-    padding = [
-        (p, o + span - p - n * s)
-        for p, o, span, n, s in zip(
-            case.padding, case.output_size, case.span, case.input_size, case.stride, strict=True
-        )
-    ]
-    return conv(upsampled, weight, bias, padding, case.dilation, case.groups, case.padding_mode)
+    return conv(upsampled, weight, bias, case.upsampled_border, case.dilation, case.groups, case.padding_mode)
 
 
 def _subpixel(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    padding = [(-first, last - n + 1) for (first, last), n in zip(case.reach, case.input_size, strict=True)]
-    phases = conv(input, weight, bias, padding, case.dilation, case.groups, case.padding_mode)
+    phases = conv(input, weight, bias, case.border, case.dilation, case.groups, case.padding_mode)
     output = as_channels_last(shuffle(phases, case.stride), like=phases)
     return _cut(output, (0,) * case.axes, case.output_size)
 

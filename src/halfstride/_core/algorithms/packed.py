@@ -1,8 +1,7 @@
-"""torch's transposed convolution in inference, with the kernel in the order in which the processor reads it.
+"""torch's transposed convolution in inference, with the kernel packed in oneDNN's order once.
 
-oneDNN, which computes torch's convolutions on a processor, wants kernels in blocks of its own. `F.conv_transpose2d`
-brings them into that order at every call; of 1024 channels to 512 on 4×4 positions that takes half of the time or more.
-A parameter that does not change from call to call is brought into it once.
+`F.conv_transpose2d` packs the kernel at every call, which takes half of the time or more for 1024 to 512 channels on
+4×4 positions. Here the packed kernel of a parameter is cached.
 """
 
 from __future__ import annotations
@@ -10,52 +9,51 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
 from halfstride._core.algorithms.products import onednn_takes, torch_goes_without
 from halfstride._core.case import Case, Form
 from halfstride._core.common import is_channels_last
-from halfstride._support.weight_cache import cached, kept, lasts
+from halfstride._support.torch_private import onednn_conv_transpose, onednn_pack_transposed
+from halfstride._support.weight_cache import cache_on_weight, cached, is_cacheable
 
 __all__ = ["pays", "transposed"]
 
 _LEAST = 2**12
-"""Weights from which on packing pays,"""
+"""Packing pays from this many weights on."""
 _LEAST_SMALL = 2**18
-"""and from which on it does where torch would do without oneDNN, by one matrix product."""
+"""Where torch does not use oneDNN but one matrix product, packing pays from this many weights on."""
 _FEW_POSITIONS = {"transposed": 2**11, "resize": 2**13}
-"""Input positions of all images up to which packing pays: with more, the products take so long that the order of the
-kernel does not matter. A folded kernel is kept anyway, so that whether the weight has changed must be told either way.
-"""
+"""Packing pays up to this many input positions of all images, by form: with more, the products take much longer than
+packing. More for a folded kernel, which is cached in any case, so that its fingerprint costs nothing extra."""
 _HEAVY = 0.25
-"""Weights per output from which on packing also pays for images with their channels apart, into which order the output
-has to be brought back."""
+"""For contiguous images, whose output must be copied back from channels-last, packing pays from this many weights per
+output element on."""
 
 
 def pays(case: Case, input: Tensor, weight: Tensor, form: Form, output_padding: Sequence[int]) -> bool:
     """Whether a kernel made of this weight of a form can be packed, and should be."""
     return bool(
         _gains(case, form, is_channels_last(input))
-        and lasts(weight)
-        and all(extra < s for extra, s in zip(output_padding, case.stride, strict=True))  # oneDNN knows no more
+        and is_cacheable(weight)
+        and all(extra < s for extra, s in zip(output_padding, case.stride, strict=True))  # oneDNN's limit
         and onednn_takes(input, weight)
     )
 
 
 @cached
 def _gains(case: Case, form: Form, channels_last: bool) -> bool:
-    """Whether packing is worth its while."""
+    """Whether packing is faster."""
     weights = case.in_channels * case.out_channels // case.groups * math.prod(case.kernel_size)
     if not case.channel_pairs or weights < _LEAST:
         return False
     if all(s == 1 for s in case.stride):
-        return False  # with many images oneDNN finds a kernel of its own choice twice as fast
+        return False  # with many images the order that oneDNN chooses by itself is twice as fast
     if case.axes == 3:
         return True  # torch transposes convolutions of volumes without oneDNN
     if weights < _LEAST_SMALL and torch_goes_without(case):
         return False
-    in_order = channels_last or weights >= _HEAVY * case.output_numbers
+    in_order = channels_last or weights >= _HEAVY * case.output_numel
     return in_order and case.batch * math.prod(case.input_size) <= _FEW_POSITIONS[form]
 
 
@@ -86,12 +84,9 @@ def transposed(
 
     def pack() -> Tensor:
         made = kernel().unsqueeze(2) if signal else kernel()
-        packed: Tensor = torch.ops.mkldnn._reorder_convolution_transpose_weight(made.contiguous(), *geometry, x.shape)
-        return packed
+        return onednn_pack_transposed(made.contiguous(), geometry, x.shape)
 
     key = ("packed", form, case.kernel_size, padding, output_padding, case.stride, case.dilation, case.groups)
-    output: Tensor = torch.ops.mkldnn._convolution_transpose_pointwise(
-        x, kept(weight, key, pack), bias, *geometry, "none", [], ""
-    )
+    output = onednn_conv_transpose(x, cache_on_weight(weight, key, pack), bias, geometry)
     output = output if is_channels_last(input) else output.contiguous()
     return output.squeeze(2) if signal else output

@@ -23,29 +23,28 @@ from halfstride._core.algorithms import native
 from halfstride._core.case import Case, Cost
 from halfstride._core.common import (
     as_channels_last,
+    input_padding,
     is_channels_last,
-    margins,
-    obstacle_to_phases,
-    settled,
+    pad_input,
     typed,
+    unsupported_by_phases,
     window,
 )
 from halfstride._support.weight_cache import cached
 from halfstride.kernels import swap_channels, widened
 
-__all__ = ["Phase", "compute", "cost", "obstacle", "phases_of"]
+__all__ = ["Phase", "compute", "cost", "phases_of", "unsupported_reason"]
 
-obstacle = obstacle_to_phases
+unsupported_reason = unsupported_by_phases
 
 
 class Phase(NamedTuple):
-    """Along one axis, what the output positions `s·q + r` of one phase `r` are made of."""
+    """One phase `r` along one axis: output `s·q + r` is the sum over `i` of the input at `q + start + step·i` times the
+    sum of the taps in `sums[i]`."""
 
     start: int
-    """Output `q` reads the input at `q + start`, `q + start + step` and so on,"""
     step: int
     sums: tuple[tuple[int, ...], ...]
-    """and multiplies each of them by the sum of these taps."""
 
 
 @cached
@@ -75,7 +74,7 @@ def cost(case: Case) -> Cost:
         -(-o // s) * sum(len(phase.sums) for phase in of_axis)
         for o, s, of_axis in zip(case.output_size, case.stride, distinct, strict=True)
     )
-    traffic = math.prod(map(len, distinct)) * case.input_numbers + (1 + 2 * case.axes) * case.output_numbers
+    traffic = math.prod(map(len, distinct)) * case.input_numel + (1 + 2 * case.axes) * case.output_numel
     return Cost(taps * case.channel_pairs, traffic, math.prod(map(len, distinct)) + math.prod(case.stride))
 
 
@@ -84,13 +83,13 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     kernel = widened(weight)
     if case.form == "transposed":
         kernel = swap_channels(kernel, case.groups).flip(tuple(range(2, weight.dim())))
-    # Equal phases, which a resize kernel smaller than its scale has, are folded and convolved once.
+    # Equal phases are computed once; a resize kernel smaller than its scale has some.
     folded: dict[tuple[Phase, ...], Tensor] = {(): kernel}
     for axis, phases in enumerate(plan, start=2):
         distinct = dict.fromkeys(phases)
         folded = {(*before, phase): _fold(part, axis, phase) for before, part in folded.items() for phase in distinct}
-    margin = margins(case)
-    x, first = settled(case, input, margin), [-before for before, _ in margin]
+    margin = input_padding(case)
+    x, first = pad_input(case, input, margin), [-before for before, _ in margin]
     convolved = {
         phase: _convolve(case, phase, x, first, typed(part, input.dtype), bias) for phase, part in folded.items()
     }

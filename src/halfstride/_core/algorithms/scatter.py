@@ -24,47 +24,47 @@ from halfstride._core.algorithms import fused
 from halfstride._core.algorithms.products import Kernel, multiplied, times
 from halfstride._core.case import Case, Cost
 from halfstride._core.common import (
-    applied,
+    apply_function,
     as_channels_last,
-    as_more_images,
     as_transposed,
     is_channels_last,
-    obstacle_to_phases,
-    settled,
+    pad_input,
     transposed_weight,
     typed,
+    unsupported_by_phases,
 )
-from halfstride._support.weight_cache import cached, kept, lasts
+from halfstride._support.torch_private import is_compiling, is_transformed
+from halfstride._support.weight_cache import cache_on_weight, cached, is_cacheable
 from halfstride.kernels import widened
 
-__all__ = ["compute", "cost", "obstacle"]
+__all__ = ["compute", "cost", "unsupported_reason"]
 
-obstacle = obstacle_to_phases
+unsupported_reason = unsupported_by_phases
 
 _COLUMNS = 8
-"""Columns of which a matrix product has a multiple, outside of training: nine take up to four times as long as 16."""
+"""In inference the columns of a product are padded to a multiple of this: 9 take up to 4 times as long as 16."""
 
 _MANY = 256
-"""Output channels times taps from which on the kernel is the rows of a product, and one image its kernel."""
+"""From this many output channels times taps on, one image is multiplied as kernel @ image instead of image @ kernel."""
 
 _RUN = 8
-"""Taps that land next to each other are added together from this stride on: fewer of them are faster one by one."""
+"""From this stride on, taps that land on neighbouring outputs are added together; at smaller strides one by one."""
 
 
 def cost(case: Case) -> Cost:
     twin, _ = as_transposed(case)
     columns = math.prod(twin.input_size) * math.prod(twin.kernel_size)
-    traffic = case.input_numbers + 2 * columns * case.batch * case.out_channels + case.output_numbers
+    traffic = case.input_numel + 2 * columns * case.batch * case.out_channels + case.output_numel
     return Cost(columns * case.channel_pairs, traffic, 1 + math.prod(map(len, _runs_of_axes(twin))))
 
 
 def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     twin, margin = as_transposed(case)
-    # Half types would lose their few digits in sums of many rounded products: they are rounded once, at the end.
-    x = widened(settled(case, input, margin))
+    # Half types are summed in float32 and rounded once.
+    x = widened(pad_input(case, input, margin))
     bias = None if bias is None else typed(bias, x.dtype)
     kernel = partial(transposed_weight, case, weight, x.dtype)
-    # One output channel lies the same in either order, and is added faster with its positions next to each other.
+    # With one output channel both memory formats are the same, and contiguous positions are added faster.
     if (is_channels_last(x) or _is_heavy(case)) and case.groups == 1 and case.out_channels > 1:
         if _are_tiles(case):
             products = _products_channels_last(case, x, weight, kernel, bias, as_image=True)
@@ -76,21 +76,21 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
 
 
 def _is_heavy(case: Case) -> bool:
-    """Whether a kernel has more numbers than input and output, which are turned round then, if they lie otherwise: rows
-    of channels are multiplied and added faster."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    """Whether a kernel has more elements than input and output together: then channels-last is faster, including the
+    copies to and from it."""
+    if torch.is_grad_enabled() or is_compiling():
         return False
     columns = case.out_channels * math.prod(as_transposed(case)[0].kernel_size)
-    return columns >= _MANY and 0 < case.input_numbers + case.output_numbers <= case.in_channels * columns
+    return columns >= _MANY and 0 < case.input_numel + case.output_numel <= case.in_channels * columns
 
 
 def _are_tiles(case: Case) -> bool:
-    """Whether nothing is added to anything, because kernels lie side by side, and it is faster to make use of that."""
+    """Whether kernels do not overlap (kernel_size == stride, no padding), and one copy of the products is faster."""
     full = tuple(n * s for n, s in zip(case.input_size, case.stride, strict=True))
     side_by_side = case.kernel_size == case.stride and not any(case.padding) and case.output_size == full
-    # A compiler makes one loop of what follows the products anyway.
-    worth = (case.axes == 2 or not torch.is_grad_enabled()) and not torch.compiler.is_compiling()
-    return case.form == "transposed" and case.padding_mode == "zeros" and side_by_side and worth
+    # A compiler fuses everything after the products in any case.
+    faster = (case.axes == 2 or not torch.is_grad_enabled()) and not is_compiling()
+    return case.form == "transposed" and case.padding_mode == "zeros" and side_by_side and faster
 
 
 def _side_by_side(case: Case, products: Tensor) -> Tensor:
@@ -104,8 +104,8 @@ def _products(case: Case, x: Tensor, weight: Tensor, kernel: Callable[[], Tensor
     """(batch, out, *taps, *positions), by the kernel of a transposed convolution, which is made of a weight."""
     taps, groups = as_transposed(case)[0].kernel_size, case.groups
     positions, channels = math.prod(x.shape[2:]), case.out_channels * math.prod(taps)
-    if x.shape[0] == groups == 1 and channels >= _MANY and lasts(weight):
-        rows = kept(weight, _key(case, "rows"), lambda: kernel().flatten(1).t().contiguous())
+    if x.shape[0] == groups == 1 and channels >= _MANY and is_cacheable(weight):
+        rows = cache_on_weight(weight, _key(case, "rows"), lambda: kernel().flatten(1).t().contiguous())
         products = times(rows, x.flatten(2)[0].t())
     elif x.shape[0] > groups == 1 and positions < channels:
         # The positions of all images in one product: else the weight's gradient is as large for each of them.
@@ -146,8 +146,8 @@ def _products_channels_last(
             products = F.linear(rows, columns().t(), bias)
     else:
         bias = None if bias is None else F.pad(bias, (0, -wanted % _COLUMNS))
-        if lasts(weight):
-            packed = kept(weight, _key(case, "columns"), lambda: Kernel(columns().t().contiguous()))
+        if is_cacheable(weight):
+            packed = cache_on_weight(weight, _key(case, "columns"), lambda: Kernel(columns().t().contiguous()))
             products = times(rows, packed, bias)
         else:
             products = multiplied(rows, columns().t(), bias)
@@ -169,15 +169,15 @@ class _Run(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class _Plan:
-    """What is added to what."""
+class _ScatterPlan:
+    """Which products are added to which outputs."""
 
     output_size: tuple[int, ...]
     stride: tuple[int, ...]
     first: tuple[tuple[_Run, ...], ...]
-    """Runs of all axes that land on each output exactly once, where there are such,"""
+    """Runs of all axes that together land on each output exactly once; none where there are no such."""
     others: tuple[tuple[_Run, ...], ...]
-    """and all others."""
+    """All other runs."""
     complete: bool
     """Whether every product lands somewhere in the output."""
 
@@ -198,10 +198,10 @@ _Numbers = tuple[int, ...]
 
 @cached
 def _places(
-    plan: _Plan, outer: _Numbers, products: _Numbers, output: _Numbers
+    plan: _ScatterPlan, outer: _Numbers, products: _Numbers, output: _Numbers
 ) -> list[tuple[_Numbers, _Numbers, int, _Numbers, int]]:
     """Size, strides and start within products and within the output, of tensors of such strides and `outer` sizes of
-    batch and channels, for `_Plan.pairs`."""
+    batch and channels, for `_ScatterPlan.pairs`."""
     axes = len(plan.stride)
     of_taps, of_inputs, of_outputs = products[2 : 2 + axes], products[2 + axes :], output[2:]
     source = (*products[:2], *of_inputs, *of_taps)
@@ -217,14 +217,14 @@ def _places(
 
 
 @cached
-def _plan(case: Case) -> _Plan:
+def _plan(case: Case) -> _ScatterPlan:
     runs, covering, complete = _runs_of_axes(case), [], True
     for of_axis, k, n, o, s in zip(runs, case.kernel_size, case.input_size, case.output_size, case.stride, strict=True):
         covering.append(_covering(of_axis, o, s))
         complete = complete and sum(len(run.taps) * len(run.inputs) for run in of_axis) == k * n
     first = tuple(product(*covering))
     others = tuple(each for each in product(*runs) if each not in first)
-    return _Plan(case.output_size, case.stride, first, others, complete)
+    return _ScatterPlan(case.output_size, case.stride, first, others, complete)
 
 
 def _runs_of_axes(case: Case) -> list[list[_Run]]:
@@ -232,17 +232,17 @@ def _runs_of_axes(case: Case) -> list[list[_Run]]:
     return [_runs(*axis) for axis in zip(*sizes, strict=True)]
 
 
-def _covering(runs: list[_Run], o: int, s: int) -> list[_Run]:
+def _covering(runs: list[_Run], output_size: int, stride: int) -> list[_Run]:
     """Runs that land on each output exactly once; none where there are no such."""
     phases: set[int] = set()
     covering = []
     for run in runs:
-        its_phases = {(run.start + i) % s for i in range(len(run.taps))}
-        outputs = sum(len(range(phase, o, s)) for phase in its_phases)
+        its_phases = {(run.start + i) % stride for i in range(len(run.taps))}
+        outputs = sum(len(range(phase, output_size, stride)) for phase in its_phases)
         if len(run.inputs) * len(run.taps) == outputs and not its_phases & phases:
             phases |= its_phases
             covering.append(run)
-    return covering if len(phases) == min(s, o) else []
+    return covering if len(phases) == min(stride, output_size) else []
 
 
 def _runs(k: int, n: int, o: int, s: int, d: int, p: int) -> list[_Run]:
@@ -267,7 +267,7 @@ class _Added(torch.autograd.Function):
 
     @staticmethod
     def forward(products: Tensor, bias: Tensor | None, case: Case) -> Tensor:
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return fused.added(products, bias, case)
         plan = _plan(case)
         if products.stride(1) == 1:
@@ -290,7 +290,7 @@ class _Added(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         products, _, ctx.case = inputs
-        ctx.last, ctx.output_shape = products.stride(1) == 1, output.shape
+        ctx.last = products.stride(1) == 1
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -298,25 +298,13 @@ class _Added(torch.autograd.Function):
         of_products = _gathered(gradient, ctx.case, ctx.last) if to_products else None
         return of_products, gradient.sum([0, *range(2, gradient.dim())]) if to_bias else None, None
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], products: Tensor, bias: Tensor | None, case: Case) -> Any:
-        dim, of_bias, _ = in_dims
-        if dim is None:
-            products, dim = products.expand(info.batch_size, *products.shape), 0
-        if of_bias is None:
-            return as_more_images(_added, products, dim, bias, case), 0
-        assert bias is not None
-        biases = bias.movedim(of_bias, 0)
-        output = as_more_images(_added, products, dim, None, case)
-        return output + biases.view(len(biases), 1, -1, *(1,) * case.axes), 0
-
 
 class _Gathered(torch.autograd.Function):
     """The adjoint: for each product what is at the place that it was added to."""
 
     @staticmethod
     def forward(output: Tensor, case: Case, last: bool) -> Tensor:
-        if torch.compiler.is_compiling():
+        if is_compiling():
             return fused.gathered(output, case, last)
         plan = _plan(case)
         axes, (batch, channels) = case.axes, output.shape[:2]
@@ -339,35 +327,16 @@ class _Gathered(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return _added(gradient, None, ctx.case), None, None
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int, None, None], output: Tensor, case: Case, last: bool) -> tuple[Tensor, int]:
-        return as_more_images(_gathered, output, in_dims[0], case, last), 0
-
-
-class _EagerAdded(_Added):
-    """With a derivative in forward mode, which compilers cannot read."""
-
-    @staticmethod
-    def jvp(ctx: Any, along_products: Tensor | None, along_bias: Tensor | None, _: None) -> Tensor:
-        if along_products is not None:
-            return _added(along_products, along_bias, ctx.case)
-        assert along_bias is not None
-        return along_bias.view(-1, *(1,) * ctx.case.axes).expand(ctx.output_shape)
-
-
-class _EagerGathered(_Gathered):
-    """With a derivative in forward mode, which compilers cannot read."""
-
-    @staticmethod
-    def jvp(ctx: Any, along: Tensor, *_: None) -> Tensor:
-        return _gathered(along, ctx.case, ctx.last)
-
 
 def _added(products: Tensor, bias: Tensor | None, case: Case) -> Tensor:
-    output: Tensor = applied(_Added, _EagerAdded, products, bias, case)
+    if is_transformed():  # transforms know torch's own operators, out of place
+        return fused.added(products, bias, case)
+    output: Tensor = apply_function(_Added, products, bias, case)
     return output
 
 
 def _gathered(output: Tensor, case: Case, last: bool) -> Tensor:
-    products: Tensor = applied(_Gathered, _EagerGathered, output, case, last)
+    if is_transformed():
+        return fused.gathered(output, case, last)
+    products: Tensor = apply_function(_Gathered, output, case, last)
     return products

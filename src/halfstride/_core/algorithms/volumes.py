@@ -17,12 +17,13 @@ from torch import Tensor
 
 from halfstride._core.algorithms.products import onednn_takes, torch_goes_without
 from halfstride._core.case import Case
-from halfstride._core.common import as_channels_last, is_channels_last, recorded
+from halfstride._core.common import as_channels_last, is_channels_last
+from halfstride._support.torch_private import convolution_gradients, record_function
 
 __all__ = ["pays", "transposed"]
 
 _LEAST = 2**24
-"""Products from which on torch is the slower for it."""
+"""From this many MACs on oneDNN is faster."""
 
 
 def pays(case: Case, input: Tensor, kernel: Tensor, output_padding: Sequence[int]) -> bool:
@@ -48,7 +49,7 @@ def transposed(
     sizes = zip(case.full_size, padding, output_padding, strict=True)
     output_size = [full - 2 * p + extra for full, p, extra in sizes]
     geometry = (list(case.stride), list(padding), list(case.dilation))
-    output: Tensor = as_channels_last(recorded(_Transposed, input, kernel, output_size, geometry), like=input)
+    output: Tensor = as_channels_last(record_function(_Transposed, input, kernel, output_size, geometry), like=input)
     return output if bias is None else output + bias.view(-1, 1, 1, 1)
 
 
@@ -60,9 +61,9 @@ class _Transposed(torch.autograd.Function):
     @staticmethod
     def forward(input: Tensor, kernel: Tensor, output_size: list[int], geometry: _Geometry) -> Tensor:
         order = torch.channels_last_3d if is_channels_last(input) else torch.contiguous_format
-        # Nothing is read of it but its shape and its order in memory.
+        # Only its shape and memory format are read.
         like = torch.empty(1, kernel.shape[1], *output_size, dtype=input.dtype, memory_format=order)
-        return _gradients(input, like, kernel, geometry)[0]
+        return convolution_gradients(input, like, kernel, (*geometry, 1), of_weight=False)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -73,16 +74,7 @@ class _Transposed(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (input, kernel), (to_input, to_kernel, *_) = ctx.saved_tensors, ctx.needs_input_grad
         of_input = F.conv3d(gradient, kernel, None, *ctx.geometry) if to_input else None
-        of_kernel = _gradients(input, gradient, kernel, ctx.geometry, of_kernel=True)[1] if to_kernel else None
+        of_kernel = None
+        if to_kernel:
+            of_kernel = convolution_gradients(input, gradient, kernel, (*ctx.geometry, 1), of_weight=True)
         return of_input, of_kernel, None, None
-
-
-def _gradients(
-    gradient: Tensor, input: Tensor, kernel: Tensor, geometry: _Geometry, *, of_kernel: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Of `F.conv3d`, whose output has the gradient, that of the input or that of the kernel."""
-    wanted = [not of_kernel, of_kernel, False]
-    of_input, of_weight, _ = torch.ops.aten.convolution_backward(
-        gradient, input, kernel, None, *geometry, False, [0, 0, 0], 1, wanted
-    )
-    return of_input, of_weight

@@ -3,6 +3,6 @@
 `operator` is the algorithm with its gradients, `plan` decides which products are made, `steps` adds them up.
 """
 
-from halfstride._core.algorithms.by_parts.operator import compute, cost, gradients, obstacle
+from halfstride._core.algorithms.by_parts.operator import compute, cost, gradients, unsupported_reason
 
-__all__ = ["compute", "cost", "gradients", "obstacle"]
+__all__ = ["compute", "cost", "gradients", "unsupported_reason"]

@@ -18,80 +18,89 @@ by their jumps. That leaves `k - 1 + 1/m` products per position; for 3 taps and 
     y[4j-1] = S·x[2j] - (w[0]+w[1])·δ[2j]        y[4j+1] = S·x[2j] + w[2]·δ[2j+1]
     y[4j]   = S·x[2j] - w[0]·δ[2j]               y[4j+2] = S·x[2j] + (w[1]+w[2])·δ[2j+1]
 
-In several dimensions it is the tensor product of the axes: a feature of the input is, along each axis, its values at
-the anchors, or one class of its jumps, those as far from an anchor. Each feature is multiplied by the kernels of its
+In several dimensions it is the tensor product of the axes: a component of the input is, along each axis, its values at
+the anchors, or one class of its jumps, those as far from an anchor. Each component is multiplied by the kernels of its
 gaps in matrix products, and every output is the sum of a few of the results.
 
 The operator is linear in input and in weight, and its gradients have its structure: all are the one trilinear form
 `<y(x, w), g>` without its argument g, x or w. `_Output` is the first, `_Gradients` are the other two, which share what
 they gather from g. The derivatives of each are the others, to any order, and only arguments are ever saved.
 
-What is not multiplication costs as much as what is, unless it is kept out of the main memory: tensors are laid out
-(images, *positions, channels), so that every product is one of plain matrices and sums up along the first axis while it
-multiplies; only the other axes are summed afterwards, straight into the output. Work goes in blocks of images, or of
-rows of one, whose intermediate results stay in the processor's cache.
+Memory traffic would cost as much as the products, so tensors are laid out (images, *positions, channels): every product
+is one of plain matrices, and adds to the sum along the first axis while it multiplies. Only the other axes are summed
+afterwards, directly into the output. Blocks of images, or of rows of one image, keep intermediate results in the cache.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from halfstride._core.algorithms.by_parts.plan import Feature, Plan, blocks, plan
+from halfstride._core.algorithms import folded
+from halfstride._core.algorithms.by_parts.plan import Component, PartsPlan, blocks, plan
 from halfstride._core.algorithms.by_parts.steps import (
     Kernels,
     add_sums_of_taps_adjoint,
-    of_features,
+    of_components,
     of_lead_gaps,
     signs_of_taps,
     sum_products,
     sums_of_taps,
-    through_features,
+    through_components,
 )
 from halfstride._core.algorithms.products import Kernel, add_crossed, times
 from halfstride._core.case import Case, Cost
 from halfstride._core.common import (
-    applied,
+    after_padding,
+    apply_function,
     as_channels_last,
-    as_more_images,
-    is_transformed,
-    margins,
-    obstacle_to_phases,
-    settled,
+    input_padding,
+    pad_input,
     typed,
+    unsupported_by_phases,
 )
-from halfstride._support.weight_cache import kept, lasts
+from halfstride._support.arguments import Pairs
+from halfstride._support.torch_private import is_transformed
+from halfstride._support.weight_cache import cache_on_weight, cached, is_cacheable
 from halfstride.kernels import widened
 
-__all__ = ["compute", "cost", "gradients", "obstacle"]
+__all__ = ["compute", "cost", "gradients", "unsupported_reason"]
 
 
-def obstacle(case: Case) -> str | None:
-    """Why a case cannot be summed by parts."""
+def unsupported_reason(case: Case) -> str | None:
+    """The reason why a case cannot be summed by parts; None where it can."""
     if case.form == "transposed":
         return "summation by parts needs the piecewise constant input of a resize-convolution"
-    return obstacle_to_phases(case)
+    return unsupported_by_phases(case)
 
 
 def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    margin = margins(case)
-    x, first = settled(case, input, margin), tuple(-before for before, _ in margin)
-    # torch.func looks into what it is given for tensors to map.
-    kernels_last = case.groups == 1 and lasts(weight) and not is_transformed()
-    of_case = plan(case, tuple(x.shape[2:]), first, kernels_last=kernels_last)
-    kernels = None
-    if kernels_last:
-        key = ("by_parts", *((axis.features, axis.before) for axis in of_case.axes))
-        kernels = kept(weight, key, lambda: {of: Kernel(each) for of, each in _kernels(weight, of_case).items()})
-    if case.groups == 1:
-        return as_channels_last(_output(x, weight, bias, of_case, kernels), like=input)
-    biases = (None,) * case.groups if bias is None else bias.chunk(case.groups)
-    groups = zip(x.chunk(case.groups, 1), weight.chunk(case.groups), biases, strict=True)
-    return as_channels_last(torch.cat([_output(*group, of_case) for group in groups], 1), like=input)
+    padding = input_padding(case)
+    x, of_group = pad_input(case, input, padding), _of_group(case, padding)
+    if case.groups > 1:
+        biases = (None,) * case.groups if bias is None else bias.chunk(case.groups)
+        groups = zip(x.chunk(case.groups, 1), weight.chunk(case.groups), biases, strict=True)
+        return as_channels_last(torch.cat([_output(*group, of_group) for group in groups], 1), like=input)
+    kernels: Kernels | None = None
+    if is_cacheable(weight) and not is_transformed():
+        of_case = plan(of_group, kernels_last=True)
+        key = ("by_parts", *((axis.components, axis.before) for axis in of_case.axes))
+        kernels = cache_on_weight(
+            weight, key, lambda: {of: Kernel(each) for of, each in _kernels(weight, of_case).items()}
+        )
+    return as_channels_last(_output(x, weight, bias, of_group, kernels), like=input)
+
+
+@cached
+def _of_group(case: Case, padding: Pairs) -> Case:
+    """The case of one group of channels, after the padding of the input."""
+    return after_padding(case, padding)._replace(
+        groups=1, in_channels=case.in_channels // case.groups, out_channels=case.out_channels // case.groups
+    )
 
 
 def gradients(
@@ -99,43 +108,43 @@ def gradients(
 ) -> tuple[Tensor | None, Tensor | None]:
     """To the input where the weight is given, and to the weight where the input is, of a case that is padded with zeros
     and has one group; without gradients of their own."""
-    of_case = plan(case, case.input_size, (0,) * case.axes)
-    of_both: tuple[Tensor | None, Tensor | None] = _Gradients.forward(gradient, input, weight, of_case, gradient.dtype)
+    of_both: tuple[Tensor | None, Tensor | None] = _Gradients.forward(gradient, input, weight, case, gradient.dtype)
     return of_both
 
 
 def cost(case: Case) -> Cost:
-    of_case = plan(case, case.input_size, (0,) * case.axes, kernels_last=True)  # as in inference
-    features = sum(math.prod(of_case.positions(feature)) for feature in of_case.features)
-    intermediate = case.batch * (features * case.in_channels + of_case.products * case.out_channels)
-    traffic = case.input_numbers + case.output_numbers + 2 * intermediate
-    channels = case.in_channels // case.groups, case.out_channels // case.groups
+    of_group = _of_group(case, ((0, 0),) * case.axes)
+    of_case = plan(of_group, kernels_last=True)  # as in inference
+    components = sum(math.prod(of_case.positions(component)) for component in of_case.components)
+    intermediate = case.batch * (components * case.in_channels + of_case.macs * case.out_channels)
+    traffic = case.input_numel + case.output_numel + 2 * intermediate
+    channels = of_group.in_channels, of_group.out_channels
     parts = len(blocks(of_case, case.batch, *channels, training=False)) * case.groups
-    return Cost(of_case.products * case.channel_pairs, traffic, parts * (of_case.matrices + of_case.sums))
+    return Cost(of_case.macs * case.channel_pairs, traffic, parts * (of_case.matrices + of_case.sums))
 
 
 # The trilinear form, without each of its arguments --------------------------------------------------------------------
 
 
 class _Output(torch.autograd.Function):
-    """(batch, out, *output_size) from input, weight and bias; the weight's kernels are given where they are known."""
+    """(batch, out, *output_size) from input, weight and bias; the weight's kernels are given where they are cached."""
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, known: Kernels | None) -> Tensor:
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, case: Case, cached_kernels: Kernels | None) -> Tensor:
+        of_case = plan(case, kernels_last=cached_kernels is not None)
         values = _channels_at_the_end(x)
-        output = values.new_empty(len(x), *(axis.output_size for axis in plan.axes), weight.shape[0])
-        kernels = known or _kernels(weight, plan)
+        output = values.new_empty(len(x), *case.output_size, weight.shape[0])
+        kernels = cached_kernels or _kernels(weight, of_case)
         bias = None if bias is None else typed(bias, values.dtype)
-        for block in blocks(plan, len(x), x.shape[1], weight.shape[0], training=known is None):
+        for block in blocks(of_case, len(x), x.shape[1], weight.shape[0], training=cached_kernels is None):
             sum_products(values[block.inputs], kernels, bias, block.plan, output[block.outputs])
         return typed(output.movedim(-1, 1), x.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, _, ctx.plan, _ = inputs
-        ctx.dtype, ctx.output_shape = weight.dtype, output.shape
+        x, weight, _, ctx.case, _ = inputs
+        ctx.dtype = weight.dtype
         ctx.save_for_backward(x, weight)
-        ctx.save_for_forward(x, weight)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -143,42 +152,35 @@ class _Output(torch.autograd.Function):
         of_x, of_weight = _gradients(g, x.conj() if to_weight else None, weight.conj() if to_x else None, ctx)
         return of_x, of_weight, g.sum([0, *range(2, g.dim())]) if to_bias else None, None, None
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
-        if in_dims[0] is None or any(dim is not None for dim in in_dims[1:]):
-            return torch.stack([_output(*each) for each in _one_by_one(info.batch_size, in_dims, arguments)]), 0
-        return as_more_images(_output, arguments[0], in_dims[0], *arguments[1:]), 0
-
 
 class _Gradients(torch.autograd.Function):
     """(batch, in, *input_size), where the weight is given, and (out, in, *kernel_size), where the input is."""
 
     @staticmethod
     def forward(
-        g: Tensor, x: Tensor | None, weight: Tensor | None, plan: Plan, dtype: torch.dtype
+        g: Tensor, x: Tensor | None, weight: Tensor | None, case: Case, dtype: torch.dtype
     ) -> tuple[Tensor | None, Tensor | None]:
+        of_case = plan(case)
         gradient = _channels_at_the_end(g)
         outputs, channels = g.shape[1], (x if weight is None else weight).shape[1]  # type: ignore[union-attr]
         values = None if x is None else _channels_at_the_end(x)
         of_x = of_taps = None
         if weight is not None:
-            of_x = gradient.new_zeros([len(g), *[axis.input_size for axis in plan.axes], channels])
+            of_x = gradient.new_zeros([len(g), *case.input_size, channels])
         if x is not None:
-            of_taps = gradient.new_zeros(math.prod([axis.kernel_size for axis in plan.axes]), outputs, channels)
+            of_taps = gradient.new_zeros(math.prod(case.kernel_size), outputs, channels)
         wide = None if weight is None else widened(weight)
-        for lead in plan.axes[0].features:  # the kernels of one of them at a time are much less than those of all
-            _add_gradients(gradient, values, wide, plan, lead, of_x, of_taps)
+        for lead in of_case.axes[0].components:  # the kernels of one of them at a time are much less than those of all
+            _add_gradients(gradient, values, wide, of_case, lead, of_x, of_taps)
         of_weight = None
         if of_taps is not None:
-            sizes = [axis.kernel_size for axis in plan.axes]
-            of_weight = typed(of_taps.movedim(0, -1).unflatten(-1, sizes), dtype)
+            of_weight = typed(of_taps.movedim(0, -1).unflatten(-1, case.kernel_size), dtype)
         return None if of_x is None else typed(of_x.movedim(-1, 1), g.dtype), of_weight
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
-        g, x, weight, ctx.plan, ctx.dtype = inputs
+        g, x, weight, ctx.case, ctx.dtype = inputs
         ctx.save_for_backward(g, x, weight)
-        ctx.save_for_forward(g, x, weight)
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -186,43 +188,20 @@ class _Gradients(torch.autograd.Function):
         (g, x, weight), (to_g, to_x, to_weight, _, _) = ctx.saved_tensors, ctx.needs_input_grad
         of_g = None
         if to_g and into_x is not None:
-            of_g = _output(into_x, weight.conj(), None, ctx.plan)
+            of_g = _output(into_x, weight.conj(), None, ctx.case)
         if to_g and into_weight is not None:
-            of_g = _total(of_g, _output(x.conj(), into_weight, None, ctx.plan))
+            through_weight = _output(x.conj(), into_weight, None, ctx.case)
+            of_g = through_weight if of_g is None else of_g + through_weight
         of_x, of_weight = _gradients(g.conj(), into_x if to_weight else None, into_weight if to_x else None, ctx)
         return of_g, of_x, of_weight, None, None
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
-        each = [_EagerGradients.apply(*one) for one in _one_by_one(info.batch_size, in_dims, arguments)]
-        stacked = [None if column[0] is None else torch.stack(column) for column in zip(*each, strict=True)]
-        return tuple(stacked), tuple(None if column is None else 0 for column in stacked)
 
-
-class _EagerOutput(_Output):
-    """With a derivative in forward mode, which compilers cannot read."""
-
-    @staticmethod
-    def jvp(ctx: Any, along_x: Tensor | None, along_weight: Tensor | None, along_bias: Tensor | None, *_: None) -> Any:
-        x, weight = ctx.saved_tensors
-        of_x = None if along_x is None else _output(along_x, weight, None, ctx.plan)
-        of_weight = None if along_weight is None else _output(x, along_weight, None, ctx.plan)
-        of_bias = None if along_bias is None else along_bias.reshape(-1, *(1,) * (x.dim() - 2)).expand(ctx.output_shape)
-        return _total(_total(of_x, of_weight), of_bias)
-
-
-class _EagerGradients(_Gradients):
-    """With a derivative in forward mode, which compilers cannot read."""
-
-    @staticmethod
-    def jvp(ctx: Any, along_g: Tensor | None, along_x: Tensor | None, along_weight: Tensor | None, *_: None) -> Any:
-        g, x, weight = ctx.saved_tensors
-        of_g = (None, None) if along_g is None else _gradients(along_g, x, weight, ctx)
-        return tuple(map(_total, of_g, _gradients(g, along_x, along_weight, ctx)))
-
-
-def _output(x: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, known: Kernels | None = None) -> Tensor:
-    output: Tensor = applied(_Output, _EagerOutput, x, weight, bias, plan, known)
+def _output(
+    x: Tensor, weight: Tensor, bias: Tensor | None, case: Case, cached_kernels: Kernels | None = None
+) -> Tensor:
+    if is_transformed():  # transforms know torch's own operators
+        return folded.compute(case, x, weight, bias)
+    output: Tensor = apply_function(_Output, x, weight, bias, case, cached_kernels)
     return output
 
 
@@ -230,64 +209,66 @@ def _gradients(g: Tensor, x: Tensor | None, weight: Tensor | None, ctx: Any) -> 
     """To the input where the weight is given, and to the weight where the input is."""
     if x is None and weight is None:
         return None, None
-    of_x, of_weight = applied(_Gradients, _EagerGradients, g, x, weight, ctx.plan, ctx.dtype)
+    if not is_transformed():
+        of_x, of_weight = apply_function(_Gradients, g, x, weight, ctx.case, ctx.dtype)
+        return of_x, of_weight
+
+    def gradient_at(argument: Tensor, output: Callable[[Tensor], Tensor]) -> Tensor:
+        return torch.func.vjp(output, argument)[1](g)[0]  # type: ignore[no-any-return]
+
+    case, of_x, of_weight = ctx.case, None, None
+    if weight is not None:
+        zeros = g.new_zeros(case.batch, case.in_channels, *case.input_size)
+        of_x = gradient_at(zeros, lambda x: folded.compute(case, x, weight.conj(), None))
+    if x is not None:
+        zeros = g.new_zeros(case.out_channels, case.in_channels, *case.kernel_size, dtype=ctx.dtype)
+        of_weight = gradient_at(zeros, lambda weight: folded.compute(case, x.conj(), weight, None))
     return of_x, of_weight
-
-
-def _total(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-    return other if one is None else one if other is None else one + other
-
-
-def _one_by_one(size: int, dims: Sequence[int | None], arguments: Sequence[Any]) -> list[list[Any]]:
-    """The arguments of each of the calls that `torch.func.vmap` makes into one."""
-    return [
-        [a if dim is None else a.select(dim, i) for a, dim in zip(arguments, dims, strict=True)] for i in range(size)
-    ]
 
 
 def _add_gradients(
     gradient: Tensor,
     values: Tensor | None,
     weight: Tensor | None,
-    plan: Plan,
+    plan: PartsPlan,
     lead: int,
     of_x: Tensor | None,
     of_taps: Tensor | None,
 ) -> None:
-    """Add to the gradients of values and of taps, where they are wanted, what features give that are `lead` along the
+    """Add to the gradients of values and of taps, where they are wanted, what components give that are `lead` along the
     first axis."""
-    features = [feature for feature in plan.features if feature[0] == lead]
-    signs = signs_of_taps(plan, features, gradient)
-    kernels: dict[Feature, Tensor] = {}
-    sums: dict[Feature, Tensor] = {}
+    components = [component for component in plan.components if component[0] == lead]
+    signs = signs_of_taps(plan, components, gradient)
+    kernels: dict[Component, Tensor] = {}
+    sums: dict[Component, Tensor] = {}
     if weight is not None:
-        kernels = of_features(sums_of_taps(weight, signs), plan, features)
+        kernels = of_components(sums_of_taps(weight, signs), plan, components)
     if of_taps is not None:
         of_kernels = of_taps.new_zeros(len(signs), *of_taps.shape[1:])
-        sums = of_features(of_kernels, plan, features)
+        sums = of_components(of_kernels, plan, components)
 
     images, outputs = gradient.shape[0], gradient.shape[-1]
     channels = (of_taps if of_x is None else of_x).shape[-1]  # type: ignore[union-attr]  # one of them is wanted
 
-    def visit(which: Feature, feature: Tensor | None, rows: Tensor) -> Tensor | None:
-        """The gradient of a feature; the gradient of the weight takes its share."""
+    def visit(which: Component, component: Tensor | None, rows: Tensor) -> Tensor | None:
+        """The gradient of a component; the gradient of the weight takes its share."""
         flat = rows.flatten(0, -2)
-        if feature is not None:
-            add_crossed(flat, feature.flatten(0, -2), sums[which])
+        if component is not None:
+            add_crossed(flat, component.flatten(0, -2), sums[which])
         return times(flat, kernels[which].t()).view(*rows.shape[:-1], channels) if kernels else None
 
     for block in blocks(plan, images, channels, outputs, training=True):
         part = None if values is None else values[block.inputs]
         total = None if of_x is None else of_x[block.inputs]
-        through_features(part, gradient[block.outputs], block.plan, lead, visit, total)
+        through_components(part, gradient[block.outputs], block.plan, lead, visit, total)
     if of_taps is not None:
         add_sums_of_taps_adjoint(of_taps, of_kernels, signs)
 
 
-def _kernels(weight: Tensor, plan: Plan) -> dict[tuple[int, Feature], Tensor]:
+def _kernels(weight: Tensor, plan: PartsPlan) -> dict[tuple[int, Component], Tensor]:
     wide = widened(weight)
-    kernels = sums_of_taps(wide, signs_of_taps(plan, plan.features, wide))
-    return of_lead_gaps(of_features(kernels, plan, plan.features), plan)
+    kernels = sums_of_taps(wide, signs_of_taps(plan, plan.components, wide))
+    return of_lead_gaps(of_components(kernels, plan, plan.components), plan)
 
 
 def _channels_at_the_end(tensor: Tensor) -> Tensor:

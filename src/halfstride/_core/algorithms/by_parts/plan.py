@@ -8,35 +8,33 @@ from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
 
-import torch
-
 from halfstride._core.algorithms.products import capability
 from halfstride._core.case import Case
+from halfstride._support.torch_private import is_compiling
 from halfstride._support.weight_cache import cached
 
-__all__ = ["AxisPlan", "Block", "Feature", "Gaps", "Plan", "blocks", "furthest_periods", "plan", "with_periods"]
+__all__ = ["AxisPlan", "Block", "Component", "Gaps", "PartsPlan", "blocks", "furthest_periods", "plan", "with_periods"]
 
-Feature = tuple[int, ...]
-"""Of the axes: 0 for the values at the anchors, or which class of jumps, counted from 1."""
+Component = tuple[int, ...]
+"""By axis: 0 for the values at the anchors, or the class of jumps, counted from 1."""
 
 Gaps = tuple[int, ...]
-"""Of the axes: 0 for the anchor, or which gap between taps of which class of jumps, counted from 1."""
+"""By axis: 0 for the anchor, or the gap between two taps of a class of jumps, counted from 1."""
 
 
 _BLOCK = 2**23
-"""Numbers of intermediate results in a block: 32 MiB of float32, in training a quarter, where memory is short,"""
+"""Most elements of intermediate results in a block (32 MiB of float32); a quarter of it in training."""
 _ROWS = 2**11
-"""and at least so many rows of each matrix, without which products are slow."""
+"""Fewest rows of a block's matrices, even beyond `_BLOCK`: products of fewer are slow."""
 
 _FURTHEST = 4
-"""Positions from one anchor to the next, at the most: further apart they save next to nothing."""
+"""Most positions from one anchor to the next: further apart they save next to nothing."""
 _ANCHORS = 2**8
-"""Anchors in all images from which on it pays to have fewer of them than positions,"""
-_PRODUCTS_PER_MATRIX = {"avx2": 2**24, "avx512": 2**25}
-"""what a matrix product more costs, in products. Measured on AMD's third and fourth generation; its fifth multiplies
-twice as fast with AVX-512."""
+"""Anchors are set apart only where at least this many remain in all images."""
+_MACS_PER_MATRIX = {"avx2": 2**24, "avx512": 2**25}
+"""The cost of one more matrix product, in MACs, measured on AMD's third and fourth generation."""
 _ROWS_PER_KERNEL = 96
-"""And what a kernel more costs that is made anew at each call, in rows that it is multiplied with."""
+"""The cost of forming one more kernel, in rows multiplied by it, where kernels are not cached."""
 
 
 class Landing(NamedTuple):
@@ -48,7 +46,7 @@ class Landing(NamedTuple):
     size: int
 
 
-@dataclass(frozen=True, eq=False)  # told apart by identity, which is quick: the same case has the same plan
+@dataclass(frozen=True, eq=False)  # compared by identity, which is fast: plans are cached by case
 class AxisPlan:
     """One axis of a resize-convolution, summed by parts."""
 
@@ -61,12 +59,12 @@ class AxisPlan:
     period: int
     """Positions from one anchor to the next."""
     lattices: tuple[range, ...]
-    """The input positions of each feature: of the anchors, whose values are needed, and of each class of jumps
-    `x[i] - x[i-1]`: those into an anchor, into the position after it, and so on."""
+    """The input positions of each component: the anchors, then each class of jumps `x[i] - x[i-1]`: those into an
+    anchor, those into the position after it, and so on."""
     before: tuple[int, ...]
-    """Of each class the number of gaps whose jumps lie before the anchor: they are the first ones."""
+    """The number of gaps of each class whose jumps lie before the anchor; they are the first ones."""
     terms: tuple[tuple[tuple[int, int], ...], ...]
-    """Of each phase the pairs (gap, start): output `q` adds product `q + start` of that gap. Gap 0 is the anchor."""
+    """By phase, pairs (gap, start): output `q` adds product `q + start` of that gap. Gap 0 is the anchor."""
 
     @property
     def step(self) -> int:
@@ -78,7 +76,7 @@ class AxisPlan:
         return self.kernel_size > 1 and any(self.lattices[1:])
 
     @property
-    def features(self) -> tuple[int, ...]:
+    def components(self) -> tuple[int, ...]:
         """0 for the values at the anchors, and the classes of jumps, counted from 1."""
         return tuple(i for i, positions in enumerate(self.lattices) if i == 0 or (self.has_jumps and positions))
 
@@ -91,12 +89,12 @@ class AxisPlan:
         """One for the anchor, then `k - 1` for each class of jumps."""
         return range(1 + self.period * (self.kernel_size - 1) if self.has_jumps else 1)
 
-    def gaps_of(self, feature: int) -> range:
-        """The gaps that are multiplied with a feature."""
+    def gaps_of(self, component: int) -> range:
+        """The gaps that are multiplied with a component."""
         count = self.kernel_size - 1
-        return range(1) if feature == 0 else range(1 + (feature - 1) * count, 1 + feature * count)
+        return range(1) if component == 0 else range(1 + (component - 1) * count, 1 + component * count)
 
-    def feature_of(self, gap: int) -> int:
+    def component_of(self, gap: int) -> int:
         return 0 if gap == 0 else 1 + (gap - 1) // (self.kernel_size - 1)
 
     @property
@@ -128,36 +126,36 @@ class AxisPlan:
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class PartsPlan:
     """All axes of a resize-convolution, summed by parts."""
 
     axes: tuple[AxisPlan, ...]
 
     @property
-    def features(self) -> tuple[Feature, ...]:
+    def components(self) -> tuple[Component, ...]:
         return tuple(self.gaps)
 
     @property
-    def gaps(self) -> dict[Feature, list[Gaps]]:
-        """Of each feature, the gaps that are multiplied with it."""
+    def gaps(self) -> dict[Component, list[Gaps]]:
+        """Of each component, the gaps that are multiplied with it."""
         return _gaps(self)
 
     @property
-    def others(self) -> Plan:
+    def others(self) -> PartsPlan:
         """Of all axes but the first."""
         return _others(self)
 
-    def positions(self, feature: Feature) -> tuple[int, ...]:
-        return tuple(len(axis.lattices[each]) for axis, each in zip(self.axes, feature, strict=True))
+    def positions(self, component: Component) -> tuple[int, ...]:
+        return tuple(len(axis.lattices[each]) for axis, each in zip(self.axes, component, strict=True))
 
     @property
     def anchors(self) -> int:
         return math.prod(len(axis.lattices[0]) for axis in self.axes)
 
     @property
-    def products(self) -> int:
+    def macs(self) -> int:
         """Of one image, for each input channel and output channel."""
-        return sum(math.prod(self.positions(feature)) * len(self.gaps[feature]) for feature in self.features)
+        return sum(math.prod(self.positions(component)) * len(self.gaps[component]) for component in self.components)
 
     @property
     def kernels(self) -> int:
@@ -165,8 +163,8 @@ class Plan:
 
     @property
     def matrices(self) -> int:
-        """Matrix products of a block, forwards: one for each gap of the first axis and each feature of the others."""
-        return len(self.axes[0].gaps) * math.prod(len(axis.features) for axis in self.axes[1:])
+        """Matrix products of a block, forwards: one for each gap of the first axis and each component of the others."""
+        return len(self.axes[0].gaps) * math.prod(len(axis.components) for axis in self.axes[1:])
 
     @property
     def sums(self) -> int:
@@ -174,7 +172,7 @@ class Plan:
         return len(self.axes[0].phases) * math.prod(sum(map(len, axis.terms)) for axis in self.axes[1:])
 
 
-# What plans are asked again and again. Remembered by functions, since compilers can read no `cached_property`.
+# Properties that are asked repeatedly; cached by functions, since compilers cannot trace `cached_property`.
 
 
 @cached
@@ -188,37 +186,38 @@ def _landings(axis: AxisPlan, gap: int) -> tuple[Landing, ...]:
 
 
 @cached
-def _gaps(plan: Plan) -> dict[Feature, list[Gaps]]:
+def _gaps(plan: PartsPlan) -> dict[Component, list[Gaps]]:
     return {
-        feature: list(product(*(axis.gaps_of(each) for axis, each in zip(plan.axes, feature, strict=True))))
-        for feature in product(*(axis.features for axis in plan.axes))
+        component: list(product(*(axis.gaps_of(each) for axis, each in zip(plan.axes, component, strict=True))))
+        for component in product(*(axis.components for axis in plan.axes))
     }
 
 
 @cached
-def _others(plan: Plan) -> Plan:
-    return Plan(plan.axes[1:])
+def _others(plan: PartsPlan) -> PartsPlan:
+    return PartsPlan(plan.axes[1:])
 
 
 @cached
-def plan(case: Case, input_size: tuple[int, ...], first: tuple[int, ...], *, kernels_last: bool = False) -> Plan:
-    """The plan of a case whose input has been continued to `input_size` positions, from position `first` on.
+def plan(case: Case, *, kernels_last: bool = False) -> PartsPlan:
+    """The plan of a case of one group that is padded with zeros.
 
-    `kernels_last`: whether kernels are kept from call to call, so that many of them cost nothing.
+    Args:
+        kernels_last: whether kernels are cached from call to call, so that their number does not matter.
     """
 
-    def cost(plan: Plan) -> float:
-        """In products of a group of channels."""
+    def cost(plan: PartsPlan) -> float:
+        """In MACs."""
         kernels = 0 if kernels_last else plan.kernels * case.channel_pairs / max(case.batch, 1)
-        products = plan.products * case.channel_pairs + _ROWS_PER_KERNEL * kernels
-        return products / case.groups + _PRODUCTS_PER_MATRIX[capability()] * plan.matrices
+        macs = plan.macs * case.channel_pairs + _ROWS_PER_KERNEL * kernels
+        return macs + _MACS_PER_MATRIX[capability()] * plan.matrices
 
     close, furthest = (1,) * case.axes, furthest_periods(case)
-    if torch.compiler.is_compiling() or furthest == close:  # a compiler may not know the sizes yet
-        return with_periods(case, input_size, first, close)
-    # Work goes along the first axis: with its anchors apart, less of it exists at a time.
+    if is_compiling() or furthest == close:  # under a compiler sizes may be symbols
+        return with_periods(case, close)
+    # Blocks go along the first axis: with its anchors apart, fewer intermediate results exist at a time.
     choices = [(*furthest[:axes], *close[axes:]) for axes in reversed(range(case.axes + 1))]
-    plans = [with_periods(case, input_size, first, periods) for periods in choices]
+    plans = [with_periods(case, periods) for periods in choices]
     enough = [each for each in plans if case.batch * each.anchors >= _ANCHORS]
     return min(enough, key=cost, default=plans[-1])
 
@@ -232,15 +231,22 @@ def furthest_periods(case: Case) -> tuple[int, ...]:
     )
 
 
-def with_periods(case: Case, input_size: Sequence[int], first: Sequence[int], periods: Sequence[int]) -> Plan:
+def with_periods(case: Case, periods: Sequence[int]) -> PartsPlan:
     """The plan with anchors so far apart along each axis."""
-    paddings = [p + s * at for p, s, at in zip(case.padding, case.stride, first, strict=True)]
-    sizes = (input_size, case.output_size, case.kernel_size, case.stride, case.dilation, paddings, periods)
-    return Plan(tuple(_axis_plan(*axis) for axis in zip(*sizes, strict=True)))
+    sizes = (
+        case.input_size,
+        case.output_size,
+        case.kernel_size,
+        case.stride,
+        case.dilation,
+        case.padding,
+        periods,
+    )
+    return PartsPlan(tuple(_axis_plan(*axis) for axis in zip(*sizes, strict=True)))
 
 
 def _axis_plan(n: int, o: int, k: int, s: int, d: int, p: int, m: int) -> AxisPlan:
-    """`m` is the period, other letters are as ever."""
+    """An axis of input size n, output size o, kernel size k, stride s, dilation d, padding p and period m."""
     span, middle = d * (k - 1), d * ((k - 1) // 2)  # upsampled positions from the first tap to the last, to the middle
     first = (middle - p) // s  # what the first output sees at its middle tap is an anchor
 
@@ -270,15 +276,15 @@ class Block(NamedTuple):
 
     inputs: tuple[slice, slice]
     outputs: tuple[slice, slice]
-    plan: Plan
+    plan: PartsPlan
 
 
 @cached
-def blocks(plan: Plan, images: int, in_channels: int, out_channels: int, *, training: bool) -> list[Block]:
-    """Blocks that keep their intermediate results within `_BLOCK` numbers, but make enough `_ROWS`."""
-    if torch.compiler.is_compiling():  # a compiler orders the work itself, and may not know the sizes yet
+def blocks(plan: PartsPlan, images: int, in_channels: int, out_channels: int, *, training: bool) -> list[Block]:
+    """Blocks of at most `_BLOCK` elements of intermediate results, but of at least `_ROWS` rows."""
+    if is_compiling():  # a compiler schedules the work itself, and sizes may be symbols
         return [Block((slice(None), slice(None)), (slice(None), slice(None)), plan)]
-    positions = [math.prod(plan.positions(feature)) for feature in plan.features]
+    positions = [math.prod(plan.positions(component)) for component in plan.components]
     products = 2 * max(positions) * math.prod([len(axis.gaps) for axis in plan.axes[1:]])
     numbers = sum(positions) * in_channels + products * out_channels
     fitting = (_BLOCK / 4 if training else _BLOCK) / max(numbers, 1)
@@ -293,7 +299,7 @@ def blocks(plan: Plan, images: int, in_channels: int, out_channels: int, *, trai
     for start in range(0, lead.output_size, height):
         outputs = range(start, min(start + height, lead.output_size))
         inputs, part = lead.part(outputs)
-        parts.append((_slice(inputs), _slice(outputs), Plan((part, *plan.axes[1:]))))
+        parts.append((_slice(inputs), _slice(outputs), PartsPlan((part, *plan.axes[1:]))))
     return [
         Block((some, inputs), (some, outputs), part)
         for some in (slice(start, start + step) for start in range(0, images, step))

@@ -1,8 +1,8 @@
 """The linear steps of summation by parts, and their adjoints; see `by_parts`.
 
     kernels     sums of taps: of all of them, for values, and of those beyond each gap, for jumps
-    features    values and jumps of the input
-    products    features times kernels, added up to outputs
+    components    values and jumps of the input
+    products    components times kernels, added up to outputs
 
 Tensors are laid out (images, *positions, channels).
 """
@@ -16,7 +16,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from halfstride._core.algorithms.by_parts.plan import AxisPlan, Feature, Gaps, Plan
+from halfstride._core.algorithms.by_parts.plan import AxisPlan, Component, Gaps, PartsPlan
 from halfstride._core.algorithms.products import Kernel, times
 from halfstride._core.common import store
 from halfstride._support.weight_cache import cached
@@ -24,32 +24,32 @@ from halfstride._support.weight_cache import cached
 __all__ = [
     "Kernels",
     "add_sums_of_taps_adjoint",
-    "of_features",
+    "of_components",
     "of_lead_gaps",
     "signs_of_taps",
     "sum_products",
     "sums_of_taps",
-    "through_features",
+    "through_components",
 ]
 
-Kernels = Mapping[tuple[int, Feature], Tensor | Kernel]
-"""(gaps·out, in) for a gap of the first axis and a feature of the others, of all gaps of the latter together."""
+Kernels = Mapping[tuple[int, Component], Tensor | Kernel]
+"""(gaps·out, in) for a gap of the first axis and a component of the others, of all gaps of the latter together."""
 
 # Kernels --------------------------------------------------------------------------------------------------------------
 
 
-def signs_of_taps(plan: Plan, features: Sequence[Feature], like: Tensor) -> Tensor:
-    """(gaps, taps), feature by feature: 1 or -1 where the kernel of a gap has a tap, else 0."""
-    return torch.tensor(_signs(plan, tuple(features)), dtype=like.dtype, device=like.device)
+def signs_of_taps(plan: PartsPlan, components: Sequence[Component], like: Tensor) -> Tensor:
+    """(gaps, taps), component by component: 1 or -1 where the kernel of a gap has a tap, else 0."""
+    return torch.tensor(_signs(plan, tuple(components)), dtype=like.dtype, device=like.device)
 
 
 @cached
-def _signs(plan: Plan, features: tuple[Feature, ...]) -> list[list[int]]:
+def _signs(plan: PartsPlan, components: tuple[Component, ...]) -> list[list[int]]:
     of_axes = [axis.signs for axis in plan.axes]
     return [
         [math.prod(of_each) for of_each in product(*(signs[gap] for signs, gap in zip(of_axes, gaps, strict=True)))]
-        for feature in features
-        for gaps in plan.gaps[feature]
+        for component in components
+        for gaps in plan.gaps[component]
     ]
 
 
@@ -63,14 +63,14 @@ def add_sums_of_taps_adjoint(taps: Tensor, kernels: Tensor, signs: Tensor) -> No
     taps.flatten(1).addmm_(signs.t(), kernels.flatten(1))
 
 
-def of_features(kernels: Tensor, plan: Plan, features: Sequence[Feature]) -> dict[Feature, Tensor]:
-    """(gaps·out, in) of each of these features, in the memory of (gaps, out, in) of all of them."""
-    counts = [len(plan.gaps[feature]) for feature in features]
-    return {of: each.flatten(0, 1) for of, each in zip(features, torch.split(kernels, counts), strict=True)}
+def of_components(kernels: Tensor, plan: PartsPlan, components: Sequence[Component]) -> dict[Component, Tensor]:
+    """(gaps·out, in) of each of these components, in the memory of (gaps, out, in) of all of them."""
+    counts = [len(plan.gaps[component]) for component in components]
+    return {of: each.flatten(0, 1) for of, each in zip(components, torch.split(kernels, counts), strict=True)}
 
 
-def of_lead_gaps(kernels: dict[Feature, Tensor], plan: Plan) -> dict[tuple[int, Feature], Tensor]:
-    """(gaps·out, in) of each gap of the first axis and each feature of the others, in the memory of each feature's."""
+def of_lead_gaps(kernels: dict[Component, Tensor], plan: PartsPlan) -> dict[tuple[int, Component], Tensor]:
+    """(gaps·out, in) of each gap of the first axis and each component of the others, as views."""
     lead, parts = plan.axes[0], {}
     for (first, *others), kernel in kernels.items():
         gaps = lead.gaps_of(first)
@@ -78,37 +78,37 @@ def of_lead_gaps(kernels: dict[Feature, Tensor], plan: Plan) -> dict[tuple[int, 
     return parts
 
 
-Visitor = Callable[[Feature, Tensor | None, Tensor], Tensor | None]
-"""Of a feature, its values, and the sums of the gradient that belong to it: what the values' gradient is."""
+Visitor = Callable[[Component, Tensor | None, Tensor], Tensor | None]
+"""Of a component, its values, and the sums of the gradient that belong to it: what the values' gradient is."""
 
 # Features: values and jumps -------------------------------------------------------------------------------------------
 
 
-def _features_of(values: Tensor, axes: Sequence[AxisPlan], first: int) -> dict[Feature, Tensor]:
+def _components_of(values: Tensor, axes: Sequence[AxisPlan], first: int) -> dict[Component, Tensor]:
     """(images, *positions, in): along each axis the values at the anchors, or jumps of a class, in all combinations."""
-    features: dict[Feature, Tensor] = {(): values}
+    components: dict[Component, Tensor] = {(): values}
     for at, axis in enumerate(axes, start=first):
-        features = {
-            (*feature, each): _along(whole, at, axis, each)
-            for feature, whole in features.items()
-            for each in axis.features
+        components = {
+            (*component, each): _along(whole, at, axis, each)
+            for component, whole in components.items()
+            for each in axis.components
         }
-    return features
+    return components
 
 
-def _along(values: Tensor, at: int, axis: AxisPlan, feature: int) -> Tensor:
-    return (_jumps if feature else _window)(values, at, axis.lattices[feature])
+def _along(values: Tensor, at: int, axis: AxisPlan, component: int) -> Tensor:
+    return (_jumps if component else _window)(values, at, axis.lattices[component])
 
 
-def through_features(
+def through_components(
     values: Tensor | None,
     gradient: Tensor,
-    plan: Plan,
+    plan: PartsPlan,
     lead: int,
     visit: Visitor,
     total: Tensor | None,
 ) -> None:
-    """Visit each feature of the values that is `lead` along the first axis, and add to the total, as values, what is
+    """Visit each component of the values that is `lead` along the first axis, and add to the total, as values, what is
     said of them.
 
     One after another, so that few of them exist at a time. Values may be missing, and so may a total, where nothing is
@@ -118,12 +118,17 @@ def through_features(
     _descend((lead,), values, [gradient], plan, visit, total)
 
 
-# Not a function within the other: it would refer to itself, and keep all that its visitor knows until the next garbage
-# collection.
+# Not nested in the function above: a recursive closure is a reference cycle, and would keep tensors alive until the
+# next garbage collection.
 def _descend(
-    chosen: Feature, whole: Tensor | None, gradients: list[Tensor], plan: Plan, visit: Visitor, total: Tensor | None
+    chosen: Component,
+    whole: Tensor | None,
+    gradients: list[Tensor],
+    plan: PartsPlan,
+    visit: Visitor,
+    total: Tensor | None,
 ) -> None:
-    """Go through an axis: `chosen` is the feature so far, and ends with the one along this axis."""
+    """Go through an axis: `chosen` is the component so far, and ends with the one along this axis."""
     at, each = len(chosen), chosen[-1]
     axis = plan.axes[at - 1]
     of_whole = None if whole is None else _along(whole, at, axis, each)
@@ -133,19 +138,19 @@ def _descend(
     else:
         size = len(axis.lattices[each])
         part = None if total is None else total.new_zeros(*total.shape[:at], size, *total.shape[at + 1 :])
-        for following in plan.axes[at].features:
+        for following in plan.axes[at].components:
             _descend((*chosen, following), of_whole, of_gradients, plan, visit, part)
     if part is not None and total is not None:
         _add_adjoint(total, at, part, axis.lattices[each], jumps=each > 0)
 
 
-def _gathered(gradients: list[Tensor], at: int, axis: AxisPlan, feature: int, *, last: bool) -> list[Tensor]:
-    """Of each of the gradients, for each gap of a feature, the sum along an axis of what its product was added to; of
+def _gathered(gradients: list[Tensor], at: int, axis: AxisPlan, component: int, *, last: bool) -> list[Tensor]:
+    """Of each of the gradients, for each gap of a component, the sum along an axis of what its product was added to; of
     the last axis as one tensor (images, *positions, gaps·out)."""
-    gaps, one = axis.gaps_of(feature), gradients[0]
+    gaps, one = axis.gaps_of(component), gradients[0]
     if not last:
         return [_gathered_along(each, at, axis, gap) for each in gradients for gap in gaps]
-    rows = one.new_empty(*one.shape[:at], len(axis.lattices[feature]), len(gradients) * len(gaps), one.shape[-1])
+    rows = one.new_empty(*one.shape[:at], len(axis.lattices[component]), len(gradients) * len(gaps), one.shape[-1])
     for (each, gap), target in zip(product(gradients, gaps), rows.unbind(-2), strict=True):
         _gathered_along(each, at, axis, gap, target)
     return [rows.flatten(-2)]
@@ -153,7 +158,7 @@ def _gathered(gradients: list[Tensor], at: int, axis: AxisPlan, feature: int, *,
 
 def _gathered_along(gradient: Tensor, at: int, axis: AxisPlan, gap: int, target: Tensor | None = None) -> Tensor:
     """Into a target, or in the memory of the gradient where it lies there already."""
-    size, landings = len(axis.lattices[axis.feature_of(gap)]), axis.landings(gap)
+    size, landings = len(axis.lattices[axis.component_of(gap)]), axis.landings(gap)
     if target is None:
         if len(landings) == 1 and landings[0].size == size:
             return gradient[_along_axis(at, slice(landings[0].phase, None, axis.step))]
@@ -249,44 +254,44 @@ def _beyond(positions: range, first: int, last: int) -> list[int]:
     return [at for at, i in enumerate(positions) if not first <= i <= last]
 
 
-# Products: from features to outputs -----------------------------------------------------------------------------------
+# Products: from components to outputs ---------------------------------------------------------------------------------
 
 
-def sum_products(values: Tensor, kernels: Kernels, bias: Tensor | None, plan: Plan, output: Tensor) -> None:
-    """Multiply the features of the values, and sum into (images, *output_size, out)."""
+def sum_products(values: Tensor, kernels: Kernels, bias: Tensor | None, plan: PartsPlan, output: Tensor) -> None:
+    """Multiply the components of the values, and sum into (images, *output_size, out)."""
     lead, others = plan.axes[0], plan.others
     # With the first axis in front, what is at some of its positions lies together, of all images.
     values, output = values.transpose(0, 1).contiguous(), output.transpose(0, 1)
 
     def multiplied(
-        features: dict[Feature, Tensor],
+        components: dict[Component, Tensor],
         gap: int,
-        feature: Feature,
+        component: Component,
         start: int,
         summand: Tensor | None,
-        into: bool = False,
+        in_place: bool = False,
     ) -> Tensor:
         """(positions, images, *positions of the others, gaps·out): the products of a gap of the first axis and all gaps
-        of others, added to a summand, or `into` it."""
-        rows = features[feature]
+        of others, added to a summand, or in place of it."""
+        rows = components[component]
         if summand is not None and summand.dim() > 1:
             rows = rows.narrow(0, start, len(summand))
             summand = summand.flatten(0, -2)
-        result = times(rows.flatten(0, -2), kernels[gap, feature], summand, into=into)
+        result = times(rows.flatten(0, -2), kernels[gap, component], summand, in_place=in_place)
         return result.view(*rows.shape[:-1], result.shape[-1])
 
-    of_lead = {each: _features_of(_along(values, 0, lead, each), others.axes, first=2) for each in lead.features}
-    anchors = {each: multiplied(of_lead[0], 0, each, 0, None if any(each) else bias) for each in others.features}
+    of_lead = {each: _components_of(_along(values, 0, lead, each), others.axes, first=2) for each in lead.components}
+    anchors = {each: multiplied(of_lead[0], 0, each, 0, None if any(each) else bias) for each in others.components}
     del of_lead[0]
     for phase in lead.phases:
         (_, start), *jumps = lead.terms[phase]
         along_lead: dict[Gaps, Tensor] = {}
-        for feature, products in anchors.items():
+        for component, products in anchors.items():
             summed = products.narrow(0, start, lead.size_of(phase))
             for i, (gap, at) in enumerate(jumps):
-                nobody_elses = i > 0 or phase == lead.phases[-1]
-                summed = multiplied(of_lead[lead.feature_of(gap)], gap, feature, at, summed, nobody_elses)
-            along_lead.update(zip(others.gaps[feature], torch.split(summed, output.shape[-1], -1), strict=True))
+                can_overwrite = i > 0 or phase == lead.phases[-1]
+                summed = multiplied(of_lead[lead.component_of(gap)], gap, component, at, summed, can_overwrite)
+            along_lead.update(zip(others.gaps[component], torch.split(summed, output.shape[-1], -1), strict=True))
         for phases in product((phase,), *(axis.phases for axis in others.axes)):
             _, along, *across = _of_phases(phases, plan.axes)
             place = (along, slice(None), *across)

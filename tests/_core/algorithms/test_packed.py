@@ -1,0 +1,103 @@
+"""Transposed convolutions with packed kernels."""
+
+import pytest
+import torch
+from torch.autograd import forward_ad
+
+from halfstride._core.algorithms import folded, native, packed
+from halfstride._core.case import resize_case, transposed_case
+from tolerance import assert_close
+
+PACKED = {
+    "k4 s2": (transposed_case, (2, 16, 5, 6), (16, 24, 4, 4), {"stride": 2, "padding": 1}),
+    "k3 s2": (transposed_case, (3, 32, 5, 4), (32, 16, 3, 3), {"stride": 2, "padding": 1, "output_padding": 1}),
+    "k5x3 s3x2, groups": (transposed_case, (1, 32, 5, 4), (32, 24, 5, 3), {"stride": (3, 2), "groups": 2}),
+    "dilated": (transposed_case, (1, 32, 5, 4), (32, 16, 3, 3), {"stride": 2, "dilation": 2, "output_padding": 1}),
+    "replicate": (transposed_case, (1, 32, 5, 4), (32, 16, 3, 3), {"stride": 2, "padding_mode": "replicate"}),
+    "uneven padding": (transposed_case, (1, 32, 5, 4), (32, 16, 3, 3), {"stride": 2, "padding": ((1, 0), (0, 2))}),
+    "3-D": (transposed_case, (2, 16, 4, 5, 3), (16, 12, 3, 3, 3), {"stride": 2, "padding": 1}),
+    "1-D": (transposed_case, (2, 32, 7), (32, 24, 6), {"stride": 3, "padding": 1, "output_padding": 2}),
+    "resize": (resize_case, (2, 16, 5, 6), (32, 16, 3, 3), {}),
+    "resize, dilated": (resize_case, (2, 16, 5, 6), (32, 16, 3, 3), {"scale_factor": 3, "dilation": 2}),
+    "resize, 1-D": (resize_case, (1, 48, 9), (48, 48, 3), {"dilation": 2}),
+    "resize, 3-D": (resize_case, (2, 8, 4, 5, 3), (24, 8, 3, 3, 3), {"padding": 2}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # inside torch's forward mode
+@pytest.mark.filterwarnings("ignore:TF32 acceleration:UserWarning")  # by torch.backends.mkldnn.flags, which sets all
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("name", PACKED)
+def test_packed_kernels_give_what_the_definition_gives(name, last, monkeypatch):
+    make, shape, weight_shape, geometry = PACKED[name]
+    case = make(len(shape) - 2, shape, weight_shape, **geometry)
+    algorithm = native if case.form == "transposed" else folded
+    x, weight, bias = torch.randn(shape), torch.nn.Parameter(torch.randn(weight_shape)), torch.randn(case.out_channels)
+    if last:
+        x = x.movedim(1, -1).contiguous().movedim(-1, 1)
+    calls, compute = [], packed.transposed
+    monkeypatch.setattr(packed, "_gains", lambda *_: True)
+    monkeypatch.setattr(packed, "transposed", lambda *arguments: calls.append(1) or compute(*arguments))
+    with torch.no_grad():
+        for _ in range(2):
+            output = algorithm.compute(case, x, weight, bias)
+            assert_close(output, native.compute(case, x.double(), weight.double(), bias.double()).float())
+            assert output.is_contiguous() or (last and output.movedim(1, -1).is_contiguous())
+            weight.data.lerp_(torch.ones(()), 0.5)
+    assert len(calls) == 2
+    algorithm.compute(case, x, weight, bias).sum().backward()  # which no packed kernel knows
+    assert weight.grad is not None
+    with torch.no_grad():
+        several = torch.func.vmap(lambda each: algorithm.compute(case, each, weight, bias))(x.unsqueeze(0))[0]
+        assert_close(several, algorithm.compute(case, x, weight, bias))
+        with forward_ad.dual_level():
+            dual = algorithm.compute(case, forward_ad.make_dual(x, x), weight, None)
+            assert_close(
+                forward_ad.unpack_dual(dual).tangent, algorithm.compute(case, x.double(), weight.double(), None).float()
+            )
+        with torch.backends.mkldnn.flags(enabled=False):
+            assert_close(algorithm.compute(case, x, weight, bias), several)
+    assert len(calls) == 3
+
+
+def test_packing_is_left_where_torch_multiplies_one_matrix():
+    def packs(batch, channels, size, taps, form="transposed"):
+        shape, weight = (batch, channels, *size), torch.nn.Parameter(torch.empty(channels, channels, *taps))
+        case = transposed_case(len(size), shape, weight.shape, 2)
+        x = torch.empty(shape).movedim(1, -1).contiguous().movedim(-1, 1)
+        with torch.no_grad():
+            return packed.pays(case, x, weight, form, (0,) * len(size))
+
+    assert not packs(1, 64, (8, 8), (3, 3))
+    assert packs(2, 64, (8, 8), (3, 3))
+    assert packs(1, 64, (18, 18), (3, 3))
+    assert not packs(8, 64, (18, 18), (3, 3))
+    assert packs(8, 64, (18, 18), (3, 3), form="resize")
+    assert packs(1, 64, (8, 8), (4, 4))
+    assert packs(1, 256, (4, 4), (3, 3))
+    assert not packs(1, 64, (40,), (4,))
+    assert packs(1, 256, (40,), (16,))
+
+
+def test_one_weight_can_be_packed_in_several_ways(monkeypatch):
+    """As a transposed and as a resize kernel, and as one of two dilations, where all else is the same."""
+    monkeypatch.setattr(packed, "_gains", lambda *_: True)
+    weight, x = torch.nn.Parameter(torch.randn(32, 32, 3, 3)), torch.randn(1, 32, 5, 5)
+    ways = [
+        (native, transposed_case(2, x.shape, weight.shape, stride=1, padding=1)),
+        (folded, resize_case(2, x.shape, weight.shape, scale_factor=1, padding=1)),
+        (folded, resize_case(2, x.shape, weight.shape, scale_factor=2, padding=1)),
+        (folded, resize_case(2, x.shape, weight.shape, scale_factor=2, dilation=2, padding=3)),
+    ]
+    for algorithm, case in 2 * ways:
+        with torch.no_grad():
+            output = algorithm.compute(case, x, weight, None)
+            assert_close(output, native.compute(case, x.double(), weight.double(), None).float())
+
+
+def test_kernels_of_stride_1_are_not_packed():
+    """With many images oneDNN finds an order of its own twice as fast."""
+    with torch.no_grad():
+        for stride, worth in ((2, True), (1, False)):
+            case = transposed_case(2, (64, 128, 1, 1), (128, 64, 4, 4), stride)
+            assert packed._gains.__wrapped__(case, "transposed", True) is worth

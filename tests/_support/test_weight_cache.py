@@ -1,0 +1,107 @@
+"""What is cached of a weight follows the weight."""
+
+import gc
+import math
+
+import pytest
+import torch
+
+from halfstride._core.algorithms import by_parts, folded, native, scatter
+from halfstride._core.case import resize_case
+from halfstride._support import weight_cache
+from tolerance import assert_close
+
+
+@pytest.mark.parametrize("algorithm", [folded, scatter, by_parts])
+def test_what_is_kept_of_a_weight_follows_it(algorithm):
+    """However the weight changes, in inference the result is that of the weight as it is."""
+    case = resize_case(2, (1, 3, 5, 4), (4, 3, 3, 3), 2)
+    weight = torch.nn.Parameter(torch.randn(4, 3, 3, 3))
+    x = torch.randn(1, 3, 5, 4)
+
+    def check(x=x):
+        with torch.no_grad():
+            output = algorithm.compute(case, x, weight, None)
+            assert_close(output, native.compute(case, x, weight, None))
+        return output
+
+    check()
+    for change in (
+        lambda: weight.data.mul_(1.5),
+        lambda: weight.detach().add_(0.25),
+        lambda: weight.data.__setitem__((3, 2, 1, 0), -7.0),
+        lambda: setattr(weight, "data", torch.randn(4, 3, 3, 3)),
+        lambda: setattr(weight, "data", weight.data.to(memory_format=torch.channels_last)),
+    ):
+        version = weight._version
+        change()
+        check()
+    assert weight._version == version  # so that it could not tell
+    weight.data = weight.data.double()
+    check(x.double())
+
+
+def test_what_is_kept_of_a_large_weight_follows_the_least_of_its_changes():
+    """Told by products with a random vector, not by all of its numbers."""
+    weight, makes = torch.nn.Parameter(torch.randn(64, 32, 3, 3)), []
+    weight.data[3], weight.data[5] = 0.0, 1e10 * weight.data[5]
+
+    def look():
+        with torch.no_grad():
+            weight_cache.cache_on_weight(weight, "key", lambda: makes.append(1))
+        return len(makes)
+
+    assert look() == look() == 1
+    number = weight.data[40, 20, 1, 1].item()
+    changes = [
+        lambda: weight.data.__setitem__((40, 20, 1, 1), number * (1 + 1e-3)),
+        lambda: weight.data.__setitem__((3, 20, 1, 1), 1e-9),
+        lambda: weight.data.copy_(weight.data.flip(0)),
+        lambda: weight.data.copy_(weight.data.flip(-1)),
+        lambda: weight.data.copy_(weight.data.roll(1, 1)),
+        lambda: weight.data.mul_(1 + 1e-5),
+        lambda: weight.data.__setitem__((0, 0, 0, 0), math.nan),
+    ]
+    for made, change in enumerate(changes, start=2):
+        change()
+        assert look() == made
+
+
+@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("size", [8, 128])
+def test_what_is_made_of_a_weight_that_another_thread_is_changing_is_not_kept(size, back):
+    weight = torch.nn.Parameter(torch.randn(size, size, 3))
+    before = weight.detach().clone()
+
+    def made_of_a_change():
+        with torch.no_grad():
+            weight.zero_()
+            made = weight.detach().clone()
+            if back:
+                weight.copy_(before)
+        return made
+
+    with torch.no_grad():
+        weight_cache.cache_on_weight(weight, "key", made_of_a_change)
+        weight.copy_(before)
+        assert torch.equal(weight_cache.cache_on_weight(weight, "key", weight.detach().clone), before)
+
+
+def test_what_is_kept_of_a_weight_is_used_and_goes_with_it():
+    case = resize_case(1, (1, 2, 5), (2, 2, 3), 2)
+    weight, x = torch.nn.Parameter(torch.randn(2, 2, 3)), torch.randn(1, 2, 5)
+    makes = []
+    with torch.no_grad():
+        for _ in range(3):
+            weight_cache.cache_on_weight(weight, "key", lambda: makes.append(1))
+        assert len(makes) == 1
+        gc.collect()  # what other tests left
+        before = len(weight_cache._CACHES)
+        folded.compute(case, x, weight, None)
+        del weight
+        gc.collect()
+        assert len(weight_cache._CACHES) == before - 1
+    trained = torch.nn.Parameter(torch.randn(2, 2, 3))
+    for _ in range(3):
+        weight_cache.cache_on_weight(trained, "key", lambda: makes.append(1))
+    assert len(makes) == 4
