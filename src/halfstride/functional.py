@@ -426,9 +426,11 @@ def _upsample(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None, al
     if unbatched:
         input = input.unsqueeze(0)
     channels_last = is_channels_last(input)
-    chosen = planner.choose(case, algorithm, input.device.type, training=training, channels_last=channels_last)
-    compute: Callable[..., Tensor] = algorithms.ALGORITHMS[chosen].compute
     dtype = _autocast_type(input)
+    chosen = planner.choose(
+        case, algorithm, input.device.type, dtype or input.dtype, training=training, channels_last=channels_last
+    )
+    compute: Callable[..., Tensor] = algorithms.ALGORITHMS[chosen].compute
     if dtype is not None:
         # The input takes autocast's type, and with it the output; kernels are formed from the weight as it is.
         with torch.autocast(input.device.type, enabled=False):
