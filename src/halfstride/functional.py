@@ -23,10 +23,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Shaped
 from torch import Tensor
 
 from halfstride._core import algorithms, compiled, planner
@@ -34,6 +33,9 @@ from halfstride._core.case import Case, resize_case, subpixel_case, transposed_c
 from halfstride._core.common import is_channels_last, wants_gradients
 from halfstride._support.arguments import Padding, Sizes
 from halfstride._support.weight_cache import is_jit_traced
+
+if TYPE_CHECKING:
+    from jaxtyping import Shaped
 
 __all__ = [
     "conv_transpose1d",
