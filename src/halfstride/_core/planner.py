@@ -86,24 +86,16 @@ ELIGIBLE: dict[str, tuple[str, ...]] = {
 
 
 class Costs(NamedTuple):
-    """The fitted costs of one algorithm, in picoseconds per unit of each feature."""
+    """The fitted costs of one algorithm, in picoseconds for each unit of what it does (`features`)."""
 
     mac: float
-    """One multiply-accumulate operation."""
-    idle_mac: float
-    """One MAC of a vector lane without an output channel: oneDNN computes 16 output channels at once."""
-    mac_per_image: float
-    """One MAC of each image, in addition to `mac`: cores share a batch, but not a single image."""
-    element: float
-    """One element of input, output or an intermediate tensor, read or written."""
-    row: float
-    """Starting a loop over elements that are contiguous in memory."""
-    weight: float
-    """One element of the kernel."""
-    layer: float
-    """One call of the layer, whatever its size."""
-    call: float
-    """One torch operator called by the layer."""
+    idle_mac: float  # of a vector lane without an output channel
+    mac_per_image: float  # in addition to `mac`: cores share the images of a batch, but not a single image
+    element: float  # of input, output and intermediate tensors, read or written
+    row: float  # of elements that are contiguous in memory: the start of a loop
+    weight: float  # an element of the kernel
+    layer: float  # a call of the layer, whatever its size
+    call: float  # of a torch operator by the layer
 
 
 _LANES = 16
@@ -249,14 +241,9 @@ def predictions(case: Case, table: Mapping[str, Costs], circumstances: str, *, c
         channels_last: whether the input's memory format is channels_last; ignored in 1-D, which has no such format.
     """
     channels_last = channels_last and case.axes > 1
-    memory_format = "channels_last" if channels_last else "contiguous"
+    kind = f"{circumstances} {'channels_last' if channels_last else 'contiguous'} {case.form} {case.axes}d"
     times = {
-        name: predict(
-            table[f"{circumstances} {memory_format} {case.form} {case.axes}d {name}"],
-            case,
-            name,
-            channels_last=channels_last,
-        )
+        name: predict(table[f"{kind} {name}"], case, name, channels_last=channels_last)
         for name in _eligible(case, channels_last)
     }
     return dict(sorted(times.items(), key=lambda item: item[1]))
