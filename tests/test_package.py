@@ -73,6 +73,7 @@ sys.meta_path[sys.meta_path.index(PathFinder)] = CoreOnly
 USE_OF_CORE = """
 import torch, halfstride
 from torch import nn
+from halfstride import cli
 
 def run(line):
     try:
@@ -91,11 +92,11 @@ halfstride.cure(model, images)
 halfstride.optimize(model, images)
 halfstride.diagnose_image(torch.rand(32, 32))
 halfstride.functional, halfstride.kernels, halfstride.explain
-for line in ("size transposed 7 -k 4 -s 2 --explain", "size --help", "doctor --help", "optimize --help"):
+for line in ("size transposed -n 7 -k 4 -s 2 --explain", "size --help", "doctor --help", "optimize --help"):
     assert not run(line), line
 assert run("train") == 1
 try:
-    halfstride.figures.coverage(4, 3, 2)
+    halfstride.figures
 except ModuleNotFoundError as error:
     print(error)
 """
