@@ -18,7 +18,7 @@ import torch
 from benchmarks.machine import processor
 from benchmarks.models import MODELS
 from benchmarks.peers import Task
-from benchmarks.report import best, limit, markdown, median, overview, ratio
+from benchmarks.report import best, limit, markdown, overview, ratio, seconds_of
 from benchmarks.rows import LAYERS, parse, select
 from benchmarks.runner import Workers, measure
 
@@ -146,8 +146,8 @@ def _line(result: dict[str, Any]) -> str:
     ready, hand, own = (best(result, "ready-made"), best(result, "by hand"), best(result, "halfstride", "auto"))
     cells = [f"{result['name']:<52}"]
     if own:
-        cells.append(f"{median(result['peers'][own]['seconds']) * 1000:9.3f} ms")
-        cells += [f"{ratio(result, other, own)} of {other}" for other in (ready, hand) if other]
+        cells.append(f"{seconds_of(result['peers'][own]) * 1000:9.3f} ms")
+        cells += [f"{ratio(result, other)} of {other}" for other in (ready, hand) if other]
     least = limit(result)
     if least:
         cells.append(f"limit {least * 1000:.3f} ms")

@@ -1,4 +1,7 @@
-"""Tables made from results: ratios, the limit beside them, losses among the wins."""
+"""Tables made from results: ratios, the limit beside them, losses among the wins.
+
+Results hold medians between their quartiles, not single times: `condensed` makes them from the times of one run.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["Spread", "best", "limit", "markdown", "median", "overview", "ratio"]
+__all__ = ["Spread", "best", "condensed", "limit", "markdown", "median", "overview", "ratio"]
 
 Result = dict[str, Any]
 """What `runner.measure` returned for one row."""
@@ -40,27 +43,61 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(*statistics.quantiles(values, n=4, method="inclusive"))
 
 
+def condensed(peers: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Replace the times of each peer by their median and quartiles, and by those of its ratios to halfstride's `auto`.
+
+    A ratio is that of two times from the same round. `auto` is the faster one where there are several.
+
+    Args:
+        peers: by name, each with "seconds", one time for each round.
+
+    Returns:
+        The peers, each with "seconds" and, where halfstride took part, "ratio": lower quartile, median, upper quartile.
+    """
+    medians = {name: median(peer["seconds"]) for name, peer in peers.items() if _is_auto(peer)}
+    own = min(medians, key=medians.__getitem__, default=None)
+    short: dict[str, dict[str, Any]] = {}
+    for name, peer in peers.items():
+        short[name] = peer | {"seconds": _rounded(spread(peer["seconds"]))}
+        if own is not None:
+            rounds = zip(peer["seconds"], peers[own]["seconds"], strict=False)
+            short[name]["ratio"] = _rounded(spread([one / other for one, other in rounds]))
+    return short
+
+
+def _is_auto(peer: dict[str, Any]) -> bool:
+    return (peer["kind"], peer["how"]) == ("halfstride", "auto")
+
+
+def _rounded(value: Spread) -> list[float]:
+    return [float(f"{each:.5g}") for each in value]
+
+
 def best(result: Result, kind: str, how: str | None = None) -> str | None:
     """The fastest peer of a kind (and way), by its median; None where none took part."""
     times = {
-        name: median(peer["seconds"])
+        name: seconds_of(peer)
         for name, peer in result["peers"].items()
         if peer["kind"] == kind and how in (None, peer["how"])
     }
     return min(times, key=times.__getitem__) if times else None
 
 
-def ratio(result: Result, slower: str, faster: str) -> Spread:
-    """How many times as long one peer takes as another: the quotients of their turns in the same rounds."""
-    turns = [result["peers"][name]["seconds"] for name in (slower, faster)]
-    return spread([one / other for one, other in zip(*turns, strict=False)])
+def seconds_of(peer: dict[str, Any]) -> float:
+    """A peer's median."""
+    return float(peer["seconds"][1])
+
+
+def ratio(result: Result, name: str) -> Spread:
+    """How many times as long a peer takes as halfstride's `auto`."""
+    return Spread(*result["peers"][name]["ratio"])
 
 
 def limit(result: Result) -> float | None:
     """The seconds that the machine needs at the least: for the products or for the bytes, whichever is more."""
     if "products" not in result or not {"gemm", "copy"} <= result["peers"].keys():
         return None
-    gemm, copy = (median(result["peers"][name]["seconds"]) for name in ("gemm", "copy"))
+    gemm, copy = (seconds_of(result["peers"][name]) for name in ("gemm", "copy"))
     gemms: float = result["products"] / result["gemm_products"]
     return max(gemms * gemm, copy)
 
@@ -117,8 +154,8 @@ def _layer_line(result: Result, run: dict[str, Any]) -> list[str]:
         _milliseconds(_median_of(result, ready)),
         peer.get("chosen", ""),
         _milliseconds(time),
-        _ratio_cell(result, ready, own),
-        _ratio_cell(result, hand, own),
+        _ratio_cell(result, ready),
+        _ratio_cell(result, hand),
         _milliseconds(least),
         f"{least / time:.0%}" if least and time else "",
     ]
@@ -139,7 +176,7 @@ def _summary(rows: Sequence[Result]) -> str:
         for result in rows:
             ready, own = best(result, "ready-made"), best(result, "halfstride", "auto")
             if form in result["tags"] and ready and own:
-                ratios.append(ratio(result, ready, own).median)
+                ratios.append(ratio(result, ready).median)
         if ratios:
             lines.append(
                 f"- {form}: geometric mean {geometric_mean(ratios):.2f}, least {min(ratios):.2f}, "
@@ -186,18 +223,18 @@ _MODEL_HEAD = [
 
 
 def _model_line(result: Result) -> list[str]:
-    ready, own = best(result, "ready-made"), best(result, "halfstride")
+    ready, own = best(result, "ready-made"), best(result, "halfstride", "auto")
     share = result["upsampling_share"]
     return [
         result["name"],
         _milliseconds(_median_of(result, "eager")),
         "compile" if own == "halfstride compile" else "optimize",
         _milliseconds(_median_of(result, own)),
-        _ratio_cell(result, "eager", own),
-        _ratio_cell(result, "eager channels_last", own),
-        _ratio_cell(result, "compile", own),
+        _ratio_cell(result, "eager"),
+        _ratio_cell(result, "eager channels_last"),
+        _ratio_cell(result, "compile"),
         ready or "none",
-        _ratio_cell(result, ready, own),
+        _ratio_cell(result, ready),
         f"{share:.0%}",
         f"{1 / (1 - share):.2f}",
         *(f"{result['peers'][name]['largest']:.1e}" if name in result["peers"] else "" for name in (own, "eager")),
@@ -264,17 +301,17 @@ def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def _median_of(result: Result, name: str | None) -> float | None:
-    return median(result["peers"][name]["seconds"]) if name in result["peers"] else None
+    return seconds_of(result["peers"][name]) if name in result["peers"] else None
 
 
 def _milliseconds(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds * 1000:.3g}" if seconds < 1 else f"{seconds * 1000:.0f}"
 
 
-def _ratio_cell(result: Result, slower: str | None, faster: str | None) -> str:
-    if slower is None or faster is None or not {slower, faster} <= result["peers"].keys():
+def _ratio_cell(result: Result, slower: str | None) -> str:
+    if "ratio" not in result["peers"].get(slower, {}):
         return ""
-    value = ratio(result, slower, faster)
+    value = ratio(result, str(slower))
     return f"**{value}**" if value.median < 1 else str(value)
 
 
@@ -311,4 +348,4 @@ def _chosen(result: Result) -> str:
 
 def _short_ratio(result: Result, kind: str) -> str:
     other, own = best(result, kind), best(result, "halfstride", "auto")
-    return f"{ratio(result, other, own).median:.2f}" if other and own else ""
+    return f"{ratio(result, other).median:.2f}" if other and own else ""

@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.models import ModelRow
 from benchmarks.peers import GEMM_SIDE, Peer, Task, peers_for
-from benchmarks.report import median
+from benchmarks.report import condensed, median
 from benchmarks.rows import Row, fewest_bytes, fewest_products
 from benchmarks.worker import serve
 
@@ -162,7 +162,7 @@ def measure(
         facts["gemm_products"] = GEMM_SIDE**3
     else:
         facts["upsampling_share"] = workers.ask("reference", "share", task)
-    return {**facts, "peers": contestants, "failed": failed}
+    return {**facts, "peers": condensed(contestants), "failed": failed}
 
 
 def calls_in_turn(estimate: float) -> int:

@@ -7,7 +7,7 @@ Run it with `python examples/summation_by_parts.py`; it draws summation-by-parts
 import numpy as np
 from matplotlib.figure import Figure
 
-from halfstride._core.planner import explain
+from halfstride import explain
 
 x, w = np.array([2.0, 3.2, 1.2, 2.6]), np.array([0.5, 1.0, -0.4])
 upsampled = np.repeat(x, 2)

@@ -1,116 +1,34 @@
 """Halfstride: convolutional autoencoders, and the upsampling layers that every decoder stands on.
 
-The public names, and nothing else. Each is imported when it is first used, so that the command line answers at once
-and nobody waits for a part that they don't use.
+The public names are listed in `__init__.pyi`. Each is imported when it is first used, so that `import halfstride` and
+`halfstride --help` take no time, and packages of an extra are needed only by the names that use them.
 """
 
+import ast
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from halfstride import geometry
+from halfstride._support.extras import naming_extras
 
-if TYPE_CHECKING:
-    from halfstride import functional
-    from halfstride.autoencoder import (
-        ConvAutoencoder,
-        EncoderAutoencoder,
-        Evaluation,
-        ImageOptions,
-        Images,
-        Interrupted,
-        Run,
-        TrainingOptions,
-        choose_latent,
-        evaluate,
-        load_encoder,
-        load_images,
-        mirror,
-        reconstruct,
-        to_float,
-        train,
-    )
-    from halfstride.checkerboard import UnevenKernelWarning, cure, diagnose, diagnose_image
-    from halfstride.layers import (
-        ConvTranspose1d,
-        ConvTranspose2d,
-        ConvTranspose3d,
-        ResizeConv1d,
-        ResizeConv2d,
-        ResizeConv3d,
-        SubpixelConv1d,
-        SubpixelConv2d,
-        SubpixelConv3d,
-    )
-    from halfstride.optimizing import optimize
-
-__all__ = [
-    "ConvAutoencoder",
-    "ConvTranspose1d",
-    "ConvTranspose2d",
-    "ConvTranspose3d",
-    "EncoderAutoencoder",
-    "Evaluation",
-    "ImageOptions",
-    "Images",
-    "Interrupted",
-    "ResizeConv1d",
-    "ResizeConv2d",
-    "ResizeConv3d",
-    "Run",
-    "SubpixelConv1d",
-    "SubpixelConv2d",
-    "SubpixelConv3d",
-    "TrainingOptions",
-    "UnevenKernelWarning",
-    "choose_latent",
-    "cure",
-    "diagnose",
-    "diagnose_image",
-    "evaluate",
-    "functional",
-    "geometry",
-    "load_encoder",
-    "load_images",
-    "mirror",
-    "optimize",
-    "reconstruct",
-    "to_float",
-    "train",
-]
 __version__ = "0.1.0"
 
-_ROOMS = {
-    "checkerboard": {"UnevenKernelWarning", "cure", "diagnose", "diagnose_image"},
-    "layers": {f"{kind}{dims}d" for kind in ("ConvTranspose", "ResizeConv", "SubpixelConv") for dims in (1, 2, 3)},
-    "autoencoder": {
-        "ConvAutoencoder",
-        "EncoderAutoencoder",
-        "Evaluation",
-        "ImageOptions",
-        "Images",
-        "Interrupted",
-        "Run",
-        "TrainingOptions",
-        "choose_latent",
-        "evaluate",
-        "load_encoder",
-        "load_images",
-        "mirror",
-        "reconstruct",
-        "to_float",
-        "train",
-    },
-    "optimizing": {"optimize"},
+_MODULES = {
+    imported.name: str(statement.module)
+    for statement in ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")).body
+    if isinstance(statement, ast.ImportFrom)
+    for imported in statement.names
 }
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name == "functional":
-        return import_module("halfstride.functional")
-    for room, names in _ROOMS.items():
-        if name in names:
-            return getattr(import_module(f"halfstride.{room}"), name)
-    raise AttributeError(f"module 'halfstride' has no attribute {name!r}")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'halfstride' has no attribute {name!r}")
+    with naming_extras():
+        if _MODULES[name] == __name__:
+            return import_module(f"halfstride.{name}")
+        return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

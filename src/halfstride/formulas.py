@@ -1,6 +1,6 @@
-"""The size formulas of `geometry`, written out: symbols, the numbers put in, products worked out, the answer.
+"""The size formulas of `geometry`, written out step by step: symbols, numbers, products, result.
 
-Typeset for a page, each symbol with the side of the layer that it speaks of; `plain` writes a line for a terminal.
+Each term has a role (input, kernel, output) that pages show as a colour; `plain` writes a line for a terminal.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Role = Literal["plain", "input", "kernel", "output"]
 
 
 class Term(NamedTuple):
-    """A piece of a formula, and what it speaks of."""
+    """A piece of a formula, and what it stands for."""
 
     text: str
     role: Role = "plain"
@@ -26,7 +26,7 @@ Line = list[Term]
 
 
 def conv(n: int, k: int, s: int = 1, p: int = 0, d: int = 1) -> list[Line]:
-    """The output size of a convolution along one axis.
+    """Write out the output size of a convolution along one axis.
 
     Args:
         n: input size.
@@ -54,7 +54,9 @@ def conv(n: int, k: int, s: int = 1, p: int = 0, d: int = 1) -> list[Line]:
 
 
 def conv_transpose(n: int, k: int, s: int = 1, p: int = 0, op: int = 0, d: int = 1) -> list[Line]:
-    """The output size of a transposed convolution along one axis; arguments as of `conv`, and `op`, output padding.
+    """Write out the output size of a transposed convolution along one axis.
+
+    Args as of `conv`, and `op`: output padding.
 
     Raises:
         ValueError: as `geometry.conv_transpose_size` does.
@@ -73,7 +75,9 @@ def conv_transpose(n: int, k: int, s: int = 1, p: int = 0, op: int = 0, d: int =
 
 
 def resize_conv(n: int, k: int, s: int = 2, p: int | Literal["same"] = "same", d: int = 1) -> list[Line]:
-    """The output size of a resize-convolution along one axis; arguments as of `conv`, `s` being the scale factor.
+    """Write out the output size of a resize-convolution along one axis.
+
+    Args as of `conv`, `s` being the scale factor.
 
     Raises:
         ValueError: as `geometry.resize_conv_size` does.
@@ -94,7 +98,9 @@ def resize_conv(n: int, k: int, s: int = 2, p: int | Literal["same"] = "same", d
 
 
 def subpixel_conv(n: int, k: int, s: int = 2, p: int = 0, d: int = 1) -> list[Line]:
-    """The output size of a sub-pixel convolution along one axis; arguments as of `conv`, `s` being the scale factor.
+    """Write out the output size of a sub-pixel convolution along one axis.
+
+    Args as of `conv`, `s` being the scale factor.
 
     Raises:
         ValueError: as `geometry.conv_size` does.
@@ -117,7 +123,7 @@ _PLAIN = str.maketrans({"·": "*", "−": "-", "⌊": "floor(", "⌋": ")"})
 
 
 def plain(line: Line) -> str:
-    """A line for a terminal, in ASCII."""
+    """Return a line as ASCII text."""
     return "".join(text for text, _ in line).translate(_PLAIN)
 
 
@@ -125,13 +131,13 @@ _ROLES: dict[str, Role] = {"n": "input", "k": "kernel"}
 
 
 def _in_symbols_and_numbers(formula: str, **numbers: int) -> list[Line]:
-    """A formula as it stands in a book, and with the numbers in place of their symbols."""
+    """Return a formula in symbols, and with numbers in place of the symbols."""
 
     def line(text: str, values: dict[str, int]) -> Line:
         pieces = (piece for piece in re.split(r"(op|[nkspd])", text) if piece)
         return [Term(str(values.get(piece, piece)), _ROLES.get(piece, "plain")) for piece in pieces]
 
-    # Two numbers side by side would be another number: what a book multiplies without a sign gets one.
+    # Numbers need a sign between them where symbols are multiplied without one: 2p becomes 2·p.
     signed = re.sub(r"(?<=\d)(?=[a-z])|(?<=[a-z])(?=\()", "·", formula)
     return [[Term("o", "output"), Term(" = "), *line(formula, {})], [Term("= "), *line(signed, numbers)]]
 

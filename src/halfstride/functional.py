@@ -23,10 +23,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Shaped
 from torch import Tensor
 
 from halfstride._core import algorithms, compiled, planner
@@ -35,6 +34,9 @@ from halfstride._core.common import is_channels_last, wants_gradients
 from halfstride._support.arguments import Padding, Sizes
 from halfstride._support.torch_private import is_captured, is_jit_traced
 from halfstride._support.weight_cache import cached
+
+if TYPE_CHECKING:
+    from jaxtyping import Shaped
 
 __all__ = [
     "conv_transpose1d",
@@ -398,7 +400,8 @@ def upsample(
     kernel = weight if first is None else compiled.part(weight, first, shape[-axes - 1])
     unbatched = input.dim() == axes + 1
     images = input.unsqueeze(0) if unbatched else input
-    tensors = input.device.type, wants_gradients(input, weight), is_channels_last(images)
+    dtype = _autocast_type(input) or input.dtype
+    tensors = input.device.type, dtype, wants_gradients(input, weight), is_channels_last(images)
     case, chosen = _plan(form, axes, shape, kernel.shape, geometry, algorithm, *tensors)
     _check_bias(case, bias)
     if captured and algorithm == "auto" and compiled.is_one_operator(case, chosen, input, weight, bias):
@@ -417,12 +420,13 @@ def _plan(
     geometry: tuple[Any, ...],
     algorithm: str,
     device: str,
+    dtype: torch.dtype,
     training: bool,
     channels_last: bool,
 ) -> tuple[Case, str]:
     """The case of a call and the algorithm for it."""
     case = CASES[form](axes, input_shape, weight_shape, *geometry)
-    return case, planner.choose(case, algorithm, device, training=training, channels_last=channels_last)
+    return case, planner.choose(case, algorithm, device, dtype, training=training, channels_last=channels_last)
 
 
 def _compute(case: Case, algorithm: str, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ is undone. The relationship numbers in the docstrings are those of Dumoulin & Vi
 for deep learning" (arXiv:1603.07285).
 
 Every size, kernel, stride, padding and dilation may be an int or a tuple with one int per axis; ints are repeated for
-every axis. The answer is an int where all arguments are ints, else a tuple.
+every axis. The result is an int if all arguments are ints, else a tuple.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Ints = int | tuple[int, ...]
 
 
 def conv_size(input_size: Ints, kernel_size: Ints, stride: Ints = 1, padding: Ints = 0, dilation: Ints = 1) -> Ints:
-    """The output size of a convolution or a pooling.
+    """Return the output size of a convolution or a pooling.
 
     Args:
         input_size: positions along each axis, 1 or more.
@@ -55,7 +55,7 @@ def conv_size(input_size: Ints, kernel_size: Ints, stride: Ints = 1, padding: In
         `floor((n + 2p - d(k-1) - 1) / s) + 1` per axis.
 
     Raises:
-        ValueError: where an argument is out of range, or the kernel is larger than the padded input.
+        ValueError: if an argument is out of range, or the kernel is larger than the padded input.
 
     Reference:
         Dumoulin & Visin, relationships 6 (strides) and 15 (dilation).
@@ -79,7 +79,7 @@ def conv_transpose_size(
     output_padding: Ints = 0,
     dilation: Ints = 1,
 ) -> Ints:
-    """The output size of a transposed convolution; more padding makes it smaller.
+    """Return the output size of a transposed convolution; more padding makes it smaller.
 
     Args:
         input_size: positions along each axis, 1 or more.
@@ -93,7 +93,7 @@ def conv_transpose_size(
         `(n-1)s - 2p + d(k-1) + op + 1` per axis.
 
     Raises:
-        ValueError: where an argument is out of range, or nothing would be left of the output.
+        ValueError: if an argument is out of range, or nothing would be left of the output.
 
     Reference:
         Dumoulin & Visin, relationship 14.
@@ -122,12 +122,12 @@ def resize_conv_size(
     padding: Ints | Literal["same"] = "same",
     dilation: Ints = 1,
 ) -> Ints:
-    """The output size of a resize-convolution: every position repeated, then a convolution of stride 1.
+    """Return the output size of a resize-convolution: each position is repeated, then convolved with stride 1.
 
     Args:
         input_size: positions along each axis, 1 or more.
         kernel_size: taps along each axis, 1 or more.
-        scale_factor: how often each position is repeated, 1 or more.
+        scale_factor: repetitions of each position, 1 or more.
         padding: positions added at *both* ends of the repeated input, 0 or more; "same" for as many as the kernel
             takes, at both ends together.
         dilation: repeated positions from one tap to the next, 1 or more.
@@ -136,7 +136,7 @@ def resize_conv_size(
         `ns + 2p - d(k-1)` per axis, `ns` with padding "same".
 
     Raises:
-        ValueError: where an argument is out of range, or the kernel is larger than the padded repeated input.
+        ValueError: if an argument is out of range, or the kernel is larger than the padded repeated input.
 
     Reference:
         Odena, Dumoulin & Olah, "Deconvolution and Checkerboard Artifacts", Distill (2016).
@@ -161,13 +161,13 @@ def resize_conv_size(
 
 
 def conv_input_sizes(output_size: int, kernel_size: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> range:
-    """All input sizes that a convolution maps to one output size: `stride` of them, or fewer near zero.
+    """Return all input sizes that a convolution maps to one output size: `stride` of them, or fewer near zero.
 
     One axis. The transposed convolution of the same kernel, stride and padding restores the smallest; each further one
     takes one more `output_padding`.
 
     Raises:
-        ValueError: where an argument is out of range, or no input of at least one position has this output size.
+        ValueError: if an argument is out of range, or no input of at least one position has this output size.
 
     Example:
         >>> list(conv_input_sizes(14, kernel_size=3, stride=2, padding=1))
@@ -190,10 +190,10 @@ def conv_input_sizes(output_size: int, kernel_size: int, stride: int = 1, paddin
 def output_padding_for(
     input_size: Ints, output_size: Ints, kernel_size: Ints, stride: Ints = 1, padding: Ints = 0, dilation: Ints = 1
 ) -> Ints:
-    """The `output_padding` with which a transposed convolution takes `input_size` to exactly `output_size`.
+    """Return the `output_padding` with which a transposed convolution maps `input_size` to `output_size`.
 
     Raises:
-        ValueError: where no allowed output padding does; the text names the sizes that can be reached.
+        ValueError: if no allowed output padding does; the message names the sizes that can be reached.
 
     Example:
         >>> output_padding_for(14, 28, kernel_size=3, stride=2, padding=1)
@@ -215,7 +215,7 @@ choose 27 or 28.
 
 
 def phase_taps(kernel_size: int, stride: int, dilation: int = 1) -> tuple[tuple[int, ...], ...]:
-    """The taps that each phase of a transposed convolution sums: `t` belongs to phase `dilation * t mod stride`.
+    """Return the taps that each phase of a transposed convolution sums: `t` is in phase `dilation * t mod stride`.
 
     One axis; phases are counted on the full output, before padding cuts it.
 
@@ -233,7 +233,7 @@ def phase_taps(kernel_size: int, stride: int, dilation: int = 1) -> tuple[tuple[
 
 
 def is_even(kernel_size: Ints, stride: Ints, dilation: Ints = 1) -> bool:
-    """Whether every phase has the same number of taps along every axis, so that the overlap makes no checkerboard.
+    """Return whether all phases have equally many taps along every axis, so that overlap makes no checkerboard.
 
     Without dilation: where the stride divides the kernel. It is necessary for an even output, not sufficient: the
     weights of the phases can still differ.
@@ -252,11 +252,11 @@ def is_even(kernel_size: Ints, stride: Ints, dilation: Ints = 1) -> bool:
 def coverage(
     input_size: int, kernel_size: int, stride: int = 1, padding: int = 0, output_padding: int = 0, dilation: int = 1
 ) -> tuple[int, ...]:
-    """How many kernel taps reach each output position of a transposed convolution.
+    """Return how many kernel taps reach each output position of a transposed convolution.
 
-    One axis; in several dimensions coverage is the outer product of the axes. Of the strided convolution that this
-    operator transposes (the same kernel, stride, padding and dilation; `output_padding` less than the stride), the same
-    numbers tell how often each *input* position is read, and so how unevenly its gradient is spread.
+    One axis; in several dimensions coverage is the outer product of the axes. The convolution with the same kernel,
+    stride, padding and dilation (and `output_padding` less than the stride) reads each of its *input* positions equally
+    often, so uneven coverage is an uneven gradient there.
 
     Reference:
         Odena, Dumoulin & Olah, "Deconvolution and Checkerboard Artifacts", Distill (2016), where it is called overlap.
@@ -285,7 +285,7 @@ def coverage(
 
 
 class Solution(NamedTuple):
-    """One layer that joins two sizes, as `solve` lists them; dilation 1."""
+    """One layer between two sizes, as `solve` lists them; dilation 1."""
 
     kernel_size: int
     stride: int
@@ -293,30 +293,29 @@ class Solution(NamedTuple):
     output_padding: int
     """For a transposed convolution; 0 for a convolution."""
     even: bool
-    """Whether all phases have the same number of taps: of the output upwards, of the input's gradient downwards."""
+    """Whether all phases have equally many taps: of a transposed convolution's output, or a convolution's input."""
 
 
 _KERNELS_OF_A_KIND = 3
 
 
 def solve(input_size: int, output_size: int) -> list[Solution]:
-    """The layers that take `input_size` to `output_size`: transposed convolutions upwards, else convolutions.
+    """List layers that map `input_size` to `output_size`: transposed convolutions if it is larger, else convolutions.
 
-    One axis. The stride is the ratio of the two sizes, rounded down, and rounded up where its steps still stay inside
-    the larger size (1 where one of them is a single position: there is nothing to step over). Of the kernels that cover
-    every position, with no gap between two steps and none left out at the end, the three smallest even ones (no
-    checkerboard from overlap) and the three smallest others are listed for each stride, with the least output padding
-    that fits. Even ones come first, then small kernels, then without output padding, then with small padding.
+    One axis. The stride is the ratio of the two sizes, rounded down and rounded up (1 if one of the sizes is 1; not
+    rounded up if the steps would leave the larger size). For each stride the three smallest even kernels (no
+    checkerboard from overlap) and the three smallest others that cover every position are listed, with the least output
+    padding that fits. The list is sorted by: even first, kernel size, output padding, padding.
 
     Args:
         input_size: positions to start from, 1 or more, of any magnitude.
         output_size: positions to arrive at, 1 or more, of any magnitude.
 
     Returns:
-        From 3 to 12 solutions, the first being the one to try first.
+        3 to 12 solutions, the first being the one to try first.
 
     Raises:
-        ValueError: where a size is out of range.
+        ValueError: if a size is out of range.
 
     Example:
         >>> for solution in solve(7, 14): print(solution)
@@ -365,18 +364,18 @@ class Window:
 
 
 class ReceptiveField(NamedTuple):
-    """What one output position of a stack sees of its input, along one axis."""
+    """The input positions that one output position of a stack depends on, along one axis."""
 
     size: int
-    """Input positions seen by one output position."""
+    """Input positions that one output position depends on."""
     stride: int
     """Input positions from one output position's field to the next one's."""
     start: int
-    """First input position that output position 0 sees; negative where padding comes before it."""
+    """First input position that output position 0 depends on; negative in the padding."""
 
 
 def receptive_field(layers: Sequence[Window]) -> ReceptiveField:
-    """The receptive field of a stack of convolutions and poolings, first layer first.
+    """Return the receptive field of a stack of convolutions and poolings, first layer first.
 
     Reference:
         Araujo, Norris & Sim, "Computing Receptive Fields of Convolutional Neural Networks", Distill (2019).
@@ -455,8 +454,8 @@ def _output_padding_for(
 
 
 def _is_even(kernel_size: int, stride: int, dilation: int) -> bool:
-    # Tap t belongs to phase d·t mod s. Where d and s share a divisor some phases get no tap at all; where they do not,
-    # the taps go round all s phases, again and again.
+    # Tap t belongs to phase d·t mod s. If d and s have a common divisor, some phases have no taps; otherwise s
+    # successive taps fall on all s phases.
     return math.gcd(dilation, stride) == 1 and kernel_size % stride == 0
 
 

@@ -117,7 +117,7 @@ def test_types(recorder):
 @pytest.fixture
 def by_parts(monkeypatch):
     """Whatever can be is summed by parts in training, however few channels there are."""
-    monkeypatch.setattr(planner, "_SAVED", 0)
+    monkeypatch.setattr(planner, "_MANY_PAIRS", 0)
 
 
 @pytest.mark.parametrize("wanted", ["input", "weight", "bias", "all"])

@@ -1,32 +1,27 @@
-"""Which algorithm for which case, and why.
+"""Which algorithm computes which case, and why.
 
-The rule of "auto", which never asks for anything that an algorithm cannot do:
+The rules of "auto", in this order. It never chooses an algorithm that cannot compute the case.
 
-1. A model that is being exported (`torch.export`, ONNX) is made of torch's own operators: "native".
-2. What enlarges nothing is a convolution, and a sub-pixel convolution is made of its phases already: "native". (On a
-   single position a transposed kernel enlarges whatever the stride is, as the first layer of many generators does.)
-3. Under a compiler, which makes one loop of all that follows its matrix product, "scatter" on a processor where torch's
-   transposed convolution is weak: to few output channels, at large strides of a signal, and in volumes where nothing
-   overlaps.
-4. Otherwise under a compiler, and where nothing was measured (other devices, and channels in groups), a transposed
-   convolution is "native", since torch's skips the zeros, and a resize-convolution is "folded", which saves most of its
-   products with one operator of torch; compiled in training on a processor, with many channels, "by_parts" as an
-   operator of its own (`trains_by_parts`).
-5. Otherwise the one of `ELIGIBLE` whose time is predicted to be shortest, forwards or in training, with the input's
-   order in memory. A time is the sum of what an algorithm does, times what it costs (`Costs`): products, numbers moved,
-   rows of them, numbers of the kernel, and calls. A layer takes as much more or less than that as the layers did that
-   were measured and are like it.
+1. While a model is exported (`torch.export`, ONNX): "native", so that the graph holds torch's own operators only.
+2. Sub-pixel convolutions, and layers that do not enlarge their input: "native", an ordinary convolution. (An input of
+   one position is enlarged by a transposed convolution of any stride: the first layer of many generators.)
+3. On devices other than CPUs, and in types other than float32: "native", because nothing was measured there.
+4. Under `torch.compile`, and with groups: "native" for transposed convolutions and "folded" for resize-convolutions,
+   which saves most of their MACs with one torch operator. Two exceptions under `torch.compile` for a CPU: "scatter"
+   where torch's transposed convolution is slow (`_is_slow_in_torch`), because everything after its matrix product is
+   fused into one loop; and "by_parts" in training with many channels (`trains_by_parts`).
+5. Otherwise the algorithm that is predicted to take least time (`predictions`).
 
-The costs were measured on two cores in float32 by `python -m benchmarks.calibrate`, once with AVX2 and once with
-AVX512, and lie in `costs/`; torch says which of them this processor is. Their absolute values do not matter, and their
-ratios are alike on processors that are alike. So one processor always chooses alike.
+The prediction is linear: how much an algorithm does (`features`) times what that costs (`Costs`). The costs were fitted
+to times that `python -m benchmarks.calibrate` measured on two cores in float32, with AVX2 and with AVX-512. Only their
+ratios matter, and these are similar on similar processors.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -43,35 +38,34 @@ from halfstride._support.weight_cache import cached
 
 __all__ = [
     "Candidate",
+    "Choice",
     "Costs",
-    "Measured",
-    "Plan",
     "choose",
     "explain",
     "features",
     "predict",
+    "predictions",
     "read_algorithm",
-    "shape",
     "trains_by_parts",
 ]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """What one algorithm would do for a case, forwards."""
+    """The work of one algorithm for a case, forward only."""
 
     algorithm: str
     macs: int | None
-    """Multiplications; None where the algorithm cannot do it."""
+    """Multiply-accumulate operations (MACs); None where the algorithm cannot compute the case."""
     bytes: int | None
-    """Bytes read and written, every tensor in between once each way, kernels left out."""
+    """Bytes read and written, intermediate tensors included, kernels not; None where it cannot compute the case."""
     unsupported_reason: str | None
-    """Why the algorithm cannot do it; None where it can."""
+    """Why the algorithm cannot compute the case; None where it can."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The algorithm chosen for a case, the reason, and what there was to choose from."""
+class Choice:
+    """The algorithm chosen for a case, the reason, and all candidates."""
 
     case: Case
     algorithm: str
@@ -83,125 +77,63 @@ ELIGIBLE: dict[str, tuple[str, ...]] = {
     "transposed": ("native", "scatter"),
     "resize": ("native", "scatter", "folded", "by_parts"),
 }
-"""The algorithms from which "auto" chooses, by form."""
+"""The algorithms that "auto" chooses from, by form."""
 
 
 class Costs(NamedTuple):
-    """What an algorithm's work costs, in picoseconds."""
+    """The fitted costs of one algorithm, in picoseconds for each unit of what it does (`features`)."""
 
-    product: float
-    idle_product: float
-    """By lanes that have no output channel to work for."""
-    product_of_image: float
-    """On top of that, for those of one image: where images are what the cores share, one image keeps one busy."""
-    number: float
-    """Of input, output and all in between, moved once."""
-    row: float
-    """Of such numbers that lie next to each other: what a loop over them costs to begin."""
-    kernel_number: float
-    layer: float
-    """Of any size, and"""
-    call: float
-    """of each operator that is called for it."""
-
-
-class Measured(NamedTuple):
-    """What is known of an algorithm, for a form and number of axes, in some circumstances and some order in memory."""
-
-    costs: Costs
-    deviations: tuple[tuple[tuple[int, ...], float], ...]
-    """Of the layers that were measured their `shape`, and the logarithm of their time over what the costs predict."""
+    mac: float
+    idle_mac: float  # of a vector lane without an output channel
+    mac_per_image: float  # in addition to `mac`: cores share the images of a batch, but not a single image
+    element: float  # of input, output and intermediate tensors, read or written
+    row: float  # of elements that are contiguous in memory: the start of a loop
+    weight: float  # an element of the kernel
+    layer: float  # a call of the layer, whatever its size
+    call: float  # of a torch operator by the layer
 
 
 _LANES = 16
-"""Output channels that torch's convolutions compute at once."""
+"""Output channels that oneDNN's 2-D convolutions compute at once."""
 
-_SAVED = 2**13
-"""Pairs of channels from which on, where the folded kernel needs twice the products, they are better summed by parts
-under a compiler; the fewer where it needs more."""
+_MANY_PAIRS = 2**13
+"""In training under a compiler, "by_parts" is faster than "folded" from this product on: pairs of input and output
+channels, times the share of MACs that it saves (`trains_by_parts`)."""
 
-_NEAR = 0.03
-"""Squared octaves within which one layer is as good as another. Beyond, what a layer tells fades with the fourth power
-of the distance: of what was tried, this foretold best the layers that were left out."""
+_MANY_IMAGES, _FEW_POSITIONS, _LARGE_KERNEL, _MANY_OUTPUTS = 8, 16, 2**21, 4
+"""Bounds of the exceptions in `_eligible`: images in a batch, input positions, kernel elements, and output channels per
+input channel."""
 
 
 def choose(
-    case: Case, algorithm: str = "auto", device: str = "cpu", *, training: bool = False, channels_last: bool = False
+    case: Case,
+    algorithm: str = "auto",
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    training: bool = False,
+    channels_last: bool = False,
 ) -> str:
-    """The name of the algorithm that computes a case: the one asked for, or by the rule above.
+    """Return the name of the algorithm that computes a case: the requested one, or by the rules of this module.
 
     Args:
-        case: the operator, with all sizes.
-        algorithm: "auto", or a name.
-        device: the type of the device that the tensors are on.
-        training: whether gradients will be wanted.
-        channels_last: whether the input's channels lie next to each other in memory.
+        case: the operator with all its sizes.
+        algorithm: "auto", or the name of an algorithm.
+        device: type of the device that the tensors are on.
+        dtype: type in which the case is computed.
+        training: whether gradients are needed.
+        channels_last: whether the input's memory format is channels_last.
 
     Raises:
-        ValueError: where there is no algorithm of that name, or it cannot compute the case.
+        ValueError: if there is no algorithm of that name, or it cannot compute the case.
     """
-    circumstances = "unmeasured"
     if is_captured() and (is_jit_traced() or is_exporting()):
         circumstances = "exporting"
-    elif device == "cpu":
-        circumstances = "compiled" if is_compiling() else "training" if training else "forward"
+    elif is_compiling():
+        circumstances = "compiled" if device == "cpu" else "compiled for another device"
+    else:
+        circumstances = _measured_as(device, dtype, training)
     return _decide(case, algorithm, circumstances, channels_last)[0]
-
-
-def trains_by_parts(case: Case) -> bool:
-    """Whether a compiler should leave a resize-convolution as it is in training, to be summed by parts.
-
-    Told by channels and kernel alone: other sizes may be symbols to a compiler.
-    """
-    if case.form != "resize" or case.groups != 1 or case.padding_mode != "zeros" or max(case.stride) == 1:
-        return False
-    parts = math.prod(case.kernel_size)
-    folded = math.prod([span + s for span, s in zip(case.span, case.stride, strict=True)])
-    enough: bool = case.in_channels * case.out_channels * (folded - parts) >= _SAVED * parts
-    return enough
-
-
-def features(case: Case, algorithm: str, *, channels_last: bool) -> tuple[float, ...]:
-    """What an algorithm does for a case, in the order of `Costs`."""
-    macs, traffic, calls = ALGORITHMS[algorithm].cost(case)
-    of_group = case.out_channels // case.groups
-    idle = -of_group % _LANES / of_group if algorithm in ("native", "folded") and case.axes == 2 else 0
-    kernel = case.in_channels * of_group * math.prod(case.kernel_size)
-    rows = traffic / (case.out_channels if channels_last else case.input_size[-1])
-    return macs, macs * idle, macs / case.batch, traffic, rows, kernel, 1, calls
-
-
-def shape(case: Case) -> tuple[int, ...]:
-    """What makes a layer like another: batch, channels, positions, taps, stride."""
-    size, taps, stride = map(math.prod, (case.input_size, case.kernel_size, case.stride))
-    return case.batch, case.in_channels // case.groups, case.out_channels // case.groups, size, taps, stride
-
-
-def predict(measured: Measured, case: Case, algorithm: str, *, channels_last: bool) -> float:
-    """The milliseconds that an algorithm takes for a case: by its costs, and as other layers deviated from them, the
-    nearer the more."""
-    amounts = features(case, algorithm, channels_last=channels_last)
-    time = sum(cost * amount for cost, amount in zip(measured.costs, amounts, strict=True)) / 1e9
-    weights = total = 0.0
-    mine = [math.log2(max(number, 1)) for number in shape(case)]
-    for other, deviation in measured.deviations:
-        octaves = math.dist(mine, [math.log2(number) for number in other])
-        weight = (octaves**2 + _NEAR) ** -2
-        weights += weight
-        total += weight * deviation
-    return time * math.exp(total / weights if weights else 0.0)
-
-
-@lru_cache(maxsize=1)
-def _measured() -> dict[tuple[str, ...], Measured]:
-    """What was measured on a processor like this one, by circumstances, order in memory, form, axes and algorithm."""
-    table = json.loads((files("halfstride") / "_core" / "costs" / f"{capability()}.json").read_text())
-    return {
-        tuple(entry["of"]): Measured(
-            Costs(*entry["costs"]), tuple((tuple(shape), deviation) for shape, deviation in entry["deviations"])
-        )
-        for entry in table
-    }
 
 
 def explain(
@@ -210,28 +142,33 @@ def explain(
     weight_shape: Sequence[int],
     *,
     algorithm: str = "auto",
+    device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     training: bool = False,
     channels_last: bool = False,
     **geometry: Any,
-) -> Plan:
-    """What `choose` would say about a layer, and the products and bytes of every candidate.
+) -> Choice:
+    """Explain which algorithm computes a layer outside of `torch.compile`, and count every candidate's work.
 
     Args:
         form: "transposed", "resize" or "subpixel".
-        input_shape: (batch, in_channels, *size), or without the batch.
-        weight_shape: the shape of the weight in torch's layout for this form; see `halfstride.functional`.
-        algorithm: "auto", or a name.
-        dtype: the type of the numbers, for their bytes.
-        training: whether gradients will be wanted.
-        channels_last: whether the input's channels lie next to each other in memory.
+        input_shape: (batch, in_channels, \\*size), or (in_channels, \\*size).
+        weight_shape: shape of the weight as in `halfstride.functional`.
+        algorithm: "auto", or the name of an algorithm.
+        device: type of the device that the tensors are on.
+        dtype: type of the tensors.
+        training: whether gradients are needed.
+        channels_last: whether the input's memory format is channels_last.
         geometry: stride or scale_factor, padding, dilation, groups and so on, as in `halfstride.functional`.
 
+    Raises:
+        ValueError: if an argument is out of range, or the requested algorithm cannot compute the layer.
+
     Example:
-        >>> plan = explain("resize", (8, 64, 32, 32), (32, 64, 3, 3), scale_factor=2)
-        >>> plan.algorithm
+        >>> choice = explain("resize", (8, 64, 32, 32), (32, 64, 3, 3), scale_factor=2)
+        >>> choice.algorithm
         'folded'
-        >>> {each.algorithm: each.macs // (8 * 64 * 32 * 32 * 32) for each in plan.candidates}
+        >>> {each.algorithm: each.macs // (8 * 64 * 32 * 32 * 32) for each in choice.candidates}
         {'native': 36, 'scatter': 16, 'emulated': 64, 'folded': 16, 'phases': 16, 'by_parts': 9}
     """
     if form not in CASES:
@@ -242,14 +179,120 @@ def explain(
         reason = module.unsupported_reason(case)
         cost = None if reason else module.cost(case)
         candidates.append(Candidate(name, cost and cost.macs, cost and cost.traffic * dtype.itemsize, reason))
-    circumstances = "training" if training else "forward"
-    decision = _decide(case, algorithm, circumstances, channels_last)
-    return Plan(case, *decision, tuple(candidates))
+    decision = _decide(case, algorithm, _measured_as(device, dtype, training), channels_last)
+    return Choice(case, *decision, tuple(candidates))
+
+
+def read_algorithm(algorithm: Any) -> str:
+    """Return `algorithm` if it is "auto" or the name of an algorithm.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    names = ("auto", *ALGORITHMS)
+    if algorithm not in names:
+        raise ValueError(f"`algorithm` (={algorithm!r}) must be one of {', '.join(map(repr, names))}.")
+    return str(algorithm)
+
+
+def trains_by_parts(case: Case) -> bool:
+    """Return whether, in training, a compiler should keep a resize-convolution as one operator, computed by parts.
+
+    Decided by channels and kernel alone: the other sizes may be symbols under a compiler.
+    """
+    if case.form != "resize" or case.groups != 1 or case.padding_mode != "zeros" or max(case.stride) == 1:
+        return False
+    parts = math.prod(case.kernel_size)
+    folded = math.prod([span + s for span, s in zip(case.span, case.stride, strict=True)])
+    return bool(case.in_channels * case.out_channels * (folded - parts) >= _MANY_PAIRS * parts)
+
+
+# Predicted times ------------------------------------------------------------------------------------------------------
+
+
+def features(case: Case, algorithm: str, *, channels_last: bool) -> tuple[float, ...]:
+    """Return how much an algorithm does of everything that has a cost, in the order of `Costs`."""
+    macs, traffic, calls = ALGORITHMS[algorithm].cost(case)
+    of_group = case.out_channels // case.groups
+    idle = -of_group % _LANES / of_group if algorithm in ("native", "folded") and case.axes == 2 else 0
+    weights = case.in_channels * of_group * math.prod(case.kernel_size)
+    rows = traffic / (case.out_channels if channels_last else case.input_size[-1])
+    return macs, macs * idle, macs / case.batch, traffic, rows, weights, 1, calls
+
+
+def predict(costs: Costs, case: Case, algorithm: str, *, channels_last: bool) -> float:
+    """Return the predicted milliseconds of an algorithm for a case."""
+    amounts = features(case, algorithm, channels_last=channels_last)
+    return sum(cost * amount for cost, amount in zip(costs, amounts, strict=True)) / 1e9
+
+
+def predictions(case: Case, table: Mapping[str, Costs], circumstances: str, *, channels_last: bool) -> dict[str, float]:
+    """Return the predicted milliseconds of every eligible algorithm, the fastest first.
+
+    Args:
+        case: the operator with all its sizes.
+        table: costs by circumstances, memory format, form, axes and algorithm, as in costs.json.
+        circumstances: "forward" or "training".
+        channels_last: whether the input's memory format is channels_last; ignored in 1-D, which has no such format.
+    """
+    channels_last = channels_last and case.axes > 1
+    kind = f"{circumstances} {'channels_last' if channels_last else 'contiguous'} {case.form} {case.axes}d"
+    times = {
+        name: predict(table[f"{kind} {name}"], case, name, channels_last=channels_last)
+        for name in _eligible(case, channels_last)
+    }
+    return dict(sorted(times.items(), key=lambda item: item[1]))
+
+
+def _eligible(case: Case, channels_last: bool) -> list[str]:
+    """Return the algorithms whose predictions are compared: those that can compute the case, less two exceptions.
+
+    The exceptions correct errors that the linear prediction makes on measured layers of one kind:
+
+    - A transposed convolution of a batch of single positions (then "scatter" is one matrix product), or with a large
+      kernel at few positions: the beginning of generators. torch's took up to 2.9 times as long as "scatter", which was
+      predicted to be slower in half of these layers.
+    - Many more output than input channels in contiguous memory. "scatter" and "by_parts" compute with channels last and
+      rearrange the large output afterwards, which takes longer than predicted; not if there is only one position.
+    """
+    able = [name for name in ELIGIBLE[case.form] if ALGORITHMS[name].unsupported_reason(case) is None]
+    positions = math.prod(case.input_size)
+    if case.form == "transposed" and "scatter" in able:
+        weights = case.in_channels * case.out_channels * math.prod(case.kernel_size)
+        if (positions == 1 and case.batch >= _MANY_IMAGES) or (
+            positions <= _FEW_POSITIONS and weights >= _LARGE_KERNEL
+        ):
+            return ["scatter"]
+    if not channels_last and positions > 1 and case.out_channels >= _MANY_OUTPUTS * case.in_channels:
+        return [name for name in able if name in ("native", "folded")]
+    return able
+
+
+@lru_cache(maxsize=1)
+def _costs() -> dict[str, Costs]:
+    """Return the costs fitted on a processor with the same vector instructions as this one."""
+    table = json.loads((files("halfstride") / "_core" / "costs.json").read_text())
+    return {key: Costs(*costs) for key, costs in table[capability()].items()}
+
+
+# The decision ---------------------------------------------------------------------------------------------------------
+
+
+def _measured_as(device: str, dtype: torch.dtype, training: bool) -> str:
+    """Return the circumstances outside of compilers and export: "forward", "training" or "unmeasured"."""
+    if device != "cpu" or dtype != torch.float32:
+        return "unmeasured"
+    return "training" if training else "forward"
 
 
 @cached
 def _decide(case: Case, algorithm: str, circumstances: str, channels_last: bool) -> tuple[str, str]:
-    """The algorithm and the reason; circumstances: "forward", "training", "compiled", "exporting" or "unmeasured"."""
+    """Return the algorithm and the reason.
+
+    Args:
+        circumstances: "forward", "training", "compiled" (for a CPU), "compiled for another device", "exporting" or
+            "unmeasured".
+    """
     if read_algorithm(algorithm) != "auto":
         reason = ALGORITHMS[algorithm].unsupported_reason(case)
         if reason is not None:
@@ -259,43 +302,34 @@ def _decide(case: Case, algorithm: str, circumstances: str, channels_last: bool)
         return "native", "an exported model is made of torch's own operators"
     if case.form == "subpixel":
         return "native", "a sub-pixel convolution is made of its phases already"
-    # Not by the largest size: a compiler to which sizes are symbols would remember which one that was.
+    # Not by the largest size: where sizes are symbols, a compiler would add a guard on which of them is the largest.
     if all(s == 1 for s in case.stride) and (case.form == "resize" or any(n > 1 for n in case.input_size)):
         return "native", "nothing is enlarged, so this is a convolution"
     if not case.channel_pairs:
         return "native", "there is nothing to multiply"
-    able = [name for name in ELIGIBLE[case.form] if ALGORITHMS[name].unsupported_reason(case) is None]
-    if len(able) == 1:
-        return "native", "its borders allow no other"
-    if circumstances == "compiled" and _is_weak(case):
-        return "scatter", "torch's transposed convolution is weak here, and a compiler fuses all but the matrix product"
-    if circumstances in ("compiled", "unmeasured") or case.groups > 1:
+    if circumstances == "unmeasured":
+        return "native", "nothing was measured on this device in this type"
+    if all(ALGORITHMS[name].unsupported_reason(case) is not None for name in ELIGIBLE[case.form] if name != "native"):
+        return "native", "no other algorithm can compute this padding"
+    if circumstances == "compiled" and _is_slow_in_torch(case):
+        return "scatter", "torch's transposed convolution is slow here, and a compiler fuses all but the matrix product"
+    if circumstances not in ("forward", "training") or case.groups > 1:
         if case.form == "transposed":
-            return "native", "torch's transposed convolution multiplies nothing in vain"
-        return "folded", "the taps that meet copies of one value are added before they are multiplied"
-    last = channels_last and case.axes > 1
-    order, axes, table = "channels last" if last else "contiguous", f"{case.axes}d", _measured()
-    times = {
-        name: predict(table[circumstances, order, case.form, axes, name], case, name, channels_last=last)
-        for name in able
-    }
-    fastest, *others = sorted(times, key=times.__getitem__)
-    compared = ", ".join(f"{times[name]:.3g} ms as {name!r}" for name in others)
-    return fastest, f"predicted to take {times[fastest]:.3g} ms where it was measured, against {compared}"
+            return "native", "torch's transposed convolution computes no needless MACs"
+        return "folded", "it adds the taps that meet copies of one value before it multiplies"
+    (fastest, time), *others = predictions(case, _costs(), circumstances, channels_last=channels_last).items()
+    if not others:
+        return fastest, "measured layers whose kernel or output is as large beside the input were fastest by it"
+    compared = ", ".join(f"{other:.3g} ms as {name!r}" for name, other in others)
+    return fastest, f"predicted to take {time:.3g} ms where it was measured, against {compared}"
 
 
-def _is_weak(case: Case) -> bool:
-    """Where torch's transposed convolution takes longer on a processor than a matrix product and a compiled loop."""
-    # oneDNN computes that many channels at once, needed or not. Signals are images of one row to it, and volumes torch
-    # convolves without it.
+def _is_slow_in_torch(case: Case) -> bool:
+    """Return whether torch's transposed convolution is slower on a CPU than a matrix product and a compiled loop."""
+    # oneDNN computes 16 output channels at once, needed or not. torch computes volumes without oneDNN.
     few = case.out_channels // case.groups <= _LANES
-    far = case.axes == 1 and case.stride[0] >= 8
-    apart = case.axes == 3 and all(span < s for span, s in zip(as_transposed(case)[0].span, case.stride, strict=True))
-    return few or far or apart
-
-
-def read_algorithm(algorithm: Any) -> str:
-    names = ("auto", *ALGORITHMS)
-    if algorithm not in names:
-        raise ValueError(f"`algorithm` (={algorithm!r}) must be one of {', '.join(map(repr, names))}.")
-    return str(algorithm)
+    large_stride = case.axes == 1 and case.stride[0] >= 8
+    no_overlap = case.axes == 3 and all(
+        span < s for span, s in zip(as_transposed(case)[0].span, case.stride, strict=True)
+    )
+    return few or large_stride or no_overlap

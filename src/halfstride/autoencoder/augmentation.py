@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from halfstride.autoencoder.draws import Draw
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, UInt8
 
 __all__ = ["Augment", "DefaultAugmentation", "augment", "default_augmentation", "jitter"]
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from huggingface_hub import ModelCard, PyTorchModelHubMixin, constants
-from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from halfstride import layers
@@ -30,6 +29,8 @@ from halfstride.autoencoder.principal import principal_axes
 from halfstride.checkerboard.coverage import UnevenKernelWarning, warn_if_uneven
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, UInt8
+
     from halfstride.autoencoder.images import Images
 
 __all__ = ["ConvAutoencoder", "Downsampling", "Latent", "Upsampling"]

@@ -9,16 +9,18 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from halfstride._support.arguments import read_int, read_sizes
 from halfstride.autoencoder.mirroring import mirror
 from halfstride.autoencoder.model import ConvAutoencoder, Latent, Upsampling, _one_of
 from halfstride.checkerboard.coverage import UnevenKernelWarning
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, UInt8
 
 __all__ = ["Autoencoder", "EncoderAutoencoder", "load_encoder"]
 

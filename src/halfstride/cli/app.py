@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import halfstride
+from halfstride._support.extras import naming_extras
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,13 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in given
     try:
-        code = app([argument for argument in given if argument != "--debug"], "halfstride", standalone_mode=False)
+        with naming_extras():
+            code = app([argument for argument in given if argument != "--debug"], "halfstride", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read our output has gone, `head` for one. Python would complain when it flushes once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    except (ValueError, OSError, FloatingPointError, typer.TyperException) as error:
+    except (ValueError, OSError, FloatingPointError, ModuleNotFoundError, typer.TyperException) as error:
         if debug:
             raise
         code = error.exit_code if isinstance(error, typer.TyperException) else 1

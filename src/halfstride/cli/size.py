@@ -13,7 +13,7 @@ from halfstride.cli.app import app, make_console
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from halfstride._core.planner import Plan
+    from halfstride._core.planner import Choice
 
 size = typer.Typer(
     help="""Sizes of convolutions and of the layers that upsample, forwards and backwards.
@@ -313,7 +313,7 @@ def _plan(
     input_size: geometry.Ints,
     kernel_size: geometry.Ints,
     layer: dict[str, Any],
-) -> Plan:
+) -> Choice:
     """What the planner says of a layer, for one image; in two dimensions where one number stands for all axes."""
     from halfstride._core import planner
 
@@ -330,7 +330,7 @@ def _plan(
     return planner.explain(form, (1, inputs, *sizes), weight_shape, **layer | dict(zip(per_axis, columns, strict=True)))
 
 
-def _print_plan(plan: Plan | None) -> None:
+def _print_plan(plan: Choice | None) -> None:
     if plan is None:
         return
     console, case = make_console(), plan.case

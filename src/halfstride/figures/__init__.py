@@ -1,5 +1,7 @@
 """The pictures that every front shows, drawn from plain arrays; each function returns a matplotlib `Figure`."""
 
+import matplotlib  # noqa: F401  # where the extra is missing, so is this whole package, and the error names the extra
+
 from halfstride.figures.autoencoder import decoded_plane, latent_space, losses, principal_plane, reconstructions
 from halfstride.figures.checkerboard import coverage, cure, diagnosis, image_diagnosis
 from halfstride.figures.comparing import comparison, grid, knee, sweep

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
 
 from halfstride.figures.autoencoder import show
 from halfstride.figures.canvas import blank
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from matplotlib.figure import Figure
 
 __all__ = ["comparison", "grid", "knee", "sweep"]

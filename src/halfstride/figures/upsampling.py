@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from halfstride.figures.frames import Frame, Rectangle, Words
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 __all__ = ["Theme", "UpsamplingSteps", "View", "number", "upsampling_frames"]
 

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from halfstride.autoencoder.images.opening import ImageError, Picture, opened, reduction
 
 if TYPE_CHECKING:
+    from jaxtyping import Float32, UInt8
     from PIL import Image
 
 Fit = Literal["crop", "pad", "stretch"]

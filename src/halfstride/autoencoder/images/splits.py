@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Int64, UInt8
 
 
 class Skipped(NamedTuple):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -15,6 +14,9 @@ from halfstride.autoencoder.images.collection import in_threads, processors
 from halfstride.autoencoder.images.decoding import Pair, Preparation
 from halfstride.autoencoder.images.opening import ImageError, Picture, printable
 from halfstride.autoencoder.images.splits import Epoch, Sample, Skipped, Split, sample_of, spread
+
+if TYPE_CHECKING:
+    from jaxtyping import UInt8
 
 Item = tuple[str, Any]
 """A picture's name, and what the workers find it by."""
