@@ -7,11 +7,13 @@ import zipfile
 
 import pytest
 from PIL import Image
+from studio_helpers import rows
 
 from halfstride import cli
 from halfstride.figures.upsampling import number
 from halfstride.studio.animation import animate, encode
-from halfstride.studio.layer import Layer, explain
+from halfstride.studio.explanation import explain
+from halfstride.studio.layer import Layer
 
 LAYERS = [
     Layer(),
@@ -43,7 +45,7 @@ def test_a_step_says_its_sum():
     told = explain(LAYERS[1])
     frames = animate(LAYERS[1], "sliding")
     for j, frame in enumerate(frames[:-1]):
-        terms = [term for term in told.terms if term.j == j]
+        terms = [term for term in rows(told.terms) if term.j == j]
         sums = " + ".join(f"{number(told.input[term.i])}·{number(told.kernel[term.t])}" for term in terms)
         assert texts(frame)[-1] == f"{sums} = {number(told.output[j])}"
 

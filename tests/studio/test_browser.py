@@ -2,7 +2,6 @@
 
 import base64
 import contextlib
-import io
 import json
 import re
 import shutil
@@ -13,14 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from studio_helpers import as_shown, png, rows
 
 from halfstride import ConvAutoencoder, diagnose, diagnose_image, load_images, to_float
 from halfstride.autoencoder import ImageOptions, Run, decode, reconstruct
 from halfstride.studio import server
 from halfstride.studio.animation import animate, encode
 from halfstride.studio.app import create_app
-from halfstride.studio.layer import Layer, explain
+from halfstride.studio.explanation import explain
+from halfstride.studio.layer import Layer
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if CHROMIUM is None:
@@ -190,7 +190,7 @@ def test_every_kind_of_layer_shows_its_own_numbers_in_every_view(visit):
             assert outputs(page, "emulated") == told.output
             assert numbers(page, "scatter", kind="input") == told.input
             assert numbers(page, "scatter", kind="kernel") == told.kernel
-            assert entries(page) == [(entry.j, entry.i) for entry in told.matrix]
+            assert entries(page) == [(entry.j, entry.i) for entry in rows(told.matrix)]
             assert outputs(page, "matrix") == told.output
             assert numbers(page, "matrix", kind="entry") == told.matrix.value
             kernels = [v for phase in told.phases.kernels for v, t in zip(phase.kernel, phase.taps, strict=True) if t]
@@ -201,7 +201,7 @@ def test_every_kind_of_layer_shows_its_own_numbers_in_every_view(visit):
             assert formula == ["".join(token.text for token in line) for line in told.formula.lines]
             products = page.locator("#costs td").all_inner_texts()
             assert [p.replace(",", "") for p in products] == [
-                "cannot do it" if cost.products is None else str(cost.products) for cost in told.costs
+                "not possible" if cost.products is None else str(cost.products) for cost in told.costs
             ]
             sources = [cell["index"] for cell in cells(page, "emulated") if cell["kind"] != "output"]
             assert sources == [None if source < 0 else source for source in told.emulated.source]
@@ -213,13 +213,13 @@ def test_stepping_and_playing_move_all_views_together(visit):
     drawn(page, told)
     page.keyboard.press("ArrowRight")
     for step in range(3):
-        reached = {term.j for term in told.terms if term.i <= step}
+        reached = {term.j for term in rows(told.terms) if term.i <= step}
         expected = [value if j in reached else None for j, value in enumerate(told.partial[step])]
         for view in ("scatter", "emulated"):
             assert outputs(page, view) == expected
         for view in ("scatter", "matrix"):
             assert lit(page, view, "input") == [step]
-        assert entries(page, lit=True) == [(entry.j, entry.i) for entry in told.matrix if entry.i == step]
+        assert entries(page, lit=True) == [(entry.j, entry.i) for entry in rows(told.matrix) if entry.i == step]
         page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowLeft")
     assert "step=2" in query(page)
@@ -248,10 +248,10 @@ def test_pointing_at_a_cell_lights_up_what_it_depends_on(visit, query):
     drawn(page, told)
     j, i = len(told.output) // 2, len(told.input) // 2
     point(page, "scatter", "input", i)
-    landing = [entry for entry in told.matrix if entry.i == i]
+    landing = [entry for entry in rows(told.matrix) if entry.i == i]
     listed = ", ".join(f"{entry.contribution:g}" for entry in landing)
     outputs_reached = f"{len(landing)} output{'s' * (len(landing) > 1)}"
-    assert page.locator("#said").inner_text().endswith(f" lands on {outputs_reached}: {listed}")
+    assert page.locator("#said").inner_text().endswith(f" is added to {outputs_reached}: {listed}")
     assert lit(page, "matrix", "output") == []
     assert {entry[0] for entry in entries(page, lit=True)} == {entry.j for entry in landing}
     if dims == 1:  # a row for every input, and in it where it lands
@@ -259,7 +259,7 @@ def test_pointing_at_a_cell_lights_up_what_it_depends_on(visit, query):
         assert [cell["value"] for cell in shown] == told.matrix.contribution
         assert len({(cell["x"], cell["y"]) for cell in shown}) == len(shown)
     point(page, "scatter", "output", j)
-    terms = [term for term in told.terms if term.j == j]
+    terms = [term for term in rows(told.terms) if term.j == j]
     assert lit(page, "scatter", "input") == sorted({term.i for term in terms})
     assert lit(page, "scatter", "kernel") == sorted({term.t for term in terms})
     assert lit(page, "matrix", "output") == [j]
@@ -267,7 +267,7 @@ def test_pointing_at_a_cell_lights_up_what_it_depends_on(visit, query):
     sums = " + ".join(f"{told.input[term.i]:g} · {told.kernel[term.t]:g}" for term in terms)
     assert page.locator("#said").inner_text().endswith(f" = {sums} = {told.output[j]:g}")
     point(page, "scatter", "kernel", 1)
-    assert lit(page, "scatter", "output") == sorted({term.j for term in told.terms if term.t == 1})
+    assert lit(page, "scatter", "output") == sorted({term.j for term in rows(told.terms) if term.t == 1})
     point(page, "matrix", "entry", f"{j},{terms[0].i}")
     assert lit(page, "scatter", "kernel") == sorted({term.t for term in terms if term.i == terms[0].i})
     assert (lit(page, "phases", "input"), lit(page, "phases", "output")) == (
@@ -415,7 +415,7 @@ def test_a_tap_keeps_a_cell_lit(visit):
     drawn(page, told)
     page.touchscreen.tap(*middle(page, "emulated", "output", 24))
     until(page, "document.querySelector('#scatter canvas').cells.some(cell => cell.lit)")
-    assert lit(page, "scatter", "input") == sorted({term.i for term in told.terms if term.j == 24})
+    assert lit(page, "scatter", "input") == sorted({term.i for term in rows(told.terms) if term.j == 24})
 
 
 def drop(page, content, name="mine.png"):
@@ -432,12 +432,6 @@ def drop(page, content, name="mine.png"):
     )
 
 
-def png(array):
-    stream = io.BytesIO()
-    Image.fromarray(array).save(stream, format="png")
-    return stream.getvalue()
-
-
 # The autoencoder ------------------------------------------------------------------------------------------------------
 
 
@@ -447,16 +441,6 @@ def canvas(page, selector):
         btoa(String.fromCharCode(...node.getContext('2d').getImageData(0, 0, node.width, node.height).data))]"""
     width, height, data = page.locator(selector).evaluate(script)
     return np.frombuffer(base64.b64decode(data), dtype=np.uint8).reshape(height, width, 4)[..., :3]
-
-
-def as_shown(image):
-    """A uint8 image 1×H×W as it stands on a canvas."""
-    return np.repeat(np.moveaxis(np.asarray(image), 0, -1), 3, axis=-1)
-
-
-def as_colour(image):
-    """A uint8 image 3×H×W as it stands on a canvas."""
-    return np.moveaxis(np.asarray(image), 0, -1)
 
 
 def decoded(model, code):
@@ -622,13 +606,13 @@ def test_the_losses_follow_a_training(visit, runs):
 
 def test_a_run_that_does_not_name_its_images_takes_ones_own(visit, runs):
     page = visit("/autoencoder?run=imageless")
-    assert page.locator("#error").inner_text().startswith("The run's images were handed over in memory")
+    assert page.locator("#error").inner_text().startswith("The run's images were passed as arrays")
     assert page.locator("#facts").inner_text().startswith("image\n1 × 28 × 28")
     assert page.locator(".plane, #walk, #pictures").locator("visible=true").count() == 0
     drop(page, png(np.zeros((40, 40), np.uint8)))
     page.wait_for_selector("#own .triple")
     page = visit("/doctor?run=imageless")
-    assert page.locator("#model-findings").inner_text().startswith("The run's images were handed over in memory")
+    assert page.locator("#model-findings").inner_text().startswith("The run's images were passed as arrays")
 
 
 def test_a_run_without_a_model_waits_for_it(visit, runs):
@@ -663,15 +647,15 @@ def test_a_map_run_on_a_folder_is_seen_judged_and_decoded(visit, folder_address,
     sample = images.sample(1000).images
     assert page.locator("#shown").inner_text() == f"Every point is one of the {len(images)} test images."
     assert "map of 2 × 8 × 8" in page.locator("#facts").inner_text()
-    assert (canvas(page, ".triple:nth-child(2) canvas:nth-child(1)") == as_colour(sample[1])).all()
+    assert (canvas(page, ".triple:nth-child(2) canvas:nth-child(1)") == as_shown(sample[1])).all()
     assert (
-        canvas(page, ".triple:nth-child(2) canvas:nth-child(2)") == as_colour(reconstruct(model, sample[1:2])[0])
+        canvas(page, ".triple:nth-child(2) canvas:nth-child(2)") == as_shown(reconstruct(model, sample[1:2])[0])
     ).all()
     with page.expect_response("**/decode") as answering:
         move(page, 3)
     code = json.loads(answering.value.request.post_data)["code"]
     deadline = time.monotonic() + 20
-    while not (canvas(page, "#decoded") == as_colour(decoded(model, code))).all():
+    while not (canvas(page, "#decoded") == as_shown(decoded(model, code))).all():
         assert time.monotonic() < deadline, "the code is never shown"
         page.wait_for_timeout(20)
     assert page.locator(".sentence strong").inner_text() == evaluation.verdict.sentence
@@ -690,7 +674,7 @@ def test_what_goes_in_and_what_should_come_out_stand_beside_each_other(visit, fo
     page.wait_for_selector(".quadruple canvas:nth-child(4)")
     names = page.locator(".triple").first.locator("canvas").evaluate_all("all => all.map(one => one.ariaLabel)")
     assert names == ["input", "output", "target", "error"]
-    assert page.locator("#triples").inner_text().startswith("What goes in (gaussian:0.2)")
+    assert page.locator("#triples").inner_text().startswith("Input (gaussian:0.2)")
 
 
 def test_a_run_with_an_encoder_of_ones_own_is_seen_and_not_run(visit, folder_address, folder_runs):
@@ -710,7 +694,7 @@ def test_a_damaged_evaluation_is_told_and_the_rest_is_shown(visit, folder_addres
         page = visit("/autoencoder?run=classes", at=folder_address, ready=".walk canvas")
     finally:
         path.write_text(before, encoding="utf-8")
-    assert page.locator("#judged .alarm").inner_text().startswith(f"`{path}` is damaged")
+    assert page.locator("#judged .alarm").inner_text().startswith(f"evaluation.json: `{path}` is damaged")
     assert page.locator("#legend span").count() == 3
 
 

@@ -9,6 +9,7 @@ schemathesis = pytest.importorskip("schemathesis", reason="schemathesis needs Py
 OPERATIONS = [
     ("GET", "/api/layer"),
     ("GET", "/api/layer/animation"),
+    ("GET", "/api/layer/schema"),
     ("GET", "/api/runs"),
     ("GET", "/api/runs/{name}"),
     ("GET", "/api/runs/{name}/progress"),

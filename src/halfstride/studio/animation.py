@@ -11,7 +11,8 @@ import numpy as np
 
 from halfstride.figures.frames import Frame, animated_svg, gif, png
 from halfstride.figures.upsampling import Theme, UpsamplingSteps, View, upsampling_frames
-from halfstride.studio.layer import Layer, explain
+from halfstride.studio.explanation import explain
+from halfstride.studio.layer import Layer
 
 __all__ = ["Format", "animate", "encode", "numbered"]
 
@@ -30,21 +31,20 @@ def animate(layer: Layer, view: View = "scatter", theme: Theme = "light") -> lis
     Raises:
         ValueError: where its arguments do not go together, or it is too large to be shown.
     """
-    told = explain(layer)
-    n, k, o, padded = (
-        (size,) * layer.dims for size in (layer.input_size, layer.kernel_size, told.output_size, told.emulated.size)
-    )
+    explained = explain(layer)
+    sizes = layer.input_size, layer.kernel_size, layer.output_size, explained.emulated.size
+    n, k, o, padded = ((size,) * layer.dims for size in sizes)
     steps = UpsamplingSteps(
-        title=told.formula.name,
-        caption=_caption(layer, told.output_size),
-        input=np.reshape(told.input, n),
-        kernels=np.reshape(told.kernel, (told.kernels, *k)),
-        output=np.reshape(told.output, o),
-        terms=np.array([told.terms.i, told.terms.t, told.terms.j], dtype=int).T,
-        products=np.array(told.terms.product),
-        partial=np.reshape(told.partial, (-1, *o)),
-        source=np.reshape(told.emulated.source, padded),
-        windows=list(np.stack([told.emulated.cells, told.emulated.taps], axis=-1)),
+        title=explained.formula.name,
+        caption=_caption(layer, explained.output_size),
+        input=np.reshape(explained.input, n),
+        kernels=np.reshape(explained.kernel, (explained.kernels, *k)),
+        output=np.reshape(explained.output, o),
+        terms=np.array([explained.terms.i, explained.terms.t, explained.terms.j], dtype=int).T,
+        products=np.array(explained.terms.product),
+        partial=np.reshape(explained.partial, (-1, *o)),
+        source=np.reshape(explained.emulated.source, padded),
+        windows=list(np.stack([explained.emulated.cells, explained.emulated.taps], axis=-1)),
     )
     return upsampling_frames(steps, view, theme)
 

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from halfstride.autoencoder import Run
-from halfstride.studio.answers import Judgement, Progress, RunDetails, RunSummary, Scoring
-from halfstride.studio.opened import OpenRun
-from halfstride.studio.reading import (
-    DamagedRunError,
-    NotRunError,
+from halfstride.studio.errors import DamagedRunError, NotRunError, UnknownRunError
+from halfstride.studio.open_run import OpenRun
+from halfstride.studio.responses import Judgement, Progress, RunDetails, RunSummary, Scoring
+from halfstride.studio.run_files import (
     check_sizes,
     encoder_of,
     read_judgement,
@@ -24,16 +23,12 @@ from halfstride.studio.reading import (
     why_not_run,
 )
 
-__all__ = ["RunsFolder", "UnknownRunError"]
+__all__ = ["RunsFolder"]
 
 _MODELS_KEPT = 2
 _MODEL = ("config.json", "model.safetensors", "run.json")
 _READ = (*_MODEL, "metrics.jsonl", "evaluation.json")
 _LARGEST_PICTURE = 2**25
-
-
-class UnknownRunError(Exception):
-    """There is no such run in the folder, or no such file in a run."""
 
 
 class RunsFolder:

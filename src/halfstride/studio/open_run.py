@@ -23,9 +23,10 @@ from halfstride.autoencoder.images.options import MEMORY_LIMIT
 from halfstride.autoencoder.images.splits import inputs_and_targets
 from halfstride.autoencoder.training import corruption_of
 from halfstride.checkerboard import Diagnosis
-from halfstride.studio.answers import Decoded, LatentSpace, Reconstruction, Slider
+from halfstride.studio.errors import DamagedRunError
 from halfstride.studio.pictures import error_map, picture
-from halfstride.studio.reading import DamagedRunError, Stamp, image_options, load_model, one_line, read_record
+from halfstride.studio.responses import Decoded, LatentSpace, Reconstruction, Slider
+from halfstride.studio.run_files import Stamp, image_options, load_model, read_record, reading
 
 __all__ = ["OpenRun", "Shown"]
 
@@ -105,13 +106,15 @@ class OpenRun:
         options = image_options(self.record)
         if options is None:
             raise DamagedRunError(
-                "The run's images were handed over in memory, so there are none to show: drop a picture of your own."
+                "The run's images were passed as arrays and are not stored: upload a picture of your own."
             )
         network, *_ = self.model
-        try:
+        with reading("The run's images cannot be read"):
             loaded = options.load(memory_limit=_memory_limit(options))
             if loaded.shape != (network.channels, *self.model.image_size):
-                raise DamagedRunError("The run's images have another size than its model takes; drop one of your own.")
+                raise DamagedRunError(
+                    "The run's images have another size than its model takes: upload a picture of your own."
+                )
             bounds = (
                 _SHOWN_BYTES // (math.prod(loaded.shape) * 2),
                 _SHOWN_CELLS // self.model.cells,
@@ -119,8 +122,6 @@ class OpenRun:
             )
             sample = loaded.test.sample(max(1, min(_IMAGES_SHOWN, *bounds)))
             inputs, targets = self._corrupted(*inputs_and_targets(sample.images))
-        except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
-            raise DamagedRunError(f"The run's images cannot be read: {one_line(error)}") from None
         labels = None if sample.labels is None else sample.labels.tolist()
         classes = None if loaded.classes is None else list(loaded.classes)
         return Shown(inputs, targets, labels, classes, loaded.test.size)
@@ -173,10 +174,9 @@ class OpenRun:
     def diagnosis(self) -> Diagnosis:
         """What the checkerboard doctor says of the model; a copy of it, since it is watched while it runs."""
         count = min(_EXAMINED, max(1, _EXAMINED_CELLS // self.model.cells))
-        try:
-            return diagnose(copy.deepcopy(self.model.network), to_float(self.shown.inputs[:count]))
-        except ValueError as error:
-            raise DamagedRunError(one_line(error)) from None
+        inputs = to_float(self.shown.inputs[:count])
+        with reading("The model cannot be diagnosed"):
+            return diagnose(copy.deepcopy(self.model.network), inputs)
 
     # The latent space ---------------------------------------------------------------------------------------------
 
