@@ -146,8 +146,8 @@ def test_coverage_and_its_verdict_are_those_of_geometry(layer):
         ),
         (
             Layer(form="conv", input_size=7, padding=1),
-            "Uneven coverage in the gradient: stride 2 does not divide kernel 3, so each input is read by 1, 2 or 4 taps, "
-            "in a regular pattern.",
+            "Uneven coverage in the gradient: stride 2 does not divide kernel 3, so each input is read by 1, 2 "
+            "or 4 taps, in a regular pattern.",
         ),
         (
             Layer(dims=1, kernel_size=4, dilation=2),
