@@ -31,6 +31,11 @@ def api(runs):
     return schemathesis.openapi.from_asgi("/api/openapi.json", create_app(runs), headers={"host": "localhost"})
 
 
+def test_there_is_a_description_of_all_addresses(client):
+    assert set(client.get("/api/openapi.json").json()["paths"]) == {path for _, path in OPERATIONS}
+    assert client.get("/docs").status_code == 404  # FastAPI's own would load scripts from elsewhere
+
+
 @pytest.mark.parametrize(
     ("method", "path", "known"),
     [(*operation, known) for operation in OPERATIONS for known in (True, False)[: 1 + ("{name}" in operation[1])]],

@@ -7,14 +7,13 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import anyio
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -33,21 +32,6 @@ class Failure(BaseModel):
     error: str
 
 
-_FAILURES: dict[int | str, dict[str, Any]] = {
-    status: {"model": Failure, "description": description}
-    for status, description in {
-        400: "The request cannot be read.",
-        403: "The request comes from another page.",
-        404: "There is no such run, or no such picture in it.",
-        408: "The picture did not arrive in time.",
-        409: "The run's files are damaged or missing, or its model is not run here.",
-        413: "The request is too large.",
-        415: "The file is not a picture that can be read.",
-        422: "An argument is out of range, or arguments do not go together.",
-        429: "Too many pictures at once.",
-    }.items()
-}
-
 mimetypes.add_type("text/javascript", ".js")  # Windows may have another one, with which browsers refuse modules
 
 
@@ -64,7 +48,7 @@ def create_app(runs: Path | None = None, host: str = "127.0.0.1") -> FastAPI:
         openapi_url="/api/openapi.json",
         docs_url=None,  # FastAPI's own pages load their scripts from elsewhere
         redoc_url=None,
-        responses=_FAILURES,
+        responses={"4XX": {"model": Failure, "description": "The request cannot be answered."}},
         lifespan=_limit_threads,
     )
     app.state.runs = RunsFolder(runs)
@@ -93,7 +77,7 @@ async def _refuse(_: Request, error: Exception) -> Response:
             return JSONResponse({"error": str(error)}, error.status)
         case HTTPException():
             return JSONResponse({"error": f"{error.detail}."}, error.status_code, error.headers)
-        case RequestValidationError() | ValidationError():
+        case RequestValidationError():
             return JSONResponse({"error": describe(error.errors())}, 422)
         case ValueError():
             return JSONResponse({"error": str(error)}, 422)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 import anyio
 from fastapi import Depends, Request
 
-from halfstride.studio.errors import PictureError
+from halfstride.studio.errors import StudioError
 from halfstride.studio.runs_folder import RunsFolder
 
 __all__ = ["UPLOAD", "Runs", "Upload", "run_slow"]
@@ -33,7 +33,7 @@ async def _upload(request: Request) -> AsyncIterator[bytes]:
     """Read a picture's bytes; few requests at a time hold them in memory."""
     uploads: anyio.Semaphore = request.app.state.uploads
     if uploads.statistics().tasks_waiting >= _UPLOADS_WAITING:
-        raise PictureError(429, "Too many pictures at once: try again in a moment.")
+        raise StudioError(429, "Too many pictures at once: try again in a moment.")
     async with uploads:
         with anyio.fail_after(_UPLOAD_SECONDS):
             content = await request.body()  # of limited size: see guard.py

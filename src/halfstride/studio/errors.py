@@ -1,53 +1,21 @@
-"""Requests that cannot be answered, each with its HTTP status."""
+"""Requests that cannot be answered."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = [
-    "DamagedRunError",
-    "NotRunError",
-    "PictureError",
-    "StudioError",
-    "TooLargeError",
-    "UnknownRunError",
-    "describe",
-]
+__all__ = ["StudioError", "describe"]
 
 
 class StudioError(Exception):
-    """A request that cannot be answered; the message says why."""
+    """A request cannot be answered.
 
-    status = 400
-
-
-class UnknownRunError(StudioError):
-    """The folder has no such run, or the run has no such file."""
-
-    status = 404
-
-
-class DamagedRunError(StudioError):
-    """A run's files are not what a training writes, or too large to be shown."""
-
-    status = 409
-
-
-class NotRunError(StudioError):
-    """The model of this run is not run here, because it has an encoder of the user's own."""
-
-    status = 409
-
-
-class TooLargeError(StudioError):
-    """A request has more bytes than allowed."""
-
-    status = 413
-
-
-class PictureError(StudioError):
-    """An uploaded picture cannot be used."""
+    Args:
+        status: the HTTP status: 404 for a run that does not exist, 409 for one that is damaged or not run here, 413 for
+            too large a request, 415 for a file that is not a picture.
+        reason: why, in one sentence.
+    """
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -55,7 +23,7 @@ class PictureError(StudioError):
 
 
 def describe(errors: Sequence[Any]) -> str:
-    """Say in one line what pydantic found wrong, from its `errors()`."""
+    """Return in one line what pydantic found wrong, from its `errors()`."""
     return "; ".join(_describe(error) for error in errors[:3])
 
 

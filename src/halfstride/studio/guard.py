@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 
-from halfstride.studio.errors import TooLargeError
+from halfstride.studio.errors import StudioError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -79,7 +79,7 @@ class Guard:
             message = await receive()
             received += len(message.get("body", b""))
             if received > limit:  # a request that is sent in chunks does not state its length
-                raise TooLargeError(f"The request has more than {limit:,} bytes.")
+                raise StudioError(413, f"The request has more than {limit:,} bytes.")
             return message
 
         await self.app(scope, receive_at_most, send_with_headers)

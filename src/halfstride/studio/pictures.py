@@ -11,7 +11,7 @@ from torch import Tensor
 
 from halfstride.autoencoder.images import ImageError, decode
 from halfstride.autoencoder.images.decoding import inspect
-from halfstride.studio.errors import PictureError
+from halfstride.studio.errors import StudioError
 
 __all__ = ["Picture", "error_map", "picture", "read_picture"]
 
@@ -56,13 +56,13 @@ def read_picture(content: bytes, shape: tuple[int, int, int] | None = None) -> T
     """Decode a file to a uint8 image of this shape C×H×W; without a shape at its own size, grey or in colour.
 
     Raises:
-        PictureError: where it is not a picture, or too large.
+        StudioError: where it is not a picture, or too large.
     """
     try:
         height, width, grey = inspect(content)[:3]
         if height * width > MAX_PIXELS:
-            raise PictureError(413, f"The picture has {height * width:,} pixels: at most {MAX_PIXELS:,} are taken.")
+            raise StudioError(413, f"The picture has {height * width:,} pixels: at most {MAX_PIXELS:,} are taken.")
         own = (1 if grey else 3, height, width)
         return decode(content, own if shape is None else shape)
     except ImageError as error:
-        raise PictureError(415, f"This file {error.reason}.") from None
+        raise StudioError(415, f"This file {error.reason}.") from None

@@ -14,8 +14,8 @@ import torch
 
 from halfstride import UnevenKernelWarning
 from halfstride.autoencoder import ConvAutoencoder, ImageOptions, Run
-from halfstride.studio.errors import DamagedRunError
-from halfstride.studio.responses import Judgement, Scoring
+from halfstride.studio.errors import StudioError
+from halfstride.studio.responses import Scoring
 
 __all__ = [
     "Model",
@@ -24,7 +24,7 @@ __all__ = [
     "encoder_of",
     "image_options",
     "load_model",
-    "read_judgement",
+    "read_evaluation",
     "read_metrics",
     "read_record",
     "read_stages",
@@ -53,11 +53,11 @@ Stamp = tuple[tuple[int, ...], ...]
 
 @contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Raise the errors of reading damaged files as a DamagedRunError of one line that begins with `what`."""
+    """Raise the errors of reading damaged files as a StudioError of one line that begins with `what`."""
     try:
         yield
     except _ERRORS as error:
-        raise DamagedRunError(f"{what}: {' '.join(str(error).split())[:500]}") from None
+        raise StudioError(409, f"{what}: {' '.join(str(error).split())[:500]}") from None
 
 
 class Model(NamedTuple):
@@ -72,11 +72,11 @@ class Model(NamedTuple):
 
 
 def check_sizes(run: Path) -> None:
-    """Raise DamagedRunError where a file is larger than any that a training writes."""
+    """Raise StudioError where a file is larger than any that a training writes."""
     for name, most in _LARGEST.items():
         size = (run / name).stat().st_size if (run / name).is_file() else 0
         if size > most:
-            raise DamagedRunError(f"{name} has {size:,} bytes: at most {most:,} are read.")
+            raise StudioError(409, f"{name} has {size:,} bytes: at most {most:,} are read.")
 
 
 def stamp(run: Path, *files: str) -> Stamp | None:
@@ -103,15 +103,15 @@ def read_metrics(run: Run) -> list[Scoring]:
         return [Scoring.model_validate(entry) for entry in run.metrics]
 
 
-def read_judgement(run: Run) -> Judgement | None:
-    """Return the evaluation from the end of the training; None before that."""
+def read_evaluation(run: Run) -> dict[str, Any] | None:
+    """Return the evaluation from the end of the training, and whether it is outdated; None before that."""
     with reading("evaluation.json"):
         found = run.evaluation
     if found is None:
         return None
     metrics = read_metrics(run)
     trains_on = bool(metrics) and metrics[-1].step < sum(read_stages(run))
-    return Judgement.model_validate({**found.to_dict(), "numbers": found.numbers, "outdated": trains_on})
+    return {**found.to_dict(), "numbers": found.numbers, "outdated": trains_on}
 
 
 def encoder_of(record: dict[str, Any]) -> str | None:
@@ -145,7 +145,7 @@ def load_model(run: Run, record: dict[str, Any]) -> Model:
     with reading("The model cannot be loaded"):
         config = json.loads((run.path / "config.json").read_text(encoding="utf-8"))
         if _depth(config) > _DEEPEST:
-            raise DamagedRunError(f"The model of {run.path.name} is too large to be shown: {_depth(config):,} layers.")
+            raise StudioError(409, f"The model of {run.path.name} is too large to be shown: {_depth(config):,} layers.")
         with torch.device("meta"), warnings.catch_warnings():  # takes no memory: its sizes can be checked first
             warnings.simplefilter("ignore", UnevenKernelWarning)  # the training has already given it
             sketch = ConvAutoencoder(**config)
@@ -153,7 +153,7 @@ def load_model(run: Run, record: dict[str, Any]) -> Model:
         cells = _cells(sketch, size, pools=config.get("downsampling") == "pool")
         weights = sum(parameter.numel() for parameter in sketch.parameters())
         if 4 * weights > _LARGEST["model.safetensors"] or cells > _LARGEST_FEATURES:
-            raise DamagedRunError(f"The model of {run.path.name} is too large to be shown: {weights:,} weights.")
+            raise StudioError(409, f"The model of {run.path.name} is too large to be shown: {weights:,} weights.")
         network = run.load_model()
     assert isinstance(network, ConvAutoencoder)  # models with the user's own encoder are not loaded here
     shape = network.latent_shape

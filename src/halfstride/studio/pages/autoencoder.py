@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Body, Query, Request, Response
@@ -14,7 +14,6 @@ from halfstride.studio.pages import STATIC
 from halfstride.studio.pictures import read_picture
 from halfstride.studio.responses import (
     Decoded,
-    Judgement,
     LatentSpace,
     Progress,
     Reconstruction,
@@ -79,9 +78,9 @@ def read_progress(runs: Runs, name: str) -> Progress:
 
 
 @router.get("/api/runs/{name}/evaluation")
-def read_evaluation(runs: Runs, name: str) -> Judgement | None:
-    """The evaluation of the model; null where there is none yet."""
-    return runs.judgement(name)
+def read_evaluation(runs: Runs, name: str) -> dict[str, Any] | None:
+    """The evaluation of the model, as in `evaluation.json`; null where there is none yet."""
+    return runs.evaluation(name)
 
 
 @router.get(

@@ -7,7 +7,6 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse
-from pydantic import BaseModel, Field
 from torch import Tensor
 
 from halfstride import diagnose_image, figures
@@ -28,66 +27,19 @@ _INK = {"light": "#1d1f23", "dark": "#e9e7e2"}
 """The text colours of studio.css."""
 
 
-class Measured(BaseModel):
-    """The measurement of one period."""
-
-    period: list[int]
-    strength: float = Field(description="In units of the standard deviation.")
-    evidence: float = Field(description="-log10 of the probability that there is none.")
-    found: bool
-    kinds: list[str] = Field(description="Additive: the same everywhere; multiplicative: grows with the content.")
-
-
-class CheckedLayer(BaseModel):
-    """One upsampling layer."""
-
-    name: str
-    kind: str
-    kernel_size: list[int]
-    stride: list[int]
-    output_size: list[int]
-    taps: tuple[int, int] | None = Field(description="Fewest and most kernel taps that reach an output.")
-    gain_spread: float | None = Field(description="Largest minus smallest phase gain, divided by their mean.")
-    made: float | None = Field(description="Strength of the pattern in its output for its average input, computed.")
-    measured: Measured | None
-    verdict: str
-    advice: str
-
-
-class CheckedOutput(BaseModel):
-    """One period, searched for in a model's output or in a picture."""
-
-    period: list[int]
-    layers: list[str] = Field([], description="The layers whose patterns have this period.")
-    measured: Measured | None
-    refusal: str = Field("", description="Why nothing was measured.")
-
-
-class Checkup(BaseModel):
-    """Whether there is a checkerboard, how strong it is, and which layers make it."""
-
-    found: bool
-    conclusion: str
-    layers: list[CheckedLayer] = []
-    output: list[CheckedOutput]
-    unreached: list[str] = Field([], description="Upsampling layers that no image reached.")
-    uneven_gradients: list[str] = Field([], description="Strided convolutions whose stride does not divide the kernel.")
-    figure: str = Field(description="SVG with a transparent background.")
-
-
 @router.get("/doctor", include_in_schema=False)
 async def page() -> FileResponse:
     return FileResponse(STATIC / "doctor.html")
 
 
 @router.get("/api/runs/{name}/checkup")
-async def check_run(request: Request, runs: Runs, name: str, theme: Theme = "light") -> Checkup:
+async def check_run(request: Request, runs: Runs, name: str, theme: Theme = "light") -> dict[str, Any]:
     """Look for checkerboards in a run's model, and name the layers that make them."""
     return await run_slow(request, lambda: _checkup(runs.open(name).diagnosis, theme))
 
 
 @router.post("/api/pictures/checkup", openapi_extra=UPLOAD)
-async def check_upload(request: Request, content: Upload, theme: Theme = "light") -> Checkup:
+async def check_upload(request: Request, content: Upload, theme: Theme = "light") -> dict[str, Any]:
     """Look for a periodic pattern in an uploaded picture, the bytes of an image file."""
     return await run_slow(
         request, lambda: _checkup(diagnose_image(_middle(read_picture(content)).float() / 255), theme)
@@ -101,8 +53,11 @@ def _middle(picture: Tensor) -> Tensor:
     return picture[:, top : top + _LARGEST, left : left + _LARGEST]
 
 
-def _checkup(found: Diagnosis | ImageDiagnosis, theme: Theme) -> Checkup:
-    """A diagnosis with its figure. Call it in one thread at a time: matplotlib's style is global."""
+def _checkup(found: Diagnosis | ImageDiagnosis, theme: Theme) -> dict[str, Any]:
+    """Return `to_dict()` of a diagnosis with its conclusion and its figure, as SVG.
+
+    Not for several threads at a time: matplotlib's style is global.
+    """
     from matplotlib import rc_context
 
     inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
@@ -111,7 +66,7 @@ def _checkup(found: Diagnosis | ImageDiagnosis, theme: Theme) -> Checkup:
         figure = figures.diagnosis(found) if isinstance(found, Diagnosis) else figures.image_diagnosis(found)
         drawing = io.StringIO()
         figure.savefig(drawing, format="svg")
-    answer = found.to_dict()
+    answer = {"layers": [], "unreached": [], "uneven_gradients": [], **found.to_dict()}
     if isinstance(found, ImageDiagnosis):
-        answer["output"] = [{"period": pattern["period"], "measured": pattern} for pattern in answer["measured"]]
-    return Checkup.model_validate({**answer, "conclusion": str(found).splitlines()[-1], "figure": drawing.getvalue()})
+        answer["output"] = [{"period": pattern["period"], "measured": pattern} for pattern in answer.pop("measured")]
+    return {**answer, "conclusion": str(found).splitlines()[-1], "figure": drawing.getvalue()}

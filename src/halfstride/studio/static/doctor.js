@@ -32,7 +32,7 @@ function layers(found) {
 }
 
 function periods(found) {
-  const made = found.some((one) => one.layers.length);
+  const made = found.some((one) => one.layers?.length);
   return table("Periods looked for", ["period", ...(made ? ["layers"] : []), "measured", "evidence"],
     found.map((one) => [
       sizes(one.period), ...(made ? [one.layers.join(", ")] : []), measured(one),
