@@ -108,16 +108,6 @@ def folder_client(folder_runs):
 
 # The browser ----------------------------------------------------------------------------------------------------------
 
-OPTIONS = [
-    "--no-sandbox",
-    "--headless",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 READY = "#views[aria-busy='false'], .walk canvas, [id$=findings][data-frames], .alarm:not([hidden])"
 
 
@@ -155,7 +145,7 @@ def browser():
     if chromium is None:
         pytest.skip("no Chromium on this machine: the browser tests need one")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=OPTIONS)
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         yield browser
         browser.close()
 

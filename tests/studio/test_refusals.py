@@ -21,24 +21,11 @@ from halfstride.studio.errors import StudioError
 from halfstride.studio.pages import STATIC, autoencoder, doctor
 from halfstride.studio.pictures import read_picture
 
+LINKS = ["linked", "leaking-metrics", "leaking-evaluation"]
+PATHS = ["..", "%2e%2e", "../outside", "..%2foutside", "%2Fetc", "not%20a%20run", "plane%00", "unknown", "." * 5000]
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "..",
-        "%2e%2e",
-        "../outside",
-        "..%2foutside",
-        "%2Fetc",
-        "linked",
-        "leaking-metrics",
-        "leaking-evaluation",
-        "not%20a%20run",
-        "plane%00",
-        "unknown",
-        "." * 5000,
-    ],
-)
+
+@pytest.mark.parametrize("name", LINKS + PATHS)
 def test_a_name_that_is_not_one_of_the_runs_leads_nowhere(client, name):
     for rest in ("", "/progress", "/images", "/latent", "/checkup", "/evaluation", "/pictures/losses.png"):
         answer = client.get(f"/api/runs/{name}{rest}")
@@ -61,22 +48,13 @@ def test_a_damaged_run_is_a_conflict_and_not_a_crash(client, name):
     assert ("too large to be shown" in answer.json()["error"]) == (name in ("huge", "wide", "tall"))
 
 
+NO_POINTS = [{}, {"point": [0, 0], "index": 1}, {"point": [0]}, {"point": [1e300, 0]}, [1]]
+NO_CODES = [{"code": [1, 2, 3]}, {"code": ["x", 1]}, {"index": 1000}, {"index": 10**400}]
+NO_WALKS = [{"start": 0, "end": 1000}, {"start": 0, "end": 1, "steps": 10**9}, {"start": -1, "end": 1}]
+
+
 @pytest.mark.parametrize(
-    ("path", "body"),
-    [
-        ("decode", {}),
-        ("decode", {"point": [0, 0], "index": 1}),
-        ("decode", {"point": [0]}),
-        ("decode", {"point": [1e300, 0]}),
-        ("decode", {"code": [1, 2, 3]}),
-        ("decode", {"code": ["x", 1]}),
-        ("decode", {"index": 1000}),
-        ("decode", {"index": 10**400}),
-        ("walk", {"start": 0, "end": 1000}),
-        ("walk", {"start": 0, "end": 1, "steps": 10**9}),
-        ("walk", {"start": -1, "end": 1}),
-        ("decode", [1]),
-    ],
+    ("path", "body"), [("decode", body) for body in NO_POINTS + NO_CODES] + [("walk", body) for body in NO_WALKS]
 )
 def test_what_makes_no_sense_is_refused(client, path, body):
     answer = client.post(f"/api/runs/plane/{path}", json=body)
@@ -101,19 +79,15 @@ def bomb(width, height):
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
 
 
+NO_PICTURES = [b"", b"GIF89a", b"%PDF-1.4 no picture", b"<svg xmlns='http://www.w3.org/2000/svg'/>"]
+
+
 @pytest.mark.parametrize("path", ["/api/runs/plane/reconstruct", "/api/pictures/checkup"])
 @pytest.mark.parametrize(
     ("content", "status", "message"),
     [
-        (b"", 415, "This file is not a picture that can be read"),
-        (b"GIF89a", 415, "This file is not a picture that can be read"),
-        (b"%PDF-1.4 no picture", 415, "This file is not a picture that can be read"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "This file is not a picture that can be read"),
-        (
-            png(np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8))[:800],
-            415,
-            "This file is truncated or broken: ",
-        ),
+        *((content, 415, "This file is not a picture that can be read") for content in NO_PICTURES),
+        (png(np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8))[:800], 415, "is truncated or broken: "),
         (bomb(10_000, 10_000), 413, "The picture has 100,000,000 pixels: at most 40,000,000 are taken."),
         (bomb(2**31 - 1, 2**31 - 1), 415, "This file has more than 178,956,970 pixels."),
     ],
@@ -141,30 +115,18 @@ def test_an_upload_that_is_too_large_is_refused_whether_it_says_so_or_not(client
 
 def test_a_slow_upload_is_given_up(runs, monkeypatch):
     monkeypatch.setattr(dependencies, "_UPLOAD_SECONDS", 0.05)
-    app = create_app(runs)
     sent = []
 
     async def receive():
-        import anyio
-
         await anyio.sleep(5)
         raise AssertionError("the server waits for ever")
 
     async def send(message):
         sent.append(message)
 
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": "/api/runs/plane/reconstruct",
-        "raw_path": b"",
-        "query_string": b"",
-        "headers": [(b"host", b"localhost")],
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "scheme": "http",
-    }
-    anyio.run(app, scope, receive, send)
+    scope = {"type": "http", "method": "POST", "path": "/api/runs/plane/reconstruct", "query_string": b""}
+    scope |= {"headers": [(b"host", b"localhost")]}
+    anyio.run(create_app(runs), scope, receive, send)
     assert sent[0]["status"] == 408
 
 
@@ -189,27 +151,15 @@ def test_a_picture_with_too_many_channels_for_the_model_is_refused():
 # Who may ask ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [
-        ({}, 200),
-        ({"host": "localhost:8765"}, 200),
-        ({"host": "[::1]:8765"}, 200),
-        ({"host": "evil.example"}, 403),
-        ({"host": "evil.example:8765"}, 403),
-        ({"host": "127.0.0.1.evil.example"}, 403),
-        ({"host": "10.0.0.5:8765"}, 403),
-        ({"host": ""}, 403),
-        ({"origin": "http://127.0.0.1:8765"}, 200),
-        ({"origin": "https://evil.example"}, 403),
-        ({"origin": "http://127.0.0.1:3000"}, 403),
-        ({"origin": "null"}, 403),
-        ({"sec-fetch-site": "same-origin"}, 200),
-        ({"sec-fetch-site": "none"}, 200),
-        ({"sec-fetch-site": "cross-site"}, 403),
-        ({"sec-fetch-site": "same-site"}, 403),
-    ],
-)
+HOSTS = ["evil.example", "evil.example:8765", "127.0.0.1.evil.example", "10.0.0.5:8765", ""]
+ORIGINS = ["https://evil.example", "http://127.0.0.1:3000", "null"]
+OWN = [{}, {"host": "localhost:8765"}, {"host": "[::1]:8765"}, {"origin": "http://127.0.0.1:8765"}]
+OWN += [{"sec-fetch-site": site} for site in ("same-origin", "none")]
+FOREIGN = [{"host": host} for host in HOSTS] + [{"origin": origin} for origin in ORIGINS]
+FOREIGN += [{"sec-fetch-site": site} for site in ("cross-site", "same-site")]
+
+
+@pytest.mark.parametrize(("headers", "status"), [(own, 200) for own in OWN] + [(foreign, 403) for foreign in FOREIGN])
 def test_only_the_page_itself_may_ask(client, headers, status):
     answer = client.get("/api/layer", headers=headers)
     assert answer.status_code == status
@@ -228,15 +178,8 @@ def test_served_on_all_addresses_it_answers_to_addresses_and_still_not_to_names(
 
 
 def test_every_answer_forbids_what_the_page_does_not_need(client):
-    for path in (
-        "/",
-        "/autoencoder",
-        "/doctor",
-        "/static/upsampling.js",
-        "/api/runs",
-        "/nowhere",
-        "/api/layer?stride=x",
-    ):
+    pages = ["/", "/autoencoder", "/doctor", "/static/upsampling.js"]
+    for path in [*pages, "/api/runs", "/nowhere", "/api/layer?stride=x"]:
         headers = client.get(path).headers
         policy = headers["content-security-policy"]
         assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'")

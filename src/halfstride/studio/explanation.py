@@ -168,10 +168,7 @@ def explain(layer: Layer) -> Explanation:
         emulated=_emulated(layer),
         phases=(phases := _phases(layer, kernels)),
         matrix=Matrix(
-            row.tolist(),
-            column.tolist(),
-            (values := entries[column, row]).tolist(),
-            (values * x[column]).tolist(),
+            row.tolist(), column.tolist(), (values := entries[column, row]).tolist(), (values * x[column]).tolist()
         ),
         coverage=_coverage(layer, phases, reached),
         costs=_costs(layer),

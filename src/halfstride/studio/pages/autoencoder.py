@@ -12,14 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from halfstride.studio.dependencies import UPLOAD, Runs, Upload, run_slow
 from halfstride.studio.pages import STATIC
 from halfstride.studio.pictures import read_picture
-from halfstride.studio.responses import (
-    Decoded,
-    LatentSpace,
-    Progress,
-    Reconstruction,
-    RunDetails,
-    RunSummary,
-)
+from halfstride.studio.responses import Decoded, LatentSpace, Progress, Reconstruction, RunDetails, RunSummary
 
 __all__ = ["router"]
 
