@@ -138,8 +138,9 @@ def folder_address(folder_runs):
         yield address
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
+    """Chromium, for one file: while it runs, so does an event loop, in which other tests would fail."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
@@ -150,7 +151,7 @@ def browser():
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def window(browser):
     """The page that most tests use one after the other: a new one for each takes longer than most tests."""
     return browser.new_context(reduced_motion="reduce").new_page()
@@ -193,6 +194,7 @@ def visit(browser, window, address):
         with contextlib.suppress(KeyError):
             window.remove_listener(event, listen)
     window.unroute_all()
-    window.evaluate("localStorage.clear()")
-    window.goto("about:blank")
+    if window.url != "about:blank":
+        window.evaluate("localStorage.clear()")
+        window.goto("about:blank")
     assert troubles == []

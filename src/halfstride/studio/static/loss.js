@@ -4,7 +4,7 @@ import { facts, find, grouped, svg, written } from "./dom.js";
 
 const CURVES = ["train", "validation", "test"];
 const MARKED = 40; // scorings up to which each has a mark
-const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [230, 160, 48, 6, 8, 22];
+const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [230, 160, 54, 6, 8, 22];
 
 const fixed = (value, digits, unit = "") => (value === null || value === undefined ? "–" : `${value.toFixed(digits)}${unit}`);
 
