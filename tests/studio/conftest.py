@@ -1,17 +1,21 @@
-"""Folders of runs to look at: some real, some damaged, and traps."""
+"""Folders of runs, some of them damaged; clients of the studio; and a browser."""
 
+import contextlib
 import json
 import shutil
+import threading
 import warnings
 from dataclasses import asdict
 
 import pytest
+from browser_helpers import until
 from fastapi.testclient import TestClient
-from making_runs import CLASSES, change, draw_pictures, make_run, train_on
+from making_runs import CLASSES, change, digits, draw_pictures, make_run, train_on
 from PIL import Image
 
 from halfstride import TrainingOptions, UnevenKernelWarning
 from halfstride.autoencoder import ImageOptions
+from halfstride.studio import server
 from halfstride.studio.app import create_app
 
 
@@ -59,7 +63,13 @@ def runs(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
+def shown_digits():
+    """The test images that the studio shows of the digits, in its order."""
+    return digits().test.sample(1000)
+
+
+@pytest.fixture(scope="session")
 def client(runs):
     with TestClient(create_app(runs), base_url="http://127.0.0.1:8765") as client:
         yield client
@@ -90,7 +100,101 @@ def folder_runs(tmp_path_factory):
     return runs
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def folder_client(folder_runs):
     with TestClient(create_app(folder_runs), base_url="http://127.0.0.1:8765") as client:
         yield client
+
+
+# The browser ----------------------------------------------------------------------------------------------------------
+
+READY = "#views[aria-busy='false'], .walk canvas, [id$=findings][data-frames], .alarm:not([hidden])"
+
+
+@contextlib.contextmanager
+def served(runs):
+    """The studio's address, while it is served to this machine."""
+    import uvicorn
+
+    listener = server._listen("127.0.0.1", 8770)
+    running = uvicorn.Server(uvicorn.Config(create_app(runs), log_level="error"))
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    running.should_exit = True
+    thread.join()
+    listener.close()
+
+
+@pytest.fixture(scope="session")
+def address(runs):
+    with served(runs) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def folder_address(folder_runs):
+    with served(folder_runs) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, for one file: while it runs, so does an event loop, in which other tests would fail."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine: the browser tests need one")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def window(browser):
+    """The page that most tests use one after the other: a new one for each takes longer than most tests."""
+    return browser.new_context(reduced_motion="reduce").new_page()
+
+
+@pytest.fixture
+def visit(browser, window, address):
+    """Open a page; afterwards it must have had no error and asked its own server alone."""
+    new, troubles, listeners = [], [], []
+
+    def watch(page, event, trouble):
+        def listen(found):
+            if text := trouble(found):
+                troubles.append(text)
+
+        page.on(event, listen)
+        listeners.append((event, listen))
+
+    def visit(path="/", width=1400, height=1000, ready=READY, at=address, color_scheme="light", **options):
+        page = window
+        if options:
+            page = browser.new_context(reduced_motion="reduce", **options).new_page()
+            new.append(page)
+        page.set_default_timeout(20_000)
+        page.set_viewport_size({"width": width, "height": height})
+        page.emulate_media(color_scheme=color_scheme)
+        page.mouse.move(0, 0)
+        own = (at, "data:", "blob:")
+        watch(page, "pageerror", str)
+        watch(page, "console", lambda message: "Security" in message.text and message.text)
+        watch(page, "request", lambda request: not request.url.startswith(own) and request.url)
+        page.goto(at + path)
+        until(page, "ready => !!document.querySelector(ready)", ready)
+        return page
+
+    yield visit
+    for page in new:
+        page.context.close()
+    for event, listen in listeners:
+        with contextlib.suppress(KeyError):
+            window.remove_listener(event, listen)
+    window.unroute_all()
+    if window.url != "about:blank":
+        window.evaluate("localStorage.clear()")
+        window.goto("about:blank")
+    assert troubles == []

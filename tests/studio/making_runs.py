@@ -1,5 +1,6 @@
 """Making runs to look at, untrained ones on the digits and trained ones on folders of pictures."""
 
+import functools
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -34,6 +35,9 @@ def metrics(count):
     ]
 
 
+digits = functools.cache(functools.partial(load_images, "digits"))
+
+
 def make_run(path, latent_dim=2, seed=0, scorings=3, **options):
     """A run as a training on the digits writes it, with random weights, which are good enough here."""
     torch.manual_seed(seed)
@@ -41,7 +45,7 @@ def make_run(path, latent_dim=2, seed=0, scorings=3, **options):
     for parameter in model.parameters():  # what begins at zero would hide the convolutions
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.05)
-    images = load_images("digits")
+    images = digits()
     record = {
         "training": asdict(TrainingOptions(batch_size=32, learning_rate=0.004, augment="none", shift=0, crop=0)),
         "stages": [300, 200],

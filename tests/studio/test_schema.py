@@ -9,6 +9,7 @@ schemathesis = pytest.importorskip("schemathesis", reason="schemathesis needs Py
 OPERATIONS = [
     ("GET", "/api/layer"),
     ("GET", "/api/layer/animation"),
+    ("GET", "/api/layer/schema"),
     ("GET", "/api/runs"),
     ("GET", "/api/runs/{name}"),
     ("GET", "/api/runs/{name}/progress"),
@@ -28,6 +29,11 @@ SLOW = ("animation", "checkup")
 @pytest.fixture(scope="module")
 def api(runs):
     return schemathesis.openapi.from_asgi("/api/openapi.json", create_app(runs), headers={"host": "localhost"})
+
+
+def test_there_is_a_description_of_all_addresses(client):
+    assert set(client.get("/api/openapi.json").json()["paths"]) == {path for _, path in OPERATIONS}
+    assert client.get("/docs").status_code == 404  # FastAPI's own would load scripts from elsewhere
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`halfstride studio` and `halfstride animate`: layers and runs to look at."""
+"""`halfstride studio` and `halfstride animate`."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from halfstride.cli.app import app
 @app.command()
 def studio(
     runs: Annotated[
-        Path | None, typer.Argument(help="A folder of runs, or a run. By default runs/, where it is there.")
+        Path | None, typer.Argument(help="A folder of runs, or a run. By default runs/, if it exists.")
     ] = None,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(min=1, max=65535, help="The port to listen on; where it is taken, the next free one.")
+        int, typer.Option(min=1, max=65535, help="The port to listen on; if it is in use, the next free one.")
     ] = 8765,
     no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
 ) -> None:
-    """A page on this machine: upsampling layers to touch, and your autoencoder to play with.
+    """Open the studio, a local web page for upsampling layers, your autoencoders, and checkerboards.
 
-    It is served to this machine alone, and asks nothing of the outside.
+    Only this machine can connect to it, and it uses no network.
 
     Examples:
       halfstride studio
@@ -58,7 +58,7 @@ def animate(
     theme: Annotated[Literal["light", "dark"], typer.Option(help="Light or dark.")] = "light",
     seconds: Annotated[float | None, typer.Option(min=0.02, max=60, help="How long a frame is shown.")] = None,
 ) -> None:
-    """A small layer at work, as an animation for a slide: GIF, SVG or PNG files.
+    """Draw the computation of a small layer as an animation for a slide: GIF, SVG or PNG files.
 
     Examples:
       halfstride animate transposed --kernel 3 --stride 2

@@ -1,14 +1,22 @@
-"""The studio: the upsampling layers to touch and a trained autoencoder to play with, on a page of one's own machine.
+"""The studio: a local web page for small upsampling layers, trained autoencoders, and checkerboards.
 
-layer.py        one small layer taken apart: every product, where it lands, what it adds up to
-text.py         the same layer as a formula and as code
-runs.py         the runs in a folder: how far they are, how good they are
-opened.py       a run's model, test images and latent space
-reading.py      a run's files, which may be damaged
-answers.py      what the addresses of runs answer
-pictures.py     images on their way to a browser
-app.py          the addresses, which hand out what the files above compute
-guard.py        who may ask, and how much
-server.py       a port, a browser, Ctrl-C
-static/         the pages: ES modules, SVG and CSS, as they are served
+pages/          a file for each page: its addresses; add a page here
+static/         the pages as the browser gets them: HTML, JavaScript modules, CSS
+
+layer.py        a small layer: its arguments and their ranges
+explanation.py  every product and sum of a layer
+text.py         a layer's size formula, and code that computes it
+animation.py    a layer as a GIF, an SVG, or PNG files
+
+runs_folder.py  the runs in a folder
+open_run.py     a run's model, test images and latent space
+run_files.py    a run's files, which may be damaged
+responses.py    what the addresses of runs answer
+pictures.py     images in the form that the pages take
+
+app.py          the application
+dependencies.py what the pages' addresses share
+errors.py       requests that cannot be answered
+guard.py        which requests are answered
+server.py       serve the application until Ctrl-C
 """

@@ -1,4 +1,4 @@
-"""A layer at work, as a file: GIF, SVG, or a PNG for every frame."""
+"""The computation of a layer as an animation: GIF, SVG, or a PNG for every frame."""
 
 from __future__ import annotations
 
@@ -11,46 +11,46 @@ import numpy as np
 
 from halfstride.figures.frames import Frame, animated_svg, gif, png
 from halfstride.figures.upsampling import Theme, UpsamplingSteps, View, upsampling_frames
-from halfstride.studio.layer import Layer, explain
+from halfstride.studio.explanation import explain
+from halfstride.studio.layer import Layer
 
 __all__ = ["Format", "animate", "encode", "numbered"]
 
 Format = Literal["gif", "svg", "png"]
 
 SECONDS = 0.8
-"""How long a frame is shown, unless there are many."""
+"""Seconds per frame, unless there are many frames."""
 
 _LONGEST = 45
-"""Seconds that no animation is longer than by default."""
+"""Seconds of the longest animation by default."""
 
 
 def animate(layer: Layer, view: View = "scatter", theme: Theme = "light") -> list[Frame]:
-    """The frames of a layer at work.
+    """Draw a frame for each step of a layer.
 
     Raises:
         ValueError: where its arguments do not go together, or it is too large to be shown.
     """
-    told = explain(layer)
-    n, k, o, padded = (
-        (size,) * layer.dims for size in (layer.input_size, layer.kernel_size, told.output_size, told.emulated.size)
-    )
+    explained = explain(layer)
+    sizes = layer.input_size, layer.kernel_size, layer.output_size, explained.emulated.size
+    n, k, o, padded = ((size,) * layer.dims for size in sizes)
     steps = UpsamplingSteps(
-        title=told.formula.name,
-        caption=_caption(layer, told.output_size),
-        input=np.reshape(told.input, n),
-        kernels=np.reshape(told.kernel, (told.kernels, *k)),
-        output=np.reshape(told.output, o),
-        terms=np.array([told.terms.i, told.terms.t, told.terms.j], dtype=int).T,
-        products=np.array(told.terms.product),
-        partial=np.reshape(told.partial, (-1, *o)),
-        source=np.reshape(told.emulated.source, padded),
-        windows=list(np.stack([told.emulated.cells, told.emulated.taps], axis=-1)),
+        title=explained.formula.name,
+        caption=_caption(layer, explained.output_size),
+        input=np.reshape(explained.input, n),
+        kernels=np.reshape(explained.kernel, (explained.kernels, *k)),
+        output=np.reshape(explained.output, o),
+        terms=np.array([explained.terms.i, explained.terms.t, explained.terms.j], dtype=int).T,
+        products=np.array(explained.terms.product),
+        partial=np.reshape(explained.partial, (-1, *o)),
+        source=np.reshape(explained.emulated.source, padded),
+        windows=list(np.stack([explained.emulated.cells, explained.emulated.taps], axis=-1)),
     )
     return upsampling_frames(steps, view, theme)
 
 
 def encode(frames: Sequence[Frame], format: Format, seconds: float | None = None) -> bytes:
-    """Frames as one file; those of "png" as a zip archive of numbered ones."""
+    """Encode frames as one file; "png" gives a zip archive of numbered files."""
     if seconds is None:
         seconds = min(SECONDS, _LONGEST / len(frames))
     if format == "gif":
@@ -60,13 +60,13 @@ def encode(frames: Sequence[Frame], format: Format, seconds: float | None = None
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for name, content in numbered(frames):
-            # A fixed date, so that the same frames give the same bytes.
+            # a fixed date: the same frames give the same bytes
             archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
     return stream.getvalue()
 
 
 def numbered(frames: Sequence[Frame]) -> list[tuple[str, bytes]]:
-    """Each frame's file name and its PNG."""
+    """Return each frame's file name and its PNG."""
     digits = len(str(len(frames)))
     return [(f"{place:0{digits}}.png", png(frame)) for place, frame in enumerate(frames, 1)]
 

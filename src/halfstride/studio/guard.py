@@ -1,22 +1,24 @@
-"""Who may ask, and how much: the page is for the person at this machine, not for websites open in the same browser.
+"""Which requests are answered: those of the studio's own pages, up to a size.
 
-A browser lets any website send requests to 127.0.0.1, and with DNS rebinding even read the answers. Against the second
-stands the `Host` header, which then names the website; against the first `Origin` and `Sec-Fetch-Site`, which a
-website cannot forge.
+A browser lets any website send requests to 127.0.0.1 and, with DNS rebinding, read the answers. With rebinding, the
+`Host` header names the website; otherwise `Origin` and `Sec-Fetch-Site` do. A website can forge none of them.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import json
 import socket
-from collections.abc import MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+
+from halfstride.studio.errors import StudioError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["LARGEST_PICTURE", "LARGEST_REQUEST", "Guard", "TooLargeError"]
+__all__ = ["LARGEST_PICTURE", "LARGEST_REQUEST", "Guard"]
 
 LARGEST_PICTURE = 25 * 2**20
 """Bytes of an uploaded picture."""
@@ -36,15 +38,11 @@ _HEADERS = {
 }
 
 
-class TooLargeError(Exception):
-    """A request turned out to be too large while it was read."""
-
-
 class Guard:
-    """Turns away requests that do not come from the page itself, or are too large.
+    """ASGI middleware that refuses requests of other pages and requests that are too large.
 
     Args:
-        app: what is guarded.
+        app: the application behind it.
         host: the address that the server listens on.
     """
 
@@ -60,63 +58,52 @@ class Guard:
             if scope["type"] == "lifespan":
                 await self.app(scope, receive, send)
             return
-        headers: dict[str, str] = {}
-        for name, value in scope["headers"]:
-            headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
-        path = scope["path"]
+        headers, path = Headers(scope=scope), scope["path"]
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                present = {name.lower() for name, _ in message["headers"]}
-                message["headers"] = [
-                    *message["headers"],
-                    *((n.encode(), v.encode()) for n, v in _HEADERS.items() if n.encode() not in present),
-                ]
+                answered = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    answered.setdefault(name, value)
             await send(message)
 
         limit = LARGEST_PICTURE if path.endswith(("/reconstruct", "/checkup")) else LARGEST_REQUEST
         if refusal := self._foreign(headers, path) or _too_large(headers, limit):
-            await _refuse(send_with_headers, *refusal)
+            status, error = refusal
+            await JSONResponse({"error": error}, status)(scope, receive, send_with_headers)
             return
         received = 0
 
-        async def receive_at_most() -> MutableMapping[str, Any]:
+        async def receive_at_most() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > limit:  # what is sent in chunks names no length beforehand
-                raise TooLargeError(f"The request has more than {limit:,} bytes, and no more are taken.")
+            if received > limit:  # a request that is sent in chunks does not state its length
+                raise StudioError(413, f"The request has more than {limit:,} bytes.")
             return message
 
         await self.app(scope, receive_at_most, send_with_headers)
 
-    def _foreign(self, headers: dict[str, str], path: str) -> tuple[int, str] | None:
-        host = headers.get("host", "")
-        name = _host_name(host)
+    def _foreign(self, headers: Headers, path: str) -> tuple[int, str] | None:
+        host = headers.get("host", "").lower()
+        name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
         if name not in self.names and not (self.everywhere and _is_address(name)):
-            return 403, f"`Host` (={host[:100]!r}) is not this server's: open it by the address it printed."
+            return 403, f"`Host` (={host[:100]!r}) is not this server: open it by the address that it printed."
         origin = headers.get("origin")
-        if origin is not None and origin.lower() != f"http://{host.lower()}":
+        if origin is not None and origin.lower() != f"http://{host}":
             return 403, f"`Origin` (={origin[:100]!r}) is another page: only the studio's own may ask."
         if path.startswith("/api/") and headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-            return 403, "`Sec-Fetch-Site` says that another page asks: only the studio's own may."
+            return 403, "`Sec-Fetch-Site` names another page: only the studio's own may ask."
         return None
 
 
-def _too_large(headers: dict[str, str], limit: int) -> tuple[int, str] | None:
+def _too_large(headers: Headers, limit: int) -> tuple[int, str] | None:
     length = headers.get("content-length", "0")
     if not length.isascii() or not length.isdigit():
         return 400, f"`Content-Length` (={length[:100]!r}) is not a number."
     if int(length[:20]) > limit:
-        return 413, f"The request has {int(length[:20]):,} bytes: at most {limit:,} are taken."
+        return 413, f"The request has {int(length[:20]):,} bytes: at most {limit:,} are allowed."
     return None
-
-
-def _host_name(host: str) -> str:
-    """The name in a `Host` header, without the port."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
-    return host.partition(":")[0].lower()
 
 
 def _is_address(name: str) -> bool:
@@ -125,10 +112,3 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-async def _refuse(send: Send, status: int, error: str) -> None:
-    body = json.dumps({"error": error}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -1,4 +1,4 @@
-"""Images on their way to a browser, and the pictures that it sends."""
+"""Images in the form that the pages take, and pictures that they upload."""
 
 from __future__ import annotations
 
@@ -11,23 +11,16 @@ from torch import Tensor
 
 from halfstride.autoencoder.images import ImageError, decode
 from halfstride.autoencoder.images.decoding import inspect
+from halfstride.studio.errors import StudioError
 
-__all__ = ["Picture", "PictureError", "error_map", "picture", "read_picture"]
+__all__ = ["Picture", "error_map", "picture", "read_picture"]
 
 MAX_PIXELS = 40_000_000
-"""Pixels of an uploaded picture: what a good camera takes, and far below what would fill the memory."""
-
-
-class PictureError(Exception):
-    """An upload that is not taken; `status` is the HTTP one."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
+"""Pixels of an uploaded picture: more than most cameras take, and far less than fills the memory."""
 
 
 class Picture(BaseModel):
-    """An image, ready for a canvas."""
+    """An image for a canvas."""
 
     height: int
     width: int
@@ -35,40 +28,41 @@ class Picture(BaseModel):
 
 
 def picture(image: Tensor) -> Picture:
-    """A uint8 image C×H×W for the page; of one with neither 1 nor 3 channels the first."""
+    """Return a uint8 image C×H×W for the page; of one with neither 1 nor 3 channels the first."""
     shown = image if len(image) == 3 else image[:1].expand(3, -1, -1)
-    _, height, width = shown.shape
-    pixels = shown.permute(1, 2, 0).contiguous().numpy()
-    return Picture(height=height, width=width, rgb=base64.b64encode(pixels.tobytes()).decode())
+    return _from_pixels(shown.movedim(0, -1).numpy())
 
 
 def error_map(original: Tensor, reconstruction: Tensor) -> Picture:
-    """How far two uint8 images C×H×W are apart, averaged over the channels: dark is 0, light is 255."""
+    """Return the absolute difference of two uint8 images C×H×W, the mean over the channels: dark is 0, light is 255."""
     difference = (original.int() - reconstruction.int()).abs().float().mean(0).round().byte().numpy()
-    pixels = _shades()[difference]
-    height, width = difference.shape
+    return _from_pixels(_shades()[difference])
+
+
+def _from_pixels(pixels: np.ndarray) -> Picture:
+    height, width, _ = pixels.shape
     return Picture(height=height, width=width, rgb=base64.b64encode(pixels.tobytes()).decode())
 
 
 @cache
 def _shades() -> np.ndarray:
-    """256 colours from black to light yellow, rising evenly in lightness."""
+    """Return 256 colours from black to light yellow, evenly spaced in lightness."""
     from matplotlib import colormaps
 
     return np.asarray(np.round(colormaps["inferno"](np.arange(256))[:, :3] * 255), dtype=np.uint8)
 
 
 def read_picture(content: bytes, shape: tuple[int, int, int] | None = None) -> Tensor:
-    """The bytes of a file as a uint8 image of this shape C×H×W; without a shape, as it is, grey or in colour.
+    """Decode a file to a uint8 image of this shape C×H×W; without a shape at its own size, grey or in colour.
 
     Raises:
-        PictureError: where it is no picture, or too large a one.
+        StudioError: where it is not a picture, or too large.
     """
     try:
         height, width, grey = inspect(content)[:3]
         if height * width > MAX_PIXELS:
-            raise PictureError(413, f"The picture has {height * width:,} pixels: at most {MAX_PIXELS:,} are taken.")
+            raise StudioError(413, f"The picture has {height * width:,} pixels: at most {MAX_PIXELS:,} are taken.")
         own = (1 if grey else 3, height, width)
         return decode(content, own if shape is None else shape)
     except ImageError as error:
-        raise PictureError(415, f"This file {error.reason}.") from None
+        raise StudioError(415, f"This file {error.reason}.") from None

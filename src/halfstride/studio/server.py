@@ -1,4 +1,4 @@
-"""A port, a browser, and Ctrl-C."""
+"""Serve the studio on a free port until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def serve(runs: Path | None, host: str = "127.0.0.1", port: int = 8765, open_bro
 
     Args:
         runs: a folder of runs, or a run; None for none.
-        host: the address to listen on; only 127.0.0.1 keeps others on the network out.
-        port: the port to listen on; where it is taken, the next free one.
-        open_browser: open the page once it is served.
+        host: the address to listen on; with 127.0.0.1 only this machine can connect.
+        port: the port to listen on; if it is in use, the next free one.
+        open_browser: open the page in a browser.
 
     Raises:
         ValueError: where the runs folder does not exist, or no port is free.
     """
     if runs is not None and not runs.is_dir():
         raise ValueError(f"`runs` (={runs}) is not a folder: name one that holds what `halfstride train` wrote.")
-    # Images that a run took from the hub are shown from the cache: the studio asks nothing of the outside.
+    # Images from the Hugging Face hub are read from the cache: the studio uses no network.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 
@@ -36,8 +36,8 @@ def serve(runs: Path | None, host: str = "127.0.0.1", port: int = 8765, open_bro
 
     from halfstride.studio.app import create_app
 
-    # The browser needs the cores as well, and threads that wait for each other on a busy machine are far slower than
-    # one alone: on two cores a decoded digit took 72 ms by two threads, and 1 ms by one.
+    # The browser needs the cores too, and threads that wait for each other on a busy machine are slower than one: on
+    # two cores, decoding a digit took 72 ms with two threads and 1 ms with one.
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 4))
     listener = _listen(host, port)
     port = listener.getsockname()[1]
@@ -54,10 +54,10 @@ def serve(runs: Path | None, host: str = "127.0.0.1", port: int = 8765, open_bro
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket on the first free port from `port` on."""
+    """Return a socket on the first free port from `port` on."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     for candidate in range(port, min(port + _PORTS_TRIED, 65536)):
-        # Only of a socket that says it is TCP does asyncio turn Nagle's algorithm off, which costs 40 ms an answer.
+        # asyncio turns Nagle's algorithm off, which delays answers by 40 ms, only for sockets that state TCP.
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -68,4 +68,4 @@ def _listen(host: str, port: int) -> socket.socket:
             taken = error
             continue
         return listener
-    raise ValueError(f"`port` (={port}) is taken, and so are those after it ({taken.strerror}): choose another.")
+    raise ValueError(f"`port` (={port}) is in use, and so are those after it ({taken.strerror}): choose another.")

@@ -1,37 +1,34 @@
-"""A layer in words: the size formula with the numbers put in, and the code that computes exactly what is shown."""
+"""The size formula of a layer with its numbers, and the code that computes what is shown."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, Field
 
 from halfstride import formulas, geometry
-
-if TYPE_CHECKING:
-    from halfstride.studio.layer import Layer
+from halfstride.studio.layer import Layer
 
 __all__ = ["Code", "Formula", "Token", "code", "formula"]
 
 
 class Token(BaseModel):
-    """A piece of a formula, and what it speaks of."""
+    """A piece of a formula, and the side of the layer that it belongs to."""
 
     text: str
     role: formulas.Role
 
 
 class Formula(BaseModel):
-    """The output size, step by step: symbols, numbers put in, products worked out, the answer."""
+    """The output size, step by step: in symbols, with numbers, simplified, and the result."""
 
     name: str
     lines: list[list[Token]]
-    note: str = Field(description="What leads back.")
+    note: str = Field(description="The layer that reverses the sizes, or the equal transposed convolution.")
 
 
 class Code(BaseModel):
-    """Lines of Python that make this layer with these weights and apply it to this input."""
+    """Python code that creates this layer with these weights and applies it to this input."""
 
     pytorch: str
     halfstride: str
@@ -48,23 +45,23 @@ NAMES = {
 # The formula ----------------------------------------------------------------------------------------------------------
 
 
-def formula(layer: Layer, output_size: int) -> Formula:
-    """How the output size comes about, along one axis."""
+def formula(layer: Layer) -> Formula:
+    """Return the formula of the output size along one axis."""
     n, k, s, p, d = layer.input_size, layer.kernel_size, layer.stride, layer.padding, layer.dilation
     if layer.form == "transposed":
         lines = formulas.conv_transpose(n, k, s, p, layer.output_padding, d)
-        note = f"It undoes the sizes of the convolution of this geometry, which takes {_inputs(layer)} to {n}."
+        note = f"The convolution with the same arguments maps size {_inputs(layer)} to {n}."
     elif layer.form == "conv":
         lines = formulas.conv(n, k, s, p, d)
-        left = geometry.output_padding_for(output_size, n, k, s, p, d)
-        way = "" if not left else f" with output_padding={left}"
-        note = f"The transposed convolution of this geometry takes {output_size} back to {n}{way}."
+        left = geometry.output_padding_for(layer.output_size, n, k, s, p, d)
+        way = "" if not left else f" and output_padding={left}"
+        note = f"The transposed convolution with the same arguments{way} maps size {layer.output_size} to {n}."
     elif layer.form == "resize":
         lines = formulas.resize_conv(n, k, s, p, d)
-        note = f"It is the transposed convolution with a kernel of {d * (k - 1) + s}, whose taps are sums of these."
+        note = f"It equals a transposed convolution of kernel size {d * (k - 1) + s}, whose taps are sums of these."
     else:
         lines = formulas.subpixel_conv(n, k, s, p, d)
-        note = f"It is the transposed convolution with a kernel of {k * s}" + (
+        note = f"It equals a transposed convolution of kernel size {k * s}" + (
             ", dilated." if d > 1 else ", one small kernel for each phase."
         )
     return Formula(
@@ -75,13 +72,13 @@ def formula(layer: Layer, output_size: int) -> Formula:
 
 
 def _inputs(layer: Layer) -> str:
-    """The input sizes that the convolution of a transposed convolution's geometry takes to one output."""
+    """The sizes that the convolution with a transposed convolution's arguments maps to its input size."""
     try:
         sizes = geometry.conv_input_sizes(
             layer.input_size, layer.kernel_size, layer.stride, layer.padding, layer.dilation
         )
     except ValueError:
-        return "no input"
+        return "of no input"
     return str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} {'or' if len(sizes) == 2 else 'to'} {sizes[-1]}"
 
 
@@ -89,7 +86,7 @@ def _inputs(layer: Layer) -> str:
 
 
 def code(layer: Layer, input: Sequence[float], kernel: Sequence[float]) -> Code:
-    """The layer in PyTorch and in halfstride, with its weights and its input; both end in a tensor `y`."""
+    """Return the layer in PyTorch and in halfstride, with its weights and its input; both assign the output to `y`."""
     shape = (1, 1, *(layer.input_size,) * layer.dims)
     weight = (layer.kernels, 1, *(layer.kernel_size,) * layer.dims)
     x = f"x = torch.tensor({_nested(input, shape)})"
@@ -113,7 +110,7 @@ def _torch(layer: Layer) -> list[str]:
             "y = layer(x)",
         ]
     convolution = [f"conv = nn.Conv{dims}d({_arguments(layer, outputs=layer.kernels)})", *_with_weight("conv")]
-    if dims == 1:  # torch has no pixel shuffle for signals
+    if dims == 1:  # torch has no one-dimensional pixel shuffle
         return [*convolution, "y = conv(x).transpose(1, 2).reshape(1, 1, -1)"]
     return [*convolution, f"layer = nn.Sequential(conv, nn.PixelShuffle({s}))", "y = layer(x)"]
 
@@ -121,7 +118,7 @@ def _torch(layer: Layer) -> list[str]:
 def _halfstride(layer: Layer) -> list[str]:
     dims = layer.dims
     if layer.form == "conv":
-        # Downwards there is nothing to improve on; what halfstride adds is the way back.
+        # halfstride has no convolution of its own; it adds the adjoint with an exact size.
         return [
             f"layer = torch.nn.Conv{dims}d({_arguments(layer, 'stride')})",
             *_with_weight("layer"),
@@ -154,7 +151,7 @@ def _with_weight(layer: str) -> list[str]:
 
 
 def _nested(values: Sequence[float], shape: Sequence[int]) -> str:
-    """A list of lists, as `torch.tensor` takes it, with a decimal point so that it becomes floating point."""
+    """Nested lists for `torch.tensor`, with decimal points so that its dtype is floating point."""
     if len(shape) == 1:
         return f"[{', '.join(repr(float(value)).removesuffix('0') for value in values)}]"
     step = len(values) // shape[0]

@@ -1,4 +1,4 @@
-// The autoencoder page: one run, how good it is, its losses, its latent space, what it gives back.
+// The autoencoder page: one run, its evaluation, its losses, its latent space and its reconstructions.
 
 import { ask, count, find, html, newestOnly, svg, written } from "./dom.js";
 import { showFacts, showFiles } from "./facts.js";
@@ -18,14 +18,14 @@ let point = null;
 let ends = { A: 0, B: 1 };
 let first = 0;
 let total = 0;
-let seen = null; // how far the run was when it was last looked at
+let seen = null; // the progress that is shown
 let model = null; // the version of its model that is shown
 let judged = null; // the version of its evaluation that is shown
 
 const of = (rest = "") => `/api/runs/${encodeURIComponent(run)}${rest}`;
 
 function fail(error) {
-  if (find("#error").textContent !== error.message) find("#error").textContent = error.message; // announced once
+  if (find("#error").textContent !== error.message) find("#error").textContent = error.message; // screen readers announce it once
   find("#error").hidden = false;
 }
 
@@ -52,7 +52,7 @@ function picture(image, name) {
 
 // Runs and losses --------------------------------------------------------------------------------------------------
 
-/** Look now and then whether the run went on; after a failure too, but not so often: it may have been of the moment. */
+/** Ask every two seconds whether the run has continued; after a failure, which may be temporary, every ten. */
 async function follow() {
   let pause = POLL;
   try {
@@ -60,7 +60,7 @@ async function follow() {
   } catch (error) {
     seen = null;
     pause = 5 * POLL;
-    find("#lab").classList.toggle("bare", latent === null); // without images only one's own can be shown
+    find("#lab").classList.toggle("bare", latent === null); // without test images only an uploaded one can be shown
     fail(error);
   }
   setTimeout(follow, pause);
@@ -111,7 +111,7 @@ const scale = () => {
   };
 };
 
-/** The plane is made once, so that a training that goes on does not take it from under a finger. */
+/** The plane is created once, so that a training that continues does not interrupt a drag. */
 function makePlane() {
   const plane = svg("svg", { class: "plane", viewBox: `0 0 ${SIZE.width} ${SIZE.height}`, tabindex: 0, role: "application",
     "aria-label": "The latent plane. Arrow keys move the point that is decoded." },
@@ -133,7 +133,7 @@ function makePlane() {
     event.preventDefault();
     moveTo(moves[event.key].map((move, axis) => point[axis] + move * scale().step[axis]));
   });
-  // The handle is no part of the drawing: moving it would have a thousand points painted again.
+  // The handle is not part of the drawing: moving it would paint a thousand points again.
   find("#plane").replaceChildren(plane, html("div", { class: "handle", id: "handle" }));
 }
 
@@ -169,8 +169,8 @@ function showHandle() {
   style.top = `${(100 * y(point[1])) / SIZE.height}%`;
 }
 
-// What was chosen is ahead of what is shown: an answer shows its picture, but takes back nothing that was chosen after
-// it was asked for, neither the code by the sliders nor the point in the plane.
+// Answers arrive after further choices. An answer shows its picture, but changes neither the sliders nor the point in the
+// plane where these were moved after its request.
 let asked = 0;
 let taken = 0;
 const chosenAt = { code: 0, point: 0 };
@@ -225,13 +225,13 @@ function showCode() {
   }
 }
 
-/** A slider for each number that varies; those that are there already stay, and may be held. */
+/** A slider for each number that varies; existing sliders are kept, since one may be in use. */
 function showSliders() {
   const place = find("#sliders");
   const wanted = latent.sliders.map(({ index }) => index);
   if (!wanted.length) {
     const numbers = latent.numbers.toLocaleString("en");
-    place.replaceChildren(html("p", { class: "quiet small", text: `A code of ${numbers} numbers is too long for sliders: the plane moves all of them together.` }));
+    place.replaceChildren(html("p", { class: "quiet small", text: `A code of ${numbers} numbers is too long for sliders: use the plane.` }));
     return;
   }
   if ([...place.querySelectorAll("input")].map((input) => input.dataset.index).join() !== wanted.join()) {
@@ -284,7 +284,7 @@ function makeStep(at) {
 }
 
 function triple(one, controls = null) {
-  const restored = one.input !== null; // what goes in is not what should come out
+  const restored = one.input !== null; // the input is not the target
   return html("figure", { class: restored ? "triple quadruple" : "triple" },
     restored ? picture(one.input, "input") : null,
     ...(restored ? [picture(one.reconstruction, "output"), picture(one.original, "target")] : [picture(one.original, "original"), picture(one.reconstruction, "reconstruction")]),
@@ -316,7 +316,7 @@ const showPictures = newestOnly(async () => {
   find("#before").disabled = start === 0;
   find("#after").disabled = start + PAGE >= total;
   showEnds();
-  if (end) find(`.ends [data-end="${end}"][data-index="${index}"]`)?.focus(); // it was there before
+  if (end) find(`.ends [data-end="${end}"][data-index="${index}"]`)?.focus(); // as before
 });
 
 function showEnds() {
@@ -332,7 +332,7 @@ for (const [id, by] of [["#before", -PAGE], ["#after", PAGE]]) {
   });
 }
 
-// A picture of one's own -------------------------------------------------------------------------------------------
+// Uploaded pictures ------------------------------------------------------------------------------------------------
 
 const send = newestOnly(async (file) => {
   try {
@@ -353,8 +353,8 @@ async function showModel({ paired, corruption }) {
   total = latent.points.length;
   find("#shown").textContent = told(total, latent.test_images);
   find("#triples").textContent = paired || corruption
-    ? `What goes in (${paired ? "the images as they are" : corruption}), what comes out, what should come out, and the error: black is none.`
-    : "Test images, what came back, and the error: black is none.";
+    ? `Input (${paired ? "of the pairs" : corruption}), output, target, and the error (black: none).`
+    : "Test images, their reconstructions, and the error (black: none).";
   ends.B = Math.min(ends.B, total - 1);
   showPoints();
   showSliders();
@@ -365,7 +365,7 @@ async function showModel({ paired, corruption }) {
   await Promise.all([decode({ ...(code.length ? { code } : { point }), turn: choose() }), showPictures(), walk()]);
 }
 
-/** How many of the test images are shown. */
+/** The number of test images that are shown. */
 function told(shown, all) {
   if (all === null) return `Every point is a test image: the first ${shown.toLocaleString("en")} of a stream.`;
   if (all <= shown) return `Every point is one of the ${all.toLocaleString("en")} test images.`;

@@ -1,5 +1,5 @@
-// Numbered cells, one unit wide each, drawn on a canvas. A layer has thousands of them: as elements of the document they
-// took ten times as long to come up, and every step as long again.
+// Cells with numbers, each one unit wide, drawn on a canvas. A layer has thousands of them: as elements of the document
+// they took ten times as long to draw, at every step.
 
 import { html, onShade, shade, written } from "./dom.js";
 
@@ -13,9 +13,8 @@ const INK_LIT = { product: "ink" };
 const HEAT = { light: 0.7, dark: 0.45 }; // of the whole colour; numbers on it keep a contrast of 4.5
 
 /**
- * One cell. `kind` and `index` say what it stands for, when it is pointed at; it lights up with all that its `keys` name,
- * or as its view says where it is `own`. `look` is its colour. A plain one has no number, since it would be too small for
- * it; one with a `share` is coloured by so much of the whole colour.
+ * One cell. `kind` and `index` are what it shows. It is highlighted with any of its `keys`, or by its view where it is
+ * `own`. `look` is its colour. A plain cell is too small for its number; `share` is the strength of a cell's colour.
  */
 export function cell(x, y, kind, index, value, options = {}) {
   const keys = index === null ? [] : [`${kind} ${index}`];
@@ -32,8 +31,8 @@ export function grid(x, y, columns, values, kind, first = 0, options = {}) {
 export const label = (x, y, text, look = "muted") => ({ x, y, text, look });
 
 /**
- * A drawing of so many units, its cells no larger than is pleasant: so many pixels, more on a very large screen.
- * `follow` is told of every step, and changes what is in the cells.
+ * A drawing, its width and height in units; a unit is at most `largest` pixels, more on a very large screen. `follow` is
+ * called at every step and updates the cells.
  */
 export function drawing(width, height, name, { cells, labels = [], rules = [], largest = 46, follow = () => {} }) {
   const ends = labels.map(({ x, text }) => x + measured(text));
@@ -48,7 +47,7 @@ function measured(text) {
   return (ruler.measureText(text).width * FONTS.tag) / 100;
 }
 
-// The page's colours: a canvas does not know the names that its style sheet gives them.
+// The page's colours: a canvas cannot use the variables of the style sheet.
 let inks = new Map();
 const probe = html("i", { hidden: true });
 document.body.append(probe);
@@ -62,7 +61,7 @@ function ink(name) {
   return inks.get(name);
 }
 
-/** Where a view is drawn. */
+/** The canvas of a view. */
 export class Sheet {
   constructor(place) {
     this.canvas = html("canvas", { role: "img" });
@@ -77,14 +76,14 @@ export class Sheet {
   show(drawing) {
     this.drawing = drawing;
     this.node.hidden = false;
-    this.canvas.cells = drawing.cells; // for programs that read the page
+    this.canvas.cells = drawing.cells; // for tests
     this.canvas.setAttribute("aria-label", drawing.name);
     this.canvas.style.aspectRatio = `${drawing.width} / ${drawing.height}`;
     this.node.style.maxWidth = `${(drawing.width * drawing.largest) / 16}rem`;
     this.fit();
   }
 
-  /** As many pixels as the screen has there; says whether they changed. */
+  /** Give the canvas as many pixels as it has on the screen; returns whether their number changed. */
   fit() {
     const { canvas, drawing } = this;
     if (!drawing || !canvas.clientWidth) return false;
@@ -96,7 +95,7 @@ export class Sheet {
     return true;
   }
 
-  /** Follow a step, or paint again. */
+  /** Paint a step, or the same again. */
   paint(now = null) {
     const { canvas, drawing } = this;
     if (now) {
@@ -116,7 +115,7 @@ export class Sheet {
     paintWords(pen, unit, drawing);
   }
 
-  /** The cell under the pointer, where it stands for something. */
+  /** The cell under the pointer, if it shows a number. */
   at({ clientX, clientY }) {
     const box = this.canvas.getBoundingClientRect();
     const unit = box.width / this.drawing.width;
@@ -124,7 +123,7 @@ export class Sheet {
     return this.drawing.cells.find((one) => one.index !== null && x >= one.x && x < one.x + 1 && y >= one.y && y < one.y + 1) ?? null;
   }
 
-  /** Put an element over a cell, its middle on the cell's; there it stays when the drawing changes its size. */
+  /** Put an element over a cell, centred, in percent: it stays there when the drawing changes its size. */
   cover(node, { x, y }) {
     const { width, height } = this.drawing;
     node.style.left = `${(100 * (x + EDGE + SIDE / 2)) / width}%`;
@@ -160,7 +159,7 @@ function paintBox(pen, unit, one) {
   pen.setLineDash([]);
 }
 
-/** All texts, those of one size after the other: setting the font takes as long as writing with it. */
+/** All texts, ordered by size: setting the font takes as long as drawing a text. */
 function paintWords(pen, unit, { cells, labels }) {
   const words = { number: [], long: [], longer: [], tag: [], corner: [] };
   for (const { x, y, text, look } of labels) words.tag.push([text, x, y, look]);
@@ -184,7 +183,7 @@ function paintWords(pen, unit, { cells, labels }) {
   }
 }
 
-/** The number in a cell, as it is written there. */
+/** The text of the number in a cell. */
 export const textOf = ({ value }) => (value === null || value === undefined ? "" : written(value));
 
 /** "2, 3" for position 11 of rows of 4; in one dimension "11". */

@@ -1,6 +1,6 @@
-// The doctor's page: is there a checkerboard in a run's model or in a picture, and where does it come from?
+// The doctor page: whether a run's model or a picture has a checkerboard, and its cause.
 
-import { ask, count, find, html, onShade, shade } from "./dom.js";
+import { ask, count, find, html, onShade, shade, table } from "./dom.js";
 import { chosen, listRuns, onPicture } from "./runs.js";
 
 const MARKS = { even: "✓", "weights uneven": "△", checkerboard: "⚠", "not judged": "–" };
@@ -16,17 +16,6 @@ function measured({ measured: found, refusal }) {
   return found.found ? `${percent(found.strength)} ${found.kinds.join(" and ")}` : "none";
 }
 
-function table(caption, heads, rows) {
-  return html("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": caption },
-    html("table", { class: "figures findings-table" },
-      html("caption", { class: "visually-hidden", text: caption }),
-      html("thead", {}, html("tr", {}, ...heads.map((head) => html("th", { scope: "col", text: head })))),
-      html("tbody", {}, ...rows.map(([name, ...rest]) =>
-        html("tr", {}, html("th", { scope: "row", text: name }), ...rest.map((cell) => html("td", { text: cell }))))),
-    ),
-  );
-}
-
 function layers(found) {
   return table("Upsampling layers", ["layer", "kind", "kernel", "stride", "taps", "gain spread", "makes", "measured", "verdict"],
     found.map((layer) => [
@@ -39,19 +28,19 @@ function layers(found) {
       percent(layer.made),
       measured(layer),
       `${MARKS[layer.verdict]} ${layer.verdict}`,
-    ]));
+    ]), "findings-table");
 }
 
 function periods(found) {
-  const made = found.some((one) => one.layers.length);
+  const made = found.some((one) => one.layers?.length);
   return table("Periods looked for", ["period", ...(made ? ["layers"] : []), "measured", "evidence"],
     found.map((one) => [
       sizes(one.period), ...(made ? [one.layers.join(", ")] : []), measured(one),
       one.measured ? one.measured.evidence.toFixed(1) : "–",
-    ]));
+    ]), "findings-table");
 }
 
-/** The layers' advice, each once with the names of those that it is for. */
+/** The advice for the layers, each once, with their names. */
 function advice(found) {
   const names = new Map();
   for (const layer of found) if (layer.advice) names.set(layer.advice, [...(names.get(layer.advice) ?? []), layer.name]);
@@ -61,9 +50,9 @@ function advice(found) {
 function notes(told) {
   return [
     ...advice(told.layers),
-    told.unreached.length ? html("li", { text: `Never reached: ${told.unreached.join(", ")}.` }) : null,
+    told.unreached.length ? html("li", { text: `Not reached by any image: ${told.unreached.join(", ")}.` }) : null,
     told.uneven_gradients.length
-      ? html("li", { text: `Uneven on the way back, where the stride does not divide the kernel: ${told.uneven_gradients.join(", ")}.` })
+      ? html("li", { text: `Uneven gradients, because the stride does not divide the kernel: ${told.uneven_gradients.join(", ")}.` })
       : null,
   ].filter(Boolean);
 }
@@ -89,7 +78,7 @@ function show(place, told) {
   count(place);
 }
 
-/** Ask for a diagnosis and show it; meanwhile what stands there stays. */
+/** Ask for a diagnosis and show it; until then the earlier one stays. */
 async function examine(place, address, options) {
   place.setAttribute("aria-busy", "true");
   if (!place.childElementCount) place.replaceChildren(html("p", { class: "quiet", text: "Examining …" }));

@@ -1,4 +1,4 @@
-// Making elements, and asking the server.
+// Creating elements, and requests to the server.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -21,16 +21,32 @@ export const svg = (tag, attributes, ...children) => fill(document.createElement
 
 export const find = (selector, from = document) => from.querySelector(selector);
 
-/** A number as a person would write it: at most four significant digits. */
+/** A number with at most four significant digits. */
 export function written(value) {
   if (Number.isInteger(value)) return String(value).replace("-", "−");
   return String(Number(value.toPrecision(4))).replace("-", "−");
 }
 
-/** Say on an element how often it has been drawn, for tests and measurements. */
+/** An integer with commas between thousands. */
+export const grouped = (number) => number.toLocaleString("en", { maximumFractionDigits: 0 });
+
+/** A list of names and values, optionally with a symbol before the name. */
+export const facts = (entries) => html("dl", { class: "facts" },
+  ...entries.flatMap(([name, value, symbol]) => [html("dt", {}, symbol, name), html("dd", { text: value })]));
+
+/** A table that scrolls; each row is the row's name and its cells, or an element. */
+export const table = (caption, heads, rows, look = "") =>
+  html("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": caption },
+    html("table", { class: `figures ${look}` },
+      html("caption", { text: caption }),
+      html("thead", {}, html("tr", {}, ...heads.map((text) => html("th", { scope: "col", text })))),
+      html("tbody", {}, ...rows.map((row) => (row instanceof Node ? row : html("tr", {},
+        ...row.map((text, place) => (place ? html("td", { text }) : html("th", { scope: "row", text })))))))));
+
+/** Count on an element how often it has been drawn, for tests and benchmarks. */
 export const count = (node) => (node.dataset.frames = Number(node.dataset.frames ?? 0) + 1);
 
-/** What the server answers; an Error with its own words where it refuses. */
+/** The server's answer; throws an Error with the server's message where it refuses. */
 export async function ask(address, { body } = {}) {
   const options = {};
   if (body !== undefined) {
@@ -50,8 +66,9 @@ export async function ask(address, { body } = {}) {
 }
 
 /**
- * Runs `work` for the newest value given, for `most` of them at a time: what a drag needs. With two, the server works on
- * one while the page shows the other. Returns a promise that all given so far, or newer ones in their place, are done.
+ * Calls `work` with the newest value given and skips older ones, as a drag needs; at most `most` calls run at a time. With
+ * two, the server computes one answer while the page shows the other. Returns a promise that all values given so far,
+ * or newer ones in their place, are done.
  */
 export function newestOnly(work, most = 1) {
   let waiting = null;
@@ -75,7 +92,7 @@ export function newestOnly(work, most = 1) {
   };
 }
 
-/** Radio buttons that look like one control; calls `changed` with the value chosen. */
+/** Calls `changed` with the value of the radio button that is chosen; returns a function that chooses one. */
 export function choice(container, changed) {
   container.addEventListener("change", (event) => changed(event.target.value));
   return (value) => {
@@ -83,7 +100,7 @@ export function choice(container, changed) {
   };
 }
 
-// Light, dark, or as the machine is set: the same button on every page, remembered.
+// Light, dark, or as the system is set: the same button on every page; the browser remembers the choice.
 const themes = ["auto", "light", "dark"];
 const button = find(".theme");
 const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -93,7 +110,7 @@ function show(theme) {
   if (button) button.textContent = `Theme: ${theme}`;
 }
 
-/** "light" or "dark", as the page is seen now. */
+/** "light" or "dark", as the page is now. */
 export const shade = () => (theme === "auto" ? (dark.matches ? "dark" : "light") : theme);
 
 /** Calls `changed` when the page turns light or dark. */

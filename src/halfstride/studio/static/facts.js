@@ -1,28 +1,26 @@
-// What a run is: its model in a few words, and what lies in its folder.
+// Facts about a run's model, and the pictures in its folder.
 
-import { find, html } from "./dom.js";
+import { facts, find, html } from "./dom.js";
 
-/** A run and its model, as a list. */
+/** Show the facts about a run and its model. */
 export function showFacts(details) {
   const { image_shape: image, latent_shape: latent } = details;
-  const facts = {
+  const known = {
     image: image?.join(" × "),
     latent: latent && (latent.length === 1 ? `vector of ${latent[0]}` : `map of ${latent.join(" × ")}`),
     variational: details.variational ? "yes" : null,
     weights: details.parameters?.toLocaleString("en"),
     encoder: details.encoder,
     upsampling: details.upsampling,
-    images: details.source ?? "handed over in memory",
-    input: [details.paired ? "the images; their clean twins come out" : "", details.corruption].filter(Boolean).join("; ") || null,
+    images: details.source ?? "passed as arrays",
+    input: [details.paired ? "pairs of input and target" : "", details.corruption].filter(Boolean).join("; ") || null,
   };
-  find("#facts").replaceChildren(
-    ...Object.entries(facts).filter(([, value]) => value).flatMap(([name, value]) => [html("dt", { text: name }), html("dd", { text: value })]),
-  );
+  find("#facts").replaceChildren(facts(Object.entries(known).filter(([, value]) => value)));
 }
 
-/** Of a run with the user's own encoder, which is not run here, the pictures that its training drew. */
+/** Show the pictures of a run whose encoder is the user's own and is not run here. */
 export function showFiles({ not_run: why, pictures }, address) {
-  const shown = pictures.filter((name) => name !== "losses.png"); // which are on the page already
+  const shown = pictures.filter((name) => name !== "losses.png"); // the page draws them itself
   find("#lab").classList.add("still");
   find("#notice").hidden = false;
   find("#notice").textContent = why;

@@ -1,32 +1,26 @@
-// How a run learned: the errors over the steps, as a chart and in numbers.
+// The errors of a run over its steps, as a chart and in numbers.
 
-import { find, html, svg, written } from "./dom.js";
+import { facts, find, grouped, svg, written } from "./dom.js";
 
 const CURVES = ["train", "validation", "test"];
 const MARKED = 40; // scorings up to which each has a mark
-const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [230, 160, 48, 6, 8, 22];
+const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [230, 160, 54, 6, 8, 22];
 
-const grouped = (number) => number.toLocaleString("en");
 const fixed = (value, digits, unit = "") => (value === null || value === undefined ? "–" : `${value.toFixed(digits)}${unit}`);
 
-/** Train, validation and test error of a run's scorings; `kept` is the step of the model that is kept. */
+/** Show train, validation and test error; `kept` is the step of the model that is kept. */
 export function showLoss(metrics, kept) {
   const values = metrics.flatMap((one) => CURVES.map((which) => one[`${which}_mse`])).filter((value) => value > 0);
   if (!values.length) return find("#loss").replaceChildren();
   const best = metrics.find((one) => one.step === kept) ?? metrics.at(-1);
-  find("#loss").replaceChildren(chart(metrics, best, values), html("dl", { class: "facts" },
-    ...[
+  find("#loss").replaceChildren(chart(metrics, best, values), facts([
       ["kept", `step ${grouped(best.step)}`],
       ["train MSE", fixed(best.train_mse, 5), "train"],
       ["validation MSE", fixed(best.validation_mse, 5), "validation"],
       ["test MSE", fixed(best.test_mse, 5), "test"],
       ["test PSNR", fixed(best.test_psnr, 2, " dB")],
       ["test SSIM", fixed(best.test_ssim, 3)],
-    ].flatMap(([name, value, curve]) => [
-      html("dt", {}, curve ? svg("svg", { class: "key", viewBox: "0 0 18 4", "aria-hidden": "true" }, svg("path", { class: curve, d: "M0 2H18" })) : null, name),
-      html("dd", { text: value }),
-    ]),
-  ));
+  ].map(([name, value, curve]) => [name, value, curve && svg("svg", { class: "key", viewBox: "0 0 18 4", "aria-hidden": "true" }, svg("path", { class: curve, d: "M0 2H18" }))])));
 }
 
 function chart(metrics, best, values) {

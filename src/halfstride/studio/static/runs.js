@@ -1,13 +1,11 @@
-// What every page with runs and pictures has: the list of runs, and a place to drop a picture.
+// For pages with runs and pictures: the list of runs, and the upload of a picture.
 
-import { ask, find, html } from "./dom.js";
+import { ask, find, grouped, html } from "./dom.js";
 
-const grouped = (number) => number.toLocaleString("en");
-
-/** How far a run is. */
+/** The steps done of those asked for. */
 export const steps = (done, asked) => (done === asked ? `${grouped(done)} steps` : `step ${grouped(done)} of ${grouped(asked)}`);
 
-/** Show the runs, with the one that is open, which the other pages then open too; returns them. */
+/** Show the runs, with `open` as the current one, also in the links to other pages; returns the runs. */
 export async function listRuns(open) {
   const runs = await ask("/api/runs");
   for (const link of document.querySelectorAll(".head nav [data-run]")) link.search = open ? `run=${encodeURIComponent(open)}` : "";
@@ -35,7 +33,7 @@ export const chosen = (runs) =>
 export function onPicture(take) {
   find("#file").addEventListener("change", (event) => {
     if (event.target.files[0]) take(event.target.files[0]);
-    event.target.value = ""; // so that the same picture can be chosen again
+    event.target.value = ""; // so that the same file can be chosen again
   });
   for (const kind of ["dragover", "dragleave", "drop"]) {
     document.addEventListener(kind, (event) => {

@@ -1,17 +1,18 @@
-// The upsampling page: a layer, its views, and a step that all of them follow.
+// The upsampling page: a layer, its views, and the step that all of them show.
 
 import { position as at, Sheet, textOf } from "./cells.js";
 import { ask, choice, count, find, html, newestOnly, written } from "./dom.js";
 import * as views from "./views.js";
 
 const SLIDERS = [
-  { name: "input_size", text: "input size", of: "input", least: 1, most: { 1: 12, 2: 7 } },
-  { name: "kernel_size", text: "kernel size", of: "kernel", least: 1, most: { 1: 7, 2: 5 } },
-  { name: "stride", text: "stride", scale: "scale factor", least: 1, most: { 1: 4, 2: 4 } },
-  { name: "padding", text: "padding", least: 0, most: { 1: 6, 2: 6 } },
-  { name: "dilation", text: "dilation", least: 1, most: { 1: 3, 2: 3 } },
-  { name: "output_padding", text: "output padding", least: 0, most: { 1: 3, 2: 3 }, only: "transposed" },
+  { name: "input_size", text: "input size", of: "input" },
+  { name: "kernel_size", text: "kernel size", of: "kernel" },
+  { name: "stride", text: "stride", scale: "scale factor" },
+  { name: "padding", text: "padding" },
+  { name: "dilation", text: "dilation" },
+  { name: "output_padding", text: "output padding", only: "transposed" },
 ];
+const { properties: ranges } = await ask("/api/layer/schema"); // of the arguments: layer.py has them
 const START = {
   conv: { input_size: 7, kernel_size: 3, stride: 2, padding: 1 },
   transposed: { input_size: 3, kernel_size: 3, stride: 2, padding: 0 },
@@ -21,19 +22,19 @@ const START = {
 const WORDS = {
   emulated: {
     conv: "The kernel slides over the padded input by the stride.",
-    transposed: "A convolution of stride 1 does the same, over the input with zeros put between and around it, by the kernel turned round.",
-    resize: "Every input value is repeated by the scale, then the kernel slides over it.",
-    subpixel: "The kernels slide over the input; the results of all of them are shuffled into one output.",
+    transposed: "The same as a convolution of stride 1: the flipped kernel slides over the input with zeros between and around it.",
+    resize: "Every input value is repeated by the scale factor, then the kernel slides over the result.",
+    subpixel: "Each kernel slides over the input, and the results are interleaved to one output (pixel shuffle).",
   },
   phases: {
-    conv: "Inputs with the same remainder modulo the stride are read by the same few taps.",
-    transposed: "Outputs with the same remainder modulo the stride only ever see the same few taps: several small convolutions, interleaved.",
-    resize: "Neighbouring taps that meet the same input value are added once and for all: several small convolutions, interleaved.",
-    subpixel: "Each phase has a kernel of its own: that is what a sub-pixel convolution is.",
+    conv: "Inputs with the same index modulo the stride are multiplied by the same taps.",
+    transposed: "Outputs with the same index modulo the stride use the same taps: each phase is a small convolution of stride 1.",
+    resize: "Taps that meet the same input value are summed beforehand: each phase is a small convolution of stride 1.",
+    subpixel: "Each phase is a convolution of stride 1 with its own kernel.",
   },
   coverage: {
-    output: "How many products reach each position of the output.",
-    input: "How often each position of the input is read.",
+    output: "Number of products at each output.",
+    input: "Number of products that use each input.",
   },
 };
 const VIEWS = ["scatter", "emulated", "phases", "matrix", "coverage"];
@@ -84,7 +85,7 @@ function layerQuery() {
   return query;
 }
 
-/** All of the layer, defaults of this page included, for the server. */
+/** The whole layer, with the defaults of this page, for the server. */
 function wholeQuery() {
   const query = new URLSearchParams({ form: state.form, dims: state.dims });
   for (const { name } of SLIDERS) query.set(name, state[name]);
@@ -109,12 +110,12 @@ function refresh() {
   return askAndDraw();
 }
 
-/** While an answer is on its way, only the newest change waits: a slider that is dragged draws all the time. */
+/** While a request is being answered, only the newest change waits, so that the page keeps up with a dragged slider. */
 const askAndDraw = newestOnly(async () => {
   try {
     const before = told && shape(told.layer);
     told = await ask(`/api/layer?${wholeQuery()}`);
-    if (shape(told.layer) !== before) editing?.(false); // its number is of a layer that is gone
+    if (shape(told.layer) !== before) editing?.(false); // its number belongs to the earlier layer
     relate();
     draw();
     find("#error").hidden = true;
@@ -128,7 +129,7 @@ const askAndDraw = newestOnly(async () => {
   writeAddress();
 });
 
-/** All of a layer but its numbers. */
+/** A layer without its numbers. */
 const shape = (layer) => JSON.stringify({ ...layer, input: null, kernel: null });
 
 function showExport() {
@@ -148,7 +149,7 @@ function setStale(stale) {
   find("#aside").classList.toggle("stale", stale);
 }
 
-/** Which products touch which cell, looked up once for every answer. */
+/** The products of every cell, found once for every answer. */
 function relate() {
   related = { input: new Map(), kernel: new Map(), output: new Map() };
   for (const [kind, column] of [["input", told.terms.i], ["kernel", told.terms.t], ["output", told.terms.j]]) {
@@ -161,12 +162,12 @@ function relate() {
   hovered = pinned = null;
 }
 
-/** The products that touch a cell: their places in the columns of `told.terms`. */
+/** The products of a cell: their places in the columns of `told.terms`. */
 const touching = (kind, index) => related[kind].get(index) ?? [];
 
 const steps = () => (state.by === "inputs" ? told.input.length : told.output.length);
 
-/** All views; those on the screen at once, the others as soon as these are seen. */
+/** Draw all views: those on the screen first, the others two frames later. */
 function draw() {
   const seen = VIEWS.map((name) => find(`#${name}`).getBoundingClientRect()).map((box) => box.top < innerHeight && box.bottom > 0);
   const later = VIEWS.filter((_, place) => !seen[place]);
@@ -216,10 +217,10 @@ function showMatrixWords() {
   const share = Math.round((100 * told.matrix.value.length) / (rows * columns));
   find("#matrix-words").textContent =
     state.turned === "yes"
-      ? `The transposed matrix, ${columns} × ${rows}, takes the output's side back to the input's: a ${
+      ? `The transposed matrix, ${columns} × ${rows}: a ${
           told.layer.form === "conv" ? "transposed convolution" : "strided convolution"
-        } with the same kernel.`
-      : `The same layer as one matrix of ${rows} × ${columns}; ${share} % of it is not empty.`;
+        } with the same kernel, from the output's size to the input's.`
+      : `The layer as a matrix of ${rows} × ${columns}; ${share} % of its entries are used.`;
 }
 
 function showCosts() {
@@ -228,7 +229,7 @@ function showCosts() {
     ...told.costs.map(({ algorithm, products, obstacle }) =>
       html("tr", { title: obstacle },
         html("th", { scope: "row", text: algorithm }),
-        html("td", { text: products === null ? "cannot do it" : products.toLocaleString("en") }),
+        html("td", { text: products === null ? "not possible" : products.toLocaleString("en") }),
       ),
     ),
   );
@@ -242,7 +243,7 @@ function verdict({ verdict: text, even, checkerboard }) {
 
 const showCode = () => (find("#code").textContent = told.code[state.language]);
 
-// The step, and what lights up -------------------------------------------------------------------------------------
+// The step, and highlighted cells -----------------------------------------------------------------------------------
 
 function spot(kind, index) {
   const { dims, kernel_size: k, input_size: n } = told.layer;
@@ -270,13 +271,13 @@ function paint(names = VIEWS) {
 
 const outputsOf = (input) => touching("input", input).map((place) => told.terms.j[place]);
 
-/** Outputs that have something in them after so many steps. */
+/** Outputs with at least one product after this step. */
 function reachedBy(cursor) {
   const first = [...Array(cursor + 1).keys()];
   return new Set(state.by === "outputs" ? first : first.flatMap(outputsOf));
 }
 
-/** The keys of all that lights up with a cell. */
+/** The keys of all cells that are highlighted with a cell. */
 function lit(focus) {
   if (focus.kind === "phase") {
     return told.phases.kernels[focus.index].positions.map((position) => `${told.phases.side} ${position}`);
@@ -299,7 +300,7 @@ function lit(focus) {
 
 const ink = (kind, text) => html("span", { class: `${kind}-ink`, text });
 
-/** One line on what is lit. */
+/** One line about the highlighted cell. */
 function say(focus, done) {
   if (!focus) {
     return [
@@ -321,7 +322,7 @@ function say(focus, done) {
     const { i, contribution } = told.matrix;
     const landing = contribution.filter((_, place) => i[place] === focus.index);
     const value = ink("input", `input ${spot("input", focus.index)} = ${written(told.input[focus.index])}`);
-    return [value, " times ", ink("kernel", "the kernel"), ` lands on ${counted(landing.length, "output")}: `, landing.map(written).join(", ")];
+    return [value, " times ", ink("kernel", "the kernel"), ` is added to ${counted(landing.length, "output")}: `, landing.map(written).join(", ")];
   }
   if (focus.kind === "kernel") {
     const terms = touching("kernel", focus.index);
@@ -330,7 +331,7 @@ function say(focus, done) {
   }
   if (focus.kind === "phase") {
     const phase = told.phases.kernels[focus.index];
-    return [`Phase ${phase.remainder.join(", ")} answers a constant input of 1 with ${written(phase.gain)}.`];
+    return [`Phase ${phase.remainder.join(", ")} has gain ${written(phase.gain)}: its output for a constant input of 1.`];
   }
   const [j, i] = focus.index.split(",").map(Number);
   const value = told.matrix.value.find((_, place) => told.matrix.j[place] === j && told.matrix.i[place] === i);
@@ -380,8 +381,8 @@ function showPlaying(playing) {
 // Changing things --------------------------------------------------------------------------------------------------
 
 const sliders = new Map();
-for (const { name, text, of, least } of SLIDERS) {
-  const input = html("input", { type: "range", min: least, name, id: name });
+for (const { name, text, of } of SLIDERS) {
+  const input = html("input", { type: "range", min: ranges[name].minimum, name, id: name });
   const output = html("output", { for: name });
   const title = html("b", { class: of ? `${of}-ink` : "" , text });
   const row = html("label", { class: `slider ${of ? `of-${of}` : ""}` }, html("span", {}, title, output), input);
@@ -397,9 +398,9 @@ function showControls() {
   setBy(state.by);
   setTurned(state.turned);
   setLanguage(state.language);
-  for (const { name, text, scale, most, only } of SLIDERS) {
+  for (const { name, text, scale, only } of SLIDERS) {
     const { row, input, output, title } = sliders.get(name);
-    input.max = Math.max(most[state.dims], state[name]);
+    input.max = Math.max(ranges[name].sliders[state.dims - 1], state[name]);
     input.value = state[name];
     output.textContent = state[name];
     title.textContent = scale && ["resize", "subpixel"].includes(state.form) ? scale : text;
@@ -407,7 +408,7 @@ function showControls() {
   }
 }
 
-/** Numbers edited by hand stay as long as they fit. */
+/** Change arguments; edited numbers stay while their count fits. */
 function change(changes) {
   stop();
   const sizes = Object.keys(changes);
@@ -475,7 +476,7 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-// With a mouse in use the keyboard is free: Space then plays, whatever was clicked last.
+// After a click with the mouse no control keeps the focus, so that Space plays.
 document.addEventListener("click", (event) => {
   if (event.detail === 0) return;
   setTimeout(() => document.activeElement?.matches(".keys button, .choice input") && document.activeElement.blur());
@@ -505,11 +506,11 @@ find("#views").addEventListener("click", (event) => {
   const found = pointedAt(event);
   if (found?.editable) return edit(found);
   stop();
-  pinned = same(found, pinned) ? null : found; // a tap stays lit, since a finger cannot hover
+  pinned = same(found, pinned) ? null : found; // a touch screen has no hovering
   paint();
 });
 
-// For the keyboard, one button each lies over a number of the input and one of the kernel, and is moved by the arrows.
+// For the keyboard: a button over a number of the input and one over a number of the kernel; arrow keys move them.
 const buttons = {};
 for (const kind of ["input", "kernel"]) {
   buttons[kind] = html("button", { type: "button", class: "spot", "data-kind": kind, "data-index": 0 });
@@ -537,7 +538,7 @@ find("#scatter").addEventListener("keydown", (event) => {
   const { kind } = event.target.dataset;
   const index = Number(event.target.dataset.index);
   const { input_size: n, kernel_size: k, dims } = told.layer;
-  // One axis: the input stands upright there, the kernel lies.
+  // With one axis the input is drawn as a column, and the kernel as a row.
   const row = dims === 2 ? { input: n, kernel: k }[kind] : { input: 1, kernel: 0 }[kind];
   const moves = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: row, ArrowUp: -row };
   if (event.key in moves) {
@@ -550,7 +551,7 @@ find("#scatter").addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-/** A field over the cell; Enter or leaving it takes the number, Escape does not. */
+/** Show a field over the cell. Enter, or leaving the field, accepts the number; Escape does not. */
 function edit(cell, first = null) {
   stop();
   const { kind, index } = cell;

@@ -1,5 +1,5 @@
-// The views of one layer. Each is a function of what the server told about the layer: it returns a drawing, whose cells
-// say what they stand for, and which follows the steps. Nothing is computed here.
+// The views of one layer. Each is a function of the server's explanation of the layer and returns a drawing, whose cells
+// name what they show and which is updated at every step. Nothing is computed here.
 
 import { cell, drawing, grid, label } from "./cells.js";
 import { written } from "./dom.js";
@@ -9,7 +9,7 @@ const EDITABLE = { editable: true };
 
 const side = (told, size) => ({ columns: size, rows: told.layer.dims === 2 ? size : 1 });
 
-/** Each input times the kernel, landing and adding up. */
+/** Each input times the kernel, added to the output. */
 export function scatter(told, narrow) {
   return told.layer.dims === 1 ? scatterRows(told) : scatterPlane(told, narrow);
 }
@@ -27,7 +27,7 @@ function scatterPlane(told, narrow) {
   return drawing(
     across ? left + GAP + o : Math.max(left, o),
     across ? Math.max(heightLeft, o + 0.6) : y + o + 0.6,
-    "The input, the kernel, and the output that adds up",
+    "The input, the kernel, and the sums in the output",
     {
       cells: [...inputs, ...kernel.cells, ...outputs],
       labels: [label(0, 0.25, "input", "input"), kernel.label, label(x, y + 0.25, "output", "output")],
@@ -43,7 +43,7 @@ function scatterPlane(told, narrow) {
   );
 }
 
-/** One axis: as in long multiplication, a row for every input, moved by the stride, and the sum below. */
+/** One axis: as in long multiplication, a row for every input, shifted by the stride, and the sums below. */
 function scatterRows(told) {
   const n = told.layer.input_size;
   const o = told.output_size;
@@ -70,14 +70,14 @@ function scatterRows(told) {
   });
 }
 
-/** The same sums, gathered: a kernel slides over the input, spread out and padded. */
+/** The same sums by a kernel that slides over the input with zeros between and around it. */
 export function emulated(told, narrow) {
   const { size, source, cells: windows, taps } = told.emulated;
   const o = told.output_size;
   const two = told.layer.dims === 2;
   const cells = source.map((from, place) => {
     const [x, y] = [place % size, 0.6 + Math.floor(place / size)];
-    // What lights up here is said below: padding under the kernel does not, though it is pointed at like the rest.
+    // `follow` sets what is highlighted here: padding under the kernel is not.
     if (from >= 0) return cell(x, y, "input", from, told.input[from], { own: true });
     return cell(x, y, from === -1 ? "between" : "padding", null, from === -1 ? 0 : null, { own: true });
   });
@@ -112,7 +112,7 @@ export function emulated(told, narrow) {
   );
 }
 
-/** Outputs with the same remainder share a small kernel of their own. */
+/** Outputs with the same index modulo the stride, with their small kernel. */
 export function phases(told, narrow) {
   const { kernels, side: which } = told.phases;
   const s = told.layer.stride;
@@ -156,7 +156,7 @@ export function phases(told, narrow) {
   });
 }
 
-/** Every output as a row of the matrix that takes the input there. */
+/** The layer as a matrix: a row for every output. */
 export function matrix(told, narrow, turned) {
   const [columns, rows] = turned ? ["output", "input"] : ["input", "output"];
   const [wide, tall] = [told[columns].length, told[rows].length];
@@ -179,13 +179,13 @@ export function matrix(told, narrow, turned) {
   });
 }
 
-/** How many products reach each position. */
+/** The number of products at each position. */
 export function coverage(told) {
   const { counts, side: which } = told.coverage;
   const { columns, rows } = side(told, which === "input" ? told.layer.input_size : told.output_size);
   const most = Math.max(1, ...counts);
   const cells = grid(0, 0, columns, counts, "count").map((one) => ({ ...one, index: null, look: which, share: one.value / most }));
-  return drawing(columns, rows, `Products that reach each ${which} position`, { cells, largest: 34 });
+  return drawing(columns, rows, `Number of products at each ${which}`, { cells, largest: 34 });
 }
 
 function kernelGrids(told, x, y) {
@@ -210,7 +210,7 @@ function kernelGrids(told, x, y) {
   };
 }
 
-/** What the output holds at this step: sums so far, or the outputs that are done. */
+/** Set the output at this step: the sums so far, or the outputs computed so far. */
 function fillOutputs(told, outputs, now) {
   outputs.forEach((one, j) => {
     const reached = now.reached === null || now.reached.has(j);

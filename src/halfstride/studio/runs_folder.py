@@ -1,4 +1,4 @@
-"""The runs in a folder: how far they are, how good they are, and their models, opened."""
+"""The runs in a folder, and those whose models are loaded."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from halfstride.autoencoder import Run
-from halfstride.studio.answers import Judgement, Progress, RunDetails, RunSummary, Scoring
-from halfstride.studio.opened import OpenRun
-from halfstride.studio.reading import (
-    DamagedRunError,
-    NotRunError,
+from halfstride.studio.errors import StudioError
+from halfstride.studio.open_run import OpenRun
+from halfstride.studio.responses import Progress, RunDetails, RunSummary, Scoring
+from halfstride.studio.run_files import (
     check_sizes,
     encoder_of,
-    read_judgement,
+    read_evaluation,
     read_metrics,
     read_record,
     read_stages,
@@ -24,16 +23,12 @@ from halfstride.studio.reading import (
     why_not_run,
 )
 
-__all__ = ["RunsFolder", "UnknownRunError"]
+__all__ = ["RunsFolder"]
 
 _MODELS_KEPT = 2
 _MODEL = ("config.json", "model.safetensors", "run.json")
 _READ = (*_MODEL, "metrics.jsonl", "evaluation.json")
 _LARGEST_PICTURE = 2**25
-
-
-class UnknownRunError(Exception):
-    """There is no such run in the folder, or no such file in a run."""
 
 
 class RunsFolder:
@@ -45,7 +40,7 @@ class RunsFolder:
         self._lock = threading.Lock()
 
     def names(self) -> list[str]:
-        """The runs' names. A link that leads out of the folder is not followed."""
+        """Return the runs' names. Links that lead out of the folder are not followed."""
         return sorted(self._paths())
 
     def _paths(self) -> dict[str, Path]:
@@ -81,58 +76,50 @@ class RunsFolder:
                         error=None,
                     )
                 )
-            except DamagedRunError as error:
+            except StudioError as error:
                 found.append(RunSummary(name=name, steps_done=0, steps_asked=None, test_mse=None, error=str(error)))
         return found
 
     def run(self, name: str) -> Run:
-        """One of the folder's runs; a name is looked up among those found, never made into a path.
+        """Return one of the folder's runs. A name is looked up among those found and never used as a path.
 
         Raises:
-            UnknownRunError: where there is none of this name.
+            StudioError: where there is none of this name.
         """
         path = self._paths().get(name)
         if path is None:
-            raise UnknownRunError(f"`run` (={name[:200]!r}) is not in the runs folder.")
+            raise StudioError(404, f"`run` (={name[:200]!r}) is not in the runs folder.")
         check_sizes(path)
         return Run(path)
 
     def details(self, name: str) -> RunDetails:
-        """A run and its model; of one with the user's own encoder what its files say of it."""
+        """Describe a run and its model; where the encoder is the user's own, only what its files state."""
         run = self.run(name)
         record = read_record(run)
         data, training = (found if isinstance(found := record.get(key), dict) else {} for key in ("data", "training"))
-        common: dict[str, Any] = {
-            "name": name,
-            "source": None if data.get("source") is None else str(data["source"]),
-            "corruption": str(training.get("corruption") or ""),
-            "paired": data.get("clean") is not None,
-            "encoder": encoder_of(record),
-            "not_run": (why := why_not_run(record)),
-            "pictures": sorted(self._pictures(run)),
-        }
-        if why:
-            return RunDetails(
-                **common,
-                image_shape=_image_shape(data),
-                latent_shape=None,
-                variational=False,
-                parameters=None,
-                upsampling=None,
-            )
-        model = self.open(name).model
-        return RunDetails(
-            **common,
-            image_shape=[model.network.channels, *model.image_size],
-            latent_shape=list(model.latent_shape),
-            variational=model.network.variational,
-            parameters=sum(parameter.numel() for parameter in model.network.parameters()),
-            upsampling=model.network.upsampling,
+        why = why_not_run(record)
+        found = RunDetails(
+            name=name,
+            image_shape=_image_shape(data),
+            source=None if data.get("source") is None else str(data["source"]),
+            corruption=str(training.get("corruption") or ""),
+            paired=data.get("clean") is not None,
+            encoder=encoder_of(record),
+            not_run=why,
+            pictures=sorted(self._pictures(run)),
         )
+        if why is None:
+            network, size, latent_shape, _ = self.open(name).model
+            found.image_shape = [network.channels, *size]
+            found.latent_shape = list(latent_shape)
+            found.variational = network.variational
+            found.parameters = sum(parameter.numel() for parameter in network.parameters())
+            found.upsampling = network.upsampling
+        return found
 
     def progress(self, name: str) -> Progress:
         run = self.run(name)
-        # The model first: of one that is written in between, the next answer says that it is another.
+        # The model first: if a new one is written meanwhile, the next answer has its version.
         files = _MODEL if not why_not_run(read_record(run)) else ("run.json", *sorted(self._pictures(run)))
         model, evaluation = stamp(run.path, *files), stamp(run.path, "evaluation.json")
         metrics = read_metrics(run)
@@ -144,19 +131,19 @@ class RunsFolder:
             evaluation=None if evaluation is None else str(hash(evaluation)),
         )
 
-    def judgement(self, name: str) -> Judgement | None:
-        """Whether a run's model is any good; None where it was not evaluated yet."""
-        return read_judgement(self.run(name))
+    def evaluation(self, name: str) -> dict[str, Any] | None:
+        """Return the evaluation of a run's model; None where there is none yet."""
+        return read_evaluation(self.run(name))
 
     def picture(self, name: str, file: str) -> bytes:
-        """A PNG file of a run's folder, looked up among those found.
+        """Return a PNG file of a run's folder. A name is looked up among those found.
 
         Raises:
-            UnknownRunError: where there is none of this name.
+            StudioError: where there is none of this name.
         """
         path = self._pictures(self.run(name)).get(file)
         if path is None:
-            raise UnknownRunError(f"`file` (={file[:200]!r}) is not a picture of this run.")
+            raise StudioError(404, f"`file` (={file[:200]!r}) is not a picture of this run.")
         return path.read_bytes()
 
     def _pictures(self, run: Run) -> dict[str, Path]:
@@ -171,22 +158,22 @@ class RunsFolder:
         }
 
     def open(self, name: str) -> OpenRun:
-        """A run with its model loaded; the last two stay in memory, and one that went on training is loaded anew.
+        """Return a run with its model loaded; the last two stay in memory, until they are trained further.
 
         Raises:
-            NotRunError: where the run has an encoder of the user's own.
+            StudioError: where the run has an encoder of the user's own.
         """
         with self._lock:
             kept = self._open.get(name)
-            if kept is not None and kept.stamp == stamp(kept.path, *_MODEL):  # a drag does not search the folder
+            if kept is not None and kept.stamp == stamp(kept.path, *_MODEL):  # a drag searches no folder
                 self._open.move_to_end(name)
                 return kept
         run = self.run(name)
         if why := why_not_run(read_record(run)):
-            raise NotRunError(why)
+            raise StudioError(409, why)
         found = stamp(run.path, *_MODEL)
         if found is None:
-            raise DamagedRunError(f"{name} has no model yet.")
+            raise StudioError(409, f"{name} has no model yet.")
         with self._lock:
             kept = self._open.pop(name, None)
             if kept is None or kept.stamp != found:
@@ -198,13 +185,13 @@ class RunsFolder:
 
 
 def _kept(metrics: list[Scoring]) -> int | None:
-    """The step of the model that is kept: the first with the least validation loss."""
+    """Return the step of the model that is kept: the first with the smallest validation loss."""
     scored = [(one.validation_loss, one.step) for one in metrics if one.validation_loss is not None]
     return min((one for one in scored if math.isfinite(one[0])), default=(0.0, None))[1]
 
 
 def _image_shape(data: dict[str, Any]) -> list[int] | None:
-    """Channels, height and width, where a record has them."""
+    """Return channels, height and width, where a record has them."""
     size = data.get("size")
     shape = [data.get("channels"), *(size if isinstance(size, list) else [])]
     return shape if len(shape) == 3 and all(isinstance(side, int) for side in shape) else None

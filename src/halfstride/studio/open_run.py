@@ -1,7 +1,7 @@
-"""A run with its model loaded: what it makes of test images, what its latent space looks like, what a code decodes to.
+"""A run with its model loaded: reconstructions, the latent space, decoded codes, and a diagnosis.
 
-All that is computed of test images is computed of a sample: at most 1,000, fewer where images, features or codes are
-large, so that it takes seconds and less than a gigabyte.
+Only a sample of the test images is used: at most 1,000, fewer where images, features or codes are large, so that it
+takes seconds and less than a gigabyte.
 """
 
 from __future__ import annotations
@@ -23,38 +23,39 @@ from halfstride.autoencoder.images.options import MEMORY_LIMIT
 from halfstride.autoencoder.images.splits import inputs_and_targets
 from halfstride.autoencoder.training import corruption_of
 from halfstride.checkerboard import Diagnosis
-from halfstride.studio.answers import Decoded, LatentSpace, Reconstruction, Slider
+from halfstride.studio.errors import StudioError
 from halfstride.studio.pictures import error_map, picture
-from halfstride.studio.reading import DamagedRunError, Stamp, image_options, load_model, one_line, read_record
+from halfstride.studio.responses import Decoded, LatentSpace, Reconstruction, Slider
+from halfstride.studio.run_files import Stamp, image_options, load_model, read_record, reading
 
 __all__ = ["OpenRun", "Shown"]
 
 _IMAGES_SHOWN = 1_000
 _SHOWN_BYTES = 2**28
-"""Of images, as uint8."""
+"""Bytes of all images shown, as uint8."""
 _SHOWN_CELLS = 2**25
-"""Numbers that all images shown may have in the model's largest features: a few seconds of a CPU."""
+"""Numbers in the model's largest features for all images shown: some seconds of a CPU."""
 _SHOWN_NUMBERS = 2**22
-"""Numbers in all codes."""
+"""Numbers in the codes of all images shown."""
 _CODE_NUMBERS = 2**12
-"""Numbers in a code that goes to the page and back; above, the plane alone moves them."""
+"""Numbers in the longest code that is sent to the page and back."""
 _SLIDERS = 32
 _EXAMINED = 256
-"""Images that the checkerboard doctor looks at: enough to find a pattern of half a percent."""
+"""Images of a diagnosis: enough to find a pattern of half a percent."""
 _EXAMINED_CELLS = 2**22
-"""Numbers that they may have in the model's largest features, which bounds the time of a diagnosis: as many pixels in
-fewer images show a pattern as well."""
+"""Numbers in the model's largest features for these images, which limits the time of a diagnosis: as many pixels in
+fewer images are enough."""
 _BATCH_CELLS = 2**24
-"""The same for what goes through the model at once."""
+"""The same for one batch."""
 
 
 class Shown(NamedTuple):
-    """The test images that are looked at."""
+    """The test images that are shown."""
 
     inputs: Tensor
-    """uint8 N×C×H×W: what goes into the model, corrupted where the run does that."""
+    """uint8 N×C×H×W, with the run's corruption."""
     targets: Tensor
-    """What should come out: the same tensor, unless the run restores images."""
+    """The same tensor, unless the run restores images."""
     labels: list[int] | None
     classes: list[str] | None
     total: int | None
@@ -72,12 +73,12 @@ class Plane(NamedTuple):
 
 
 class OpenRun:
-    """A run's model, and the test images that it is looked at with.
+    """A run's model with the test images that are shown.
 
     Args:
         run: the run.
         stamp: the version of its files.
-        earlier: the same run before it was trained further, whose images are taken over.
+        earlier: the same run before it was trained further, whose images are reused.
     """
 
     def __init__(self, run: Run, stamp: Stamp, earlier: OpenRun | None = None) -> None:
@@ -89,29 +90,31 @@ class OpenRun:
             vars(self)["_shown"] = earlier._shown
 
     def _recipe(self) -> tuple[Any, ...]:
-        """All that the images shown depend on."""
+        """Return all that the images shown depend on."""
         return self.record.get("data"), self.record.get("training"), self.model[1:]
 
     # Images -------------------------------------------------------------------------------------------------------
 
     @property
     def shown(self) -> Shown:
-        """The test images that are looked at."""
-        with self._lock:  # a page asks for several things at once, which all need them
+        """The test images that are shown."""
+        with self._lock:  # a page sends several requests at once, which all need them
             return self._shown
 
     @cached_property
     def _shown(self) -> Shown:
         options = image_options(self.record)
         if options is None:
-            raise DamagedRunError(
-                "The run's images were handed over in memory, so there are none to show: drop a picture of your own."
+            raise StudioError(
+                409, "The run's images were passed as arrays and are not stored: upload a picture of your own."
             )
         network, *_ = self.model
-        try:
+        with reading("The run's images cannot be read"):
             loaded = options.load(memory_limit=_memory_limit(options))
             if loaded.shape != (network.channels, *self.model.image_size):
-                raise DamagedRunError("The run's images have another size than its model takes; drop one of your own.")
+                raise StudioError(
+                    409, "The run's images have another size than its model takes: upload a picture of your own."
+                )
             bounds = (
                 _SHOWN_BYTES // (math.prod(loaded.shape) * 2),
                 _SHOWN_CELLS // self.model.cells,
@@ -119,14 +122,12 @@ class OpenRun:
             )
             sample = loaded.test.sample(max(1, min(_IMAGES_SHOWN, *bounds)))
             inputs, targets = self._corrupted(*inputs_and_targets(sample.images))
-        except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
-            raise DamagedRunError(f"The run's images cannot be read: {one_line(error)}") from None
         labels = None if sample.labels is None else sample.labels.tolist()
         classes = None if loaded.classes is None else list(loaded.classes)
         return Shown(inputs, targets, labels, classes, loaded.test.size)
 
     def _corrupted(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Both, with the run's corruption in what goes in; rounded to the grey levels that the page shows."""
+        """Return both, the inputs with the run's corruption, rounded to uint8."""
         corrupt = corruption_of(TrainingOptions.from_record(self.record.get("training")))
         if corrupt is None:
             return inputs, targets
@@ -136,15 +137,15 @@ class OpenRun:
         return changed, targets
 
     def _batches(self, count: int) -> Iterator[slice]:
-        """What goes through the model at once, in order."""
+        """Return the batches, in order."""
         size = min(256, max(1, _BATCH_CELLS // self.model.cells))
         return (slice(start, start + size) for start in range(0, count, size))
 
     def reconstructions(self, start: int, count: int) -> list[Reconstruction]:
-        """Test images beside what came back.
+        """Return test images with their reconstructions.
 
         Raises:
-            ValueError: where there are not so many.
+            ValueError: where `start` is not one of the images shown.
         """
         shown = self.shown
         self._check_index("start", start)
@@ -163,7 +164,7 @@ class OpenRun:
         return found
 
     def reconstruct(self, image: Tensor) -> Reconstruction:
-        """A picture of the user's own, as uint8 C×H×W of the run's size, and what came back."""
+        """Reconstruct an uploaded picture, uint8 C×H×W of the run's size."""
         return Reconstruction(**_compared(image, self._reconstructed(image[None])[0]))
 
     def _reconstructed(self, images: Tensor) -> Tensor:
@@ -171,18 +172,17 @@ class OpenRun:
 
     @cached_property
     def diagnosis(self) -> Diagnosis:
-        """What the checkerboard doctor says of the model; a copy of it, since it is watched while it runs."""
+        """The checkerboard diagnosis of a copy of the model, since hooks are registered on it."""
         count = min(_EXAMINED, max(1, _EXAMINED_CELLS // self.model.cells))
-        try:
-            return diagnose(copy.deepcopy(self.model.network), to_float(self.shown.inputs[:count]))
-        except ValueError as error:
-            raise DamagedRunError(one_line(error)) from None
+        inputs = to_float(self.shown.inputs[:count])
+        with reading("The model cannot be diagnosed"):
+            return diagnose(copy.deepcopy(self.model.network), inputs)
 
     # The latent space ---------------------------------------------------------------------------------------------
 
     @property
     def plane(self) -> Plane:
-        """The codes of the images shown."""
+        """The codes of the images shown, with their plane."""
         with self._lock:
             return self._plane
 
@@ -190,7 +190,7 @@ class OpenRun:
     def _plane(self) -> Plane:
         codes = self._encoded(self.shown.inputs)
         points, shares = figures.principal_plane(codes)
-        # Components are uncorrelated and of mean zero, so that fitting the codes by them gives the directions exactly.
+        # The components are uncorrelated with mean zero, so least squares gives the directions exactly.
         design = np.column_stack([points, np.ones(len(points))])
         fitted, *_ = np.linalg.lstsq(design, codes, rcond=None)
         return Plane(codes, points, fitted[2], fitted[:2], shares)
@@ -201,7 +201,7 @@ class OpenRun:
         codes = [network.encode(to_float(images[places])).flatten(1) for places in self._batches(len(images))]
         found = torch.cat(codes).double().numpy()
         if not np.isfinite(found).all():
-            raise DamagedRunError("The model's codes are no finite numbers: train it with a smaller learning rate.")
+            raise StudioError(409, "The model's codes are not finite: train it with a smaller learning rate.")
         return found
 
     def latent(self) -> LatentSpace:
@@ -281,9 +281,9 @@ class OpenRun:
 
 
 def _memory_limit(options: ImageOptions) -> int:
-    """Bytes of images to decode at once: none where the sample alone can be, else what a training takes.
+    """Return the memory limit for loading: 0 where the sample can be read alone.
 
-    Data sets and .npz files must be read as in the training, or other images would be those for testing.
+    Data sets and .npz files must be loaded as for the training, or the test images would be others.
     """
     whole = str(options.source).startswith("hub:") or str(options.source).endswith(".npz")
     return MEMORY_LIMIT if whole else 0

@@ -1,0 +1,72 @@
+"""The doctor page: checkerboards in a run's model, or in a picture."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse
+from torch import Tensor
+
+from halfstride import diagnose_image, figures
+from halfstride.checkerboard import Diagnosis, ImageDiagnosis
+from halfstride.figures.upsampling import Theme
+from halfstride.studio.dependencies import UPLOAD, Runs, Upload, run_slow
+from halfstride.studio.pages import STATIC
+from halfstride.studio.pictures import read_picture
+
+__all__ = ["router"]
+
+router = APIRouter()
+
+_LARGEST = 512
+"""Pixels along each axis that are analysed: enough to find a pattern of half a percent, in a few seconds."""
+
+_INK = {"light": "#1d1f23", "dark": "#e9e7e2"}
+"""The text colours of studio.css."""
+
+
+@router.get("/doctor", include_in_schema=False)
+async def page() -> FileResponse:
+    return FileResponse(STATIC / "doctor.html")
+
+
+@router.get("/api/runs/{name}/checkup")
+async def check_run(request: Request, runs: Runs, name: str, theme: Theme = "light") -> dict[str, Any]:
+    """Look for checkerboards in a run's model, and name the layers that make them."""
+    return await run_slow(request, lambda: _checkup(runs.open(name).diagnosis, theme))
+
+
+@router.post("/api/pictures/checkup", openapi_extra=UPLOAD)
+async def check_upload(request: Request, content: Upload, theme: Theme = "light") -> dict[str, Any]:
+    """Look for a periodic pattern in an uploaded picture, the bytes of an image file."""
+    return await run_slow(
+        request, lambda: _checkup(diagnose_image(_middle(read_picture(content)).float() / 255), theme)
+    )
+
+
+def _middle(picture: Tensor) -> Tensor:
+    """At most 512×512 pixels from the middle of an image C×H×W, at full resolution."""
+    _, height, width = picture.shape
+    top, left = (max(0, (size - _LARGEST) // 2) for size in (height, width))
+    return picture[:, top : top + _LARGEST, left : left + _LARGEST]
+
+
+def _checkup(found: Diagnosis | ImageDiagnosis, theme: Theme) -> dict[str, Any]:
+    """Return `to_dict()` of a diagnosis with its conclusion and its figure, as SVG.
+
+    Not for several threads at a time: matplotlib's style is global.
+    """
+    from matplotlib import rc_context
+
+    inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    style: dict[Any, str] = {**dict.fromkeys(inked, _INK[theme]), "figure.facecolor": "none", "axes.facecolor": "none"}
+    with rc_context(style):
+        figure = figures.diagnosis(found) if isinstance(found, Diagnosis) else figures.image_diagnosis(found)
+        drawing = io.StringIO()
+        figure.savefig(drawing, format="svg")
+    answer = {"layers": [], "unreached": [], "uneven_gradients": [], **found.to_dict()}
+    if isinstance(found, ImageDiagnosis):
+        answer["output"] = [{"period": pattern["period"], "measured": pattern} for pattern in answer.pop("measured")]
+    return {**answer, "conclusion": str(found).splitlines()[-1], "figure": drawing.getvalue()}

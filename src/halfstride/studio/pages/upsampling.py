@@ -1,0 +1,65 @@
+"""The upsampling page: one small layer with numbers in it, explained and animated."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import FileResponse
+
+from halfstride.figures.upsampling import Theme, View
+from halfstride.studio.animation import Format, animate, encode
+from halfstride.studio.dependencies import run_slow
+from halfstride.studio.explanation import Explanation, explain
+from halfstride.studio.layer import Layer
+from halfstride.studio.pages import STATIC
+
+__all__ = ["router"]
+
+router = APIRouter()
+
+_MEDIA: dict[Format, str] = {"gif": "image/gif", "svg": "image/svg+xml", "png": "application/zip"}
+
+
+class Animation(Layer):
+    """A layer, and how to draw it."""
+
+    format: Format = "gif"
+    view: View = "scatter"
+    theme: Theme = "light"
+
+
+@router.get("/", include_in_schema=False)
+async def page() -> FileResponse:
+    return FileResponse(STATIC / "upsampling.html")
+
+
+@router.get("/api/layer")
+def read_layer(layer: Annotated[Layer, Query()]) -> Explanation:
+    """Explain a layer: every product, the output that it is added to, and the sums."""
+    return explain(layer)
+
+
+@router.get("/api/layer/schema")
+async def read_schema() -> dict[str, Any]:
+    """A layer's arguments as a JSON schema, with their ranges and those of the page's sliders."""
+    return Layer.model_json_schema()
+
+
+@router.get(
+    "/api/layer/animation",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "A GIF, an SVG, or a zip archive of PNG files.",
+            "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in _MEDIA.values()},
+        }
+    },
+)
+async def read_animation(request: Request, wanted: Annotated[Animation, Query()]) -> Response:
+    """Animate the layer's computation, step by step, for a slide."""
+    content = await run_slow(request, lambda: encode(animate(wanted, wanted.view, wanted.theme), wanted.format))
+    name = f"{wanted.form}-{wanted.view}.{'zip' if wanted.format == 'png' else wanted.format}"
+    return Response(
+        content, media_type=_MEDIA[wanted.format], headers={"content-disposition": f'attachment; filename="{name}"'}
+    )

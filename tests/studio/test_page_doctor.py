@@ -1,0 +1,115 @@
+"""The doctor page in a real browser, and what all pages have in common."""
+
+import numpy as np
+import pytest
+from browser_helpers import drop, until
+from studio_helpers import png
+
+from halfstride import ConvAutoencoder, diagnose, diagnose_image, to_float
+
+
+def table(page, selector):
+    """A table's rows, by the names of its columns."""
+    heads = page.locator(f"{selector} thead th").all_inner_texts()
+    rows = page.locator(f"{selector} tbody tr").all()
+    return [dict(zip(heads, row.locator("th, td").all_inner_texts(), strict=True)) for row in rows]
+
+
+def test_the_doctor_names_the_layers(visit, runs, shown_digits):
+    page = visit("/doctor?run=uneven")
+    model = ConvAutoencoder.from_pretrained(runs / "uneven")
+    found = diagnose(model, to_float(shown_digits.images[:256]))
+    verdict = page.locator("#model-findings .verdict").inner_text()
+    assert verdict == f"⚠ {str(found).splitlines()[-1]}"
+    shown = table(page, "#model-findings div:nth-of-type(1) table")
+    for row, layer in zip(shown, found.layers, strict=True):
+        assert row["layer"] == layer.name
+        assert row["kind"] == layer.kind == "transposed"
+        assert (row["kernel"], row["stride"], row["taps"]) == ("5", "4", "1 to 4")
+        assert float(row["gain spread"]) == pytest.approx(layer.gain_spread, rel=0.06)
+        assert float(row["makes"].removesuffix(" %")) == pytest.approx(100 * layer.made, rel=0.06)
+        assert row["verdict"].endswith(layer.verdict)
+        assert layer.advice in page.locator("#model-findings .notes").inner_text()
+    until(page, "document.querySelector('#model-findings img').naturalWidth > 500")
+    page.locator(".head nav a", has_text="Autoencoder").click()
+    page.wait_for_selector(".walk canvas")
+    assert page.url.endswith("/autoencoder?run=uneven")
+
+
+def test_a_figure_follows_the_theme(visit):
+    page = visit("/doctor?run=plane", color_scheme="light")
+    picture = "document.querySelector('#model-findings').dataset.frames"
+    assert page.evaluate(picture) == "1"
+    page.emulate_media(color_scheme="dark")
+    until(page, f"{picture} === '2'")
+    page.locator(".theme").click()
+    until(page, f"{picture} === '3'")
+    page.locator(".theme").click()
+    until(page, f"{picture} === '4'")
+
+
+def test_a_dropped_picture_is_examined(visit):
+    picture = np.random.default_rng(3).integers(0, 200, (64, 96), dtype=np.uint8)
+    picture[::4, ::4] += 55
+    page = visit("/doctor?run=plane")
+    for content in (picture, np.random.default_rng(5).integers(0, 255, (50, 61), dtype=np.uint8)):
+        drop(page, png(content))
+        found = diagnose_image(content / np.float32(255))
+        told = str(found).splitlines()[-1]
+        until(page, "text => document.querySelector('#picture-findings .verdict')?.innerText.endsWith(text)", told)
+        rows = table(page, "#picture-findings")
+        assert [(row["period"], row["measured"] != "none") for row in rows] == [
+            (str(pattern.period[0]), pattern.found) for pattern in found.patterns
+        ]
+        assert found.found == (content is picture)
+    assert page.locator("#picture-title").inner_text() == "mine.png"
+    drop(page, b"no picture at all")
+    page.wait_for_selector("#picture-findings .alarm")
+    assert "not a picture that can be read" in page.locator("#picture-findings").inner_text()
+
+
+def test_a_damaged_run_cannot_be_examined_and_a_picture_can(visit):
+    page = visit("/doctor?run=damaged")
+    assert "does not hold the weights of this model" in page.locator("#model-findings").inner_text()
+    drop(page, png(np.zeros((40, 40), np.uint8)))
+    page.wait_for_selector("#picture-findings .verdict")
+
+
+# All pages ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/?dims=1&step=1",
+        "/?padding=9",
+        "/?form=subpixel&stride=3",
+        "/?dims=1&input_size=12",
+        "/autoencoder?run=classes",
+        "/doctor?run=deep",
+    ],
+)
+def test_nothing_sticks_out_at_any_width_and_axe_finds_nothing_serious(visit, folder_address, path):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = visit(path, color_scheme="light", **({"at": folder_address} if path.endswith("=classes") else {}))
+    for width, scheme in ((800, None), (1280, None), (3840, None), (1600, "light"), (360, "dark")):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        if scheme is not None:
+            page.emulate_media(color_scheme=scheme)
+            page.wait_for_timeout(50)  # a figure may be drawn anew
+            until(page, "!document.querySelector('[aria-busy=true]')")
+            found = Axe().run(page).response["violations"]
+            serious = [one for one in found if one["impact"] in ("serious", "critical")]
+            assert [(one["id"], one["nodes"][0]["html"]) for one in serious] == []
+
+
+def test_the_theme_is_chosen_and_kept(visit):
+    page = visit()
+    page.locator(".theme").click()
+    page.locator(".theme").click()
+    assert page.evaluate("getComputedStyle(document.body).colorScheme") == "dark"
+    page.reload()
+    assert page.locator(".theme").inner_text() == "Theme: dark"
