@@ -11,25 +11,25 @@ from small_training import pictures, small_model
 @pytest.mark.parametrize(
     ("option", "value", "text"),
     [
-        ("steps", 0, r"`steps` \(=0\) must be an int of at least 1\."),
-        ("steps", True, r"`steps` \(=True\) must be an int of at least 1\."),
-        ("epochs", 0, r"`epochs` \(=0\) must be an int of at least 1\."),
-        ("epochs", 1.5, r"`epochs` \(=1\.5\) must be an int of at least 1\."),
+        ("steps", 0, r"`steps` \(=0\) must be (an int of )?at least 1\."),
+        ("steps", True, r"`steps` \(=True\) must be (an int of )?at least 1\."),
+        ("epochs", 0, r"`epochs` \(=0\) must be (an int of )?at least 1\."),
+        ("epochs", 1.5, r"`epochs` \(=1\.5\) must be (an int of )?at least 1\."),
         ("minutes", 0, r"`minutes` \(=0\) must be above 0\."),
         ("minutes", float("inf"), r"`minutes` \(=inf\) must be above 0\."),
-        ("batch_size", -4, r"`batch_size` \(=-4\) must be an int of at least 1\."),
+        ("batch_size", -4, r"`batch_size` \(=-4\) must be (an int of )?at least 1\."),
         ("learning_rate", 0.0, r"`learning_rate` \(=0\.0\) must be above 0\."),
         ("learning_rate", float("nan"), r"`learning_rate` \(=nan\) must be above 0\."),
         ("weight_decay", -1.0, r"`weight_decay` \(=-1\.0\) must be at least 0\."),
         ("beta", -1.0, r"`beta` \(=-1\.0\) must be at least 0\."),
         ("corruption", "fog:1", r"`corruption` \(='fog:1'\) must be one of gaussian:STD, poisson:PEAK"),
-        ("augment", "turn", r'`augment` \(=\'turn\'\) must be one of "none", "flip", "flip-rotate"\.'),
-        ("shift", -1, r"`shift` \(=-1\) must be an int of at least 0\."),
+        ("augment", "turn", r"`augment` \(='turn'\) must be one of 'none', 'flip', 'flip-rotate'\."),
+        ("shift", -1, r"`shift` \(=-1\) must be (an int of )?at least 0\."),
         ("jitter", 1.5, r"`jitter` \(=1\.5\) must be 0 to 1\."),
-        ("crop", 1.5, r"`crop` \(=1\.5\) must be an int of at least 0\."),
+        ("crop", 1.5, r"`crop` \(=1\.5\) must be (an int of )?at least 0\."),
         ("clip", 0.0, r"`clip` \(=0\.0\) must be above 0\."),
-        ("loss", "huber", r'`loss` \(=\'huber\'\) must be one of "mse", "l1", "bce", "sharp"\.'),
-        ("precision", "fp16", r'`precision` \(=\'fp16\'\) must be one of "auto", "float32", "bfloat16"\.'),
+        ("loss", "huber", r"`loss` \(='huber'\) must be one of 'mse', 'l1', 'bce', 'sharp'\."),
+        ("precision", "fp16", r"`precision` \(='fp16'\) must be one of 'auto', 'float32', 'bfloat16'\."),
         ("seed", -1, r"`seed` \(=-1\) must be an int from 0"),
         ("seed", 2**63, r"`seed` \(=9223372036854775808\) must be an int from 0"),
     ],
@@ -133,8 +133,8 @@ def test_a_damaged_record_is_named(record):
     assert "\n" not in str(error.value)
 
 
-def test_differing_names_what_was_asked_for_otherwise():
+def test_a_resumed_run_keeps_its_options_and_takes_a_length():
     recorded = TrainingOptions(batch_size=8, learning_rate=0.1, seed=3)
-    assert TrainingOptions(batch_size=8, steps=5).differing(recorded) == {}
-    asked = TrainingOptions(batch_size=9, loss="l1").differing(recorded)
-    assert asked == {"batch_size": (9, 8), "loss": ("l1", "mse")}
+    assert recorded.resumed(TrainingOptions(batch_size=8, steps=5)) == dataclasses.replace(recorded, steps=5)
+    with pytest.raises(ValueError, match=r"`loss` \(=l1\) cannot change in a run that is resumed, where it is mse"):
+        recorded.resumed(TrainingOptions(loss="l1"))

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import ModelCard, PyTorchModelHubMixin, constants
+from huggingface_hub import ModelCard
 from torch import Tensor, nn
 
 from halfstride import layers
+from halfstride._support.arguments import read_choice, read_int, read_sizes
 from halfstride.autoencoder.blocks import (
     Downsample,
     Downsampling,
@@ -25,8 +23,10 @@ from halfstride.autoencoder.blocks import (
     patch_layer,
     upsampling_layer,
 )
-from halfstride.autoencoder.principal import principal_axes
-from halfstride.checkerboard.coverage import UnevenKernelWarning, warn_if_uneven
+from halfstride.autoencoder.mixture import draw_like
+from halfstride.autoencoder.pretrained import PretrainedMixin
+from halfstride.autoencoder.starting import start_from_images
+from halfstride.checkerboard.coverage import warn_if_uneven
 
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt8
@@ -41,13 +41,12 @@ _LARGEST_PATCH = 4  # pixels a side that the encoder's first layer takes togethe
 _LARGEST_VECTOR_MAP = 8  # positions a side that are made into a latent vector
 # A code of very few numbers is far from linear in the features: it takes more layers to fold and to unfold.
 _SMALL_VECTOR, _SMALL_VECTOR_MAP, _HIDDEN = 16, 4, 128
-_MOST_VALUES = 2**26  # of the images that a model starts from: 256 MiB as floats
 _LEAK = 0.05  # slope of the output outside [0, 1] while the model trains
 
 
 class ConvAutoencoder(
     nn.Module,
-    PyTorchModelHubMixin,
+    PretrainedMixin,
     library_name="halfstride",
     tags=["autoencoder", "image-reconstruction"],
 ):
@@ -68,9 +67,10 @@ class ConvAutoencoder(
         channels: 1 for grey images, 3 for colour, or any number from 1.
         latent_dim: length of the latent vector; channels of a latent map.
         latent: `"vector"` or `"map"`.
-        downscale: size of the image over that of the smallest features, and of the latent map: a power of 2 from 2. By
-            default 8 for a map, and for a vector from 4 on until at most 8 positions a side are left, or 4 where the
-            vector has fewer than 16 numbers; such a small vector also has a hidden layer of 128 on either side.
+        downscale: size of the image over that of the smallest features, and of the latent map: a power of 2, from 2 to
+            the larger side of the image. By default 8 for a map, or less for images of fewer than 8 pixels, and for a
+            vector from 4 on until at most 8 positions a side are left, or 4 where the vector has fewer than 16 numbers;
+            such a small vector also has a hidden layer of 128 on either side.
         width: channels at a quarter of the size, 1 or more; twice as many below.
         blocks: residual blocks at each size, on either side; 0 or more.
         downsampling: `"stride"` for convolutions with a stride, `"pool"` for convolutions followed by max-pooling.
@@ -116,26 +116,26 @@ class ConvAutoencoder(
         variational: bool = False,
     ) -> None:
         super().__init__()
-        sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-        if len(sides) != 2:
-            raise ValueError(f"`image_size` (={sides}) must be height and width, or one int for both.")
-        height, width_in_pixels = sides
-        self.image_size = (_positive("image_size", height), _positive("image_size", width_in_pixels))
-        self.channels = _positive("channels", channels)
-        self.latent_dim = _positive("latent_dim", latent_dim)
-        self.latent = _one_of("latent", latent, Latent)
-        self.upsampling = _one_of("upsampling", upsampling, Upsampling)
+        height, width_in_pixels = read_sizes("image_size", image_size, 2, 1)
+        self.image_size = height, width_in_pixels
+        self.channels = read_int("channels", channels, 1)
+        self.latent_dim = read_int("latent_dim", latent_dim, 1)
+        self.latent = read_choice("latent", latent, get_args(Latent))
+        self.upsampling = read_choice("upsampling", upsampling, get_args(Upsampling))
         self.variational = variational
         self.linear = latent == "map" if linear is None else linear
-        _one_of("downsampling", downsampling, Downsampling)
-        _positive("width", width)
-        if not isinstance(blocks, int) or blocks < 0:
-            raise ValueError(f"`blocks` (={blocks!r}) must be an int of at least 0.")
+        read_choice("downsampling", downsampling, get_args(Downsampling))
+        read_int("width", width, 1)
+        read_int("blocks", blocks, 0)
         if kernel_size is not None:
-            _positive("kernel_size", kernel_size)
+            read_int("kernel_size", kernel_size, 1)
         self.downscale = self._default_downscale() if downscale is None else downscale
         if not isinstance(self.downscale, int) or self.downscale < 2 or self.downscale & (self.downscale - 1):
             raise ValueError(f"`downscale` (={downscale!r}) must be a power of 2, such as 4, 8 or 16.")
+        if downscale is not None and downscale > (most := largest_downscale(self.image_size)):
+            raise ValueError(
+                f"`downscale` (={downscale}) is larger than images of {height}×{width_in_pixels}: use at most {most}."
+            )
         patch = min(self.downscale, _LARGEST_PATCH)
         widths = [width] + [2 * width] * (self.downscale.bit_length() - patch.bit_length())
         if self.upsampling == "transposed" and kernel_size is not None:
@@ -188,7 +188,7 @@ class ConvAutoencoder(
 
     def _default_downscale(self) -> int:
         if self.latent == "map":
-            return 8
+            return min(8, largest_downscale(self.image_size))
         most = _SMALL_VECTOR_MAP if self.latent_dim < _SMALL_VECTOR else _LARGEST_VECTOR_MAP
         downscale = 4
         while -(-max(self.image_size) // downscale) > most:
@@ -246,7 +246,7 @@ class ConvAutoencoder(
 
     def _statistics(self, images: Tensor) -> Tensor:
         self._check_images(images)
-        extended = self._extend(images)
+        extended = self.extend(images)
         code: Tensor = self.to_latent(self.encoder(extended))
         if self.linear:
             linear: Tensor = self.linear_encoder(extended if self.latent == "map" else images)
@@ -290,13 +290,12 @@ class ConvAutoencoder(
         # Not by `decode`: its checks of the code's size would tie an exported model to the size it was exported with.
         return self._decode(self.encode(images), *images.shape[-2:])
 
-    @torch.no_grad()
     def initialise(self, images: UInt8[Tensor, "n c h w"]) -> None:
         """Let an untrained model start from the images that it will be trained on.
 
         With a linear path it starts as principal component analysis: the path becomes PCA of blocks of pixels (for a
         vector, of whole images) with codes of variance 1, to which the convolutions add nothing yet. Without one it
-        starts from the images' mean colour.
+        starts from the images' mean colour. Parameters that require no gradient stay as they are.
 
         Args:
             images: training images, 1 or more; a few hundred are enough.
@@ -305,34 +304,8 @@ class ConvAutoencoder(
             Baldi & Hornik, "Neural networks and principal component analysis", Neural Networks 2 (1989): PCA is the
             best that a linear autoencoder can do.
         """
-        head: Any = self.decoder[-1]
-        nn.init.zeros_(head.weight)
-        nn.init.zeros_(head.bias)
-        values = images[:: -(-images.numel() // _MOST_VALUES)].float().div(255)
-        if not self.linear:
-            head.bias.copy_(values.mean((0, 2, 3)).repeat_interleave(len(head.bias) // self.channels))
-            return
-        encode: Any
-        decode: Any
-        last: Any
-        if self.latent == "map":
-            rows = F.unfold(self._extend(values), self.downscale, stride=self.downscale).mT.flatten(0, 1)
-            encode, decode, last = self.linear_encoder, self.linear_decoder, self.to_latent
-        else:
-            rows = values.flatten(1)
-            encode, decode, last = self.linear_encoder[1], self.linear_decoder[0], self.to_latent[-1]  # type: ignore[index]
-        mean, axes, deviations = principal_axes(rows, self.latent_dim)
-        found = len(axes)  # fewer than wanted where there are few images: the other codes add nothing at first
-        encoder, decoder = axes / deviations[:, None], axes * deviations[:, None]
-        encode.weight[:found] = encoder.reshape(found, *encode.weight.shape[1:])
-        encode.bias[:found] = -encoder @ mean
-        nn.init.zeros_(decode.weight)
-        decode.weight[:, :found] = decoder.T.reshape(len(mean), found, *decode.weight.shape[2:])
-        decode.bias.copy_(mean)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        if self.variational:  # narrow distributions, so that training starts from PCA here too
-            last.bias[self.latent_dim :] = -4.0
+        start_from_images(self, images)
+        self.untrained = False
 
     @torch.inference_mode()
     def sample(self, count: int, *, codes: Tensor | None = None, seed: int = 0) -> Float[Tensor, "n c h w"]:
@@ -347,7 +320,7 @@ class ConvAutoencoder(
         Raises:
             ValueError: for a plain model without codes, or with those of a single image.
         """
-        _positive("count", count)
+        read_int("count", count, 1)
         parameter = next(self.parameters())
         if self.variational:
             drawn = torch.randn(count, *self.latent_shape, generator=torch.Generator().manual_seed(seed))
@@ -356,10 +329,10 @@ class ConvAutoencoder(
                 raise ValueError("`codes` (=None) must be given: a plain model draws from a fit to codes of images.")
             if len(codes) < 2:
                 raise ValueError(f"`codes` (of {len(codes)} images) must be of 2 or more: a fit to one has no spread.")
-            drawn = _draw_like(codes.flatten(1), count, seed).reshape(count, *codes.shape[1:])
+            drawn = draw_like(codes.flatten(1), count, seed).reshape(count, *codes.shape[1:])
         return self.decode(drawn.to(parameter.device, parameter.dtype)).clamp(0, 1)
 
-    def _extend(self, images: Tensor) -> Tensor:
+    def extend(self, images: Tensor) -> Tensor:
         """Images with right and lower borders repeated, so that `downscale` divides their sides."""
         height, width = images.shape[-2:]
         rows, columns = self.map_size((height, width))
@@ -433,48 +406,10 @@ class ConvAutoencoder(
 
         return ModelCard(card_text(self))
 
-    @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        map_location: str = "cpu",
-        **model_kwargs: Any,
-    ) -> ConvAutoencoder:
-        """Load strictly, from safetensors alone: a pickle could run code, and missing weights would go unnoticed."""
-        from huggingface_hub import hf_hub_download
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
 
-        def locate(name: str) -> Path:
-            if not Path(model_id).is_dir():
-                options = {"revision": revision, "cache_dir": cache_dir, "force_download": force_download}
-                return Path(
-                    hf_hub_download(model_id, name, token=token, local_files_only=local_files_only, **options)  # type: ignore[arg-type]
-                )
-            path = Path(model_id, name)
-            if not path.is_file():
-                raise ValueError(f"`{model_id}` has no {name}: name a folder that save_pretrained or a training wrote.")
-            return path
-
-        locate(constants.CONFIG_NAME)
-        weights = locate(constants.SAFETENSORS_SINGLE_FILE)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UnevenKernelWarning)  # whoever trained it has been told
-                model = cls(**model_kwargs)
-            model.load_state_dict(load_file(weights, device=map_location), strict=True)
-        except (SafetensorError, RuntimeError, TypeError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"`{weights}` does not hold the weights of this model ({reason}): use a backup, or train again."
-            ) from error
-        return model.to(map_location).eval()
+def largest_downscale(image_size: Sequence[int]) -> int:
+    """The largest power of 2, from 2, that is no larger than the larger side of an image."""
+    return int(2 ** max(1, max(image_size).bit_length() - 1))
 
 
 def _mark_trained(model: ConvAutoencoder, _: Any) -> None:
@@ -489,45 +424,9 @@ def _padded(images: Tensor, below: int, right: int, mode: str = "constant") -> T
     return F.pad(images, (0, right, 0, below), mode=mode)
 
 
-def _draw_like(codes: Tensor, count: int, seed: int) -> Tensor:
-    """Codes from a Gaussian mixture, which is fitted to others along the axes in which those differ most.
-
-    There are at most 64 axes, and 20 codes or more for each: numbers of a map that depend on each other, as those of
-    neighbouring places do, are not drawn as if they did not.
-    """
-    from sklearn.decomposition import PCA
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
-
-    rows = codes.detach().double().cpu().numpy()
-    axes = max(1, min(64, rows.shape[1], len(rows) // 20))
-    components = max(1, min(10, len(rows) // (20 * axes)))
-    with warnings.catch_warnings():
-        # Equal codes make fewer clusters and no variance; they serve all the same.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        warnings.simplefilter("ignore", RuntimeWarning)
-        plane = PCA(axes, random_state=0).fit(rows)
-        mixture = GaussianMixture(components, reg_covar=1e-4, random_state=seed % 2**32).fit(plane.transform(rows))
-        drawn, _ = mixture.sample(count)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))  # they come sorted by component
-    return torch.from_numpy(plane.inverse_transform(drawn)).float()[order]
-
-
 def _dense(sizes: Sequence[int]) -> list[nn.Module]:
     """Fully connected layers from each size to the next, with an activation between them."""
     layers_between: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(sizes):
         layers_between += [nn.SiLU(), nn.Linear(inputs, outputs)]
     return layers_between[1:]
-
-
-def _positive(name: str, value: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"`{name}` (={value!r}) must be an int of at least 1.")
-    return value
-
-
-def _one_of(name: str, value: Any, choices: Any) -> Any:
-    if value not in get_args(choices):
-        raise ValueError(f"`{name}` (={value!r}) must be one of {json.dumps(get_args(choices))[1:-1]}.")
-    return value

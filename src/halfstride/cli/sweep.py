@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -43,8 +44,10 @@ def sweep(
     """
     from halfstride.autoencoder import ImageOptions
     from halfstride.autoencoder.devices import find_device
-    from halfstride.autoencoder.runs import next_free, require_free
+    from halfstride.autoencoder.writing import next_free, require_free
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("A sweep runs in one process: start it without torchrun, or train each size by itself.")
     console = make_console()
     dims = sorted(set(read_numbers("--latents", latents) or ()))
     if len(dims) < 2 or dims[0] < 1:
@@ -94,7 +97,7 @@ def _sweep(
     from halfstride import figures
     from halfstride.autoencoder import Interrupted, Run, TrainingOptions, finish
     from halfstride.autoencoder import train as train_model
-    from halfstride.autoencoder.runs import writing
+    from halfstride.autoencoder.writing import writing
 
     rows: list[dict[str, Any]] = []
     console.print()

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from halfstride.autoencoder.images.opening import ImageError, Picture, opened, reduction
+from halfstride.autoencoder.images.formats import ImageError, Picture, opened, reduction
 
 if TYPE_CHECKING:
     from jaxtyping import Float32, UInt8
