@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from halfstride.autoencoder.images import MAX_PIXELS, ImageError, decode, decoding, opening, to_float
+from halfstride.autoencoder.images import MAX_PIXELS, ImageError, decode, decoding, formats, to_float
 from halfstride.autoencoder.images.decoding import as_uint8, inspect, largest_value
 from halfstride.autoencoder.images.formats import _quiet, printable
 
@@ -426,7 +426,7 @@ def test_a_film_is_no_picture():
 
 @pytest.mark.parametrize(("most", "factor"), [(2400, 2), (600, 4), (599, 8), (150, 8)])
 def test_a_jpeg_over_the_limit_is_decoded_reduced(monkeypatch, most, factor):
-    monkeypatch.setattr(opening, "MAX_PIXELS", most)
+    monkeypatch.setattr(formats, "MAX_PIXELS", most)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most // 2)  # Pillow raises for twice as many
     loaded = []
     monkeypatch.setattr(decoding, "_upright", lambda image, _: loaded.append(image.size) or image)
@@ -441,7 +441,7 @@ def test_a_jpeg_over_the_limit_is_decoded_reduced(monkeypatch, most, factor):
 @pytest.mark.parametrize(("format", "options"), [("PNG", {}), ("JPEG", {"progressive": True}), ("WEBP", {})])
 def test_other_pictures_over_the_limit_are_refused(monkeypatch, format, options):
     data = file_of(COLOUR, format, **options)
-    monkeypatch.setattr(opening, "MAX_PIXELS", 53)
+    monkeypatch.setattr(formats, "MAX_PIXELS", 53)
     assert reason_of(data) == "has 9 × 6 pixels, more than 53"
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 26)
     assert "more than 53" in reason_of(data)
@@ -449,7 +449,7 @@ def test_other_pictures_over_the_limit_are_refused(monkeypatch, format, options)
 
 def test_a_jpeg_over_the_limit_whose_channels_come_one_after_the_other_is_refused(monkeypatch):
     data = bytearray(file_of(COLOUR, "JPEG"))
-    monkeypatch.setattr(opening, "MAX_PIXELS", 53)
+    monkeypatch.setattr(formats, "MAX_PIXELS", 53)
     assert inspect(bytes(data)).width == 9
     start = data.index(b"\xff\xda")
     data[start + 2 : start + 14] = b"\x00\x08\x01\x01\x00\x00\x3f\x00"  # a scan of the first channel alone
