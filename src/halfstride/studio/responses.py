@@ -49,7 +49,7 @@ class RunDetails(BaseModel):
 
     name: str
     image_shape: list[int] | None = Field(description="Channels, height and width.")
-    latent_shape: list[int] | None = Field(None, description="One number, or channels, height and width.")
+    latent_shape: list[int] | None = Field(default=None, description="One number, or channels, height and width.")
     variational: bool = False
     parameters: int | None = None
     upsampling: str | None = None
