@@ -10,7 +10,7 @@ from studio_helpers import as_shown
 
 def until(page, script, argument=None):
     """Wait until a script on the page says yes; Playwright's own waiting needs what the page's policy forbids."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not page.evaluate(script, argument):
         assert time.monotonic() < deadline, f"never came true: {script} with {argument}"
         page.wait_for_timeout(20)
@@ -85,7 +85,7 @@ def settle(page):
 
 def shows(page, selector, image, within=0):
     """Wait until a canvas shows this uint8 image 1×H×W, to so many grey values."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while np.abs(canvas(page, selector).astype(int) - as_shown(image).astype(int)).max() > within:
         assert time.monotonic() < deadline, f"{selector} never shows it"
         page.wait_for_timeout(20)

@@ -175,7 +175,7 @@ def visit(browser, window, address):
         if options:
             page = browser.new_context(reduced_motion="reduce", **options).new_page()
             new.append(page)
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         page.set_viewport_size({"width": width, "height": height})
         page.emulate_media(color_scheme=color_scheme)
         page.mouse.move(0, 0)
