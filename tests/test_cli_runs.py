@@ -478,7 +478,7 @@ BAD = {
     "not a number": (["train", "nan.npy"], r"`source` \(=nan\.npy\) has values from nan to nan"),
     "pairs": (["train", "noisy", "--clean", "clean"], r"`clean` \(=clean\) must have one .* 2 \(3\.png, 4\.png\) in"),
     "no twins of digits": (["train", "--clean", "clean"], r"`clean` \(=clean\) must go with a folder"),
-    "no epochs": (["train", "--epochs", "0"], r"`epochs` \(=0\) must be an int of at least 1\."),
+    "no epochs": (["train", "--epochs", "0"], r"`epochs` \(=0\) must be (an int of )?at least 1\."),
     "no minutes": (["train", "--minutes", "0"], r"`minutes` \(=0\.0\) must be above 0"),
     "two lengths": (
         ["train", "--steps", "5", "--minutes", "1"],

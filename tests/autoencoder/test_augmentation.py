@@ -113,7 +113,7 @@ def test_nothing_to_do_copies_nothing_and_the_global_generator_is_left_alone():
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        ("mirror", {}, r"`augment` \(='mirror'\) must be one of none, flip, flip-rotate"),
+        ("mirror", {}, r"`augment` \(='mirror'\) must be one of 'none', 'flip', 'flip-rotate'"),
         ("flip", {"crop": 0}, r"`crop` \(=0\) must be at least 1, or None for whole images"),
         ("flip", {"shift": -1}, r"`shift` \(=-1\) must be at least 0"),
     ],

@@ -136,7 +136,7 @@ def test_types_and_mistakes():
     assert loss("sharp", images.bfloat16(), images).dtype == torch.float32
     assert loss("sharp", images.double(), images.double()).dtype == torch.float64
     assert loss("sharp", images[:0], images[:0]).shape == (0,)
-    with pytest.raises(ValueError, match=r"`loss` \(='huber'\) must be one of mse, l1, bce, sharp"):
+    with pytest.raises(ValueError, match=r"`loss` \(='huber'\) must be one of 'mse', 'l1', 'bce', 'sharp'"):
         loss("huber", images, images)
     with pytest.raises(ValueError, match=r"`output` \(of shape \(2, 1, 12, 12\)\) must be N×C×H×W like `target`"):
         loss("mse", images, images[:1])

@@ -220,7 +220,7 @@ def test_other_mistakes_are_named():
     with pytest.raises(ValueError, match=r"`input_size` \(=\(3, 0, 8\)\) must be the shape of one input"):
         mirror(nn.Sequential(conv), (3, 0, 8))
     with pytest.raises(
-        ValueError, match=r'`upsampling` \(=\'bilinear\'\) must be one of "subpixel", "resize", "transposed"'
+        ValueError, match=r"`upsampling` \(='bilinear'\) must be one of 'subpixel', 'resize', 'transposed'"
     ):
         mirror(nn.Sequential(conv), (3, 8, 8), upsampling="bilinear")
 

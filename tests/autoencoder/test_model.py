@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import halfstride
+from halfstride.autoencoder.mixture import draw_like
 from halfstride.autoencoder.model import ConvAutoencoder
 from halfstride.checkerboard.coverage import UnevenKernelWarning
 
@@ -270,13 +271,13 @@ def test_samples_of_a_plain_model_follow_its_codes(latent):
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     far = codes.detach() + 50
-    drawn = halfstride.autoencoder.model._draw_like(far.flatten(1), 1000, 0)
+    drawn = draw_like(far.flatten(1), 1000, 0)
     torch.testing.assert_close(drawn.mean(0), far.flatten(1).mean(0), rtol=1e-2, atol=0)
     with pytest.raises(ValueError, match=r"`codes` \(=None\) must be given: a plain model draws from a fit to codes"):
         model.sample(5)
     with pytest.raises(ValueError, match=r"`codes` \(of 1 images\) must be of 2 or more"):
         model.sample(5, codes=codes[:1])
-    with pytest.raises(ValueError, match=r"`count` \(=0\) must be an int of at least 1"):
+    with pytest.raises(ValueError, match=r"`count` \(=0\) must be (an int of )?at least 1"):
         model.sample(0, codes=codes)
 
 
@@ -391,12 +392,12 @@ def test_diagnose_looks_at_all_upsamplings(upsampling):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"image_size": 0}, r"`image_size` \(=0\) must be an int of at least 1\."),
-        ({"image_size": (8, -1)}, r"`image_size` \(=-1\) must be an int of at least 1\."),
+        ({"image_size": 0}, r"`image_size` \(=0\) must be (an int of )?at least 1\."),
+        ({"image_size": (8, -1)}, r"`image_size` \(=-1\) must be (an int of )?at least 1\."),
         ({"image_size": (8, 8, 8)}, r"`image_size` \(=\(8, 8, 8\)\) must be height and width, or one int for both\."),
-        ({"channels": 0}, r"`channels` \(=0\) must be an int of at least 1\."),
-        ({"channels": True}, r"`channels` \(=True\) must be an int of at least 1\."),
-        ({"latent_dim": 2.5}, r"`latent_dim` \(=2\.5\) must be an int of at least 1\."),
+        ({"channels": 0}, r"`channels` \(=0\) must be (an int of )?at least 1\."),
+        ({"channels": True}, r"`channels` \(=True\) must be (an int of )?at least 1\."),
+        ({"latent_dim": 2.5}, r"`latent_dim` \(=2\.5\) must be (an int of )?at least 1\."),
         (
             {"image_size": 4, "latent_dim": 17},
             r"`latent_dim` \(=17\) makes a code of 17 numbers, more than the 16 of an image of 1×4×4: use at most 16\.",
@@ -406,18 +407,18 @@ def test_diagnose_looks_at_all_upsamplings(upsampling):
             r"`latent_dim` \(=65\) makes a code of 390 numbers, more than the 384 of an image of 1×16×24: use at most "
             r"64, or a larger `downscale`\.",
         ),
-        ({"latent": "spatial"}, r'`latent` \(=\'spatial\'\) must be one of "vector", "map"\.'),
+        ({"latent": "spatial"}, r"`latent` \(='spatial'\) must be one of 'vector', 'map'\."),
         ({"downscale": 6}, r"`downscale` \(=6\) must be a power of 2, such as 4, 8 or 16\."),
         ({"downscale": 1}, r"`downscale` \(=1\) must be a power of 2, such as 4, 8 or 16\."),
         ({"downscale": 4.0}, r"`downscale` \(=4\.0\) must be a power of 2, such as 4, 8 or 16\."),
-        ({"width": 0}, r"`width` \(=0\) must be an int of at least 1\."),
-        ({"blocks": -1}, r"`blocks` \(=-1\) must be an int of at least 0\."),
+        ({"width": 0}, r"`width` \(=0\) must be (an int of )?at least 1\."),
+        ({"blocks": -1}, r"`blocks` \(=-1\) must be (an int of )?at least 0\."),
         (
             {"upsampling": "bilinear"},
-            r'`upsampling` \(=\'bilinear\'\) must be one of "subpixel", "resize", "transposed"\.',
+            r"`upsampling` \(='bilinear'\) must be one of 'subpixel', 'resize', 'transposed'\.",
         ),
-        ({"downsampling": "avg"}, r'`downsampling` \(=\'avg\'\) must be one of "stride", "pool"\.'),
-        ({"kernel_size": 0}, r"`kernel_size` \(=0\) must be an int of at least 1\."),
+        ({"downsampling": "avg"}, r"`downsampling` \(='avg'\) must be one of 'stride', 'pool'\."),
+        ({"kernel_size": 0}, r"`kernel_size` \(=0\) must be (an int of )?at least 1\."),
     ],
 )
 def test_bad_arguments_are_named(arguments, text):

@@ -17,6 +17,7 @@ __all__ = [
     "Pairs",
     "Sizes",
     "check_channels",
+    "read_choice",
     "read_groups",
     "read_int",
     "read_output_size",
@@ -47,12 +48,21 @@ def read_int(name: str, value: Any, least: int | None) -> int:
     at_least = "" if least is None else f" of at least {least}"
     # A size traced by torch.compile (SymInt) must stay what it is: `operator.index` would fix it to one value.
     try:
+        if isinstance(value, bool):
+            raise TypeError
         number: Any = value if isinstance(value, int | torch.SymInt) else operator.index(value)
     except TypeError:
         raise ValueError(f"`{name}` (={value!r}) must be an int{at_least}.") from None
     if least is not None and number < least:
         raise ValueError(f"`{name}` (={number}) must be at least {least}.")
     return number  # type: ignore[no-any-return]
+
+
+def read_choice(name: str, value: Any, choices: Sequence[str]) -> Any:
+    """One of a few words."""
+    if value not in choices:
+        raise ValueError(f"`{name}` (={value!r}) must be one of {', '.join(map(repr, choices))}.")
+    return value
 
 
 def read_padding(padding: Any, axes: int) -> Pairs | None:
@@ -81,9 +91,7 @@ def read_padding(padding: Any, axes: int) -> Pairs | None:
 
 
 def read_padding_mode(padding_mode: Any) -> str:
-    if padding_mode not in PADDING_MODES:
-        raise ValueError(f"`padding_mode` (={padding_mode!r}) must be one of {', '.join(map(repr, PADDING_MODES))}.")
-    return str(padding_mode)
+    return str(read_choice("padding_mode", padding_mode, PADDING_MODES))
 
 
 def read_scale_factor(scale_factor: Any, axes: int) -> tuple[int, ...]:

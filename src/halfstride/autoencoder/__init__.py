@@ -9,7 +9,7 @@ from halfstride.autoencoder.model_card import card_text
 from halfstride.autoencoder.own_encoder import EncoderAutoencoder, load_encoder
 from halfstride.autoencoder.progress import Interrupted
 from halfstride.autoencoder.report import draw_samples, finish, reconstruct, reconstruct_files
-from halfstride.autoencoder.runs import Run
+from halfstride.autoencoder.run_folder import Run
 from halfstride.autoencoder.scoring import Scores, scores
 from halfstride.autoencoder.training import TrainingOptions, train
 

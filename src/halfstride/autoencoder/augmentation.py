@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from halfstride._support.arguments import read_choice
 from halfstride.autoencoder.draws import Draw
 
 __all__ = ["Augment", "DefaultAugmentation", "augment", "default_augmentation", "jitter"]
@@ -49,8 +50,7 @@ def augment(batch: Tensor, augment: Augment, draw: Draw, *, crop: int | None = N
         >>> augment(torch.zeros(4, 3, 96, 80), "flip", Draw(seed=0, step=0, count=4), crop=64).shape
         torch.Size([4, 3, 64, 64])
     """
-    if augment not in get_args(Augment):
-        raise ValueError(f"`augment` (={augment!r}) must be one of {', '.join(get_args(Augment))}.")
+    read_choice("augment", augment, get_args(Augment))
     if crop is not None and crop < 1:
         raise ValueError(f"`crop` (={crop}) must be at least 1, or None for whole images.")
     if shift < 0:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from halfstride._support.arguments import read_choice
+
 __all__ = ["Loss", "loss"]
 
 Loss = Literal["mse", "l1", "bce", "sharp"]
@@ -47,8 +49,7 @@ def loss(name: Loss, output: Tensor, target: Tensor) -> Tensor:
         >>> loss("mse", torch.zeros(2, 1, 4, 4), torch.ones(2, 1, 4, 4))
         tensor([1., 1.])
     """
-    if name not in get_args(Loss):
-        raise ValueError(f"`loss` (={name!r}) must be one of {', '.join(get_args(Loss))}.")
+    read_choice("loss", name, get_args(Loss))
     if output.shape != target.shape or output.ndim != 4:
         raise ValueError(
             f"`output` (of shape {tuple(output.shape)}) must be N×C×H×W like `target` (of {tuple(target.shape)})."

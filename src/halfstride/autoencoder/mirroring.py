@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from halfstride import layers
-from halfstride.autoencoder.model import Upsampling, _one_of
+from halfstride._support.arguments import read_choice
+from halfstride.autoencoder.model import Upsampling
 from halfstride.checkerboard.coverage import warn_if_uneven
 
 __all__ = ["MirrorError", "mirror"]
@@ -72,7 +73,7 @@ def mirror(
         >>> decoder(encoder(torch.rand(2, 3, 37, 53))).shape
         torch.Size([2, 3, 37, 53])
     """
-    _one_of("upsampling", upsampling, Upsampling)
+    read_choice("upsampling", upsampling, get_args(Upsampling))
     twins: list[nn.Module] = []
     kept: list[nn.Module] = []  # size-keeping layers that wait for the twin that produces their shape
     like = next(encoder.parameters(), torch.empty(0))

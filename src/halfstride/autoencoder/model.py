@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import ModelCard, PyTorchModelHubMixin, constants
+from huggingface_hub import ModelCard
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from halfstride import layers
+from halfstride._support.arguments import read_choice, read_int, read_sizes
 from halfstride.autoencoder.blocks import (
     Downsample,
     Downsampling,
@@ -26,8 +24,10 @@ from halfstride.autoencoder.blocks import (
     patch_layer,
     upsampling_layer,
 )
+from halfstride.autoencoder.mixture import draw_like
+from halfstride.autoencoder.pretrained import PretrainedMixin
 from halfstride.autoencoder.principal import principal_axes
-from halfstride.checkerboard.coverage import UnevenKernelWarning, warn_if_uneven
+from halfstride.checkerboard.coverage import warn_if_uneven
 
 if TYPE_CHECKING:
     from halfstride.autoencoder.images import Images
@@ -46,7 +46,7 @@ _LEAK = 0.05  # slope of the output outside [0, 1] while the model trains
 
 class ConvAutoencoder(
     nn.Module,
-    PyTorchModelHubMixin,
+    PretrainedMixin,
     library_name="halfstride",
     tags=["autoencoder", "image-reconstruction"],
 ):
@@ -115,23 +115,19 @@ class ConvAutoencoder(
         variational: bool = False,
     ) -> None:
         super().__init__()
-        sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-        if len(sides) != 2:
-            raise ValueError(f"`image_size` (={sides}) must be height and width, or one int for both.")
-        height, width_in_pixels = sides
-        self.image_size = (_positive("image_size", height), _positive("image_size", width_in_pixels))
-        self.channels = _positive("channels", channels)
-        self.latent_dim = _positive("latent_dim", latent_dim)
-        self.latent = _one_of("latent", latent, Latent)
-        self.upsampling = _one_of("upsampling", upsampling, Upsampling)
+        height, width_in_pixels = read_sizes("image_size", image_size, 2, 1)
+        self.image_size = height, width_in_pixels
+        self.channels = read_int("channels", channels, 1)
+        self.latent_dim = read_int("latent_dim", latent_dim, 1)
+        self.latent = read_choice("latent", latent, get_args(Latent))
+        self.upsampling = read_choice("upsampling", upsampling, get_args(Upsampling))
         self.variational = variational
         self.linear = latent == "map" if linear is None else linear
-        _one_of("downsampling", downsampling, Downsampling)
-        _positive("width", width)
-        if not isinstance(blocks, int) or blocks < 0:
-            raise ValueError(f"`blocks` (={blocks!r}) must be an int of at least 0.")
+        read_choice("downsampling", downsampling, get_args(Downsampling))
+        read_int("width", width, 1)
+        read_int("blocks", blocks, 0)
         if kernel_size is not None:
-            _positive("kernel_size", kernel_size)
+            read_int("kernel_size", kernel_size, 1)
         self.downscale = self._default_downscale() if downscale is None else downscale
         if not isinstance(self.downscale, int) or self.downscale < 2 or self.downscale & (self.downscale - 1):
             raise ValueError(f"`downscale` (={downscale!r}) must be a power of 2, such as 4, 8 or 16.")
@@ -346,7 +342,7 @@ class ConvAutoencoder(
         Raises:
             ValueError: for a plain model without codes, or with those of a single image.
         """
-        _positive("count", count)
+        read_int("count", count, 1)
         parameter = next(self.parameters())
         if self.variational:
             drawn = torch.randn(count, *self.latent_shape, generator=torch.Generator().manual_seed(seed))
@@ -355,7 +351,7 @@ class ConvAutoencoder(
                 raise ValueError("`codes` (=None) must be given: a plain model draws from a fit to codes of images.")
             if len(codes) < 2:
                 raise ValueError(f"`codes` (of {len(codes)} images) must be of 2 or more: a fit to one has no spread.")
-            drawn = _draw_like(codes.flatten(1), count, seed).reshape(count, *codes.shape[1:])
+            drawn = draw_like(codes.flatten(1), count, seed).reshape(count, *codes.shape[1:])
         return self.decode(drawn.to(parameter.device, parameter.dtype)).clamp(0, 1)
 
     def _extend(self, images: Tensor) -> Tensor:
@@ -432,49 +428,6 @@ class ConvAutoencoder(
 
         return ModelCard(card_text(self))
 
-    @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        map_location: str = "cpu",
-        **model_kwargs: Any,
-    ) -> ConvAutoencoder:
-        """Load strictly, from safetensors alone: a pickle could run code, and missing weights would go unnoticed."""
-        from huggingface_hub import hf_hub_download
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        def locate(name: str) -> Path:
-            if not Path(model_id).is_dir():
-                options = {"revision": revision, "cache_dir": cache_dir, "force_download": force_download}
-                return Path(
-                    hf_hub_download(model_id, name, token=token, local_files_only=local_files_only, **options)  # type: ignore[arg-type]
-                )
-            path = Path(model_id, name)
-            if not path.is_file():
-                raise ValueError(f"`{model_id}` has no {name}: name a folder that save_pretrained or a training wrote.")
-            return path
-
-        locate(constants.CONFIG_NAME)
-        weights = locate(constants.SAFETENSORS_SINGLE_FILE)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UnevenKernelWarning)  # whoever trained it has been told
-                model = cls(**model_kwargs)
-            model.load_state_dict(load_file(weights, device=map_location), strict=True)
-        except (SafetensorError, RuntimeError, TypeError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"`{weights}` does not hold the weights of this model ({reason}): use a backup, or train again."
-            ) from error
-        return model.to(map_location).eval()
-
 
 def _mark_trained(model: ConvAutoencoder, _: Any) -> None:
     """What happens after weights are loaded; a function of the module, so that models can be pickled."""
@@ -488,45 +441,9 @@ def _padded(images: Tensor, below: int, right: int, mode: str = "constant") -> T
     return F.pad(images, (0, right, 0, below), mode=mode)
 
 
-def _draw_like(codes: Tensor, count: int, seed: int) -> Tensor:
-    """Codes from a Gaussian mixture, which is fitted to others along the axes in which those differ most.
-
-    There are at most 64 axes, and 20 codes or more for each: numbers of a map that depend on each other, as those of
-    neighbouring places do, are not drawn as if they did not.
-    """
-    from sklearn.decomposition import PCA
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
-
-    rows = codes.detach().double().cpu().numpy()
-    axes = max(1, min(64, rows.shape[1], len(rows) // 20))
-    components = max(1, min(10, len(rows) // (20 * axes)))
-    with warnings.catch_warnings():
-        # Equal codes make fewer clusters and no variance; they serve all the same.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        warnings.simplefilter("ignore", RuntimeWarning)
-        plane = PCA(axes, random_state=0).fit(rows)
-        mixture = GaussianMixture(components, reg_covar=1e-4, random_state=seed % 2**32).fit(plane.transform(rows))
-        drawn, _ = mixture.sample(count)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))  # they come sorted by component
-    return torch.from_numpy(plane.inverse_transform(drawn)).float()[order]
-
-
 def _dense(sizes: Sequence[int]) -> list[nn.Module]:
     """Fully connected layers from each size to the next, with an activation between them."""
     layers_between: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(sizes):
         layers_between += [nn.SiLU(), nn.Linear(inputs, outputs)]
     return layers_between[1:]
-
-
-def _positive(name: str, value: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"`{name}` (={value!r}) must be an int of at least 1.")
-    return value
-
-
-def _one_of(name: str, value: Any, choices: Any) -> Any:
-    if value not in get_args(choices):
-        raise ValueError(f"`{name}` (={value!r}) must be one of {json.dumps(get_args(choices))[1:-1]}.")
-    return value

@@ -9,15 +9,15 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from halfstride._support.arguments import read_int, read_sizes
+from halfstride._support.arguments import read_choice, read_int, read_sizes
 from halfstride.autoencoder.mirroring import mirror
-from halfstride.autoencoder.model import ConvAutoencoder, Latent, Upsampling, _one_of
+from halfstride.autoencoder.model import ConvAutoencoder, Latent, Upsampling
 from halfstride.checkerboard.coverage import UnevenKernelWarning
 
 __all__ = ["Autoencoder", "EncoderAutoencoder", "load_encoder"]
@@ -76,10 +76,10 @@ class EncoderAutoencoder(nn.Module):
         encoder_name: str | None = None,
     ) -> None:
         super().__init__()
-        height, width = read_sizes("image_size", _no_bools("image_size", image_size), 2, 1)
+        height, width = read_sizes("image_size", image_size, 2, 1)
         self.image_size = (height, width)
-        self.channels = read_int("channels", _no_bools("channels", channels), 1)
-        self.upsampling: Upsampling = _one_of("upsampling", upsampling, Upsampling)
+        self.channels = read_int("channels", channels, 1)
+        self.upsampling: Upsampling = read_choice("upsampling", upsampling, get_args(Upsampling))
         if not isinstance(freeze, bool):
             raise ValueError(f"`freeze` (={freeze!r}) must be True or False.")
         if not isinstance(encoder, nn.Module):
@@ -305,13 +305,6 @@ def _checked_codes(codes: Any, count: int) -> Tensor:
             "add nn.Flatten() to its end."
         )
     return codes
-
-
-def _no_bools(name: str, value: Any) -> Any:
-    """`value`, where it has no True or False, which Python takes for 1 and 0."""
-    if any(isinstance(entry, bool) for entry in (value if isinstance(value, list | tuple) else [value])):
-        raise ValueError(f"`{name}` (={value!r}) must be of ints, not of True or False.")
-    return value
 
 
 def _per_channel(name: str, value: Any, channels: int) -> tuple[float, ...]:

@@ -17,13 +17,15 @@ from halfstride.autoencoder.images.collection import listed
 from halfstride.autoencoder.images.decoding import Fit, inspect
 from halfstride.autoencoder.images.folders import read_folder
 from halfstride.autoencoder.images.splits import inputs_and_targets
-from halfstride.autoencoder.model import ConvAutoencoder, _draw_like
+from halfstride.autoencoder.mixture import draw_like
+from halfstride.autoencoder.model import ConvAutoencoder
 from halfstride.autoencoder.model_card import card_text
 from halfstride.autoencoder.own_encoder import Autoencoder
-from halfstride.autoencoder.runs import Run, require_free, writing, writing_folder
+from halfstride.autoencoder.run_folder import Run
 from halfstride.autoencoder.scoring import device_of
 from halfstride.autoencoder.training import corruption_of
 from halfstride.autoencoder.training_options import TrainingOptions
+from halfstride.autoencoder.writing import require_free, writing, writing_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -208,7 +210,7 @@ def draw_samples(run: Run, model: Autoencoder, images: Images | None, count: int
         raise ValueError(f"`images` (=None) must be given for {run.path}, which is not variational.")
     else:
         codes = torch.from_numpy(_codes(model, inputs_and_targets(images.train.sample(_CODES).images)[0]))
-        latents = _draw_like(codes, count, seed).reshape(count, *model.latent_shape).to(device_of(model))
+        latents = draw_like(codes, count, seed).reshape(count, *model.latent_shape).to(device_of(model))
         drawn = torch.cat([model.decode(batch) for batch in torch.split(latents, _BATCH)])
     with writing(out) as temporary:
         figures.grid(drawn.float().cpu().numpy()).savefig(temporary, format="png")

@@ -25,9 +25,10 @@ from halfstride.autoencoder.model import ConvAutoencoder
 from halfstride.autoencoder.objective import Objective
 from halfstride.autoencoder.own_encoder import Autoencoder, EncoderAutoencoder
 from halfstride.autoencoder.progress import Interrupted, Progress, StopSignal
-from halfstride.autoencoder.runs import Run, require_free
+from halfstride.autoencoder.run_folder import Run
 from halfstride.autoencoder.scoring import Corrupt, evaluation_batch_size, scores
 from halfstride.autoencoder.training_options import TrainingOptions, sample_of
+from halfstride.autoencoder.writing import require_free
 
 __all__ = ["Position", "TrainingOptions", "corruption_of", "train"]
 

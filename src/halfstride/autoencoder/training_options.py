@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
+from halfstride._support.arguments import read_choice, read_int
 from halfstride.autoencoder.augmentation import Augment, default_augmentation
 from halfstride.autoencoder.corruption import parse_corruptions
 from halfstride.autoencoder.images import Images
 from halfstride.autoencoder.images.splits import inputs_and_targets
 from halfstride.autoencoder.losses import Loss
-from halfstride.autoencoder.model import ConvAutoencoder, _one_of, _positive
+from halfstride.autoencoder.model import ConvAutoencoder
 from halfstride.autoencoder.own_encoder import Autoencoder
 
 __all__ = ["TrainingOptions", "sample_of"]
@@ -95,15 +96,14 @@ class TrainingOptions:
             raise ValueError(f"{told} exclude each other: give one of them.")
         for name in ("steps", "epochs", "batch_size"):
             if getattr(self, name) is not None:
-                _positive(name, getattr(self, name))
+                read_int(name, getattr(self, name), 1)
         for name in ("shift", "crop"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 0):
-                raise ValueError(f"`{name}` (={value!r}) must be an int of at least 0.")
-        _one_of("loss", self.loss, Loss)
-        _one_of("precision", self.precision, Precision)
+            if getattr(self, name) is not None:
+                read_int(name, getattr(self, name), 0)
+        read_choice("loss", self.loss, get_args(Loss))
+        read_choice("precision", self.precision, get_args(Precision))
         if self.augment is not None:
-            _one_of("augment", self.augment, Augment)
+            read_choice("augment", self.augment, get_args(Augment))
         for name in ("minutes", "learning_rate", "clip"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):

@@ -53,7 +53,7 @@ def doctor(
     if input_shape is not None and (target is None or not _is_factory(target)):
         raise typer.BadParameter("--input-shape is for a TARGET of the form MODULE:FACTORY.")
     if out is not None:
-        from halfstride.autoencoder.runs import require_free
+        from halfstride.autoencoder.writing import require_free
 
         require_free(out, "or empty it")  # before the work, which can take a while
     found = _look_at_image(image) if image is not None else _look_at_model(str(target), input_shape, device)
@@ -137,7 +137,7 @@ def _made(target: str, input_shape: str | None) -> tuple[Any, Any]:
 
 def _write(out: Path, found: Any) -> None:
     from halfstride import figures
-    from halfstride.autoencoder.runs import writing_folder
+    from halfstride.autoencoder.writing import writing_folder
     from halfstride.checkerboard import Diagnosis
 
     figure: Figure = figures.diagnosis(found) if isinstance(found, Diagnosis) else figures.image_diagnosis(found)

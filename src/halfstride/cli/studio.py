@@ -65,7 +65,7 @@ def animate(
       halfstride animate resize --padding 1 --view sliding --theme dark --out resize.svg
       halfstride animate conv --dims 1 --input 8 --padding 1 --out frames/
     """
-    from halfstride.autoencoder.runs import writing, writing_folder
+    from halfstride.autoencoder.writing import writing, writing_folder
     from halfstride.studio.animation import animate as make_frames
     from halfstride.studio.animation import encode, numbered
     from halfstride.studio.layer import read_layer

@@ -43,7 +43,7 @@ def sweep(
     """
     from halfstride.autoencoder import ImageOptions
     from halfstride.autoencoder.devices import find_device
-    from halfstride.autoencoder.runs import next_free, require_free
+    from halfstride.autoencoder.writing import next_free, require_free
 
     console = make_console()
     dims = sorted(set(read_numbers("--latents", latents) or ()))
@@ -94,7 +94,7 @@ def _sweep(
     from halfstride import figures
     from halfstride.autoencoder import Interrupted, Run, TrainingOptions, finish
     from halfstride.autoencoder import train as train_model
-    from halfstride.autoencoder.runs import writing
+    from halfstride.autoencoder.writing import writing
 
     rows: list[dict[str, Any]] = []
     console.print()

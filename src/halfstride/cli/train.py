@@ -162,7 +162,7 @@ def train(
     """
     from halfstride.autoencoder import ImageOptions, Run, TrainingOptions, load_encoder
     from halfstride.autoencoder.devices import find_device
-    from halfstride.autoencoder.runs import next_free, require_free
+    from halfstride.autoencoder.writing import next_free, require_free
 
     is_main = int(os.environ.get("RANK", "0")) == 0
     console = make_console(quiet=not is_main)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from halfstride.autoencoder.images import iterable, load_images
 from halfstride.autoencoder.images.iterable import IterableSplit
+from halfstride.autoencoder.images.splits import MemorySplit
 
 # Python 3.12 and later warn of every fork in a process that has threads, as any with torch has.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -118,7 +119,8 @@ def joined(lists):
 
 def stream_of(source, **options):
     images = load_images(source, memory_limit=500, **options)
-    for split in (images.train, images.validation, images.test):
+    assert isinstance(images.validation, MemorySplit)
+    for split in (images.train, images.test):
         assert isinstance(split, IterableSplit)
         split.workers = 0
         assert split.size is None
@@ -257,10 +259,12 @@ def test_a_data_set_that_went_through_a_map():
     mapped = data_set(range(40)).to_iterable_dataset().map(darker, features=FEATURES)
     images = load_images(mapped)
     assert values_of(images.train, images.validation, images.test) == [i // 2 for i in range(40)]
-    images = stream_of(mapped)
-    found = joined(numbers(images.train.batches(4, shuffle=True)))
-    found += joined(numbers(images.validation.batches(4))) + joined(numbers(images.test.batches(4)))
-    assert sorted(found) == [i // 2 for i in range(40)]
+    images = stream_of(datasets.IterableDatasetDict({"train": mapped, "test": mapped}))
+    assert joined(numbers(images.test.batches(4))) == [i // 2 for i in range(40)]
+    train, validation = (joined(numbers(split.batches(4))) for split in (images.train, images.validation))
+    # Images that became the same are held out together.
+    assert sorted({*train, *validation}) == list(range(20))
+    assert not {*train} & {*validation}
 
 
 def test_broken_and_missing_images_are_skipped():
@@ -286,9 +290,11 @@ def test_addresses_are_fetched():
     whole = datasets.Dataset.from_dict({"image": values}, features=datasets.Features({"image": datasets.Image()}))
     images = load_images(whole.to_iterable_dataset())
     assert values_of(images.train, images.validation, images.test) == list(range(10))
-    stream = stream_of(whole.to_iterable_dataset())
-    splits = stream.train, stream.validation, stream.test
-    assert sorted(joined(joined(numbers(split.batches(4)) for split in splits))) == list(range(10))
+    stream = whole.to_iterable_dataset()
+    images = stream_of(datasets.IterableDatasetDict({"train": stream, "test": stream}))
+    assert joined(numbers(images.test.batches(4))) == list(range(10))
+    train, validation = (joined(numbers(split.batches(4))) for split in (images.train, images.validation))
+    assert sorted(train + validation) == list(range(10))
 
 
 # Streamed -------------------------------------------------------------------------------------------------------------
@@ -299,7 +305,7 @@ def test_a_stream_gives_each_image_once_an_epoch(parquet):
     assert images.shape == (1, 4, 5)
     assert images.classes is None
     assert "an unknown number of images to train on" in images.describe()
-    assert "Too large to keep: read anew in every epoch. Its first " in images.describe()
+    assert "Too large to keep: read anew in every epoch." in images.describe()
     with pytest.raises(TypeError, match="The number of streamed images is unknown: see `size`"):
         len(images.train)
     orders = [joined(numbers(images.train.batches(7, shuffle=True, seed=1, epoch=epoch))) for epoch in (0, 1, 0)]
@@ -315,9 +321,7 @@ def test_a_known_size_is_said_and_what_is_too_large_is_not_downloaded(parquet, t
     tell_sizes(parquet, download_size=10**12)
     images = load_images(f"hub:{parquet}")  # the few files that are here would fit
     assert isinstance(images.train, IterableSplit)
-    assert (
-        "about 40 images to train on, about 5 images to validate on, about 10 images to test on." in images.describe()
-    )
+    assert "about 40 images to train on, 5 images to validate on, about 10 images to test on." in images.describe()
     assert not list((tmp_path / "cache").rglob("*.arrow"))
 
 
@@ -365,24 +369,15 @@ def test_nothing_is_read_after_an_epoch_was_left():
     assert len(read) <= 4
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_processes_share_what_one_would_do(parquet, world_size):
+def test_processes_need_shards_that_they_can_share_and_a_known_size(parquet):
     images = stream_of(f"hub:{parquet}")
-    batch_size = 2 * world_size
-    for shuffle in (True, False):
-        alone = numbers(images.train.batches(batch_size, shuffle=shuffle))
-        shares = [
-            numbers(images.train.batches(batch_size, shuffle=shuffle, rank=rank, world_size=world_size))
-            for rank in range(world_size)
-        ]
-        assert len({len(share) for share in shares}) == 1
-        for step, together in enumerate(zip(*shares, strict=True)):
-            assert len({len(share) for share in together}) == 1
-            even = len(alone[step]) // world_size * world_size
-            assert sorted(joined(together)) == sorted(alone[step][:even])
+    with pytest.raises(ValueError, match=r"streamed in 4 shards, which 3 processes cannot share evenly"):
+        next(images.train.batches(6, shuffle=True, rank=0, world_size=3))
+    with pytest.raises(ValueError, match=r"does not tell how many images it has: train with one process\."):
+        next(images.train.batches(6, shuffle=True, rank=0, world_size=2))
 
 
-def test_shards_are_dealt_to_processes_where_that_can_be_done_evenly(parquet):
+def test_processes_read_shards_of_their_own(parquet):
     tell_sizes(parquet, download_size=10**12)
     images = stream_of(f"hub:{parquet}")
     shares = [numbers(images.train.batches(6, shuffle=True, rank=rank, world_size=2)) for rank in (0, 1)]
@@ -395,8 +390,6 @@ def test_shards_are_dealt_to_processes_where_that_can_be_done_evenly(parquet):
         assert len(set(values)) == 18
     resumed = numbers(images.train.batches(6, shuffle=True, rank=1, world_size=2, skip=4))
     assert resumed == shares[1][4:]
-    exact = [numbers(images.test.batches(4, rank=rank, world_size=2)) for rank in (0, 1)]
-    assert sorted(joined(joined(exact))) == list(range(100, 110))
 
 
 def test_a_process_whose_shards_run_out_begins_again(parquet):
@@ -408,22 +401,12 @@ def test_a_process_whose_shards_run_out_begins_again(parquet):
     assert sorted(len(set(joined(share))) for share in shares) == [2, 10, 10, 10]
 
 
-def test_a_stream_without_a_split_is_split_by_content():
-    whole = data_set([*range(200), *range(50)])
-    images = stream_of(whole.to_iterable_dataset(num_shards=4), seed=3)
-    train = joined(numbers(images.train.batches(16, shuffle=True)))
-    validation, test = (joined(numbers(split.batches(16))) for split in (images.validation, images.test))
-    assert sorted(train + validation + test) == sorted([*range(200), *range(50)])
-    assert len(set(train)) + len(set(validation)) + len(set(test)) == 200  # copies stay together
-    assert 20 <= len(set(test)) <= 60
-    assert 5 <= len(set(validation)) <= 30
-    assert "For testing, about 20% are drawn by a hash of content and seed (3)." in images.describe()
-    assert (
-        "For validation, about 0.1 of the training images are drawn by a hash of content and seed (3)."
-        in images.describe()
+def test_a_stream_must_have_a_split_to_test_on():
+    text = error_of(data_set(range(50)).to_iterable_dataset(), memory_limit=500)
+    assert text == (
+        "`source` (=data set) takes more than memory_limit=500 bytes, so it is streamed, and has no split to test on: "
+        "raise memory_limit, or give a data set with splits called train and test."
     )
-    other = stream_of(whole.to_iterable_dataset(), seed=4)
-    assert set(joined(numbers(other.test.batches(16)))) != set(test)
 
 
 def test_what_breaks_in_a_stream_is_replaced_and_counted():
@@ -459,9 +442,9 @@ def test_a_stream_that_breaks_off_says_so():
         load_images(broken)
 
 
-def error_of(source):
+def error_of(source, **options):
     with pytest.raises(ValueError) as caught:  # noqa: PT011  # the text is compared whole
-        load_images(source)
+        load_images(source, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -502,17 +485,18 @@ def test_copies_in_a_data_set_are_in_one_part():
     assert values_of(images.train, images.validation) == sorted({*range(30)} - {3})
 
 
-def test_of_a_stream_with_a_test_split_validation_is_drawn_from_training():
-    parts = {"train": data_set(range(100)), "test": data_set(range(100, 110))}
+def test_without_images_for_validation_a_stream_leaves_out_some_of_its_first_ones():
+    parts = {"train": data_set([*range(50), *range(50)]), "test": data_set(range(100, 110))}
     streams = datasets.IterableDatasetDict({name: part.to_iterable_dataset() for name, part in parts.items()})
     images = stream_of(streams)
     train, validation, test = (
         joined(numbers(split.batches(8))) for split in (images.train, images.validation, images.test)
     )
-    assert sorted(train + validation) == list(range(100))
-    assert 3 <= len(validation) <= 20
+    assert sorted({*train, *validation}) == list(range(50))
+    assert not {*train} & {*validation}  # copies of them are left out too
+    assert len(validation) == 8
     assert test == list(range(100, 110))
-    assert "For testing" not in images.describe()
+    assert "8 of the first 64 training images are for validation." in images.describe()
 
 
 def test_a_sample_of_a_stream_is_its_first_images(parquet):
@@ -521,10 +505,10 @@ def test_a_sample_of_a_stream_is_its_first_images(parquet):
     assert sample.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4]
     assert len(sample.names) == 5
     assert sample.labels is None
-    assert len(images.validation.sample(99).images) == 5
 
 
 def test_what_a_stream_is_sampled_by_decides_on_its_shape():
     rows = [np.zeros((4, 8), np.uint8), np.zeros((4, 8, 3), np.uint8)] * 20
     whole = datasets.Dataset.from_dict({"image": rows}, features=datasets.Features({"image": datasets.Image()}))
-    assert stream_of(whole.to_iterable_dataset()).shape == (3, 4, 8)
+    stream = whole.to_iterable_dataset()
+    assert stream_of(datasets.IterableDatasetDict({"train": stream, "test": stream})).shape == (3, 4, 8)

@@ -7,11 +7,11 @@
   column of class labels, or else whole numbers called "label", "labels" or "cls".
 - The splits `train`, `validation` and `test` are the split, and with `train` and one of the others that is for testing;
   without these, `train` or else the first one is split (see `parts`). Others are left out.
-- What takes at most `memory_limit` bytes to download is downloaded once, into the library's own cache. The rest, and
-  whatever does not tell its size, is streamed: if its files add up to more than `memory_limit` bytes (known beforehand
-  or found out while reading), every epoch reads it anew. What has no split of its own, or none for validation, is then
-  split by a hash of each image's content: copies of an image are in one part. Between the splits that a data set has of
-  its own, copies are not looked for in a stream.
+- What takes at most `memory_limit` bytes to download is downloaded once, into the library's own cache. What does not
+  tell its size is read, and kept if its files add up to no more than that.
+- The rest is streamed: every epoch reads it anew. It must have a split for testing. Images for validation are kept in
+  memory: the first 1,000 of the split for it or, without one, a tenth of the first training images, which are then left
+  out of training. Copies between the splits are not looked for.
 
 No code of a data set is ever run.
 """
@@ -19,7 +19,7 @@ No code of a data set is ever run.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ from halfstride.autoencoder.images.collection import (
     split_note,
 )
 from halfstride.autoencoder.images.decoding import Preparation
-from halfstride.autoencoder.images.iterable import IterableSplit, Side, content, guarded, picture
+from halfstride.autoencoder.images.iterable import IterableSplit, content, fingerprint, guarded, picture
 from halfstride.autoencoder.images.opening import ImageError, Picture, one_line, printable
 from halfstride.autoencoder.images.parts import validation_count
 
@@ -51,13 +51,21 @@ class Streams:
     """A data set too large to keep."""
 
     sample: Collection
-    """Its first images, which stand for all when the shape is chosen."""
-    values: Sequence[Any]
-    """What the column holds for each picture of the sample."""
+    """The first training images, from which the shape is chosen."""
+    validation: Collection
     column: str
-    parts: dict[str, Any]
-    """For "train", and where the data set has its own split "test" and perhaps "validation": a
-    `datasets.IterableDataset` with the column of images alone, not decoded."""
+    train: Any
+    """A `datasets.IterableDataset` with the column of images alone, not decoded; `test` is another one."""
+    test: Any
+    left_out: Set[str]
+    """Fingerprints of the training images that are for validation."""
+
+    def split(self, part: str, preparation: Preparation) -> IterableSplit:
+        """The images to train on, or those to test on."""
+        data, left_out = (self.train, self.left_out) if part == TRAIN else (self.test, frozenset[str]())
+        about = _count(data)
+        about = about and about - len(left_out)
+        return IterableSplit(self.sample.source, data, self.column, about, preparation, left_out)
 
 
 def is_data_set(source: object) -> bool:
@@ -104,68 +112,49 @@ def read_data_set(data: Any, source: str, memory_limit: int, progress: Progress 
         key: part.select_columns(columns[key]).cast_column(image, datasets.Image(decode=False))
         for key, part in parts.items()
     }
-    if isinstance(train, datasets.Dataset):
-        pictures, whole = _Pictures(list(parts.values()), image), True
-        labels = [
-            value
-            for part in parts.values()
-            for value in (part[label] if label in part.features else [None] * len(part))
-        ]
-    else:
-        examples, whole = _read_examples(list(parts.values()), image, source, memory_limit, progress)
-        pictures = _Pictures(examples, image)
-        labels = [example.get(label) for part in examples for example in part]
-    collection = Collection(
-        name=source,
-        source=source,
-        pictures=pictures,
-        names=[f"image {i}" for i in range(len(labels))],
-        groups=[_class_name(value, class_names) for value in labels],
-    )
-    if len(parts) > 1:
-        collection.parts = [(key,) for key, part in zip(parts, pictures.parts, strict=False) for _ in range(len(part))]
-        collection.notes.append(split_note("splits", {key: str(name) for key, name in names.items()}))
+    note = [split_note("splits", {key: str(name) for key, name in names.items()})] if len(parts) > 1 else []
+    examples, whole = list(parts.values()), True
+    if not isinstance(train, datasets.Dataset):
+        examples, whole = _read_examples(examples, image, source, memory_limit, progress)
+    if not whole:
+        return _streams(parts, examples[0], image, source, memory_limit, note)
+    labels = [_labels(part, label) for part in examples]
+    collection = _collection(examples, image, source)
+    collection.groups = [_class_name(value, class_names) for values in labels for value in values]
+    collection.notes += note
+    if note:
+        collection.parts = [(key,) for key, values in zip(parts, labels, strict=True) for _ in values]
     collection.require()
-    if whole:
-        return collection
-    collection.keep(range(min(len(labels), _SAMPLE)))
-    values = [pictures.value(i) for i in range(len(collection.names))]
-    return Streams(collection, values, image, {key: part.select_columns([image]) for key, part in parts.items()})
+    return collection
 
 
-def sides_of(streams: Streams, test_fraction: float, seed: int) -> tuple[dict[str, Side | None], list[str]]:
-    """Which images of its stream each part takes (None: all of them), and sentences that say how that was drawn.
-
-    The pictures of the sample get their parts.
-    """
-    drawn = [part for part in (TRAIN, VALIDATION, TEST) if part not in streams.parts]
-    sides: dict[str, Side | None] = dict.fromkeys((TRAIN, VALIDATION, TEST))
-    if not drawn:
-        return sides, []
-    test = test_fraction if TEST in drawn else 0.0
-    count = _count(streams.parts[TRAIN])
-    train = count and round(count * (1 - test))
-    validation = validation_count(train) / train if train and train > 1 else 0.1
-    sides |= {part: Side(part, seed, test, validation) for part in (TRAIN, *drawn)}
-    own = streams.sample.parts or [(TRAIN,)] * len(streams.values)
-    side = Side(TRAIN, seed, test, validation)
-    streams.sample.parts = [
-        (side.part_of(value),) if parts == (TRAIN,) else parts for parts, value in zip(own, streams.values, strict=True)
-    ]
-    how = f"drawn by a hash of content and seed ({seed})"
-    note = f"For validation, about {validation:.2g} of the training images are {how}."
-    return sides, [f"For testing, about {test:.0%} are {how}.", note] if test else [note]
+def _collection(parts: Sequence[Any], column: str, source: str) -> Collection:
+    pictures = _Pictures(parts, column)
+    count = len(pictures)
+    return Collection(source, source, pictures, [f"image {i}" for i in range(count)], [None] * count)
 
 
-def split_streams(streams: Streams, sides: dict[str, Side | None], preparation: Preparation) -> list[IterableSplit]:
-    """The images to train, to validate and to test on of a data set that is streamed."""
-    splits = []
-    for part, side in sides.items():
-        data = streams.parts.get(part, streams.parts[TRAIN])
-        count = _count(data)
-        about = count if count is None or side is None else round(count * side.share)
-        splits.append(IterableSplit(streams.sample.source, data, streams.column, side, about, preparation))
-    return splits
+def _streams(
+    parts: dict[str, Any], first: list[Any], column: str, source: str, memory_limit: int, notes: list[str]
+) -> Streams:
+    """A data set to stream, of which the first training examples are read."""
+    if TEST not in parts:
+        raise ValueError(
+            f"`source` (={source}) takes more than memory_limit={memory_limit:,} bytes, so it is streamed, and has no "
+            "split to test on: raise memory_limit, or give a data set with splits called train and test."
+        )
+    first, left_out = first[:_SAMPLE], frozenset[str]()
+    if VALIDATION in parts:
+        held_out = list(itertools.islice(guarded(parts[VALIDATION], source), _SAMPLE))
+    else:
+        wanted = validation_count(_count(parts[TRAIN]) or len(first))
+        held_out = first[:: max(len(first) // max(wanted, 1), 1)][:wanted]
+        left_out = frozenset(fingerprint(example[column]) for example in held_out)
+        notes = [*notes, f"{len(held_out):,} of the first {len(first):,} training images are for validation."]
+    sample, validation = _collection([first], column, source), _collection([held_out], column, source)
+    sample.parts, sample.notes = [(TRAIN,)] * len(first), notes
+    train, test = (parts[part].select_columns([column]) for part in (TRAIN, TEST))
+    return Streams(sample, validation, column, train, test, left_out)
 
 
 # Splits, columns and values -------------------------------------------------------------------------------------------
@@ -212,6 +201,13 @@ def _count(part: Any) -> int | None:
     """How many examples a data set says that this split of it has."""
     known = (part.info.splits or {}).get(str(part.split))
     return known.num_examples if known else None
+
+
+def _labels(part: Any, column: str | None) -> Sequence[Any]:
+    """The labels of examples, or of a downloaded data set, whose images are then not read; None for those without."""
+    if isinstance(part, list):
+        return [example.get(column) for example in part]
+    return part[column] if column in part.features else [None] * len(part)
 
 
 def _class_name(value: Any, names: Sequence[str] | None) -> str | None:

@@ -1,17 +1,16 @@
-"""Images that can only be read from beginning to end: data sets of the hub that are too large to download."""
+"""Images that are read from beginning to end in every epoch: data sets of the hub that are too large to download."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
-from halfstride.autoencoder.images.collection import TEST, TRAIN, VALIDATION
 from halfstride.autoencoder.images.decoding import Preparation
 from halfstride.autoencoder.images.opening import ImageError, Picture, one_line
 from halfstride.autoencoder.images.splits import Epoch, Sample
@@ -26,97 +25,71 @@ _READ_AHEAD = 8
 """Steps that a stream reads ahead of the decoding."""
 
 
-class Side(NamedTuple):
-    """One part of a split by content: the same images in every order, and copies of one image in the same part."""
-
-    part: str
-    """"train", "validation" or "test"."""
-    seed: int
-    test: float
-    """The share of all images that is for testing."""
-    validation: float
-    """The share of the others that is for validation; drawn independently of those for testing."""
-
-    def part_of(self, value: Any) -> str:
-        """Which part an image belongs to."""
-        data = content(value)
-        if _uniform(f"{self.seed}/".encode() + data) < self.test:
-            return TEST
-        return VALIDATION if _uniform(f"validation/{self.seed}/".encode() + data) < self.validation else TRAIN
-
-    @property
-    def share(self) -> float:
-        """The share of all images that belongs to this part."""
-        if self.part == TEST:
-            return self.test
-        return (1 - self.test) * (self.validation if self.part == VALIDATION else 1 - self.validation)
-
-    def has(self, value: Any) -> bool:
-        """Whether an image belongs to this part."""
-        return self.part_of(value) == self.part
-
-
-def _uniform(data: bytes) -> float:
-    """A number from 0 to 1 that depends on the bytes alone."""
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") / 2**64
-
-
 class IterableSplit(StreamedSplit):
     """Images that come as a stream; each epoch draws the order of its shards, and images from a buffer.
 
-    Every process reads the whole stream but decodes its own share only, so that all together do what one process would
-    do; the last step is cut to a multiple of the number of processes. To train (`shuffle`), where the shards can be
-    dealt evenly to the processes and the data set tells how many images it has, each process reads its own shards only:
-    all then do as many steps as that number of images fills, and one that runs out of images begins again.
+    Several processes read shards of their own, so their number must divide that of the shards. An epoch then has as
+    many steps as the images that the data set tells of; a process whose shards end earlier reads them again.
     """
 
     size = None
 
     def __init__(
-        self, source: str, data: Any, column: str, side: Side | None, about: int | None, preparation: Preparation
+        self,
+        source: str,
+        data: Any,
+        column: str,
+        about: int | None,
+        preparation: Preparation,
+        left_out: Set[str] = frozenset(),
     ) -> None:
         """
         Args:
             source: what the data set is called.
             data: a `datasets.IterableDataset`, its images not decoded.
             column: that of the images.
-            side: which images belong to this split; None for all.
-            about: how many images the data set says it has on this side.
+            about: how many images the data set says it has.
             preparation: how they are decoded.
+            left_out: fingerprints of images that do not belong to this split.
         """
         super().__init__(source, picture, preparation)
         self.data = data
         self.column = column
-        self.side = side
         self.about = about
+        self.left_out = left_out
 
     def _shares(self, epoch: Epoch) -> Iterator[list[Item]]:
         stream = self.data
         if epoch.shuffle:
             stream = stream.shuffle(seed=epoch.derived_seed, buffer_size=SHUFFLE_BUFFER)
-        if epoch.shuffle and epoch.world_size > 1 and self.about and stream.num_shards % epoch.world_size == 0:
-            shares = self._own_shards(stream, epoch, max(self.about // epoch.batch_size, 1))
+        steps = None
+        if epoch.world_size > 1:
+            steps = self._steps(epoch)
+            items = self._endless(stream, epoch)
         else:
-            shares = self._dealt(stream, epoch)
-        return read_ahead(itertools.islice(shares, epoch.skip, None), _READ_AHEAD)
+            items = self._items(stream)
+        per_process = epoch.batch_size // epoch.world_size
+        shares = iter(lambda: list(itertools.islice(items, per_process)), [])
+        return read_ahead(itertools.islice(shares, epoch.skip, steps), _READ_AHEAD)
 
-    def _dealt(self, stream: Any, epoch: Epoch) -> Iterator[list[Item]]:
-        items = self._items(stream)
-        while step := list(itertools.islice(items, epoch.batch_size)):
-            even = len(step) // epoch.world_size * epoch.world_size
-            if even:
-                yield step[epoch.rank : even : epoch.world_size]
+    def _steps(self, epoch: Epoch) -> int:
+        """How many steps all processes do in an epoch."""
+        shards = self.data.num_shards
+        if shards % epoch.world_size:
+            raise ValueError(
+                f"`source` (={self.source}) is streamed in {shards} shards, which {epoch.world_size} processes cannot "
+                f"share evenly: train with a number of processes that divides {shards}."
+            )
+        if not self.about:
+            raise ValueError(f"`source` (={self.source}) does not tell how many images it has: train with one process.")
+        return max(self.about // epoch.batch_size, 1)
 
-    def _own_shards(self, stream: Any, epoch: Epoch, steps: int) -> Iterator[list[Item]]:
+    def _endless(self, stream: Any, epoch: Epoch) -> Iterator[Item]:
         from datasets.distributed import split_dataset_by_node
 
-        items = self._endless(split_dataset_by_node(stream, rank=epoch.rank, world_size=epoch.world_size))
-        for _ in range(steps):
-            yield list(itertools.islice(items, epoch.batch_size // epoch.world_size))
-
-    def _endless(self, stream: Any) -> Iterator[Item]:
+        own = split_dataset_by_node(stream, rank=epoch.rank, world_size=epoch.world_size)
         while True:
-            items = self._items(stream)
+            items = self._items(own)
             if (first := next(items, None)) is None:
                 raise ValueError(f"`source` (={self.source}) has no image in the shards of one process: use fewer.")
             yield first
@@ -125,7 +98,7 @@ class IterableSplit(StreamedSplit):
     def _items(self, stream: Any) -> Iterator[Item]:
         for example in guarded(stream, self.source):
             value = example[self.column]
-            if self.side is None or self.side.has(value):
+            if not self.left_out or fingerprint(value) not in self.left_out:
                 yield _name(value), value
 
     def _sample(self, count: int, seed: int) -> Sample:
@@ -194,7 +167,13 @@ def content(value: Any) -> bytes:
     return bytes(value["bytes"]) if value["bytes"] is not None else (value["path"] or "").encode("utf-8", "replace")
 
 
+def fingerprint(value: Any) -> str:
+    """A hash of an image's address, or else of its content, without fetching it."""
+    address = value["path"] if isinstance(value, dict) and "://" in (value["path"] or "") else ""
+    return hashlib.blake2b(address.encode() or content(value), digest_size=8).hexdigest()
+
+
 def _name(value: Any) -> str:
     if isinstance(value, dict) and value["path"]:
         return str(value["path"])
-    return f"the image with hash {hashlib.blake2b(content(value), digest_size=4).hexdigest()}"
+    return f"the image with hash {fingerprint(value)}"

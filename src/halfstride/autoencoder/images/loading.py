@@ -27,14 +27,7 @@ from halfstride.autoencoder.images.collection import (
 from halfstride.autoencoder.images.copies import compare
 from halfstride.autoencoder.images.decoding import Fit, Preparation, Shape
 from halfstride.autoencoder.images.folders import read_folder
-from halfstride.autoencoder.images.hub import (
-    Streams,
-    is_data_set,
-    open_data_set,
-    read_data_set,
-    sides_of,
-    split_streams,
-)
+from halfstride.autoencoder.images.hub import Streams, is_data_set, open_data_set, read_data_set
 from halfstride.autoencoder.images.iterable import IterableSplit
 from halfstride.autoencoder.images.opening import printable
 from halfstride.autoencoder.images.options import MEMORY_LIMIT, ImageOptions
@@ -211,16 +204,16 @@ def load(
 
 
 def _load_streams(found: Streams, options: ImageOptions, progress: Progress | None) -> Images:
-    sample = found.sample
-    sides, how = sides_of(found, options.test_fraction, options.seed)
-    survey(sample, progress)
-    sample.require()
+    sample, validation = found.sample, found.validation
+    for collection in (sample, validation):
+        survey(collection, progress)
+        collection.require()
     options, preparation = _prepared(sample, options)
-    count = len(sample.names)
-    note = f"Too large to keep: read anew in every epoch. Its first {count:,} images stand for all here."
-    train, validation, test = split_streams(found, sides, preparation)
-    notes, skipped = (*sample.notes, note, *how), tuple(sample.skipped)
-    return Images(sample.name, preparation.shape, None, train, validation, test, options, notes, skipped)
+    kept = MemorySplit(decode_all(validation, preparation, progress))
+    train, test = (found.split(part, preparation) for part in (TRAIN, TEST))
+    notes = (*sample.notes, "Too large to keep: read anew in every epoch.")
+    skipped = tuple(dict.fromkeys([*sample.skipped, *validation.skipped]))
+    return Images(sample.name, preparation.shape, None, train, kept, test, options, notes, skipped)
 
 
 def _prepared(collection: Collection, options: ImageOptions) -> tuple[ImageOptions, Preparation]:

@@ -18,10 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +30,12 @@ from halfstride.autoencoder.images.splits import skipped_lines
 from halfstride.autoencoder.model import ConvAutoencoder
 from halfstride.autoencoder.own_encoder import Autoencoder, EncoderAutoencoder
 from halfstride.autoencoder.training_options import TrainingOptions
+from halfstride.autoencoder.writing import move_files, require_free, storage_errors, temporary_folder, writing
 
 if TYPE_CHECKING:
     from halfstride.autoencoder.evaluation import Evaluation
 
-__all__ = ["Run", "next_free", "require_free", "writing", "writing_folder"]
+__all__ = ["Run"]
 
 
 _FIRST_FILES = (
@@ -176,7 +174,7 @@ class Run:
     # The model, ready to use --------------------------------------------------------------------------------------
 
     def save_model(self, model: Autoencoder) -> None:
-        with _temporary_folder(self.path) as folder:
+        with temporary_folder(self.path) as folder:
             if isinstance(model, EncoderAutoencoder):
                 from safetensors.torch import save_file
 
@@ -185,12 +183,12 @@ class Run:
                     name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()
                 }
                 save_file(weights, folder / "model.safetensors")
-                _move_files(folder, self.path)
+                move_files(folder, self.path)
                 return
             model.save_pretrained(folder)
             if (self.path / "README.md").exists():  # the card of a finished training says more
                 (folder / "README.md").unlink()
-            _move_files(folder, self.path)
+            move_files(folder, self.path)
 
     def load_model(self, encoder: nn.Module | None = None) -> Autoencoder:
         """The trained model, in evaluation mode.
@@ -256,7 +254,7 @@ class Run:
         tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
-        with writing(self.path / "checkpoint.safetensors") as temporary, _storage_errors():
+        with writing(self.path / "checkpoint.safetensors") as temporary, storage_errors():
             save_file(_plain(tensors), temporary, metadata={"position": json.dumps(position)})
 
     def load_checkpoint(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -322,86 +320,6 @@ class Run:
     def _write_text(self, name: str, text: str) -> None:
         with writing(self.path / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, which becomes `path` when the block ends well and vanishes when it does not."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())  # mkstemp's are for their owner alone
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-@contextlib.contextmanager
-def writing_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder whose files move into `path`, new or empty, when the block ends well.
-
-    Raises:
-        ValueError: where the folder holds something already.
-    """
-    require_free(path, "or empty it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _temporary_folder(path.parent) as temporary:
-        yield temporary
-        path.mkdir(exist_ok=True)
-        _move_files(temporary, path)
-
-
-def require_free(path: Path, way_out: str) -> None:
-    """Raise a `ValueError` where `path` is something other than a folder that is new or empty."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ValueError(f"`out` (={path}) exists already: choose another name, {way_out}.")
-    if file := next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None):
-        raise ValueError(f"`out` (={path}) cannot be a folder, since {file} is a file: choose another name.")
-
-
-@contextlib.contextmanager
-def _temporary_folder(beside: Path) -> Iterator[Path]:
-    temporary = Path(tempfile.mkdtemp(prefix=".writing.", dir=beside))
-    try:
-        with _storage_errors():
-            yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _move_files(source: Path, target: Path) -> None:
-    for file in source.iterdir():
-        file.chmod(0o666 & ~_umask())  # some writers make files that only their owner can read
-        file.replace(target / file.name)
-
-
-@contextlib.contextmanager
-def _storage_errors() -> Iterator[None]:
-    """safetensors reports a full disk as an error of its own; make it the OSError that it is."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except SafetensorError as error:
-        raise OSError(f"writing failed: {error}") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def next_free(path: Path) -> Path:
-    """`path`, or where that exists `path-2`, `path-3` and so on."""
-    candidate, number = path, 2
-    while candidate.exists():
-        candidate = path.with_name(f"{path.name}-{number}")
-        number += 1
-    return candidate
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,92 @@
+"""Writing of files and folders, each whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["move_files", "next_free", "require_free", "storage_errors", "temporary_folder", "writing", "writing_folder"]
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, which becomes `path` when the block ends well and vanishes when it does not."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())  # mkstemp's are for their owner alone
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def writing_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder whose files move into `path`, new or empty, when the block ends well.
+
+    Raises:
+        ValueError: where the folder holds something already.
+    """
+    require_free(path, "or empty it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_folder(path.parent) as temporary:
+        yield temporary
+        path.mkdir(exist_ok=True)
+        move_files(temporary, path)
+
+
+def require_free(path: Path, way_out: str) -> None:
+    """Raise a `ValueError` where `path` is something other than a folder that is new or empty."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"`out` (={path}) exists already: choose another name, {way_out}.")
+    if file := next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None):
+        raise ValueError(f"`out` (={path}) cannot be a folder, since {file} is a file: choose another name.")
+
+
+@contextlib.contextmanager
+def temporary_folder(beside: Path) -> Iterator[Path]:
+    temporary = Path(tempfile.mkdtemp(prefix=".writing.", dir=beside))
+    try:
+        with storage_errors():
+            yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def move_files(source: Path, target: Path) -> None:
+    for file in source.iterdir():
+        file.chmod(0o666 & ~_umask())  # some writers make files that only their owner can read
+        file.replace(target / file.name)
+
+
+@contextlib.contextmanager
+def storage_errors() -> Iterator[None]:
+    """safetensors reports a full disk as an error of its own; make it the OSError that it is."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(f"writing failed: {error}") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def next_free(path: Path) -> Path:
+    """`path`, or where that exists `path-2`, `path-3` and so on."""
+    candidate, number = path, 2
+    while candidate.exists():
+        candidate = path.with_name(f"{path.name}-{number}")
+        number += 1
+    return candidate
