@@ -109,7 +109,7 @@ def test_wrong_use_and_unreadable_files(halfstride, tmp_path):
         (("--image", "broken.png"), 1, "broken.png"),
         (("--image", "missing.png"), 1, "missing.png"),
         (("nowhere",), 1, "`target` (=nowhere) is no folder that `halfstride train` wrote, and not MODULE:FACTORY."),
-        (("--image", "clean.png", "--out", "full"), 1, "`out` (=full) exists already"),
+        (("--image", "clean.png", "--out", "full"), 1, "`--out` (=full) exists already"),
     ):
         code, out, err = halfstride("doctor", *arguments)
         assert (code, out) == (expected, "")

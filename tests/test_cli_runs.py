@@ -323,12 +323,12 @@ def test_a_run_with_an_encoder_of_ones_own_takes_it_again_in_every_command(halfs
         command += ["--resume"] if command[0] == "train" else []
         code, _, err = halfstride(*command)
         assert code == 1
-        assert "`encoder` (=None) must be given again for run, by --encoder" in err
+        assert "`--encoder` (=None) must be given again for run, by --encoder" in err
         code, _, err = halfstride(*command, *own)
         assert code == 0, err
     code, _, err = halfstride("evaluate", "run", "--encoder", "ownnets:other")
     assert code == 1
-    assert "`encoder` is another one than the weights are of" in err
+    assert "`--encoder` is another one than the weights are of" in err
     assert halfstride(*start, "--resume")[0] == 0
     code, _, err = halfstride(*start[:-1], "0.4", "--resume")
     assert code == 1
@@ -413,7 +413,7 @@ def test_an_interrupted_run_is_resumed_by_name_alone(halfstride, photos, tmp_pat
     assert "Traceback" not in stopped.stderr
     code, _, err = halfstride("train", "--out", "run", "--resume", "--epochs", "5")
     assert code == 1
-    assert "`epochs` (=5) cannot be added yet: run stands at step 3 of 8" in err
+    assert "`--epochs` (=5) cannot be added yet: run stands at step 3 of 8" in err
     code, out, err = halfstride(*arguments, "--resume")
     assert code == 0, err
     assert Run(tmp_path / "run").stages == [8]
@@ -458,6 +458,15 @@ def test_a_sweep_trains_each_size_and_its_last_line_can_be_pasted(halfstride, ph
     assert code == 0, err
 
 
+def test_a_sweep_refuses_several_processes(halfstride, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, err = halfstride("sweep", "--out", "sweep")
+    assert (code, err) == (
+        1,
+        "error: A sweep runs in one process: start it without torchrun, or train each size by itself.\n",
+    )
+
+
 def test_a_sweep_that_is_behind_pca_names_no_size(halfstride):
     """On digits, where a vector starts at random, one step is nothing."""
     code, out, err = halfstride("sweep", "--latents", "2,4", "--steps", "2", "--out", "sweep", "--seed", "3")
@@ -476,48 +485,51 @@ BAD = {
     "no images": (["train", "empty"], r"`source` \(=.*empty\) holds no images: give a folder"),
     "all broken": (["train", "broken"], r"holds no usable image: 1 skipped \(x\.png"),
     "not a number": (["train", "nan.npy"], r"`source` \(=nan\.npy\) has values from nan to nan"),
-    "pairs": (["train", "noisy", "--clean", "clean"], r"`clean` \(=clean\) must have one .* 2 \(3\.png, 4\.png\) in"),
-    "no twins of digits": (["train", "--clean", "clean"], r"`clean` \(=clean\) must go with a folder"),
-    "no epochs": (["train", "--epochs", "0"], r"`epochs` \(=0\) must be (an int of )?at least 1\."),
-    "no minutes": (["train", "--minutes", "0"], r"`minutes` \(=0\.0\) must be above 0"),
+    "pairs": (["train", "noisy", "--clean", "clean"], r"`--clean` \(=clean\) must have one .* 2 \(3\.png, 4\.png\) in"),
+    "no twins of digits": (["train", "--clean", "clean"], r"`--clean` \(=clean\) must go with a folder"),
+    "no epochs": (["train", "--epochs", "0"], r"`--epochs` \(=0\) must be (an int of )?at least 1\."),
+    "no minutes": (["train", "--minutes", "0"], r"`--minutes` \(=0\.0\) must be above 0"),
     "two lengths": (
         ["train", "--steps", "5", "--minutes", "1"],
-        r"`steps` \(=5\) and `minutes` \(=1\.0\) exclude each",
+        r"`--steps` \(=5\) and `--minutes` \(=1\.0\) exclude each",
     ),
-    "negative rate": (["train", "--learning-rate", "-1"], r"`learning_rate` \(=-1\.0\) must be above 0\."),
-    "no latent": (["train", "photos", "--latent-dim", "0", "--latent", "vector"], r"`latent_dim` \(=0\) must be"),
+    "negative rate": (["train", "--learning-rate", "-1"], r"`--learning-rate` \(=-1\.0\) must be above 0\."),
+    "no latent": (["train", "photos", "--latent-dim", "0", "--latent", "vector"], r"`--latent-dim` \(=0\) must be"),
     "vector too large": (
         ["train", "photos", "--size", "4", "--latent", "vector", "--latent-dim", "99"],
-        r"`latent_dim` \(=99\) .*: use at most 48\.",
+        r"`--latent-dim` \(=99\) .*: use at most 48\.",
     ),
     "map finer than the image": (
         ["train", "photos", "--size", "8", "--latent", "map", "--downscale", "2", "--latent-dim", "20"],
-        r"`latent_dim` \(=20\) makes a code of 320 numbers, more than the 192 of an image .*, or a larger `downscale`",
+        r"`--latent-dim` \(=20\) makes a code of 320 numbers, more than the 192 .*, or a larger `--downscale`",
     ),
     "downscale": (
         ["train", "photos", "--latent", "map", "--downscale", "3"],
-        r"`downscale` \(=3\) must be a power of 2",
+        r"`--downscale` \(=3\) must be a power of 2",
     ),
-    "crop of a vector": (["train", "photos", "--crop", "8", *VECTOR], r"`crop` \(=8\) needs a latent map"),
-    "corruption": (["train", "--corrupt", "fog:1"], r"`corruption` \(='fog:1'\) must be one of gaussian:STD"),
-    "device absent": (["train", "photos", "--device", "cuda:99"], r"`device` \(=cuda:99\) is not available here"),
+    "crop of a vector": (["train", "photos", "--crop", "8", *VECTOR], r"`--crop` \(=8\) needs a latent map"),
+    "corruption": (["train", "--corrupt", "fog:1"], r"`--corrupt` \(='fog:1'\) must be one of gaussian:STD"),
+    "device absent": (["train", "photos", "--device", "cuda:99"], r"`--device` \(=cuda:99\) is not available here"),
     "device unknown": (
         ["train", "photos", "--device", "tpu"],
-        r"`device` \(=tpu\) is not the name of a device: use cpu",
+        r"`--device` \(=tpu\) is not the name of a device: use cpu",
     ),
-    "device meta": (["train", "photos", "--device", "meta"], r"`device` \(=meta\) holds no numbers: use cpu"),
+    "device meta": (["train", "photos", "--device", "meta"], r"`--device` \(=meta\) holds no numbers: use cpu"),
     "size of letters": (["train", "--size", "big"], r"`--size` \(=big\) must be whole numbers, such as 64x48\."),
     "size of three": (["train", "--size", "1x2x3"], r"`--size` \(=1x2x3\) must be one number, or height and width"),
-    "size zero": (["train", "photos", "--size", "0"], r"`size` \(=\(0, 0\)\)"),
-    "out exists": (["train", "photos", "--out", "photos"], r"`out` \(=photos\) exists already: choose another name"),
-    "out in a file": (["train", "photos", "--out", "nan.npy/x"], r"`out` \(=nan\.npy/x\) .* since nan\.npy is a file"),
+    "size zero": (["train", "photos", "--size", "0"], r"`--size` \(=\(0, 0\)\)"),
+    "out exists": (["train", "photos", "--out", "photos"], r"`--out` \(=photos\) exists already: choose another name"),
+    "out in a file": (
+        ["train", "photos", "--out", "nan.npy/x"],
+        r"`--out` \(=nan\.npy/x\) .* since nan\.npy is a file",
+    ),
     "mean without encoder": (["train", "photos", "--mean", "0.5"], r"`--mean` is for an encoder of your own"),
     "encoder and latent": (
         [*OWN, "ownnets:make", "--latent-dim", "3"],
         r"`--latent-dim` \(=3\) and `--encoder` \(=ownnets:make\) exclude each other",
     ),
-    "encoder of no codes": ([*OWN, "ownnets:flat"], r"`encoder`|cannot undo"),
-    "encoder absent": ([*OWN, "ownnets:absent"], r"`encoder` \(=ownnets:absent\) is not in ownnets"),
+    "encoder of no codes": ([*OWN, "ownnets:flat"], r"`--encoder`|cannot undo"),
+    "encoder absent": ([*OWN, "ownnets:absent"], r"`--encoder` \(=ownnets:absent\) is not in ownnets"),
     "resume nothing": (["train", "--resume"], r"`--resume` needs the run's folder: name it by --out\."),
     "resume elsewhere": (["train", "--resume", "--out", "photos"], r"`run` \(=photos\) has no run\.json"),
     "evaluate nothing": (["evaluate", "nowhere"], r"`run` \(=nowhere\) is not a folder"),
@@ -529,10 +541,14 @@ BAD = {
         r"`--out` \(=no/x\.png\) must lie in a folder that exists",
     ),
     "one size": (["sweep", "photos", "--latents", "8"], r"`--latents` \(=8\) must be two sizes or more"),
+    "downscale larger than the image": (
+        ["train", "photos", "--size", "12", "--latent", "map", "--downscale", "16"],
+        r"`--downscale` \(=16\) is larger than images of 12×12: use at most 8\.",
+    ),
     "few steps": (["sweep", "photos", "--steps", "3"], r"`--steps` \(=3\) are shared by 4 trainings: give at least 4"),
     "last size too large": (
         ["sweep", "photos", "--latents", "2,99999", "--latent", "vector", "--out", "new"],
-        r"`latent_dim` \(=99999\) makes a code",
+        r"`--latent-dim` \(=99999\) makes a code",
     ),
 }
 

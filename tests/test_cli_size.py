@@ -64,14 +64,14 @@ def test_without_a_command_comes_the_help(line, capsys):
 
 
 def test_a_value_out_of_range_is_one_line(failure):
-    assert failure("size conv -n 5 -k 0") == (1, "error: `kernel_size` (=0) must be at least 1.\n")
-    assert failure("size conv -n 5 -k -3") == (1, "error: `kernel_size` (=-3) must be at least 1.\n")
+    assert failure("size conv -n 5 -k 0") == (1, "error: `--kernel` (=0) must be at least 1.\n")
+    assert failure("size conv -n 5 -k -3") == (1, "error: `--kernel` (=-3) must be at least 1.\n")
     assert failure("size transposed -n 5 -k 3 -o 1") == (
         1,
-        "error: `output_padding` (=1) must be less than the stride (=1) or the dilation (=1): use at most 0.\n",
+        "error: `--output-padding` (=1) must be less than the stride (=1) or the dilation (=1): use at most 0.\n",
     )
-    assert failure("size conv -n 5x5 -k 3x3x3")[1].startswith("error: `kernel_size` (=(3, 3, 3)) has 3 axes where")
-    assert failure("size solve --from 0 --to 3") == (1, "error: `input_size` (=0) must be at least 1.\n")
+    assert failure("size conv -n 5x5 -k 3x3x3")[1].startswith("error: `--kernel` (=(3, 3, 3)) has 3 axes where")
+    assert failure("size solve --from 0 --to 3") == (1, "error: `--from` (=0) must be at least 1.\n")
     assert failure("size solve --from 3x4 --to 3x4x5") == (
         1,
         "error: 2 axes do not go with 3: give one number for all axes, or one for each.\n",
@@ -150,7 +150,7 @@ def test_as_a_process():
     failed = run("-m", "halfstride", "size", "conv", "-n", "1", "-k", "2", stdout=subprocess.PIPE)
     assert (failed.returncode, failed.stdout) == (1, "")
     assert failed.stderr == (
-        "error: `kernel_size` (=2) is larger than the padded input (=1): "
+        "error: `--kernel` (=2) is larger than the padded input (=1): "
         "use a smaller kernel or a padding of at least 1.\n"
     )
     debugged = run("-m", "halfstride", "size", "conv", "-n", "1", "-k", "2", "--debug", stdout=subprocess.PIPE)
@@ -397,7 +397,7 @@ def test_explain_refuses_what_nobody_computes(failure):
     assert failure("size resize -n 2 -k 3 -p valid")[1].startswith(
         "error: Invalid value for '--padding' / '-p': 'valid' is not"
     )
-    assert failure("size resize -n 2 -k 3 -s 0") == (1, "error: `scale_factor` (=0) must be at least 1.\n")
+    assert failure("size resize -n 2 -k 3 -s 0") == (1, "error: `--scale` (=0) must be at least 1.\n")
 
 
 LINES = [

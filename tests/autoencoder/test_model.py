@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import halfstride
 from halfstride.autoencoder.mixture import draw_like
-from halfstride.autoencoder.model import ConvAutoencoder
+from halfstride.autoencoder.model import ConvAutoencoder, largest_downscale
 from halfstride.checkerboard.coverage import UnevenKernelWarning
 
 UPSAMPLINGS = ("subpixel", "resize", "transposed")
@@ -64,7 +64,7 @@ def test_any_image_comes_back_at_its_own_size(
         channels,
         1,
         latent=latent,
-        downscale=downscale,
+        downscale=downscale and min(downscale, largest_downscale((height, width))),
         width=features,
         blocks=blocks,
         downsampling=downsampling,
@@ -118,7 +118,7 @@ def test_default_downscale_follows_the_size():
 
     assert [downscale(size) for size in (1, 28, 32, 33, 128, (16, 200))] == [4, 4, 4, 8, 16, 32]
     assert [downscale(size, latent_dim=2) for size in (1, 28, 32, 33)] == [4, 8, 8, 16]
-    assert [downscale(size, "map") for size in (1, 28, 128)] == [8, 8, 8]
+    assert [downscale(size, "map") for size in (1, 7, (2, 9), 128)] == [2, 4, 8, 8]
 
 
 def test_training_lets_values_a_little_out_of_range_so_that_they_have_a_gradient():
@@ -409,6 +409,7 @@ def test_diagnose_looks_at_all_upsamplings(upsampling):
         ),
         ({"latent": "spatial"}, r"`latent` \(='spatial'\) must be one of 'vector', 'map'\."),
         ({"downscale": 6}, r"`downscale` \(=6\) must be a power of 2, such as 4, 8 or 16\."),
+        ({"downscale": 32}, r"`downscale` \(=32\) is larger than images of 28×28: use at most 16\."),
         ({"downscale": 1}, r"`downscale` \(=1\) must be a power of 2, such as 4, 8 or 16\."),
         ({"downscale": 4.0}, r"`downscale` \(=4\.0\) must be a power of 2, such as 4, 8 or 16\."),
         ({"width": 0}, r"`width` \(=0\) must be (an int of )?at least 1\."),
@@ -428,7 +429,7 @@ def test_bad_arguments_are_named(arguments, text):
 
 
 def test_an_image_smaller_than_a_block_may_have_the_code_of_a_block():
-    assert ConvAutoencoder(1, 1, 64, latent="map", width=4).latent_shape == (64, 1, 1)
+    assert ConvAutoencoder(1, 1, 4, latent="map", width=4).latent_shape == (4, 1, 1)
 
 
 def test_uneven_kernels_are_told_of_once_built():

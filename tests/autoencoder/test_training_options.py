@@ -133,8 +133,8 @@ def test_a_damaged_record_is_named(record):
     assert "\n" not in str(error.value)
 
 
-def test_differing_names_what_was_asked_for_otherwise():
+def test_a_resumed_run_keeps_its_options_and_takes_a_length():
     recorded = TrainingOptions(batch_size=8, learning_rate=0.1, seed=3)
-    assert TrainingOptions(batch_size=8, steps=5).differing(recorded) == {}
-    asked = TrainingOptions(batch_size=9, loss="l1").differing(recorded)
-    assert asked == {"batch_size": (9, 8), "loss": ("l1", "mse")}
+    assert recorded.resumed(TrainingOptions(batch_size=8, steps=5)) == dataclasses.replace(recorded, steps=5)
+    with pytest.raises(ValueError, match=r"`loss` \(=l1\) cannot change in a run that is resumed, where it is mse"):
+        recorded.resumed(TrainingOptions(loss="l1"))

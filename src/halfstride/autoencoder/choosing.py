@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from halfstride.autoencoder.baselines import PCA, Thumbnail
 from halfstride.autoencoder.images import Images, to_float
 from halfstride.autoencoder.images.splits import inputs_and_targets
-
-if TYPE_CHECKING:
-    from halfstride.autoencoder.model import Latent
+from halfstride.autoencoder.model import Latent, largest_downscale
 
 __all__ = ["LatentChoice", "choose_latent"]
 
@@ -68,7 +66,7 @@ def choose_latent(
         wanted = min(max(numbers // _COMPRESSION, _LEAST_VECTOR), _MOST_VECTOR, numbers)
         # Without a shared layout a vector does not learn by itself, and starts better as PCA of whole images.
         return LatentChoice(latent, wanted if latent_dim is None else latent_dim, downscale, not shared, reason)
-    scale = _MAP_DOWNSCALE if downscale is None else downscale
+    scale = min(_MAP_DOWNSCALE, largest_downscale(images.shape[1:])) if downscale is None else downscale
     wanted = max(1, math.ceil(channels * scale**2 / _COMPRESSION))
     return LatentChoice(latent, wanted if latent_dim is None else latent_dim, scale, True, reason)
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,8 +14,6 @@ from torch import nn
 from halfstride.autoencoder.devices import find_device
 
 __all__ = ["Processes"]
-
-T = TypeVar("T")
 
 
 class Processes:
@@ -81,22 +79,24 @@ class Processes:
         torch.distributed.all_reduce(total)
         return total.tolist()
 
-    def main_first(self, main: Callable[[], T], others: Callable[[], T]) -> T:
-        """Do something once, in the main process, before the others go on; where it fails, all fail alike."""
-        result, failure = None, None
+    def main_first(self, main: Callable[[], None]) -> None:
+        """Do something in the main process, before the others go on; where it fails, all fail alike."""
+        failure: list[str | None] = [None]
         if self.is_main:
             try:
-                result = main()
+                main()
             except (ValueError, OSError) as error:
                 if self.count == 1:
                     raise
-                failure = str(error)
+                failure = [str(error)]
         if self.count > 1:
-            box: list[Any] = [failure]
-            torch.distributed.broadcast_object_list(box)
-            if box[0] is not None:
-                raise ValueError(box[0])
-        return result if self.is_main and result is not None else others()
+            torch.distributed.broadcast_object_list(failure)
+            if failure[0] is not None:
+                raise ValueError(failure[0])
+
+    def wait(self) -> None:
+        """Wait for all processes."""
+        self.accelerator.wait_for_everyone()
 
     def track(self, entry: dict[str, Any]) -> None:
         """Hand an epoch's metrics to TensorBoard, where that was asked for."""

@@ -26,7 +26,7 @@ from halfstride.autoencoder.blocks import (
 )
 from halfstride.autoencoder.mixture import draw_like
 from halfstride.autoencoder.pretrained import PretrainedMixin
-from halfstride.autoencoder.principal import principal_axes
+from halfstride.autoencoder.starting import start_from_images
 from halfstride.checkerboard.coverage import warn_if_uneven
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ _LARGEST_PATCH = 4  # pixels a side that the encoder's first layer takes togethe
 _LARGEST_VECTOR_MAP = 8  # positions a side that are made into a latent vector
 # A code of very few numbers is far from linear in the features: it takes more layers to fold and to unfold.
 _SMALL_VECTOR, _SMALL_VECTOR_MAP, _HIDDEN = 16, 4, 128
-_MOST_VALUES = 2**26  # of the images that a model starts from: 256 MiB as floats
 _LEAK = 0.05  # slope of the output outside [0, 1] while the model trains
 
 
@@ -67,9 +66,10 @@ class ConvAutoencoder(
         channels: 1 for grey images, 3 for colour, or any number from 1.
         latent_dim: length of the latent vector; channels of a latent map.
         latent: `"vector"` or `"map"`.
-        downscale: size of the image over that of the smallest features, and of the latent map: a power of 2 from 2. By
-            default 8 for a map, and for a vector from 4 on until at most 8 positions a side are left, or 4 where the
-            vector has fewer than 16 numbers; such a small vector also has a hidden layer of 128 on either side.
+        downscale: size of the image over that of the smallest features, and of the latent map: a power of 2, from 2 to
+            the larger side of the image. By default 8 for a map, or less for images of fewer than 8 pixels, and for a
+            vector from 4 on until at most 8 positions a side are left, or 4 where the vector has fewer than 16 numbers;
+            such a small vector also has a hidden layer of 128 on either side.
         width: channels at a quarter of the size, 1 or more; twice as many below.
         blocks: residual blocks at each size, on either side; 0 or more.
         downsampling: `"stride"` for convolutions with a stride, `"pool"` for convolutions followed by max-pooling.
@@ -131,6 +131,10 @@ class ConvAutoencoder(
         self.downscale = self._default_downscale() if downscale is None else downscale
         if not isinstance(self.downscale, int) or self.downscale < 2 or self.downscale & (self.downscale - 1):
             raise ValueError(f"`downscale` (={downscale!r}) must be a power of 2, such as 4, 8 or 16.")
+        if downscale is not None and downscale > (most := largest_downscale(self.image_size)):
+            raise ValueError(
+                f"`downscale` (={downscale}) is larger than images of {height}×{width_in_pixels}: use at most {most}."
+            )
         patch = min(self.downscale, _LARGEST_PATCH)
         widths = [width] + [2 * width] * (self.downscale.bit_length() - patch.bit_length())
         if self.upsampling == "transposed" and kernel_size is not None:
@@ -183,7 +187,7 @@ class ConvAutoencoder(
 
     def _default_downscale(self) -> int:
         if self.latent == "map":
-            return 8
+            return min(8, largest_downscale(self.image_size))
         most = _SMALL_VECTOR_MAP if self.latent_dim < _SMALL_VECTOR else _LARGEST_VECTOR_MAP
         downscale = 4
         while -(-max(self.image_size) // downscale) > most:
@@ -241,7 +245,7 @@ class ConvAutoencoder(
 
     def _statistics(self, images: Tensor) -> Tensor:
         self._check_images(images)
-        extended = self._extend(images)
+        extended = self.extend(images)
         code: Tensor = self.to_latent(self.encoder(extended))
         if self.linear:
             linear: Tensor = self.linear_encoder(extended if self.latent == "map" else images)
@@ -285,13 +289,12 @@ class ConvAutoencoder(
         # Not by `decode`: its checks of the code's size would tie an exported model to the size it was exported with.
         return self._decode(self.encode(images), *images.shape[-2:])
 
-    @torch.no_grad()
     def initialise(self, images: UInt8[Tensor, "n c h w"]) -> None:
         """Let an untrained model start from the images that it will be trained on.
 
         With a linear path it starts as principal component analysis: the path becomes PCA of blocks of pixels (for a
         vector, of whole images) with codes of variance 1, to which the convolutions add nothing yet. Without one it
-        starts from the images' mean colour.
+        starts from the images' mean colour. Parameters that require no gradient stay as they are.
 
         Args:
             images: training images, 1 or more; a few hundred are enough.
@@ -300,34 +303,8 @@ class ConvAutoencoder(
             Baldi & Hornik, "Neural networks and principal component analysis", Neural Networks 2 (1989): PCA is the
             best that a linear autoencoder can do.
         """
-        head: Any = self.decoder[-1]
-        nn.init.zeros_(head.weight)
-        nn.init.zeros_(head.bias)
-        values = images[:: -(-images.numel() // _MOST_VALUES)].float().div(255)
-        if not self.linear:
-            head.bias.copy_(values.mean((0, 2, 3)).repeat_interleave(len(head.bias) // self.channels))
-            return
-        encode: Any
-        decode: Any
-        last: Any
-        if self.latent == "map":
-            rows = F.unfold(self._extend(values), self.downscale, stride=self.downscale).mT.flatten(0, 1)
-            encode, decode, last = self.linear_encoder, self.linear_decoder, self.to_latent
-        else:
-            rows = values.flatten(1)
-            encode, decode, last = self.linear_encoder[1], self.linear_decoder[0], self.to_latent[-1]  # type: ignore[index]
-        mean, axes, deviations = principal_axes(rows, self.latent_dim)
-        found = len(axes)  # fewer than wanted where there are few images: the other codes add nothing at first
-        encoder, decoder = axes / deviations[:, None], axes * deviations[:, None]
-        encode.weight[:found] = encoder.reshape(found, *encode.weight.shape[1:])
-        encode.bias[:found] = -encoder @ mean
-        nn.init.zeros_(decode.weight)
-        decode.weight[:, :found] = decoder.T.reshape(len(mean), found, *decode.weight.shape[2:])
-        decode.bias.copy_(mean)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        if self.variational:  # narrow distributions, so that training starts from PCA here too
-            last.bias[self.latent_dim :] = -4.0
+        start_from_images(self, images)
+        self.untrained = False
 
     @torch.inference_mode()
     def sample(self, count: int, *, codes: Tensor | None = None, seed: int = 0) -> Float[Tensor, "n c h w"]:
@@ -354,7 +331,7 @@ class ConvAutoencoder(
             drawn = draw_like(codes.flatten(1), count, seed).reshape(count, *codes.shape[1:])
         return self.decode(drawn.to(parameter.device, parameter.dtype)).clamp(0, 1)
 
-    def _extend(self, images: Tensor) -> Tensor:
+    def extend(self, images: Tensor) -> Tensor:
         """Images with right and lower borders repeated, so that `downscale` divides their sides."""
         height, width = images.shape[-2:]
         rows, columns = self.map_size((height, width))
@@ -427,6 +404,11 @@ class ConvAutoencoder(
         from halfstride.autoencoder.model_card import card_text
 
         return ModelCard(card_text(self))
+
+
+def largest_downscale(image_size: Sequence[int]) -> int:
+    """The largest power of 2, from 2, that is no larger than the larger side of an image."""
+    return int(2 ** max(1, max(image_size).bit_length() - 1))
 
 
 def _mark_trained(model: ConvAutoencoder, _: Any) -> None:

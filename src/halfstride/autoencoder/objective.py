@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from halfstride.autoencoder.draws import Draw
 from halfstride.autoencoder.losses import loss
 from halfstride.autoencoder.model import ConvAutoencoder
 from halfstride.autoencoder.own_encoder import Autoencoder
 from halfstride.autoencoder.training_options import TrainingOptions
 
-__all__ = ["Objective"]
+__all__ = ["Objective", "latent_noise"]
 
 
 class Objective(nn.Module):
@@ -51,3 +52,12 @@ class Objective(nn.Module):
                 output = inside
             per_image = loss(self.name, output, target) + outside + divergence
         return per_image, (output.detach() - target).square().flatten(1).mean(1, dtype=torch.float64)
+
+
+def latent_noise(model: Autoencoder, draw: Draw, inputs: Tensor) -> Tensor:
+    """Standard normal numbers for the latents of each image of a step."""
+    shape = model.latent_shape
+    if isinstance(model, ConvAutoencoder) and model.takes_any_size:
+        shape = (model.latent_dim, *model.map_size(inputs.shape[-2:]))
+    noise = [torch.randn(shape, generator=generator) for generator in draw.generators("latent")]
+    return torch.stack(noise).to(inputs.device) if noise else inputs.new_zeros(len(inputs), *shape)

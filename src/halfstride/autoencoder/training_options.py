@@ -180,14 +180,20 @@ class TrainingOptions:
             return self.epochs * steps_per_epoch
         return min(max(_STEPS, _PASSES * steps_per_epoch), _MOST_STEPS)
 
-    def differing(self, recorded: TrainingOptions) -> dict[str, tuple[Any, Any]]:
-        """What these options ask for otherwise than those of a run: name to (asked, recorded), lengths left out."""
-        asked, default, known = asdict(self), asdict(TrainingOptions()), asdict(recorded)
-        return {
-            name: (value, known[name])
-            for name, value in asked.items()
-            if name not in ("steps", "epochs", "minutes") and value not in (default[name], known[name])
-        }
+    def resumed(self, asked: TrainingOptions) -> TrainingOptions:
+        """These options, of a run that is resumed, with the length of others.
+
+        Raises:
+            ValueError: where the others have another value that is not the default.
+        """
+        known, default = asdict(self), asdict(TrainingOptions())
+        for name, value in asdict(asked).items():
+            if name not in ("steps", "epochs", "minutes") and value not in (default[name], known[name]):
+                raise ValueError(
+                    f"`{name}` (={value}) cannot change in a run that is resumed, where it is {known[name]}: leave it "
+                    "out, or start a new run in another folder."
+                )
+        return replace(self, **asked.length)
 
 
 def sample_of(images: Images) -> Tensor:

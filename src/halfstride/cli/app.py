@@ -6,9 +6,10 @@ Nothing heavy is imported here. A command imports what it needs when it runs, so
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -42,8 +43,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         code = error.exit_code if isinstance(error, typer.TyperException) else 1
         if text := _in_one_line(error):
-            print(f"error: {text}", file=sys.stderr)
+            print(f"error: {_naming_options(text, given)}", file=sys.stderr)
     sys.exit(code)
+
+
+_OTHER_NAMES = {"corruption": "corrupt", "beta": "variational", "image_size": "size"}
+"""Parameters in Python, and what the commands call them."""
+
+
+def _naming_options(text: str, given: Sequence[str]) -> str:
+    """An error of a function in Python with the names that its parameters have on the command line."""
+    command: Any = typer.main.get_command(app)
+    for argument in given:
+        command = getattr(command, "commands", {}).get(argument, command)
+    flags = {
+        parameter.name: max(parameter.opts, key=len)
+        for parameter in command.params
+        if parameter.param_type_name == "option"
+    }
+    return re.sub(r"`(\w+)`", lambda name: f"`{flags.get(_OTHER_NAMES.get(name[1], name[1]), name[1])}`", text)
 
 
 def _in_one_line(error: Exception) -> str:

@@ -23,20 +23,16 @@ def check_encoder(own: dict[str, Any], asked: dict[str, Any]) -> None:
     """Raise where options need an encoder of one's own, or have no meaning beside one."""
     if own["encoder"] is None:
         # A run that is resumed knows these, and asks for the encoder itself.
-        alone = [_option_name(name) for name in ("freeze", "mean", "std") if name in asked]
+        alone = [name for name in ("freeze", "mean", "std") if name in asked]
         if alone and "resume" not in asked:
             raise ValueError(f"`{alone[0]}` is for an encoder of your own: name it by --encoder.")
         return
     taken = [name for name in (*MODEL_OPTIONS, "variational") if name in asked and name != "upsampling"]
     if taken:
         raise ValueError(
-            f"`{_option_name(taken[0])}` (={asked[taken[0]]}) and `--encoder` (={own['encoder']}) exclude each other: "
+            f"`{taken[0]}` (={asked[taken[0]]}) and `encoder` (={own['encoder']}) exclude each other: "
             "the encoder decides what its model is like."
         )
-
-
-def _option_name(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def named(context: typer.Context) -> dict[str, Any]:
@@ -70,6 +66,6 @@ def check_resumed(
     for name in asked:
         if name in known and known[name][0] != known[name][1]:
             raise ValueError(
-                f"`{_option_name(name)}` (={asked[name]}) cannot change in a run that is resumed, where it is "
+                f"`{name}` (={asked[name]}) cannot change in a run that is resumed, where it is "
                 f"{known[name][1]}: leave it out, or start a new run in another folder."
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -45,6 +46,8 @@ def sweep(
     from halfstride.autoencoder.devices import find_device
     from halfstride.autoencoder.writing import next_free, require_free
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("A sweep runs in one process: start it without torchrun, or train each size by itself.")
     console = make_console()
     dims = sorted(set(read_numbers("--latents", latents) or ()))
     if len(dims) < 2 or dims[0] < 1:
