@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from halfstride import figures
 from halfstride.autoencoder.baselines import PCA, Baseline, CorruptedInput, fit_baselines
 from halfstride.autoencoder.images import Images, to_float
-from halfstride.autoencoder.images.splits import inputs_and_targets
+from halfstride.autoencoder.images.splits import inputs_and_targets, spread
 from halfstride.autoencoder.records import from_json, to_json
-from halfstride.autoencoder.samples import Measures, Sample, draw_sample, measure, prepared
+from halfstride.autoencoder.samples import Measures, SampledPairs, draw_sample, measure, prepared
 from halfstride.autoencoder.scoring import Corrupt, Scores, device_of, evaluation_batch_size
 from halfstride.autoencoder.verdict import Facts, Rival, Verdict, judge
 from halfstride.checkerboard.diagnosis import evaluating
@@ -303,13 +303,13 @@ class _Evaluator:
         changed = self.corrupt is not None or self.test.paired
         return [CorruptedInput(), *fitted] if changed else fitted
 
-    def _measure(self, restore: Callable[[Tensor], Tensor], sample: Sample) -> Measures:
+    def _measure(self, restore: Callable[[Tensor], Tensor], sample: SampledPairs) -> Measures:
         return measure(restore, sample.chunks(self.batch, self.corrupt), full=False)
 
     def _restore(self, inputs: Tensor) -> Tensor:
         return self.model(inputs.to(self.device)).float().cpu()  # type: ignore[no-any-return]
 
-    def _through_model(self, sample: Sample) -> tuple[Measures, Tensor, tuple[int, ...]]:
+    def _through_model(self, sample: SampledPairs) -> tuple[Measures, Tensor, tuple[int, ...]]:
         """What the model makes of a sample, the codes N×numbers, and the shape of one."""
         codes: list[Tensor] = []
 
@@ -339,7 +339,8 @@ class _Evaluator:
         return Neighbours(accuracy(train_codes, test_codes), by_pca, len(train), len(test))
 
     def _examples(self, rows: Sequence[Row], baselines: Sequence[Baseline]) -> Examples:
-        chosen = _varied(self.test.labels, len(self.test.targets), 8 if max(self.images.shape[1:]) < 64 else 5)
+        count = 8 if max(self.images.shape[1:]) < 64 else 5
+        chosen = spread(len(self.test.targets), self.test.labels, count, seed=0).tolist()
         inputs, targets = to_float(self.test.inputs[chosen]), to_float(self.test.targets[chosen])
         if self.corrupt is not None:  # which may depend on an image's place in the sample
             inputs = torch.cat([self.corrupt(inputs[i : i + 1], place) for i, place in enumerate(chosen)])
@@ -381,19 +382,6 @@ def _used(codes: Tensor, variational: bool) -> int:
     if mean <= 1e-12 * codes.double().square().mean():  # nothing but rounding errors
         return 0
     return int((variances >= 0.01 * mean).sum())
-
-
-def _varied(labels: Tensor | None, size: int, count: int) -> list[int]:
-    """Places from the whole sample; where there are classes, of different ones as far as possible."""
-    spread = np.linspace(0, size - 1, min(count, size)).round().astype(int)
-    if labels is None:
-        return [int(place) for place in spread]
-    classes = labels.numpy()
-    rank = np.zeros(size, dtype=int)
-    for label in np.unique(classes):
-        own = classes == label
-        rank[own] = np.arange(own.sum())
-    return [int(place) for place in np.lexsort((classes, rank))[:count]]
 
 
 def _label(row: Row) -> str:

@@ -13,10 +13,10 @@ from halfstride.autoencoder.images import Split, to_float
 from halfstride.autoencoder.images.splits import inputs_and_targets
 from halfstride.autoencoder.scoring import Corrupt, Scores, psnr, ssim
 
-__all__ = ["Measures", "Sample", "draw_sample", "measure", "prepared"]
+__all__ = ["Measures", "SampledPairs", "draw_sample", "measure", "prepared"]
 
 
-class Sample(NamedTuple):
+class SampledPairs(NamedTuple):
     """Some images of a split."""
 
     inputs: Tensor
@@ -29,12 +29,12 @@ class Sample(NamedTuple):
     def paired(self) -> bool:
         return self.inputs is not self.targets
 
-    def some(self, count: int) -> Sample:
+    def some(self, count: int) -> SampledPairs:
         """At most so many of them, evenly spaced."""
         step = math.ceil(len(self.targets) / count)
         inputs = self.inputs[::step]
         targets = self.targets[::step] if self.paired else inputs
-        return Sample(inputs, targets, None if self.labels is None else self.labels[::step])
+        return SampledPairs(inputs, targets, None if self.labels is None else self.labels[::step])
 
     def chunks(self, size: int, corrupt: Corrupt | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Float inputs and targets, so many at a time."""
@@ -56,25 +56,13 @@ def prepared(
         seen += len(targets)
 
 
-def draw_sample(split: Split, count: int) -> Sample:
-    """At most `count` images of a split: the same ones each time, drawn from all of them.
-
-    Labels come with images in memory only.
-    """
-    if split.images is not None:
-        images, labels = split.images, split.labels
-        if len(images) > count:
-            order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count].sort().values
-            images, labels = images[order], None if labels is None else labels[order]
-        return Sample(*inputs_and_targets(images), labels)
-    parts: list[Tensor] = []
-    for batch in split.batches(min(count, 256), shuffle=True):
-        parts.append(batch)
-        if sum(map(len, parts)) >= count:
-            break
-    if not parts:
-        raise ValueError("`images` have a part that holds no image: there is nothing to evaluate.")
-    return Sample(*inputs_and_targets(torch.cat(parts)[:count]), None)
+def draw_sample(split: Split, count: int) -> SampledPairs:
+    """At most `count` images of a split, evenly of all its classes: the same ones each time."""
+    if split.images is not None and len(split.images) <= count:
+        return SampledPairs(*inputs_and_targets(split.images), split.labels)
+    found = split.sample(count)
+    order = found.indices.argsort()
+    return SampledPairs(*inputs_and_targets(found.images[order]), None if found.labels is None else found.labels[order])
 
 
 class Measures(NamedTuple):

@@ -19,7 +19,7 @@ from PIL import Image, features
 
 from halfstride.autoencoder.images import MAX_PIXELS, ImageError, decode, decoding, opening, to_float
 from halfstride.autoencoder.images.decoding import as_uint8, inspect, largest_value
-from halfstride.autoencoder.images.opening import _quiet, printable
+from halfstride.autoencoder.images.formats import _quiet, printable
 
 rng = np.random.default_rng(0)
 COLOUR = rng.integers(0, 256, (6, 9, 3), dtype=np.uint8)

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from halfstride.autoencoder.images.collection import TEST, TRAIN, Collection, Rows, named_parts, split_note
 from halfstride.autoencoder.images.decoding import Header, as_uint8, is_deep
-from halfstride.autoencoder.images.opening import one_line, printable
+from halfstride.autoencoder.images.formats import one_line, printable
 from halfstride.autoencoder.images.splits import Skipped
 
 _QUICK = 2**28

@@ -13,7 +13,7 @@ import numpy as np
 
 from halfstride.autoencoder.images.collection import TEST, Collection, in_threads
 from halfstride.autoencoder.images.decoding import WHITE, Header, Pair, largest_value
-from halfstride.autoencoder.images.opening import ImageError, Picture
+from halfstride.autoencoder.images.formats import ImageError, Picture
 from halfstride.autoencoder.images.options import ImageOptions
 
 _LARGEST_SIDE = 128

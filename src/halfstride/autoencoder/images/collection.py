@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from halfstride.autoencoder.images.decoding import Header, Pair, Preparation, as_uint8, inspect
-from halfstride.autoencoder.images.opening import ImageError, Picture, printable
+from halfstride.autoencoder.images.formats import ImageError, Picture, printable
 from halfstride.autoencoder.images.splits import Skipped
 
 Progress = Callable[[str, int, int | None], None]

@@ -13,7 +13,7 @@ import numpy as np
 
 from halfstride.autoencoder.images.collection import Chosen, Collection, Progress, in_threads
 from halfstride.autoencoder.images.decoding import Pair
-from halfstride.autoencoder.images.opening import ImageError
+from halfstride.autoencoder.images.formats import ImageError
 
 _SAMPLES = 8
 """Rows and columns of an array's image that are compared before all of it is."""

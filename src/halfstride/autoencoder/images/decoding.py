@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from halfstride.autoencoder.images.opening import ImageError, Picture, opened, reduction
+from halfstride.autoencoder.images.formats import ImageError, Picture, opened, reduction
 
 if TYPE_CHECKING:
     from PIL import Image

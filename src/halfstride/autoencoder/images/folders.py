@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 from halfstride.autoencoder.images.collection import Collection, Part, named_parts, split_note
-from halfstride.autoencoder.images.opening import printable
+from halfstride.autoencoder.images.formats import printable
 from halfstride.autoencoder.images.splits import Skipped
 
 _LEFT_ALONE = {"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "@eadir"}

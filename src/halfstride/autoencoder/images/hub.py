@@ -35,8 +35,8 @@ from halfstride.autoencoder.images.collection import (
     split_note,
 )
 from halfstride.autoencoder.images.decoding import Preparation
+from halfstride.autoencoder.images.formats import ImageError, Picture, one_line, printable
 from halfstride.autoencoder.images.iterable import IterableSplit, content, fingerprint, guarded, picture
-from halfstride.autoencoder.images.opening import ImageError, Picture, one_line, printable
 from halfstride.autoencoder.images.parts import validation_count
 
 _SAMPLE = 1_000

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from halfstride.autoencoder.images.decoding import Preparation
-from halfstride.autoencoder.images.opening import ImageError, Picture, one_line
+from halfstride.autoencoder.images.formats import ImageError, Picture, one_line
 from halfstride.autoencoder.images.splits import Epoch, Sample
 from halfstride.autoencoder.images.streams import Item, StreamedSplit
 

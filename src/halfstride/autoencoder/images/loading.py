@@ -27,9 +27,9 @@ from halfstride.autoencoder.images.collection import (
 from halfstride.autoencoder.images.copies import compare
 from halfstride.autoencoder.images.decoding import Fit, Preparation, Shape
 from halfstride.autoencoder.images.folders import read_folder
+from halfstride.autoencoder.images.formats import printable
 from halfstride.autoencoder.images.hub import Streams, is_data_set, open_data_set, read_data_set
 from halfstride.autoencoder.images.iterable import IterableSplit
-from halfstride.autoencoder.images.opening import printable
 from halfstride.autoencoder.images.options import MEMORY_LIMIT, ImageOptions
 from halfstride.autoencoder.images.pairs import survey_pairs
 from halfstride.autoencoder.images.parts import complete_parts, draw_parts, drop_copies

@@ -11,7 +11,7 @@ import numpy as np
 
 from halfstride.autoencoder.images.collection import Progress
 from halfstride.autoencoder.images.decoding import Fit, check_fit, check_white
-from halfstride.autoencoder.images.opening import printable
+from halfstride.autoencoder.images.formats import printable
 
 if TYPE_CHECKING:
     from halfstride.autoencoder.images.loading import Images

@@ -9,7 +9,7 @@ from typing import cast
 from halfstride.autoencoder.images.collection import Collection, Progress, survey
 from halfstride.autoencoder.images.decoding import Header, Pair
 from halfstride.autoencoder.images.folders import read_folder
-from halfstride.autoencoder.images.opening import Picture, printable
+from halfstride.autoencoder.images.formats import Picture, printable
 from halfstride.autoencoder.images.splits import Skipped
 
 _NAMED = 3

@@ -17,7 +17,7 @@ import hashlib
 from collections.abc import Sequence
 
 from halfstride.autoencoder.images.collection import TEST, TRAIN, VALIDATION, Collection
-from halfstride.autoencoder.images.opening import printable
+from halfstride.autoencoder.images.formats import printable
 
 
 def draw_parts(collection: Collection, test_fraction: float, seed: int) -> list[str]:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from halfstride.autoencoder.images.collection import in_threads, processors
 from halfstride.autoencoder.images.decoding import Pair, Preparation
-from halfstride.autoencoder.images.opening import ImageError, Picture, printable
+from halfstride.autoencoder.images.formats import ImageError, Picture, printable
 from halfstride.autoencoder.images.splits import Epoch, Sample, Skipped, Split, sample_of, spread
 
 Item = tuple[str, Any]
