@@ -196,9 +196,7 @@ class Codec(Baseline):
         return stream.getvalue()
 
 
-def fit_baselines(
-    train: Tensor, files: Tensor, numbers: int, *, drawn_from: int | None = None, code_bytes: float | None = None
-) -> list[Baseline]:
+def fit_baselines(train: Tensor, files: Tensor, numbers: int, *, drawn_from: int | None = None) -> list[Baseline]:
     """The mean image, a thumbnail and PCA and, for images of at least 64 pixels a side, JPEG and WebP.
 
     Args:
@@ -206,13 +204,11 @@ def fit_baselines(
         files: images, as they will be compressed, whose files are brought to the size of a code.
         numbers: how many numbers a code has, 1 or more.
         drawn_from: how many training images there are, where `train` is a sample of them.
-        code_bytes: the size of a code in bytes; by default 8 bits a number.
     """
     channels, height, width = train.shape[1:]
     fitted: list[Baseline] = [MeanImage(train), Thumbnail(train, numbers), PCA(train, numbers, drawn_from)]
     if min(height, width) >= _CODEC_LEAST_SIDE and channels in (1, 3):
-        budget = numbers if code_bytes is None else code_bytes
-        fitted += [Codec("JPEG", files, budget), Codec("WebP", files, budget)]
+        fitted += [Codec("JPEG", files, numbers), Codec("WebP", files, numbers)]  # a byte for each number
     return fitted
 
 

@@ -179,15 +179,11 @@ class Run:
                 from safetensors.torch import save_file
 
                 (folder / "config.json").write_text(json.dumps(model.config(), indent=2) + "\n", encoding="utf-8")
-                weights = {
-                    name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()
-                }
-                save_file(weights, folder / "model.safetensors")
-                move_files(folder, self.path)
-                return
-            model.save_pretrained(folder)
-            if (self.path / "README.md").exists():  # the card of a finished training says more
-                (folder / "README.md").unlink()
+                save_file(_plain(model.state_dict()), folder / "model.safetensors")
+            else:
+                model.save_pretrained(folder)
+                if (self.path / "README.md").exists():  # the card of a finished training says more
+                    (folder / "README.md").unlink()
             move_files(folder, self.path)
 
     def load_model(self, encoder: nn.Module | None = None) -> Autoencoder:
