@@ -13,7 +13,7 @@ import numpy as np
 
 from halfstride.autoencoder.images.collection import TEST, Collection, in_threads
 from halfstride.autoencoder.images.decoding import WHITE, Header, Pair, largest_value
-from halfstride.autoencoder.images.formats import ImageError, Picture
+from halfstride.autoencoder.images.formats import Picture
 from halfstride.autoencoder.images.options import ImageOptions
 
 _LARGEST_SIDE = 128
@@ -65,19 +65,15 @@ def _size(collection: Collection, headers: Sequence[Header], options: ImageOptio
 def _white(collection: Collection, deep: Sequence[int]) -> int:
     """The largest value that the bits of these pictures of 16 bits in use allow: of 10, 12, 14 or 16 bits."""
     chosen = [deep[k] for k in np.linspace(0, len(deep) - 1, min(len(deep), _DEEP_SAMPLE)).astype(int)] if deep else []
-    largest = np.zeros(len(chosen), dtype=np.int64)
 
-    def look(k: int) -> None:
+    def look(k: int) -> int:
         picture = collection.pictures[chosen[k]]
-        for side in picture if isinstance(picture, Pair) else (cast(Picture, picture),):
-            try:
-                value = largest_value(side)
-            except ImageError:
-                continue
-            largest[k] = max(largest[k], value if value <= WHITE else 0)  # larger ones are refused when decoded
+        sides = picture if isinstance(picture, Pair) else (cast(Picture, picture),)
+        values = [largest_value(side) for side in sides]
+        return max(value if value <= WHITE else 0 for value in values)  # larger ones are refused when decoded
 
-    in_threads(look, len(chosen), "reading", None)
-    most = int(largest.max(initial=0))
+    found = in_threads(look, len(chosen), "reading", None)
+    most = max((value for value in found if isinstance(value, int)), default=0)
     white = next(value for value in (1_023, 4_095, 16_383, WHITE) if most <= value) if most >= _DARK else WHITE
     if white != WHITE:
         collection.notes.append(

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ Progress = Callable[[str, int, int | None], None]
 """Called with what is being done ("reading", "reading headers" or "decoding"), how many are done, and of how many."""
 
 _CHUNK = 32
+
+T = TypeVar("T")
 
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
@@ -159,18 +161,10 @@ def survey(collection: Collection, progress: Progress | None) -> None:
     if collection.header:
         collection.headers = [collection.header] * len(collection.names)
         return
-    headers: dict[int, Header] = {}
-    reasons: dict[int, str] = {}
-
-    def look(i: int) -> None:
-        try:
-            headers[i] = inspect(cast(Picture, collection.pictures[i]))  # pairs are made later
-        except ImageError as error:
-            reasons[i] = error.reason
-
-    in_threads(look, len(collection.names), "reading headers", progress)
-    collection.skip(reasons)
-    collection.headers = [headers[i] for i in sorted(headers)]
+    pictures = cast(Sequence[Picture], collection.pictures)  # pairs are made later
+    found = in_threads(lambda i: inspect(pictures[i]), len(collection.names), "reading headers", progress)
+    collection.skip(reasons_of(found))
+    collection.headers = [header for header in found if isinstance(header, Header)]
 
 
 def decode_all(collection: Collection, preparation: Preparation, progress: Progress | None) -> Tensor:
@@ -186,37 +180,46 @@ def decode_all(collection: Collection, preparation: Preparation, progress: Progr
             except ValueError as error:
                 raise ValueError(f"`source` (={collection.source}) has {error}.") from None
         return images
-    reasons: dict[int, str] = {}
 
     def decode_one(i: int) -> None:
-        try:
-            images[i] = preparation.decode(pictures[i])
-        except ImageError as error:
-            reasons[i] = error.reason
+        images[i] = preparation.decode(pictures[i])
 
-    in_threads(decode_one, len(images), "decoding", progress)
-    if reasons:
+    if reasons := reasons_of(in_threads(decode_one, len(images), "decoding", progress)):
         images = images[[i for i in range(len(images)) if i not in reasons]]
     collection.skip(reasons)
     return images
 
 
-def in_threads(work: Callable[[int], None], count: int, what: str, progress: Progress | None) -> None:
-    """Call `work` for 0 to count - 1 in as many threads as there are processors; Pillow releases the GIL."""
-    chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
+def in_threads(work: Callable[[int], T], count: int, what: str, progress: Progress | None) -> list[T | ImageError]:
+    """Call `work` for 0 to count - 1 in as many threads as there are processors (Pillow releases the GIL).
 
-    def run(chunk: range) -> int:
-        for i in chunk:
-            work(i)
-        return chunk.stop
+    Returns:
+        For each number what `work` returned, or the `ImageError` that it raised.
+    """
+    results: list[T | ImageError] = []
+
+    def attempt(i: int) -> T | ImageError:
+        try:
+            return work(i)
+        except ImageError as error:
+            return error
+
+    chunks = [range(start, min(start + _CHUNK, count)) for start in range(0, count, _CHUNK)]
 
     pool = ThreadPoolExecutor(processors())
     try:
-        for done in pool.map(run, chunks):
+        for found in pool.map(lambda chunk: [attempt(i) for i in chunk], chunks):
+            results += found
             if progress is not None:
-                progress(what, done, count)
+                progress(what, len(results), count)
     finally:
         pool.shutdown(cancel_futures=True)
+    return results
+
+
+def reasons_of(results: Sequence[object]) -> dict[int, str]:
+    """Why each of the results of `in_threads` that are errors failed."""
+    return {i: result.reason for i, result in enumerate(results) if isinstance(result, ImageError)}
 
 
 def processors() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from pathlib import Path
@@ -46,24 +47,11 @@ def compare(collection: Collection, progress: Progress | None) -> None:
 
 def _digests(look: Callable[[int], Any], count: int, progress: Progress | None) -> dict[int, Hashable]:
     """A hash of each picture that might be the same as another one."""
-    quick: list[Hashable] = [None] * count
-
-    def look_quickly(i: int) -> None:
-        quick[i] = _quick(look(i))
-
-    in_threads(look_quickly, count, "comparing", None)
-    alike: dict[Hashable, list[int]] = {}
-    for i, key in enumerate(quick):
-        alike.setdefault(key, []).append(i)
-    doubtful = [i for key, places in alike.items() if key is not None and len(places) > 1 for i in places]
-    digests: dict[int, Hashable] = {}
-
-    def look_closely(k: int) -> None:
-        if (digest := _digest(look(doubtful[k]))) is not None:
-            digests[doubtful[k]] = digest
-
-    in_threads(look_closely, len(doubtful), "comparing", progress)
-    return dict(sorted(digests.items()))
+    quick = in_threads(lambda i: _quick(look(i)), count, "comparing", None)
+    alike = Counter(quick)
+    doubtful = [i for i, key in enumerate(quick) if key is not None and alike[key] > 1]
+    digests = in_threads(lambda k: _digest(look(doubtful[k])), len(doubtful), "comparing", progress)
+    return {i: digest for i, digest in zip(doubtful, digests, strict=True) if digest is not None}
 
 
 def _identity(pictures: Sequence[Any], side: int | None, i: int) -> Any:

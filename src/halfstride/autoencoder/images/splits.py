@@ -111,9 +111,10 @@ class Split:
         """One epoch: every image once, in an order that depends on `seed` and `epoch` alone.
 
         All processes do the same number of steps. In each but the last they get `batch_size / world_size` images. What
-        is left for the last step is dealt out like cards, so shares differ by at most one image and can be empty
-        (0×C×H×W). For the gradient that one process would have, let each process take the *sum* of its images' losses
-        times `world_size` over the number of images that all have in the step: the mean over processes is then the mean over the step's images.
+        is left for the last step is dealt out one by one, so shares differ by at most one image and can be empty
+        (0×C×H×W). For the gradient that one process would have, let each process multiply the *sum* of its images'
+        losses by `world_size / n`, with the `n` images of all processes in the step: the mean over processes is then
+        the mean over the step's images.
 
         Args:
             batch_size: images per step over all processes, a multiple of `world_size`.

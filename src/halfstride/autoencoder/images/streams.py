@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from halfstride.autoencoder.images.collection import in_threads, processors
+from halfstride.autoencoder.images.collection import in_threads, processors, reasons_of
 from halfstride.autoencoder.images.decoding import Pair, Preparation
 from halfstride.autoencoder.images.formats import ImageError, Picture, printable
 from halfstride.autoencoder.images.splits import Epoch, Sample, Skipped, Split, sample_of, spread
@@ -84,16 +84,12 @@ class StreamedSplit(Split):
             ValueError: where none can be read.
         """
         images = torch.empty((len(items), *self.decoder.preparation.item_shape), dtype=torch.uint8)
-        failures: dict[int, str] = {}
 
         def decode_one(i: int) -> None:
-            try:
-                images[i] = self.decoder.preparation.decode(self.decoder.find(items[i][1]))
-            except ImageError as error:
-                failures[i] = error.reason
+            images[i] = self.decoder.preparation.decode(self.decoder.find(items[i][1]))
 
-        in_threads(decode_one, len(items), "decoding", None)
-        self._skipped.update({items[i][0]: reason for i, reason in sorted(failures.items())})
+        failures = reasons_of(in_threads(decode_one, len(items), "decoding", None))
+        self._skipped.update({items[i][0]: reason for i, reason in failures.items()})
         good = [i for i in range(len(items)) if i not in failures]
         if not good:
             told = "it has no images" if not items else f"{printable(items[0][0])} {failures[0]}"
