@@ -288,6 +288,9 @@ class Stream(Split):
     def _batches(self, epoch):
         return self.own._batches(epoch)
 
+    def _sample(self, count, seed):
+        return self.own._sample(count, seed)
+
 
 @pytest.mark.parametrize("size", [None, 200])
 def test_streams_are_sampled(size):

@@ -81,7 +81,7 @@ BAD = {
     "few steps": (["sweep", "photos", "--steps", "3"], r"`--steps` \(=3\) are shared by 4 trainings: give at least 4"),
     "last size too large": (
         ["sweep", "photos", "--latents", "2,99999", "--latent", "vector", "--out", "new"],
-        r"`--latent-dim` \(=99999\) makes a code",
+        r"`--latents` \(=99999\) makes a code",
     ),
 }
 

@@ -49,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
-_OTHER_NAMES = {"corruption": "corrupt", "beta": "variational", "image_size": "size"}
-"""Parameters in Python, and what the commands call them."""
+_OTHER_NAMES = {"corruption": "corrupt", "beta": "variational", "image_size": "size", "latent_dim": "latents"}
+"""Parameters in Python, and what a command calls them that has no option of their name."""
 
 
 def _naming_options(text: str, given: Sequence[str]) -> str:
@@ -63,7 +63,8 @@ def _naming_options(text: str, given: Sequence[str]) -> str:
         for parameter in command.params
         if parameter.param_type_name == "option"
     }
-    return re.sub(r"`(\w+)`", lambda name: f"`{flags.get(_OTHER_NAMES.get(name[1], name[1]), name[1])}`", text)
+    flags = {name: flags[other] for name, other in _OTHER_NAMES.items() if other in flags} | flags
+    return re.sub(r"`(\w+)`", lambda name: f"`{flags.get(name[1], name[1])}`", text)
 
 
 def _in_one_line(error: Exception) -> str:
