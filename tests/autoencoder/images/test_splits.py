@@ -60,7 +60,6 @@ def test_processes_share_what_one_would_do(count, world_size, each, skip):
     assert {len(share) for share in shares} == {max(len(alone) - skip, 0)}
     for step, together in enumerate(zip(*shares, strict=True), start=skip):
         assert sorted(joined(together)) == sorted(alone[step])
-        assert split.step_size(step, batch_size) == len(alone[step])
         lengths = [len(share) for share in together]
         assert max(lengths) - min(lengths) <= 1
         assert lengths == [each] * world_size or step == len(alone) - 1
@@ -83,7 +82,7 @@ def test_gradients_of_processes_add_up_to_that_of_one():
         for rank in range(4):
             share = list(split.batches(4, shuffle=True, rank=rank, world_size=4))[step]
             assert share.shape[1:] == (1, 2, 3)
-            shares.append(gradient(share, 4 / split.step_size(step, 4)))
+            shares.append(gradient(share, 4 / len(batch)))
         torch.testing.assert_close(sum(shares) / 4, alone)
     assert step == 2
     assert len(share) == 0  # the last of nine images: three processes have none

@@ -113,7 +113,7 @@ class Split:
         All processes do the same number of steps. In each but the last they get `batch_size / world_size` images. What
         is left for the last step is dealt out like cards, so shares differ by at most one image and can be empty
         (0×C×H×W). For the gradient that one process would have, let each process take the *sum* of its images' losses
-        times `world_size / step_size(...)`: the mean over processes is then the mean over the step's images.
+        times `world_size`, divided by the number of images that all processes have in the step.
 
         Args:
             batch_size: images per step over all processes, a multiple of `world_size`.
@@ -159,13 +159,6 @@ class Split:
             raise ValueError(f"`count` (={count}) must be at least 1.")
         with torch.inference_mode(False):
             return self._sample(count, seed)
-
-    def step_size(self, step: int, batch_size: int) -> int | None:
-        """How many images all processes together have in a step: `batch_size`, or fewer in the last one.
-
-        None where `size` is unknown: shares are then equal, and it is `len(share) * world_size`.
-        """
-        return None if self.size is None else max(min(batch_size, self.size - step * batch_size), 0)
 
     def _batches(self, epoch: Epoch) -> Iterator[Tensor]:
         raise NotImplementedError
