@@ -1,4 +1,4 @@
-"""Models of the user: import one by the name MODULE:FACTORY."""
+"""The user's models: import one by its name MODULE:FACTORY, run one in evaluation mode."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["load_model", "one_line_errors"]
+__all__ = ["evaluating", "load_model", "one_line_errors"]
 
 
 def load_model(argument: str, reference: str, *, with_inputs: bool = False) -> Any:
@@ -52,6 +52,18 @@ def load_model(argument: str, reference: str, *, with_inputs: bool = False) -> A
     if not isinstance(model, nn.Module):
         raise ValueError(f"{label} returns {type(model).__name__}: it must return a torch.nn.Module.")
     return found
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Set every module to evaluation mode, and back to its own mode afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 @contextlib.contextmanager

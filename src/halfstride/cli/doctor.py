@@ -1,4 +1,4 @@
-"""`halfstride doctor`: is there a checkerboard in a model or a picture, and which layer makes it?"""
+"""`halfstride doctor`: is there a checkerboard in a model or an image, and which layer makes it?"""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def doctor(
             "or a model and its example inputs."
         ),
     ] = None,
-    image: Annotated[Path | None, typer.Option(help="A picture to look at, instead of a model.")] = None,
+    image: Annotated[Path | None, typer.Option(help="An image to diagnose, instead of a model.")] = None,
     input_shape: Annotated[
         str | None,
         typer.Option(
@@ -54,7 +54,7 @@ def doctor(
     if out is not None:
         from halfstride.autoencoder.runs import require_free
 
-        require_free(out, "or empty it")  # before the work, which can take a while
+        require_free(out, "or empty it")  # before the diagnosis, which can take minutes
     found: Diagnosis | ImageDiagnosis
     if image is not None:
         found = _diagnose_image(image)

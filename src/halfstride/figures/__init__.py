@@ -1,4 +1,4 @@
-"""The pictures that every front shows, drawn from plain arrays; each function returns a matplotlib `Figure`."""
+"""Pictures of plain arrays and of diagnoses; each function returns a matplotlib `Figure`."""
 
 from halfstride.figures.autoencoder import decoded_plane, latent_space, losses, principal_plane, reconstructions
 from halfstride.figures.checkerboard import coverage, cure, diagnosis, image_diagnosis
