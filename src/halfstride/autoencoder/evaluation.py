@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from halfstride import figures
+from halfstride._support.models import evaluating
 from halfstride.autoencoder.baselines import PCA, Baseline, CorruptedInput, fit_baselines
 from halfstride.autoencoder.images import Images, to_float
 from halfstride.autoencoder.images.splits import inputs_and_targets, spread
@@ -19,7 +20,6 @@ from halfstride.autoencoder.records import from_json, to_json
 from halfstride.autoencoder.samples import Measures, SampledPairs, draw_sample, measure, prepared
 from halfstride.autoencoder.scoring import Corrupt, Scores, device_of, evaluation_batch_size
 from halfstride.autoencoder.verdict import Facts, Rival, Verdict, judge
-from halfstride.checkerboard.diagnosis import evaluating
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

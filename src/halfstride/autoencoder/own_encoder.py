@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import importlib
-import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from halfstride._support.arguments import read_choice, read_int, read_sizes
+from halfstride._support.models import load_model, one_line_errors
 from halfstride.autoencoder.mirroring import mirror
 from halfstride.autoencoder.model import ConvAutoencoder, Latent, Upsampling
 from halfstride.checkerboard.coverage import UnevenKernelWarning
@@ -243,49 +240,13 @@ def load_encoder(reference: str) -> nn.Module:
         >>> load_encoder("torch.nn:Identity")
         Identity()
     """
-    told = f"`encoder` (={reference})"
-    name, _, attribute = reference.partition(":")
-    if not name or not attribute or name.endswith(".py"):
-        raise ValueError(f"{told} must be MODULE:FACTORY, such as mynets:make_encoder for make_encoder in mynets.py.")
-    with _current_folder_importable():
-        with _telling(f"{told} cannot be imported"):
-            found: Any = importlib.import_module(name)
-        with _telling(f"{told} is not in {name}"):
-            for part in attribute.split("."):
-                found = getattr(found, part)
-        if not isinstance(found, nn.Module):
-            with _telling(f"{told} fails when it is called without arguments"):
-                found = found()
-    if not isinstance(found, nn.Module):
-        raise ValueError(f"{told} returns {type(found).__name__}: it must return a torch.nn.Module, the encoder.")
-    return found
-
-
-@contextlib.contextmanager
-def _current_folder_importable() -> Iterator[None]:
-    """As `python -m` makes it."""
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):  # the module may have changed the path
-            sys.path.remove(folder)
-
-
-@contextlib.contextmanager
-def _telling(what: str) -> Iterator[None]:
-    """Turn anything that the user's code raises into a `ValueError` of one line."""
-    try:
-        yield
-    except (Exception, SystemExit) as error:
-        reason = [type(error).__name__, *str(error).splitlines()[:1]]
-        raise ValueError(f"{what}: {': '.join(reason).rstrip('.')}.") from error
+    encoder: nn.Module = load_model("encoder", reference)
+    return encoder
 
 
 def _code_shape(encoder: nn.Module, image: tuple[int, ...]) -> tuple[int, ...]:
     """The shape of one image's code, from a copy without data: a call may change what an encoder holds."""
-    with _telling(f"`encoder` does not take float32 images of N×{_times(image)}"), torch.no_grad():
+    with one_line_errors(f"`encoder` does not take float32 images of N×{_times(image)}"), torch.no_grad():
         codes = copy.deepcopy(encoder).to("meta").eval()(torch.empty(2, *image, device="meta"))
     return tuple(_checked_codes(codes, 2).shape[1:])
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from halfstride._support.models import evaluating
 from halfstride.autoencoder.images import to_float
 from halfstride.autoencoder.images.splits import inputs_and_targets
-from halfstride.checkerboard.diagnosis import evaluating
 
 __all__ = ["Corrupt", "Scores", "device_of", "evaluation_batch_size", "psnr", "scores", "ssim"]
 

@@ -1,24 +1,26 @@
-"""The checkerboard doctor: see a checkerboard, measure it, blame the layer, cure it.
+"""Find checkerboards in a model or an image, name the layers that make them, and remove them.
 
-coverage    what geometry alone says: uneven overlap, through one layer and through a stack
-harmonics   the harmonic F test
-content     the content that a pattern grows with
-pattern     what can be measured in a signal, and how sure it is
-sites       where a model upsamples
-reports     what is told of a model, as a table and as data
-diagnosis   `diagnose` a model
-images      `diagnose_image`
-fitting     least squares of a few weights against what the original gives
-replacing   what a cure puts in the place of one layer
-curing      `cure` a model
+thresholds        from where on a pattern counts as found: evidence 3.5 and 0.5 % of the standard deviation
+coverage          how many kernel taps reach each phase, by geometry alone
+pattern           `measure` a pattern of one period in signals
+harmonic_test     the statistical test for it, Thomson's harmonic F test
+local_content     the local mean of signals, which a multiplicative pattern grows with
+find_layers       where a model upsamples
+diagnosis         `diagnose` a model
+diagnosis_report  what `diagnose` returns
+image_diagnosis   `diagnose_image`
+curing            `cure` a model
+replacing         what a cure puts in the place of one layer
+fitting           least squares of a few weights against the original's output
 """
 
 from halfstride.checkerboard.coverage import UnevenKernelWarning, phase_counts, stack_coverage, warn_if_uneven
 from halfstride.checkerboard.curing import CureReport, cure
 from halfstride.checkerboard.diagnosis import diagnose, gain_spread
-from halfstride.checkerboard.images import ImageDiagnosis, diagnose_image
-from halfstride.checkerboard.pattern import EVIDENCE, STRENGTH, Part, Pattern, TooSmallError, measure
-from halfstride.checkerboard.reports import Diagnosis, LayerReport, OutputPattern
+from halfstride.checkerboard.diagnosis_report import Diagnosis, LayerReport, OutputPattern
+from halfstride.checkerboard.image_diagnosis import ImageDiagnosis, diagnose_image
+from halfstride.checkerboard.pattern import Part, Pattern, TooSmallError, measure
+from halfstride.checkerboard.thresholds import EVIDENCE, STRENGTH
 
 __all__ = [
     "EVIDENCE",

@@ -1,4 +1,4 @@
-"""What geometry alone says: how many kernel taps reach each phase, through one layer and through a stack of them."""
+"""How many kernel taps reach each phase, by geometry alone, through one layer and through a stack of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from itertools import product
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,14 +31,14 @@ def phase_counts(kernel_size: Sequence[int], stride: Sequence[int], dilation: Se
     sizes = zip(kernel_size, stride, dilation, strict=True)
     axes = [[len(taps) for taps in geometry.phase_taps(*axis)] for axis in sizes]
     counts = [math.prod(taps) for taps in product(*axes)]
-    return torch.tensor(counts, device="cpu").reshape(tuple(stride))  # numbers also where a model is sketched on "meta"
+    return torch.tensor(counts, device="cpu").reshape(tuple(stride))  # also inside a context of device "meta"
 
 
 def stack_coverage(input_size: int, layers: Sequence[geometry.Window]) -> tuple[int, ...]:
     """How many paths lead to each output position of a stack of transposed convolutions, first layer first.
 
-    One axis; in several dimensions it is the outer product of the axes. A stack of uneven layers multiplies their
-    unevenness: patterns of several periods, one upon the other.
+    One axis; in several dimensions it is the outer product of the axes. The unevenness of stacked layers
+    multiplies: patterns of several periods, one on top of the other.
 
     Reference:
         Odena, Dumoulin & Olah, "Deconvolution and Checkerboard Artifacts", Distill (2016): stacks of deconvolutions.
@@ -46,18 +47,14 @@ def stack_coverage(input_size: int, layers: Sequence[geometry.Window]) -> tuple[
         >>> stack_coverage(3, [geometry.Window(3, stride=2), geometry.Window(3, stride=2)])
         (1, 1, 2, 1, 3, 2, 3, 1, 3, 2, 3, 1, 2, 1, 1)
     """
-    paths = [1] * input_size
+    paths = np.ones(input_size, dtype=int)
     for layer in layers:
         k, s, p, d = layer.kernel_size, layer.stride, layer.padding, layer.dilation
         size = geometry.conv_transpose_size(len(paths), k, s, p, 0, d)
-        assert isinstance(size, int)  # all arguments are ints
-        reached = [0] * size
-        for i, count in enumerate(paths):
-            for tap in range(k):
-                if 0 <= (position := s * i + d * tap - p) < size:
-                    reached[position] += count
-        paths = reached
-    return tuple(paths)
+        with_zeros, taps = np.zeros(s * (len(paths) - 1) + 1, dtype=int), np.zeros(d * (k - 1) + 1, dtype=int)
+        with_zeros[::s], taps[::d] = paths, 1
+        paths = np.convolve(with_zeros, taps)[p:][:size]
+    return tuple(paths.tolist())
 
 
 def even_kernel(kernel_size: int, stride: int) -> int:
@@ -77,7 +74,7 @@ def warn_if_uneven(
 
     Args:
         layer: what to call the layer in the text.
-        stacklevel: as in `warnings.warn`: how many calls up the line stands that chose the kernel.
+        stacklevel: as in `warnings.warn`, for the caller: 1 is the line that called this function.
     """
     if geometry.is_even(tuple(kernel_size), tuple(stride), tuple(dilation)):
         return

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, get_args
 
 import torch
@@ -13,18 +14,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from halfstride._support.arguments import read_int
-from halfstride.checkerboard.diagnosis import as_batch, diagnose, evaluating, gain_spread, in_output
-from halfstride.checkerboard.fitting import Free, Ran, fit, watch_weights
-from halfstride.checkerboard.pattern import STRENGTH
+from halfstride._support.models import evaluating
+from halfstride.checkerboard.diagnosis import as_batch, diagnose, gain_spread, in_output
+from halfstride.checkerboard.diagnosis_report import Diagnosis
+from halfstride.checkerboard.find_layers import UpsamplingCall, run, watch
+from halfstride.checkerboard.fitting import Free, fit, weighted_calls
 from halfstride.checkerboard.replacing import Method, Replacement, replacement
-from halfstride.checkerboard.reports import EVEN, Diagnosis
-from halfstride.checkerboard.sites import Site, run, watch
+from halfstride.checkerboard.thresholds import EQUAL_GAINS, STRENGTH
 
 __all__ = ["CureReport", "Method", "cure"]
 
 _TRACE = 1.0  # evidence from which on a pattern is fitted away: on more images than these it may count as found
 
-_DUST = 1e-5  # of phase gains: less is float32's rounding of equal ones
+_ROUNDING = 1e-5  # smaller differences of phase gains are float32's rounding of equal ones
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class CureReport:
             )
         if self.after.visible and not self.after.blamed and not self.left:
             told.append(
-                "The gains are equal, but a nonlinearity makes a pattern of phases that differ in how much they vary: "
+                "The gains are equal, but a nonlinearity makes a pattern of phases that differ in variance: "
                 'method="smooth" may leave less of it.'
             )
         return tuple(told)
@@ -104,26 +106,28 @@ def cure(
 ) -> tuple[nn.Module, CureReport]:
     """A copy of a model whose upsampling layers have equal phase gains, so that they make no checkerboard.
 
-    In a trained model equal gains take away detail that the layer painted with its phases. So the changed layers, and
-    the layer with a weight that runs before each of them, are fitted to what the original gives for the example inputs,
-    less the patterns found in it: least squares, in which the gains stay equal. No labels are needed, and no inputs but
-    the examples. The report says what it costs.
+    In a trained model equal gains remove detail that the layer drew with its phases. So "equalize" and "smooth" then
+    fit the changed layers, and the layer with a weight that runs before each of them, to the original's output for the
+    example inputs, less the patterns found in it: least squares, in which the gains stay equal. No labels are needed,
+    and no inputs but the examples. The report states what it costs.
 
     Args:
         model: any module whose uneven layers are modules of their own; weights in `forward` cannot be changed.
-        example_inputs: what to run it on, as `diagnose` takes it; best a batch of what the model is used on. Some
-            hundred images make the fit hold for others as well; one is better than none.
+        example_inputs: what to run it on, as in `diagnose`; best a batch of what the model is used on. After a fit to
+            some hundred images the cure holds for others as well; one is better than none.
         method:
-            "equalize": begin at the nearest weights with equal phase gains; shapes and number of parameters stay.
-            "resize": begin at the nearest resize-convolution in the place of each transposed convolution: fewer
-            parameters, and it cannot become uneven again, but it gives up more of the layer than equal gains need.
-            "smooth": begin with a moving average of one stride after each transposed convolution, folded into its
-            kernel. It is the strongest against patterns, and blurs.
+            "equalize": the nearest weights with equal phase gains, then the fit. Shapes and number of parameters stay.
+            "smooth": a moving average of one stride behind each transposed convolution, folded into its kernel, then
+            the fit. It is the strongest against patterns, and blurs.
+            "resize": the nearest resize-convolution in the place of each transposed convolution. Nothing is fitted: it
+            is meant for models that are trained further, in which it cannot become uneven again. Used as it is, it
+            costs most: 7.5 to 25 % of the error of the autoencoders in docs/checkerboard.md, with kernels of 3 and 4,
+            where the fitted methods cost under 1 %.
         layers: the names of the layers to change, as `diagnose` gives them; by default the uneven ones whose patterns
             come through to the output, which are those that upsample last and those found there.
         steps: iterations of the fit, and about as many again where patterns come back; each takes about as long as
-            one training step on all examples. With 0 nothing is fitted: the weights are those where the method begins,
-            and biases keep every changed layer's mean output.
+            one training step on all examples. With 0 nothing is fitted. Before the fit the biases of all changed layers
+            are set so that the mean output of each stays the same.
 
     Returns:
         The cured copy, and what it cost. The model itself is not changed.
@@ -149,32 +153,26 @@ def cure(
     cured = copy.deepcopy(model)
     done: dict[str, Replacement] = {}
     left: dict[str, str] = {}
-    names: dict[int, list[str]] = {}
-    for name, module in cured.named_modules(remove_duplicate=False):
-        names.setdefault(id(module), []).append(name)
-    for site in _sites(cured, example_inputs, _to_change(before, layers)):
+    for call in _calls(cured, example_inputs, _to_change(before, layers)):
+        names = [name for name, module in cured.named_modules(remove_duplicate=False) if module is call.owner]
         try:
-            if site.owner is not None and (tied := _tied(cured, site.owner)):
+            if call.owner is not None and (tied := _tied(cured, call.owner)):
                 raise ValueError(f"its weights are those of {', '.join(tied)} too: give it its own.")
-            new = replacement(site, method)
+            new = replacement(call, method)
         except ValueError as reason:
-            left[site.name] = str(reason)
+            left[call.name] = str(reason)
             continue
-        first, *aliases = names[id(site.owner)]
-        if new.layer is not site.owner:
-            for name in (first, *aliases):
-                if not name:
-                    cured = new.layer
-                else:
-                    cured.set_submodule(name, new.layer)
-        done[first] = new
-    _keep_means(model, cured, {name: new.phases for name, new in done.items()}, example_inputs)
-    with evaluating(model), torch.no_grad():
-        original = run(model, example_inputs)
-    fitted = _fit(cured, done, before, example_inputs, original, steps) if steps and done else ()
+        for name in names:
+            if not name:
+                cured = new.layer
+            elif new.layer is not call.owner:
+                cured.set_submodule(name, new.layer)
+        done[names[0]] = new
+    _keep_means(model, cured, done, example_inputs)
+    original = run(model, example_inputs)
+    fitted = _fit(cured, done, before, example_inputs, original, steps) if steps else ()
     after = diagnose(cured, example_inputs)
-    with evaluating(cured), torch.no_grad():
-        result = run(cured, example_inputs)
+    result = run(cured, example_inputs)
     return cured, _report(method, tuple(done), fitted, left, before, after, example_inputs, original, result)
 
 
@@ -182,132 +180,29 @@ def _to_change(diagnosis: Diagnosis, layers: Sequence[str] | None) -> set[str]:
     uneven = {
         layer.name
         for layer in diagnosis.layers
-        if max(layer.gain_spread or 0.0, layer.made or 0.0) > _DUST
-        or (layer.gain_spread is None and layer.verdict == "checkerboard")  # which will be left, and told why
+        if max(layer.gain_spread or 0.0, layer.made or 0.0) > _ROUNDING
+        or (layer.gain_spread is None and layer.verdict == "checkerboard")  # it will be left, and the report says why
     }
     if layers is not None:
-        for name in layers:
-            if name not in uneven:
-                raise ValueError(
-                    f"`layers` (={list(layers)}) names {name!r}, but the uneven layers are {sorted(uneven)}: choose of "
-                    f"those."
-                )
+        if unknown := [name for name in layers if name not in uneven]:
+            raise ValueError(
+                f"`layers` (={list(layers)}) names {unknown[0]!r}, but the uneven layers are {sorted(uneven)}: choose "
+                f"of those."
+            )
         return set(layers)
-    if not diagnosis.output:
-        return uneven
-    seen = [part for part in diagnosis.output if part.direct or (part.pattern is not None and part.pattern.found)]
-    return uneven & {name for part in seen for name in part.layers}
+    return uneven & diagnosis.reaching if diagnosis.output else uneven
 
 
-def _sites(model: nn.Module, example_inputs: Any, names: set[str]) -> list[Site]:
-    sites: dict[str, Site] = {}
+def _calls(model: nn.Module, example_inputs: Any, names: set[str]) -> list[UpsamplingCall]:
+    """The first call of each layer of these names."""
+    calls: dict[str, UpsamplingCall] = {}
 
-    def upsampled(site: Site, output: Tensor) -> None:
-        if site.name in names:
-            sites.setdefault(site.name, site)
+    def upsampled(call: UpsamplingCall, output: Tensor) -> None:
+        calls.setdefault(call.name, call)
 
-    with evaluating(model), torch.no_grad(), watch(model, upsampled, lambda layer: None):
+    with watch(model, upsampled):
         run(model, example_inputs)
-    return list(sites.values())
-
-
-# The whole model ------------------------------------------------------------------------------------------------------
-
-
-def _keep_means(model: nn.Module, cured: nn.Module, phases: dict[str, int], example_inputs: Any) -> None:
-    """Set the biases so that every changed layer's output has the mean that it had, layer after layer in one run.
-
-    Args:
-        phases: for each layer, by its name, how many entries of its bias one output channel has.
-    """
-    means: dict[str, Tensor] = {}
-
-    def note(name: str) -> Callable[..., None]:
-        def hook(layer: Any, inputs: Any, output: Tensor) -> None:
-            means.setdefault(name, _channel_means(layer, output, phases[name]))
-
-        return hook
-
-    def mend(name: str) -> Callable[..., Tensor]:
-        def hook(layer: Any, inputs: Any, output: Tensor) -> Tensor:
-            wanted = means.pop(name, None)  # in a layer that runs several times the first run counts
-            if wanted is None or layer.bias is None:
-                return output
-            change = (wanted - _channel_means(layer, output, phases[name])).to(layer.bias)
-            layer.bias += change.repeat_interleave(phases[name])
-            axes = layer.weight.dim() - 2
-            entries = output.shape[-axes - 1] // len(change)
-            return output + change.repeat_interleave(entries).reshape(-1, *(1,) * axes)
-
-        return hook
-
-    for which, attach in ((model, note), (cured, mend)):
-        handles = [which.get_submodule(name).register_forward_hook(attach(name)) for name in phases]
-        try:
-            with evaluating(which), torch.no_grad():
-                run(which, example_inputs)
-        finally:
-            for handle in handles:
-                handle.remove()
-
-
-def _channel_means(layer: Any, output: Tensor, phases: int) -> Tensor:
-    """The mean of each output channel, whether its phases stand shuffled into place or are channels still."""
-    axes = layer.weight.dim() - 2
-    means = output.movedim(-axes - 1, 0).flatten(1).double().mean(1)
-    is_shuffled = phases == 1 or len(means) != layer.weight.shape[0]
-    return means if is_shuffled else means.reshape(-1, phases).mean(1)
-
-
-def _fit(
-    cured: nn.Module,
-    done: dict[str, Replacement],
-    before: Diagnosis,
-    example_inputs: Any,
-    original: Any,
-    steps: int,
-) -> tuple[str, ...]:
-    """Fit the changed layers and those before them; the names of what was fitted."""
-    target = _target(original, before)
-    if target is None:
-        return ()
-    upsampling = {layer.name for layer in before.layers if layer.kind in ("transposed", "sub-pixel")}
-    even = [site.owner for site in _sites(cured, example_inputs, upsampling) if _is_even(site)]  # and must stay so
-    free: dict[str, Free] = {}
-    names: dict[str, None] = {}
-    with evaluating(cured):
-        earlier: Ran | None = None
-        for ran in watch_weights(cured, example_inputs):
-            if ran.name in done:
-                fits = earlier is not None and earlier.name not in done and earlier.module not in even
-                if earlier is not None and fits and not _tied(cured, earlier.module):
-                    names[earlier.name] = None
-                    free |= _free(earlier, {key: Free(value) for key, value in earlier.module.named_parameters()})
-                names[ran.name] = None
-                free |= _free(ran, done[ran.name].free)
-            earlier = ran
-        is_fitted = fit(
-            cured,
-            example_inputs,
-            target,
-            free,
-            lambda returned: as_batch(returned, before.layers),
-            lambda output: _left(output, before),
-            steps,
-        )
-    return tuple(names) if is_fitted else ()
-
-
-def _free(ran: Ran, parameters: dict[str, Free]) -> dict[str, Free]:
-    """By their names in the model. A bias, which may be 0, is measured like a weight: by its share in the output."""
-    weights = sum(part.start.numel() for part in parameters.values() if part.start.dim() > 1)
-
-    def measured(part: Free) -> Free:
-        if part.start.dim() > 1 or ran.size is None:
-            return part
-        return replace(part, unit=ran.size / math.sqrt(weights / part.start.numel()))
-
-    return {f"{ran.name}.{key}".lstrip("."): measured(part) for key, part in parameters.items()}
+    return [call for name, call in calls.items() if name in names]
 
 
 def _tied(model: nn.Module, module: nn.Module) -> list[str]:
@@ -320,28 +215,101 @@ def _tied(model: nn.Module, module: nn.Module) -> list[str]:
     ]
 
 
-def _is_even(site: Site) -> bool:
-    return site.kernel is not None and gain_spread(site.kernel, site.stride, site.dilation, site.groups) <= EVEN
+# Biases ---------------------------------------------------------------------------------------------------------------
 
 
-def _target(original: Any, before: Diagnosis) -> Tensor | None:
-    """The original's output without the patterns found in it."""
-    output = as_batch(original, before.layers)
-    if output is None:
-        return None
-    for part in before.output:
-        if part.pattern is not None and part.pattern.found:
-            output = output - part.pattern.within(output).to(output)
-    return output
+@torch.no_grad()
+def _keep_means(model: nn.Module, cured: nn.Module, done: dict[str, Replacement], example_inputs: Any) -> None:
+    """Set the biases so that every changed layer's output has the mean that it had, one layer after another."""
+    channels = {name: len(new.layer.bias) // new.phases for name, new in done.items() if new.layer.bias is not None}
+    for name, mean in _output_means(model, channels, example_inputs).items():
+        bias = done[name].layer.bias
+        change = mean - _output_means(cured, channels, example_inputs)[name]
+        bias += change.to(bias).repeat_interleave(done[name].phases)
 
 
-def _left(output: Tensor, before: Diagnosis) -> Tensor | None:
+def _output_means(model: nn.Module, channels: dict[str, int], example_inputs: Any) -> dict[str, Tensor]:
+    """The mean of each output channel of layers, in the order in which they run, at their first calls.
+
+    Args:
+        channels: the layers' names, and how many channels each has when its phases are shuffled into place.
+    """
+    means: dict[str, Tensor] = {}
+
+    def note(name: str, layer: Any, inputs: Any, output: Tensor) -> None:
+        if name not in means:
+            by_channel = output.movedim(1 - layer.weight.dim(), 0).flatten(1).double().mean(1)
+            means[name] = by_channel.reshape(channels[name], -1).mean(1)
+
+    handles = [model.get_submodule(name).register_forward_hook(partial(note, name)) for name in channels]
+    try:
+        run(model, example_inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return means
+
+
+# The fit --------------------------------------------------------------------------------------------------------------
+
+
+def _fit(
+    cured: nn.Module,
+    done: dict[str, Replacement],
+    before: Diagnosis,
+    example_inputs: Any,
+    original: Any,
+    steps: int,
+) -> tuple[str, ...]:
+    """Fit the changed layers and those before them; the names of what was fitted."""
+    target = as_batch(original, before.layers)
+    if target is None or not any(new.free for new in done.values()):
+        return ()
+    for pattern in before.patterns:
+        target = target - pattern.within(target).to(target)
+    free: dict[str, Free] = {}
+    names: dict[str, None] = {}
+    upsampling = {layer.name for layer in before.layers if layer.kind in ("transposed", "sub-pixel")}
+    even = [call.owner for call in _calls(cured, example_inputs, upsampling) if _is_even(call)]  # and must stay so
+    earlier: tuple[str, nn.Module] | None = None
+    for name, module in weighted_calls(cured, example_inputs):
+        if name in done:
+            if earlier and earlier[0] not in done and earlier[1] not in even and not _tied(cured, earlier[1]):
+                names[earlier[0]] = None
+                free |= {f"{earlier[0]}.{key}": Free(value) for key, value in earlier[1].named_parameters()}
+            names[name] = None
+            free |= {f"{name}.{key}".lstrip("."): part for key, part in done[name].free.items()}
+        earlier = (name, module)
+    required = [parameter for parameter in cured.parameters() if parameter.requires_grad]
+    cured.requires_grad_(False)  # so that no intermediate results are kept before the fitted parameters
+    with evaluating(cured):
+        is_fitted = fit(
+            cured,
+            example_inputs,
+            target,
+            free,
+            lambda returned: as_batch(returned, before.layers),
+            lambda output: _remaining(output, before),
+            steps,
+        )
+    for parameter in required:
+        parameter.requires_grad_(True)
+    return tuple(names) if is_fitted else ()
+
+
+def _is_even(call: UpsamplingCall) -> bool:
+    spread = math.inf if call.kernel is None else gain_spread(call.kernel, call.stride, call.dilation, call.groups)
+    return spread <= EQUAL_GAINS
+
+
+def _remaining(output: Tensor, before: Diagnosis) -> Tensor | None:
     """The patterns in a fitted output, also those too weak to count as found; None where there is next to none."""
     patterns = [part.pattern for part in in_output(output, before.layers) if part.pattern is not None]
     seen = [pattern for pattern in patterns if pattern.evidence >= _TRACE and pattern.strength >= STRENGTH / 2]
-    if not seen:
-        return None
-    return torch.stack([pattern.within(output) for pattern in seen]).sum(0).to(output)
+    return torch.stack([pattern.within(output) for pattern in seen]).sum(0).to(output) if seen else None
+
+
+# The report -----------------------------------------------------------------------------------------------------------
 
 
 def _report(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,11 +11,11 @@ from torch import Tensor, nn
 
 from halfstride import geometry, kernels
 from halfstride.checkerboard.coverage import phase_counts
-from halfstride.checkerboard.pattern import Pattern, TooSmallError, measure
-from halfstride.checkerboard.reports import Diagnosis, LayerReport, OutputPattern, joined
-from halfstride.checkerboard.sites import Downsampling, Site, could_upsample, run, watch
+from halfstride.checkerboard.diagnosis_report import Diagnosis, LayerReport, OutputPattern, joined
+from halfstride.checkerboard.find_layers import StridedConvolution, UpsamplingCall, run, upsampling_modules, watch
+from halfstride.checkerboard.pattern import TooSmallError, measure
 
-__all__ = ["as_batch", "diagnose", "evaluating", "gain_spread", "in_output"]
+__all__ = ["as_batch", "diagnose", "gain_spread", "in_output"]
 
 _KEPT = 16  # outputs kept for pictures
 
@@ -25,12 +23,12 @@ _KEPT = 16  # outputs kept for pictures
 def diagnose(model: nn.Module, example_inputs: Any) -> Diagnosis:
     """Look for checkerboards in a model, trained or not, and name the layers that make them.
 
-    The model runs once, in evaluation mode and without gradients, and is left as it was. Of every upsampling
-    (transposed convolutions, resize-convolutions, pixel shuffles and interpolations, as modules or as functions called
-    in `forward`) three things are told: the *geometry*, whether all output positions sum equally many taps; the
-    *weights*, how far the phases' gains are from each other, and what pattern they make of the layer's average input;
-    and the *data*, whether a pattern of the layer's own stride can be measured in its output. A pattern that comes in
-    with the layer's input has another period there, so that no layer is blamed for what was made before it.
+    The model runs once, in evaluation mode and without gradients, and is left as it was. The report of every
+    upsampling (transposed convolutions, resize-convolutions, pixel shuffles and interpolations, as modules or as
+    functions called in `forward`) has three parts: the *geometry*, whether all output positions sum equally many taps;
+    the *weights*, how far the phase gains are from each other, and what pattern they make of the layer's mean input;
+    and the *data*, whether a pattern of the layer's own stride can be measured in its output. A pattern in the layer's
+    input has another period in its output, so that no layer is blamed for what was made before it.
 
     Args:
         model: any module.
@@ -54,18 +52,17 @@ def diagnose(model: nn.Module, example_inputs: Any) -> Diagnosis:
     layers: dict[str, LayerReport] = {}
     gradients: list[str] = []
 
-    def upsampled(site: Site, output: Tensor) -> None:
-        report = _judge(site, output)
-        # A module that runs several times is as bad as its worst run.
-        if site.name not in layers or _evidence(report.pattern) > _evidence(layers[site.name].pattern):
-            layers[site.name] = report
+    def upsampled(call: UpsamplingCall, output: Tensor) -> None:
+        report = _judge(call, output)
+        # Of a module that runs several times the worst run counts.
+        layers[call.name] = max(layers.get(call.name, report), report, key=_evidence)
 
-    def downsampled(layer: Downsampling) -> None:
+    def downsampled(layer: StridedConvolution) -> None:
         overlaps = all(k >= s for k, s in zip(layer.kernel_size, layer.stride, strict=True))
         if overlaps and not geometry.is_even(*layer[1:]) and layer.name not in gradients:
             gradients.append(layer.name)
 
-    with evaluating(model), torch.no_grad(), watch(model, upsampled, downsampled):
+    with watch(model, upsampled, downsampled):
         returned = run(model, example_inputs)
     reports = tuple(layers.values())
     output = as_batch(returned, reports)
@@ -73,7 +70,7 @@ def diagnose(model: nn.Module, example_inputs: Any) -> Diagnosis:
     return Diagnosis(
         layers=reports,
         output=() if output is None else in_output(output, reports),
-        unreached=tuple(name for name in could_upsample(model) if name not in reached),
+        unreached=tuple(name for name in upsampling_modules(model) if name not in reached),
         uneven_gradients=tuple(gradients),
         samples=None if output is None else output[:_KEPT].float().cpu(),
     )
@@ -95,56 +92,49 @@ def gain_spread(kernel: Tensor, stride: Sequence[int], dilation: Sequence[int] =
     return float((gains - mean).flatten(1).norm(dim=1).square().mean().sqrt() / mean.norm())
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Every module in evaluation mode, and back to its own mode afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def _judge(site: Site, output: Tensor) -> LayerReport:
-    batch = output if output.dim() == len(site.stride) + 2 else output.unsqueeze(0)
+def _judge(call: UpsamplingCall, output: Tensor) -> LayerReport:
+    batch = output if output.dim() == len(call.stride) + 2 else output.unsqueeze(0)
     taps = gains = made = None
-    spread = 0.0 if site.kind in ("resize", "interpolate") and max(site.stride) > 1 else None
-    if site.kernel is not None:
-        spread = gain_spread(site.kernel, site.stride, site.dilation, site.groups)
-        gains, made = _made(site, batch)
-    if site.kind == "transposed":
-        counts = phase_counts(site.kernel_size, site.stride, site.dilation)
+    spread = 0.0 if call.kind in ("resize", "interpolate") and max(call.stride) > 1 else None
+    if call.kernel is not None:
+        spread = gain_spread(call.kernel, call.stride, call.dilation, call.groups)
+        gains, made = _made(call, call.kernel, batch)
+    if call.kind == "transposed":
+        counts = phase_counts(call.kernel_size, call.stride, call.dilation)
         taps = (int(counts.min()), int(counts.max()))
-    elif site.kernel_size:
-        taps = (math.prod(site.kernel_size),) * 2
+    elif call.kernel_size:
+        taps = (math.prod(call.kernel_size),) * 2
     size = tuple(batch.shape[2:])
-    report = LayerReport(site.name, site.kind, site.kernel_size, site.stride, size, taps, spread, gains, made, None)
-    if max(site.stride) == 1:
-        return replace(report, refusal="its scale is no integer, so that it has no phases.")
+    pattern, refusal = None, ""
     try:
-        return replace(report, pattern=measure(batch, site.stride))
+        if max(call.stride) > 1:
+            pattern = measure(batch, call.stride)
+        else:
+            refusal = "its scale is no integer, so that it has no phases."
     except TooSmallError:
-        return replace(report, refusal=f"its output of {joined(size)} has fewer than four periods: give larger inputs.")
+        refusal = f"its output of {joined(size)} has fewer than four periods: give larger inputs."
     except ValueError as error:
-        raise ValueError(f"layer {site.name!r}: {error}") from error
+        raise ValueError(f"layer {call.name!r}: {error}") from error
+    sizes = (call.kernel_size, call.stride, size)
+    return LayerReport(call.name, call.kind, *sizes, taps, spread, gains, made, pattern, refusal)
 
 
-def _made(site: Site, output: Tensor) -> tuple[Tensor, float]:
-    """Each phase's gain along the mean gain, and the strength of the pattern that the average input makes."""
-    assert site.kernel is not None
-    assert site.input_mean is not None
-    axes = len(site.stride)
-    gains = kernels.phase_gains(site.kernel.detach().double(), site.stride, site.dilation, site.groups)
+def _evidence(report: LayerReport) -> float:
+    return -1.0 if report.pattern is None else report.pattern.evidence
+
+
+def _made(call: UpsamplingCall, kernel: Tensor, output: Tensor) -> tuple[Tensor, float]:
+    """Each phase's gain, projected on the mean gain, and the strength of the pattern that the mean input makes."""
+    assert call.input_mean is not None  # as the kernel is known
+    axes = len(call.stride)
+    gains = kernels.phase_gains(kernel.detach().double(), call.stride, call.dilation, call.groups)
     mean = gains.flatten(0, axes - 1).mean(0)
     along = (gains * mean).sum((-2, -1)) / mean.square().sum().clamp_min(torch.finfo(torch.float64).tiny)
-    inputs = site.input_mean.to(gains).reshape(site.groups, -1)
-    answers = torch.einsum(
-        "...goi,gi->...go", gains.reshape(*gains.shape[:-2], site.groups, -1, gains.shape[-1]), inputs
-    ).flatten(-2)
-    if site.bias is not None:
-        answers = answers + site.bias.movedim(0, -1).to(answers)
+    inputs = call.input_mean.to(gains).reshape(call.groups, -1)
+    by_group = gains.reshape(*gains.shape[:-2], call.groups, -1, gains.shape[-1])
+    answers = torch.einsum("...goi,gi->...go", by_group, inputs).flatten(-2)
+    if call.bias is not None:
+        answers = answers + call.bias.movedim(0, -1).to(answers)
     answers = answers.flatten(0, axes - 1)
     pattern = (answers - answers.mean(0)).square().sum(1).mean()
     variance = output.detach().double().movedim(1, 0).flatten(1).var(1, correction=0).sum()
@@ -203,7 +193,3 @@ def as_batch(returned: Any, layers: Sequence[LayerReport]) -> Tensor | None:
         batches = [batch for part in returned if (batch := as_batch(part, layers)) is not None]
         return max(batches, key=lambda batch: math.prod(batch.shape[2:]), default=None)
     return as_batch(list(vars(returned).values()), layers) if hasattr(returned, "__dict__") else None
-
-
-def _evidence(pattern: Pattern | None) -> float:
-    return -1.0 if pattern is None else pattern.evidence

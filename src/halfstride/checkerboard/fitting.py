@@ -1,11 +1,11 @@
-"""Fit a few weights of a changed model to what the original gives: least squares, with some weights held to a form."""
+"""Fit a few weights of a changed model to the original's output: least squares, with the weights held to a form."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from halfstride import kernels
-from halfstride.checkerboard.sites import run
+from halfstride.checkerboard.find_layers import arguments_of, run
 
-__all__ = ["Free", "Ran", "fit", "watch_weights"]
+__all__ = ["Free", "fit", "weighted_calls"]
 
 _CHUNK = 64  # examples whose intermediate results are held at once
 _HISTORY = 20  # of L-BFGS
-_HOPELESS = 1e10  # the loss, which begins at 1, where a step of the line search went to infinity
-_ROUNDS = 6  # in which the target leans against what is not wanted and came back
+_DIVERGED = 1e10  # the loss, which begins at 1, where a step of the line search gave infinity
+_ROUNDS = 6  # in which the target moves away from what is not wanted and came back
 _LEAN = 2.0  # times what came back, of which the model follows a part
 
 
@@ -31,19 +31,7 @@ class Free:
     start: Tensor
     """Where to begin, in the coordinates that are fitted."""
     form: Callable[[Tensor], Tensor] = lambda value: value
-    """From those coordinates to the parameter: linear, and onto what is allowed."""
-    unit: float | None = None
-    """A change of this size counts as large; by default the root mean square of `start`."""
-
-
-@dataclass(frozen=True)
-class Ran:
-    """A module with a weight, as one call was seen."""
-
-    name: str
-    module: nn.Module
-    size: float | None
-    """Root mean square of its output; None where that is no tensor."""
+    """From those coordinates to the parameter: a linear projection onto the allowed values."""
 
 
 def fit(
@@ -57,12 +45,12 @@ def fit(
 ) -> bool:
     """Bring a model's output as near to `target` as its free parameters can, and set them to that.
 
-    The sum of squared differences over all examples is minimised by L-BFGS, each parameter in its own unit. Moving all
-    of them by one unit counts as much as leaving one example as wrong as it was at the start, so that few examples
-    don't bend the model to themselves.
+    L-BFGS minimises the sum of squared differences over all examples. Moving all free parameters by the root mean
+    square of the free weights costs as much as leaving one example as wrong as it was at the start, so that a fit to
+    few examples changes little.
 
-    What is not wanted can be small beside all else that differs, so that least squares let it in. Then the target moves
-    away from it, and the fit goes on for some iterations, until nothing of it is left or it becomes no less.
+    A pattern that is small beside all other differences can come back in the least squares solution. Then the target
+    moves away from it and the fit goes on, until nothing of it is left or it grows no weaker.
 
     Args:
         target: (batch, channels, *size), for all of `example_inputs`.
@@ -80,37 +68,32 @@ def fit(
     """
     problem = _LeastSquares(model, example_inputs, free, read, len(target))
     target = target.double()
-    with _frozen(model):
-        wrong = float((problem.outputs() - target).square().sum())
-        if not problem.reached() or not wrong:
-            return False
-        problem.scale = wrong
-        problem.minimise(target, steps)
+    problem.scale = wrong = float((problem.outputs() - target).square().sum())
+    if not wrong or not problem.has_gradient():
+        return False
+    problem.minimise(target, steps)
+    outputs = problem.outputs()
+    if not float((outputs - target).square().sum()) < wrong:
+        return False
+    problem.write()
+    left = unwanted(outputs)
+    for _ in range(_ROUNDS):
+        if left is None:
+            break
+        target = target - _LEAN * left
+        problem.minimise(target, math.ceil(steps / _ROUNDS))
         outputs = problem.outputs()
-        if not float((outputs - target).square().sum()) < wrong:
-            return False
+        if not outputs.isfinite().all():
+            break
+        before, left = left, unwanted(outputs)
+        if left is not None and not left.norm() < before.norm():
+            break
         problem.write()
-        left = unwanted(outputs)
-        for _ in range(_ROUNDS):
-            if left is None:
-                break
-            target = target - _LEAN * left
-            problem.minimise(target, math.ceil(steps / _ROUNDS))
-            outputs = problem.outputs()
-            if not outputs.isfinite().all():
-                break
-            before, left = left, unwanted(outputs)
-            if left is not None and not left.norm() < before.norm():
-                break
-            problem.write()
     return True
 
 
 class _LeastSquares:
-    """A model whose free parameters move, and how far its outputs are from a target.
-
-    Each parameter moves in its own unit, and is held back by where it began.
-    """
+    """A model whose free parameters move, and are held back towards where they began."""
 
     def __init__(
         self,
@@ -122,13 +105,10 @@ class _LeastSquares:
     ) -> None:
         self.model, self.free, self.read = model, free, read
         self.chunks = list(_chunks(example_inputs, count))
-        self.scale = 1.0
-        """The squared error that counts as 1."""
+        self.scale = 1.0  # the squared error that counts as 1
         self.starts = {name: kernels.widened(part.start.detach()).clone() for name, part in free.items()}
-        self.units = {
-            name: float(start.square().mean().sqrt()) if (unit := free[name].unit) is None else unit
-            for name, start in self.starts.items()
-        }
+        weights = torch.cat([start.flatten() for start in self.starts.values() if start.dim() > 1])
+        self.unit = float(weights.square().mean().sqrt())
         self.moves = {
             name: torch.zeros_like(start, memory_format=torch.contiguous_format).requires_grad_()
             for name, start in self.starts.items()
@@ -137,27 +117,31 @@ class _LeastSquares:
 
     def parameters(self) -> dict[str, Tensor]:
         return {
-            name: part.form(self.starts[name] + self.units[name] * self.moves[name]).to(self.model.get_parameter(name))
+            name: part.form(self.starts[name] + self.unit * self.moves[name]).to(self.model.get_parameter(name))
             for name, part in self.free.items()
         }
 
     def run(self, inputs: Any) -> Tensor:
         # None of them is tied to another, but a module may have several names, which torch would mistake for that.
-        returned = torch.func.functional_call(self.model, self.parameters(), *_arguments(inputs), tie_weights=False)
+        positional, named = arguments_of(inputs)
+        returned = torch.func.functional_call(
+            self.model, self.parameters(), tuple(positional), dict(named), tie_weights=False
+        )
         output = self.read(returned)
         assert output is not None  # as the target was
         return output
 
     @torch.no_grad()
     def outputs(self) -> Tensor:
-        """Of all examples."""
+        """The outputs for all examples."""
         return torch.cat([self.run(inputs) for inputs, _ in self.chunks])
 
-    def reached(self) -> bool:
+    @torch.enable_grad()
+    def has_gradient(self) -> bool:
         """Whether gradients come through the model to its free parameters."""
-        with torch.enable_grad():
-            return self.run(self.chunks[0][0]).requires_grad
+        return self.run(self.chunks[0][0]).requires_grad
 
+    @torch.enable_grad()
     def minimise(self, target: Tensor, iterations: int) -> None:
         optimizer = torch.optim.LBFGS(
             list(self.moves.values()), max_iter=iterations, history_size=_HISTORY, line_search_fn="strong_wolfe"
@@ -166,21 +150,20 @@ class _LeastSquares:
         def loss() -> float:
             """The loss, with its gradients left in the moves."""
             optimizer.zero_grad()
+            held = self.held * torch.stack([move.square().sum() for move in self.moves.values()]).sum()
             total = 0.0
             for inputs, here in self.chunks:
                 error = (self.run(inputs).double() - target[here]).square().sum() / self.scale
                 error.backward()  # type: ignore[no-untyped-call]
                 total += float(error.detach())
-            held = self.held * torch.stack([move.square().sum() for move in self.moves.values()]).sum()
             held.backward()  # type: ignore[no-untyped-call]
             total += float(held.detach())
             if math.isfinite(total):
                 return total
             optimizer.zero_grad(set_to_none=False)
-            return _HOPELESS
+            return _DIVERGED
 
-        with torch.enable_grad():
-            optimizer.step(loss)  # type: ignore[no-untyped-call]
+        optimizer.step(loss)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def write(self) -> None:
@@ -189,61 +172,29 @@ class _LeastSquares:
             self.model.get_parameter(name).copy_(value)
 
 
-def watch_weights(model: nn.Module, example_inputs: Any) -> list[Ran]:
-    """Every call of a module that has a weight of its own, in the order in which they began."""
-    order: list[str] = []
-    sizes: dict[str, float] = {}
-    modules = {
-        name: module
+def weighted_calls(model: nn.Module, example_inputs: Any) -> list[tuple[str, nn.Module]]:
+    """Every call of a module that has a weight of its own, by name and module, in the order in which they began."""
+    calls: list[tuple[str, nn.Module]] = []
+
+    def enter(name: str, module: nn.Module, inputs: Any) -> None:
+        calls.append((name, module))
+
+    handles = [
+        module.register_forward_pre_hook(partial(enter, name))
         for name, module in model.named_modules()
         if not isinstance(module, parametrize.ParametrizationList)
         and (parametrize.is_parametrized(module) or any(p.dim() > 1 for p in module.parameters(recurse=False)))
-    }
-
-    def entering(name: str) -> Callable[..., None]:
-        return lambda module, inputs: order.append(name)
-
-    def left(name: str) -> Callable[..., None]:
-        def leave(module: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
-                sizes[name] = float(output.double().square().mean().sqrt())
-
-        return leave
-
-    handles: list[Any] = []
-    for name, module in modules.items():
-        handles += [module.register_forward_pre_hook(entering(name)), module.register_forward_hook(left(name))]
+    ]
     try:
-        with torch.no_grad():
-            run(model, example_inputs)
+        run(model, example_inputs)
     finally:
         for handle in handles:
             handle.remove()
-    return [Ran(name, modules[name], sizes.get(name)) for name in order]
-
-
-@contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
-    """No parameter of the model asks for gradients, so that none of what comes before the fitted ones is kept."""
-    asking = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in asking:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in asking:
-            parameter.requires_grad_(True)
-
-
-def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and named ones."""
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    return tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,), {}
+    return calls
 
 
 def _chunks(example_inputs: Any, count: int) -> Iterator[tuple[Any, slice]]:
-    """Examples and which of `count` outputs are theirs: a part of a batch at a time where there is one to be parted."""
+    """Examples, and which of `count` outputs are theirs: a part of the batch at a time where it can be split."""
     if isinstance(example_inputs, Tensor) and len(example_inputs) == count:
         for first in range(0, count, _CHUNK):
             here = slice(first, first + _CHUNK)

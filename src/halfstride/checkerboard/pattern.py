@@ -1,27 +1,26 @@
-"""Is there a periodic pattern in a signal, and how strong? Measured, with a stated rate of false alarms.
+"""Measure whether there is a periodic pattern in a signal, and how strong it is, at a stated rate of false alarms.
 
 A pattern of period `s` (one per axis) puts energy on the *harmonics* of `s`, the frequencies `a / s` with
 `a = 1 .. s-1` along each axis, and nowhere else, if it is *additive*: the same in every signal. A *multiplicative* one
-grows with the content, as the grid inside the strokes of digits on a black ground does; it stands at other places in
+grows with the content, as a grid inside the strokes of digits on a black background does; it is at other places in
 each signal, and has energy beside the harmonics too. Where a signal's local mean is `m`, phase `r` deviates by
 
     additive[r] + multiplicative[r] * (m - mean of m)
 
 and each of the two is tested for. The content of images, sounds and feature maps has energy at the harmonics as well,
-but it does not stop there: next to a harmonic there is as much of it as on it. So each harmonic is compared with its
-own neighbourhood:
+but as much beside a harmonic as on it. So each harmonic is compared with its own neighbourhood:
 
-1. The local mean is the moving average over one period, applied twice, in which no harmonic is left. The rest is the
-   detail.
-2. Over the batch the detail is averaged: an additive pattern is the same in all signals and stays; content averages
-   out. For the multiplicative one it is put in proportion to the content, at each position by least squares over the
-   batch (`content`), which makes an additive one of it.
-3. What was averaged is shifted in frequency, so that the harmonic becomes a constant, and projected onto the first sine
-   tapers (`harmonics`). The pattern is the part that looks like the tapers of a constant; what is left over is the
-   neighbourhood's energy. Where it differs by direction, as beside straight edges, the direction with most of it
-   counts. The tapers vanish towards the borders, where zero padding leaves marks of its own.
-4. The ratio of the two follows an F distribution where there is no pattern. Over all harmonics the ratios, brought to
-   the chi-squared scale by their likelihood, are summed: one test with (number of phases - 1) degrees of freedom.
+1. The local mean is the moving average over one period, applied twice, which removes all harmonics. The rest of the
+   signal is the detail.
+2. The detail is averaged over the batch: an additive pattern is the same in all signals and remains; content averages
+   out. For a multiplicative pattern the detail is divided by the content, at each position by least squares over the
+   batch (`local_content`), which makes the pattern additive.
+3. The average is shifted in frequency, so that the harmonic becomes a constant, and projected onto the first sine
+   tapers (`harmonic_test`). The pattern is the part that has the coefficients of a constant; the rest is the energy of
+   the neighbourhood. Where it differs by direction, as beside straight edges, the largest direction counts. The tapers
+   vanish towards the borders, where zero padding changes the output.
+4. The ratio of the two has an F distribution where there is no pattern. The ratios of all harmonics, transformed to the
+   chi-squared scale by their likelihood, are summed: one test with (number of phases - 1) degrees of freedom.
 """
 
 from __future__ import annotations
@@ -30,28 +29,25 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from halfstride.checkerboard.content import averages, extended, local_mean
-from halfstride.checkerboard.harmonics import Lines, chances, harmonics, lines_in, sight_of
+from halfstride.checkerboard.harmonic_test import Lines, harmonics, lines_in, probabilities, view_of
+from halfstride.checkerboard.local_content import averages, extended, local_mean
+from halfstride.checkerboard.thresholds import EVIDENCE, STRENGTH
 
-__all__ = ["EVIDENCE", "STRENGTH", "Part", "Pattern", "TooSmallError", "measure"]
+__all__ = ["Part", "Pattern", "TooSmallError", "measure"]
 
-EVIDENCE = 3.5
-"""A pattern counts as found from this evidence on: a false alarm in one of 3,000 measurements."""
-STRENGTH = 0.005
-"""... and from this strength on: half a percent of the signal's standard deviation, less than can be seen."""
-
-_PERIODS = 4  # fewer along an axis say nothing about what repeats
+_PERIODS = 4  # the fewest along an axis that can be measured
 _MOST_EVIDENCE = 300.0  # the smallest float64 is 1e-308
 _TESTS = 2  # additive and multiplicative
-_FEW = 4  # signals: in fewer, a handful of straight edges that happen to lie on the grid are all the content there is
+_FEW = 4  # signals: in fewer, a few straight edges that happen to lie on the grid can be all the content
 
 
 class TooSmallError(ValueError):
-    """A signal has fewer than four periods along an axis: what repeats in it cannot be told from what it shows."""
+    """A signal has fewer than four periods along an axis: a pattern cannot be told from the content."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +57,14 @@ class Part:
     strength: float
     """Root mean square of this part, over all channels, in units of the signal's standard deviation."""
     evidence: float
-    """How sure: `-log10` of the probability that a signal without any pattern gives as much, corrected for the number
-    of channels and for the two parts looked for; half of it for a multiplicative part in fewer than four signals."""
+    """`-log10` of the probability that a signal without any pattern gives as much, corrected for the number of channels
+    and for the two parts tested for; half of it for a multiplicative part in fewer than four signals."""
     channel: int
     """The channel with the strongest evidence."""
     phases: Tensor
-    """Of each phase, (channels, *period), whether it counts as found or not; phases are counted from the signal's first
-    position. Additive: its deviation, in the signal's own units. Multiplicative: its gain less 1, by which the local
-    mean's distance from its overall mean shows in it."""
+    """The value of each phase, (channels, *period), counted from the signal's first position, whether `found` or not.
+    Additive: the phase's deviation, in the signal's units. Multiplicative: the phase's gain less 1; its
+    deviation is that times the local mean less the overall mean."""
 
     @property
     def found(self) -> bool:
@@ -77,23 +73,28 @@ class Part:
 
     @property
     def brightest(self) -> tuple[int, ...]:
-        """The phase that is raised most, in the channel with the strongest evidence."""
+        """The phase with the largest value, in the channel with the strongest evidence."""
         phases = self.phases[self.channel]
         return tuple(int(i) for i in torch.unravel_index(phases.argmax(), phases.shape))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the phases, as plain numbers and lists."""
+        numbers = {name: getattr(self, name) for name in ("strength", "evidence", "found", "channel")}
+        return numbers | {"brightest_phase": self.brightest}
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """What was measured of one period in one signal."""
+    """The pattern of one period that was measured in a batch of signals."""
 
     period: tuple[int, ...]
     """Positions after which the pattern repeats, along each axis."""
     additive: Part
-    """What is the same everywhere in every signal."""
+    """The part that is the same everywhere in every signal."""
     multiplicative: Part
-    """What grows with the content."""
+    """The part that grows with the content."""
     mean: Tensor
-    """The local mean, (channels,), at which the additive part is all."""
+    """The mean of the local mean, (channels,), at which the multiplicative part is 0."""
 
     @property
     def parts(self) -> dict[str, Part]:
@@ -110,41 +111,49 @@ class Pattern:
     @property
     def strength(self) -> float:
         """Root mean square of the `parts` taken together, in units of the signal's standard deviation."""
-        return math.sqrt(sum(part.strength**2 for part in self.parts.values()))
+        return math.hypot(*(part.strength for part in self.parts.values()))
 
     @property
     def evidence(self) -> float:
-        """Of the surer of the `parts`."""
+        """The evidence of the part with more of it."""
         return max(part.evidence for part in self.parts.values())
 
     @property
     def brightest(self) -> tuple[int, ...]:
-        """The phase that is raised most where the signal is bright, by the surer of the `parts`."""
+        """The brightest phase of the part with more evidence."""
         return max(self.parts.values(), key=lambda part: part.evidence).brightest
+
+    @property
+    def shares(self) -> str:
+        """The strengths of the `parts` as text."""
+        return " and ".join(f"{part.strength:.1%} {name}" for name, part in self.parts.items())
 
     def within(self, signals: Tensor) -> Tensor:
         """The `parts` as they are in these signals, (batch, channels, *size), whether they count as found or not.
 
-        A multiplicative part is told with the additive one, which is its amount where the content is at its mean.
+        A multiplicative part is returned with the additive one, which is what it is where the content is at its mean.
         """
         alone = torch.zeros_like(signals, dtype=torch.float64)
-        told = [self.additive] + [self.multiplicative] * ("multiplicative" in self.parts)
-        for part in told:
+        for part in [self.additive, self.multiplicative][: 1 + ("multiplicative" in self.parts)]:
             phases = part.phases.to(alone)
             for axis, size in enumerate(signals.shape[2:], start=1):
                 phases = phases.index_select(axis, torch.arange(size, device=alone.device) % phases.shape[axis])
             if part is self.multiplicative:
-                mean = self.mean.to(alone).reshape(-1, *(1,) * len(self.period))
-                phases = phases * (
-                    local_mean(extended(signals.to(alone), [s - 1 for s in self.period]), self.period) - mean
-                )
+                local = local_mean(extended(signals.to(alone), [s - 1 for s in self.period]), self.period)
+                phases = phases * (local - self.mean.to(alone).reshape(-1, *(1,) * len(self.period)))
             alone += phases
         return alone
 
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain numbers and lists."""
+        numbers = {name: getattr(self, name) for name in ("period", "strength", "evidence", "found")}
+        parts = {"additive": self.additive.to_dict(), "multiplicative": self.multiplicative.to_dict()}
+        kinds = list(self.parts) if self.found else []
+        return numbers | {"kinds": kinds, "brightest_phase": self.brightest} | parts
+
     def __str__(self) -> str:
         period = "×".join(map(str, self.period))
-        told = " and ".join(f"{part.strength:.1%} {name}" for name, part in self.parts.items())
-        return f"period {period}, {told} of the standard deviation, evidence {self.evidence:.1f}"
+        return f"period {period}, {self.shares} of the standard deviation, evidence {self.evidence:.1f}"
 
 
 def measure(signals: Tensor, period: Sequence[int], *, without: Sequence[Sequence[int]] = ()) -> Pattern:
@@ -195,15 +204,15 @@ def measure(signals: Tensor, period: Sequence[int], *, without: Sequence[Sequenc
     if not wanted.any():
         raise ValueError(f"`period` (={period}) has no harmonics of its own: use one of at least 2 along some axis.")
 
-    seen = [sight_of(size - 2 * (s - 1), s) for size, s in zip(signals.shape[2:], period, strict=True)]
-    weight = functools.reduce(lambda outer, axis: outer.unsqueeze(-1) * axis, [axis.weight for axis in seen])
+    views = [view_of(size - 2 * (s - 1), s) for size, s in zip(signals.shape[2:], period, strict=True)]
+    weight = functools.reduce(lambda outer, axis: outer.unsqueeze(-1) * axis, [axis.weight for axis in views])
     content = averages(signals, period, weight.to(average.device))
-    # What float32 cannot hold is no neighbourhood to compare with.
+    # Rounding errors of float32 must not count as content to compare with.
     least = float((1e-7 * average.abs().max()).square()) + torch.finfo(torch.float64).tiny
     variance = float(signals.movedim(1, 0).flatten(1).double().var(1, correction=0).sum()) or math.inf
-    additive = _part(lines_in(content.detail, seen, least), wanted, 1 / variance)
+    additive = _part(lines_in(content.detail, views, least), wanted, 1 / variance)
     product, envelope, beside, unsure = content.in_proportion(least)
-    lines = lines_in(product, seen, unsure, envelope, beside)
+    lines = lines_in(product, views, unsure, envelope, beside)
     multiplicative = _part(lines, wanted, content.variance / variance)
     if len(signals) < _FEW:
         multiplicative = replace(multiplicative, evidence=multiplicative.evidence / 2)
@@ -211,8 +220,8 @@ def measure(signals: Tensor, period: Sequence[int], *, without: Sequence[Sequenc
 
 
 def _part(lines: Lines, wanted: Tensor, scale: Tensor | float) -> Part:
-    """What the wanted harmonics hold; their power counts `scale` times, of each channel (c,) or of all."""
-    chance = chances(lines, wanted)
+    """The pattern at the wanted harmonics; its power is multiplied by `scale`, for each channel (c,) or all."""
+    chance = probabilities(lines, wanted)
     channel = int(chance.argmin())
     corrected = (chance[channel] * len(chance) * _TESTS).clamp(10.0**-_MOST_EVIDENCE, 1.0)
     power = ((lines.amplitude.abs().square() - lines.noise).clamp_min(0)[:, wanted].sum(1) * scale).sum()

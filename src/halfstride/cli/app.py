@@ -1,4 +1,4 @@
-"""The command `halfstride`: thin, every answer comes from the rooms below.
+"""The command `halfstride`: its options, its exit codes, and how it reports errors.
 
 Nothing heavy is imported here. A command imports what it needs when it runs, so that `--help` answers at once.
 """
@@ -29,7 +29,7 @@ app = typer.Typer(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 an error that the user can mend, 2 wrong usage, 130 Ctrl-C."""
+    """Run the command line and exit: 0 done, 1 an error that the user can correct, 2 wrong usage, 130 Ctrl-C."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in given
     try:
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             code = app([argument for argument in given if argument != "--debug"], "halfstride", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read our output has gone, `head` for one. Python would complain when it flushes once more at exit.
+        # The reader of our output, such as `head`, has ended. Python would print an error when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError, typer.TyperException) as error:

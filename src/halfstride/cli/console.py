@@ -44,7 +44,7 @@ Encoder = Annotated[
 
 
 def tell(console: Console, text: str = "", style: str | None = None) -> None:
-    """Print a text: broken between words in a terminal, as it is in a pipe or a file."""
+    """Print a text: wrapped between words in a terminal, unchanged in a pipe or a file."""
     console.print(text, style=style, soft_wrap=not console.is_terminal)
 
 
@@ -57,7 +57,7 @@ def load(options: ImageOptions, *, together: bool = False) -> Images:
 
 
 def open_model(run: Run, encoder: str | None, device: str) -> Autoencoder:
-    """A run's model on a device; the user's own encoder is imported by the name that the user gives."""
+    """A run's model on a device; an encoder of the user's own is imported by its name MODULE:FACTORY."""
     from halfstride.autoencoder import load_encoder
     from halfstride.autoencoder.devices import find_device
 
@@ -85,7 +85,7 @@ def progress_bar() -> Iterator[Callable[[str, int, int | None], None]]:
 
 
 def show_images(console: Console, images: Images) -> None:
-    """What there is to train on, and every file that could not be used."""
+    """A description of the images, and every file that could not be used."""
     tell(console, images.describe(skipped=False))
     show_skipped(console, images.skipped)
 
@@ -97,7 +97,7 @@ def show_skipped(console: Console, skipped: Sequence[Skipped]) -> None:
 
 
 def show_evaluation(console: Console, evaluation: Evaluation) -> None:
-    """The model beside its baselines, what else is known of it, and the verdict."""
+    """The model beside its baselines, its other measures, and the verdict."""
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")

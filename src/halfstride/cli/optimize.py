@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +12,7 @@ from halfstride.cli.app import app, make_console
 from halfstride.cli.console import Device
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
 @app.command()
@@ -47,11 +44,12 @@ def optimize(
     """
     import torch
 
+    from halfstride._support.models import load_model
     from halfstride.autoencoder.devices import find_device
     from halfstride.optimizing import optimize as optimize_model
 
     place = find_device(device)
-    net = _load(model).train(training).to(place)
+    net = load_model("model", model).train(training).to(place)
     example = tuple(_random(shape).to(place) for shape in input)
     with contextlib.nullcontext() if training else torch.no_grad():
         _, report = optimize_model(net, example)
@@ -59,27 +57,6 @@ def optimize(
         typer.echo(json.dumps(report.to_dict(), ensure_ascii=False, indent=2))
     else:
         make_console().print(report)
-
-
-def _load(reference: str) -> nn.Module:
-    from torch import nn
-
-    name, _, attribute = reference.partition(":")
-    if not name or not attribute:
-        raise typer.BadParameter(f"{reference!r} must be MODULE:FACTORY, as mynets:make_decoder.")
-    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
-    try:
-        found: Any = importlib.import_module(name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-        made = found if isinstance(found, nn.Module) else found()
-    except Exception as error:  # whatever a stranger's code raises
-        raise ValueError(f"`{reference}` cannot be made: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.pop(0)
-    if not isinstance(made, nn.Module):
-        raise ValueError(f"`{reference}` must give a torch.nn.Module, not {type(made).__name__}.")
-    return made
 
 
 def _random(text: str) -> Tensor:

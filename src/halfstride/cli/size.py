@@ -160,7 +160,7 @@ def solve(
     input_size: Annotated[Any, _option("--from", help="Positions to start from.")],
     output_size: Annotated[Any, _option("--to", help="Positions to arrive at.")],
 ) -> None:
-    """The layers that lead from one size to another, those without a checkerboard first.
+    """The layers that change one size into another, those without a checkerboard first.
 
     Upwards they are transposed convolutions, downwards convolutions.
 
@@ -230,7 +230,7 @@ def _print_steps(console: Console, steps: list[formulas.Line]) -> None:
     console.print()
 
 
-_LABEL = "{:13}{}".format  # what stands on the left, and what there is to say of it
+_LABEL = "{:13}{}".format
 
 
 def _print_coverage(console: Console, layer: str, axis: _Axis) -> None:

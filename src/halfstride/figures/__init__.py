@@ -1,4 +1,4 @@
-"""The pictures that every front shows, drawn from plain arrays; each function returns a matplotlib `Figure`."""
+"""Pictures of plain arrays and of diagnoses; each function returns a matplotlib `Figure`."""
 
 import matplotlib  # noqa: F401  # where the extra is missing, so is this whole package, and the error names the extra
 

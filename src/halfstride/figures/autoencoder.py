@@ -7,22 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from halfstride.figures.canvas import blank
+from halfstride.figures.canvas import blank, show
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["decoded_plane", "latent_space", "losses", "principal_plane", "reconstructions", "show"]
+__all__ = ["decoded_plane", "latent_space", "losses", "principal_plane", "reconstructions"]
 
 _CURVES: dict[str, dict[str, Any]] = {
     "train": {"color": "#7a7a7a", "linestyle": "--", "marker": ".", "markersize": 5, "linewidth": 1.2},
     "validation": {"color": "#0b5fa8", "marker": ".", "markersize": 6, "linewidth": 1.6},
     "test": {"color": "#c2410c", "marker": ".", "markersize": 5, "linewidth": 1.2},
 }
-
-_INK = "#1d1f23"
 
 _LABEL = 0.8
 """Inches that the word "reconstructed" takes."""
@@ -35,7 +32,7 @@ def reconstructions(
 
     Args:
         originals: images with values in [0, 1]; 1 channel is drawn grey, 3 as RGB, of others the first.
-        reconstructed: what came back, in the same order.
+        reconstructed: their reconstructions, in the same order.
     """
     originals, reconstructed = list(originals), list(reconstructed)
     count = len(originals)
@@ -69,7 +66,7 @@ def losses(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     for key, style in _CURVES.items():
         label = f"{key}: {best[f'{key}_mse']:.5f}"
         axes.plot(steps, [entry[f"{key}_mse"] for entry in metrics], label=label, **style)
-    # Over all curves, so that it is seen where they lie upon each other.
+    # Above all curves, so that it is visible where they overlap.
     axes.plot(
         best["step"], best["validation_mse"], "o", markersize=8, markerfacecolor="none", color="#1d1f23", zorder=4
     )
@@ -111,7 +108,7 @@ def latent_space(
         for place, label in enumerate(present):
             own = labels == label
             color = palette(place if len(present) <= 10 else place / (len(present) - 1))
-            name = _as_it_is(classes[label]) if classes is not None else str(label)
+            name = _literal(classes[label]) if classes is not None else str(label)
             axes.scatter(points[own, 0], points[own, 1], s=6, alpha=0.7, linewidths=0, color=color, label=name)
         if len(present) <= 20:
             axes.legend(frameon=False, markerscale=2.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -126,8 +123,8 @@ def latent_space(
     return figure
 
 
-def _as_it_is(name: str) -> str:
-    """A name as matplotlib shows it: no formula between dollars, and not left out for a `_` in front."""
+def _literal(name: str) -> str:
+    """A name that matplotlib shows unchanged: no formula between dollars, and not omitted for a leading `_`."""
     return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
@@ -136,44 +133,18 @@ def principal_plane(codes: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, 
 
     Codes of two dimensions are returned as they are, codes of one with a second component of zero.
     """
+    from sklearn.decomposition import PCA
+
+    points, shares = np.zeros((len(codes), 2)), np.zeros(2)
+    variances = codes.var(axis=0)
     if codes.shape[1] <= 2:
-        points = np.zeros((len(codes), 2))
         points[:, : codes.shape[1]] = codes
-        variances = points.var(axis=0)
-    else:
-        centred = codes - codes.mean(axis=0)
-        variances, directions = _leading(centred)
-        # A principal axis has no sign of its own: its largest entry shall be positive, so that the same codes are
-        # always drawn the same way round.
-        largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=1, keepdims=True), axis=1)
-        directions *= np.sign(largest)
-        points = np.zeros((len(codes), 2))
-        points[:, : len(directions)] = centred @ directions.T
-        return points, _shares(variances, float(np.square(centred).sum()))
-    return points, _shares(variances, float(variances.sum()))
-
-
-def _leading(centred: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, " 2"], Float[np.ndarray, "2 d"]]:
-    """The two largest eigenvalues of the scatter matrix of centred rows, and their directions.
-
-    The smaller one of the two products of the rows with themselves has the same eigenvalues; a singular value
-    decomposition of the rows would take many times as long.
-    """
-    wide = centred.shape[1] > len(centred)
-    values, vectors = np.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
-    variances, found = np.zeros(2), values[::-1][:2].clip(0)
-    variances[: len(found)] = found
-    directions = vectors[:, ::-1][:, :2].T
-    if wide:
-        directions = directions @ centred
-        lengths = np.sqrt(variances[: len(found), None])
-        there = lengths > 1e-6 * lengths[0]  # else it is nothing but rounding
-        directions = np.divide(directions, lengths, out=np.zeros_like(directions), where=there)
-    return variances, directions
-
-
-def _shares(variances: Float[np.ndarray, " 2"], total: float) -> tuple[float, float]:
-    return float(variances[0] / (total or 1.0)), float(variances[1] / (total or 1.0))
+        shares[: codes.shape[1]] = variances / (variances.sum() or 1.0)
+    elif variances.any():
+        pca = PCA(min(2, len(codes)), random_state=0)  # the same codes always have the same signs
+        points[:, : pca.n_components] = pca.fit_transform(codes)
+        shares[: pca.n_components] = pca.explained_variance_ratio_
+    return points, (float(shares[0]), float(shares[1]))
 
 
 def decoded_plane(images: Float[np.ndarray, "rows columns c h w"], extent: tuple[float, float, float, float]) -> Figure:
@@ -193,10 +164,3 @@ def decoded_plane(images: Float[np.ndarray, "rows columns c h w"], extent: tuple
     axes.set(xlabel="latent 1", ylabel="latent 2")
     axes.tick_params(left=True, bottom=True, labelleft=True, labelbottom=True)
     return figure
-
-
-def show(axes: Axes, image: Float[np.ndarray, "c h w"], **options: Any) -> None:
-    """Draw an image with values in [0, 1]: 1 channel grey, 3 as RGB, of others the first."""
-    picture = np.moveaxis(image, 0, -1) if len(image) == 3 else image[0]
-    axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest", **options)
-    axes.tick_params(left=False, bottom=False, labelleft=False, labelbottom=False)

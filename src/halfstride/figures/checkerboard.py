@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from halfstride.figures.canvas import blank
+from halfstride.figures.canvas import blank, show, without_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,7 +60,7 @@ def coverage(rows: Mapping[str, Sequence[int]]) -> Figure:
 
 
 def diagnosis(found: Diagnosis) -> Figure:
-    """What the doctor saw: each layer's phase gains, an output, its spectrum, and its pattern, amplified.
+    """The findings of `diagnose`: each layer's phase gains, an output, its spectrum, and its pattern, amplified.
 
     Of signals of one dimension the output and the pattern are drawn as lines.
     """
@@ -89,7 +89,7 @@ def image_diagnosis(found: ImageDiagnosis) -> Figure:
 
 
 def cure(report: CureReport) -> Figure:
-    """Outputs before and after a cure, side by side, below what went in, with a crop of each enlarged."""
+    """Inputs, and outputs before and after a cure, in rows, with enlarged crops."""
     before, after = report.before.samples, report.after.samples
     if before is None or after is None or before.dim() != 4:
         raise ValueError(
@@ -109,15 +109,15 @@ def cure(report: CureReport) -> Figure:
     crop = slice(size // 4, size // 4 + max(size // 3, 8))
     for row, (label, images) in zip(axes, rows, strict=True):
         for place in range(count):
-            _picture(row[place], images[place], limits)
+            show(row[place], images[place], limits)
         for place, ax in enumerate(row[count:]):
-            _picture(ax, images[min(place, count - 1)][:, crop, crop], limits)
+            show(ax, images[min(place, count - 1)][:, crop, crop], limits)
         row[0].set_ylabel(label, fontsize=10)
     axes[0, count].set_title("enlarged", fontsize=9, loc="left")
-    told = f"the output changed by {report.difference:.1%} of its standard deviation"
+    change = f"the output changed by {report.difference:.1%} of its standard deviation"
     if report.error_before and report.error_after is not None:
-        told += f", the reconstruction error by {report.error_after / report.error_before - 1:+.1%}"
-    figure.suptitle(f'cure, method "{report.method}": {told}', fontsize=10, fontweight="bold")
+        change += f", the reconstruction error by {report.error_after / report.error_before - 1:+.1%}"
+    figure.suptitle(f'cure, method "{report.method}": {change}', fontsize=10, fontweight="bold")
     return figure
 
 
@@ -139,7 +139,7 @@ def _draw_gains(figure: Any, layers: Sequence[LayerReport]) -> None:
             for (row, column), share in np.ndenumerate(shares):
                 color = "white" if abs(share - 1) > 0.7 else "#1f2937"
                 ax.text(column, row, f"{share:.2f}", ha="center", va="center", fontsize=9, color=color)
-        _bare(ax)
+        without_ticks(ax)
         spread = "-" if layer.gain_spread is None else f"{layer.gain_spread:.2g}"
         ax.set_title(layer.name if len(layer.name) < 22 else f"...{layer.name[-19:]}", fontsize=9, fontweight="bold")
         ax.set_xlabel(f"{layer.verdict}\nspread {spread}", fontsize=8)
@@ -175,11 +175,11 @@ def _draw_samples(figure: Any, samples: Tensor, patterns: Sequence[Pattern]) -> 
         for ax in (axes[0], axes[2]):
             ax.set_xlabel("position", fontsize=8)
     else:
-        _picture(axes[0], content, limits)
+        show(axes[0], content, limits)
         top, left = _loudest(alone[strong], 32)
         part = alone[strong, top : top + 32, left : left + 32]
         axes[2].imshow(part, cmap=_diverging(), vmin=-(most or 1), vmax=most or 1, interpolation="nearest")
-        _bare(axes[2])
+        without_ticks(axes[2])
         kinds = " and ".join(dict.fromkeys(name for pattern in found for name in pattern.parts))
         where = f"{part.shape[0]}×{part.shape[1]} positions from row {top}, column {left}"
         axes[2].set_xlabel(f"{kinds}\n{where}" if found else "", fontsize=8)
@@ -192,7 +192,7 @@ def _loudest(alone: np.ndarray, size: int) -> tuple[int, ...]:
     for axis, length in enumerate(alone.shape):
         width = min(size, length)
         power = np.lib.stride_tricks.sliding_window_view(power, width, axis=axis).sum(-1)
-    # Where it is as strong everywhere, rounding must not choose.
+    # Among places of equal strength the first is taken, whatever the rounding.
     return tuple(map(int, np.unravel_index((power >= power.max() * 0.999).argmax(), power.shape)))
 
 
@@ -215,7 +215,7 @@ def _draw_spectrum(ax: Axes, samples: np.ndarray, patterns: Sequence[Pattern]) -
         ax.set_xlabel("cycles per position", fontsize=8)
         return
     low, high = (-0.5 - 0.5 / n for n in decibels.shape[::-1]), (0.5 - 0.5 / n for n in decibels.shape[::-1])
-    (left, top), (right, bottom) = low, high  # so that every frequency stands in the middle of its square
+    (left, top), (right, bottom) = low, high  # so that every frequency is in the middle of its square
     ax.imshow(decibels, cmap="cividis", extent=(left, right, bottom, top), interpolation="nearest", aspect="auto")
     for pattern in patterns:
         s, z = pattern.period
@@ -223,7 +223,7 @@ def _draw_spectrum(ax: Axes, samples: np.ndarray, patterns: Sequence[Pattern]) -
         lines = np.abs(np.fft.fftn(part.phases[part.channel].numpy()))
         strong = [(a, b) for (a, b), line in np.ndenumerate(lines) if line > 0.1 * lines.max()]
         vertical, horizontal = zip(*(((a / s + 0.5) % 1, (b / z + 0.5) % 1) for a, b in strong), strict=True)
-        # A frequency of one half stands at the picture's first row or column.
+        # A frequency of one half is at the first row or column.
         places = (np.array(horizontal) - 0.5, np.array(vertical) - 0.5)
         ring: dict[str, Any] = {"color": "#fb923c", "markerfacecolor": "none", "markersize": 12, "markeredgewidth": 1.6}
         ax.plot(*places, "o", clip_on=False, **ring)
@@ -232,20 +232,8 @@ def _draw_spectrum(ax: Axes, samples: np.ndarray, patterns: Sequence[Pattern]) -
     ax.tick_params(labelsize=7)
 
 
-def _picture(ax: Axes, image: np.ndarray, limits: Any) -> None:
-    picture = np.moveaxis(image, 0, -1) if len(image) == 3 else image[0]
-    low, high = map(float, limits)
-    scaled = np.clip((picture - low) / (high - low or 1.0), 0, 1)
-    ax.imshow(scaled, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    _bare(ax)
-
-
 def _diverging() -> Colormap:
-    """Blue below the middle, orange above it: told apart by every kind of colour vision."""
+    """Blue below the middle, orange above it: distinct under every kind of colour vision."""
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("diverging", ["#1d4ed8", "#93c5fd", "#f8fafc", "#fdba74", "#c2410c"])
-
-
-def _bare(ax: Axes) -> None:
-    ax.tick_params(left=False, bottom=False, labelleft=False, labelbottom=False)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from halfstride.figures.autoencoder import show
-from halfstride.figures.canvas import blank
+from halfstride.figures.canvas import blank, show
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -29,7 +28,7 @@ def comparison(rows: Mapping[str, Float[np.ndarray, "n c h w"]]) -> Figure:
     """
     originals = next(iter(rows.values()))
     count, _, height, width = originals.shape
-    # A pixel takes at least one of the picture's, so that large images are not made smaller.
+    # An image of up to 360 pixels is not drawn smaller than it is.
     across = min(max(width / 120, 0.75), 3.0)
     down = min(max(across * height / width, 0.3), 4.0)
     figure = blank(count * (across + 0.06) + 1.5, len(rows) * (down + 0.22) + 0.1)
@@ -101,7 +100,7 @@ def knee(numbers: Sequence[int], errors: Sequence[float], gain: float = _GAIN) -
 def sweep(rows: Sequence[Mapping[str, float | None]]) -> Figure:
     """Error against latent numbers, on logarithmic axes, of the model beside PCA and thumbnails; the knee is marked.
 
-    None is where the model is behind PCA at some size: it was not trained for long enough to tell.
+    Where the model is worse than PCA at some size, no knee is marked: it was not trained for long enough.
 
     Args:
         rows: per size the latent numbers (`numbers`) and the validation errors of the model (`model`) and, where they

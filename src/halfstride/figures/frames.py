@@ -17,7 +17,7 @@ from xml.sax.saxutils import escape, quoteattr
 if TYPE_CHECKING:
     from PIL import Image, ImageFont
 
-__all__ = ["Frame", "Rectangle", "Words", "animated_svg", "gif", "png", "svg"]
+__all__ = ["Frame", "Rectangle", "Words", "animated_svg", "gif", "png"]
 
 
 class Rectangle(NamedTuple):
@@ -54,10 +54,6 @@ class Frame:
     rectangles: list[Rectangle] = field(default_factory=list)
     words: list[Words] = field(default_factory=list)
 
-    @property
-    def shapes(self) -> list[Rectangle | Words]:
-        return [*self.rectangles, *self.words]
-
 
 def png(frame: Frame) -> bytes:
     """A frame as a PNG file."""
@@ -85,11 +81,6 @@ def gif(frames: Sequence[Frame], seconds: float) -> bytes:
         loop=0,
     )
     return stream.getvalue()
-
-
-def svg(frame: Frame) -> bytes:
-    """A frame as an SVG file."""
-    return _svg_file(frame, [_svg_shape(shape) for shape in frame.shapes])
 
 
 def animated_svg(frames: Sequence[Frame], seconds: float) -> bytes:

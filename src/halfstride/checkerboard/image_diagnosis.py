@@ -1,4 +1,4 @@
-"""`diagnose_image`: is there a periodic pattern in a picture?"""
+"""`diagnose_image`: is there a periodic pattern in an image?"""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from halfstride.checkerboard.pattern import EVIDENCE, STRENGTH, Pattern, measure
-from halfstride.checkerboard.reports import joined, pattern_dict, shares, table
+from halfstride.checkerboard.diagnosis_report import joined, table
+from halfstride.checkerboard.pattern import Pattern, measure
+from halfstride.checkerboard.thresholds import EVIDENCE, STRENGTH
 
 __all__ = ["ImageDiagnosis", "diagnose_image"]
 
@@ -20,27 +21,28 @@ _PERIODS = range(2, 9)
 
 @dataclass(frozen=True)
 class ImageDiagnosis:
-    """What `diagnose_image` found; print it for a summary."""
+    """The findings of `diagnose_image`; print it for a summary."""
 
     patterns: tuple[Pattern, ...]
     """One measurement for each period from 2 to 8 that the image is large enough for; a period's own harmonics only."""
     samples: Tensor
-    """What was looked at, (n, channels, height, width)."""
+    """The images, (n, channels, height, width)."""
 
     @property
     def found(self) -> bool:
+        """Whether a pattern was found at any period."""
         return any(pattern.found for pattern in self.patterns)
 
     @property
     def period(self) -> int | None:
-        """The period of all that was found together."""
+        """The period of all patterns found, taken together: the least common multiple of theirs."""
         periods = [pattern.period[0] for pattern in self.patterns if pattern.found]
         return math.lcm(*periods) if periods else None
 
     @property
     def strength(self) -> float:
         """Of all patterns found together, in units of the image's standard deviation."""
-        return math.sqrt(sum(pattern.strength**2 for pattern in self.patterns if pattern.found))
+        return math.hypot(*(pattern.strength for pattern in self.patterns if pattern.found))
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the samples, as plain numbers and lists."""
@@ -48,15 +50,15 @@ class ImageDiagnosis:
             "found": self.found,
             "period": self.period,
             "strength": self.strength,
-            "measured": [pattern_dict(pattern) for pattern in self.patterns],
+            "measured": [pattern.to_dict() for pattern in self.patterns],
             "thresholds": {"evidence": EVIDENCE, "strength": STRENGTH},
         }
 
     def __str__(self) -> str:
         rows = [("period", "strength", "evidence", "")]
         for pattern in self.patterns:
-            told = f"found, {shares(pattern)}; brightest at row, column {pattern.brightest}" if pattern.found else ""
-            rows.append((joined(pattern.period), f"{pattern.strength:.2%}", f"{pattern.evidence:.1f}", told))
+            found = f"found, {pattern.shares}; brightest at row, column {pattern.brightest}" if pattern.found else ""
+            rows.append((joined(pattern.period), f"{pattern.strength:.2%}", f"{pattern.evidence:.1f}", found))
         kinds = [name for pattern in self.patterns if pattern.found for name in pattern.parts]
         kind = " and ".join(dict.fromkeys(kinds))
         last = f"Pattern found: period {self.period}, {self.strength:.1%} of the standard deviation, {kind}."

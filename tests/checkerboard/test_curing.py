@@ -51,7 +51,7 @@ def test_every_method_makes_even_layers_of_the_same_size(layer, method, features
     assert cured(features).shape == model(features).shape
     assert cured.training
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-    assert report.fitted == ("1",)
+    assert report.fitted == (() if method == "resize" else ("1",))
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -67,7 +67,6 @@ def test_without_a_fit_biases_keep_the_mean(layer, features):
 @pytest.mark.parametrize(("kernel", "stride", "groups"), [(3, 2, 1), (4, 2, 2), ((6, 4), (3, 2), 1)])
 def test_the_fit_of_one_layer_is_the_least_squares_solution(kernel, stride, groups):
     """Against the normal equations in a basis of all even kernels, solved directly."""
-    torch.manual_seed(0)
     model = nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(4, 2, kernel, stride, groups=groups)).double()
     layer, x = model[1], blurred_noise(1, 7).double()
     begun, report = cure(model, x, steps=0)
@@ -98,7 +97,6 @@ def test_equalize_begins_with_the_orthogonal_projection(features):
 
 def test_resize_gives_back_a_resize_convolution_that_was_hidden_in_a_transposed_one():
     """Position by position, at the borders too."""
-    torch.manual_seed(0)
     hidden = ResizeConv2d(4, 6, 3)
     x = torch.rand(8, 4, 12, 12)
     model = nn.Sequential(ConvTranspose2d(4, 6, 4, 2, 1))
@@ -126,7 +124,6 @@ def test_smooth_begins_with_a_moving_average_behind_the_layer(features):
     [lambda: SubpixelConv2d(4, 3, 3), lambda: nn.Sequential(nn.Conv2d(4, 12, 3, padding=1), nn.PixelShuffle(2))],
 )
 def test_sub_pixel_convolutions_are_equalised_weights_and_biases(build, features):
-    torch.manual_seed(0)
     model = nn.Sequential(nn.ReLU(), build())
     for parameter in model.parameters():
         nn.init.normal_(parameter)
@@ -142,7 +139,6 @@ def test_sub_pixel_convolutions_are_equalised_weights_and_biases(build, features
 
 
 def test_parametrised_weights_are_cured_and_plain_afterwards():
-    torch.manual_seed(0)
     model = nn.Sequential(nn.ReLU(), weight_norm(nn.ConvTranspose1d(4, 3, 8, 4, 2)))
     x = torch.randn(8, 4, 64)
     before = model(x)
@@ -155,7 +151,6 @@ def test_parametrised_weights_are_cured_and_plain_afterwards():
 
 
 def test_by_default_the_layers_that_come_through_to_the_output_are_changed(features):
-    torch.manual_seed(0)
     model = nn.Sequential(
         nn.ConvTranspose2d(4, 4, 4, 2, 1),
         nn.Identity(),
@@ -179,7 +174,6 @@ def test_what_cannot_be_changed_is_left_and_named(features):
         def forward(self, x):
             return F.conv_transpose2d(x.relu(), self.kernel, stride=2)
 
-    torch.manual_seed(0)
     _, report = cure(Functional(), features)
     assert report.left == {"conv_transpose2d()": "its weight is no parameter of a layer of torch.nn or halfstride."}
     assert report.after.found
@@ -192,7 +186,6 @@ def test_what_cannot_be_changed_is_left_and_named(features):
 
 
 def test_what_is_even_to_rounding_is_not_cured_again(features):
-    torch.manual_seed(0)
     model = nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(4, 3, 4, 2, 1))
     once, report = cure(model, features, "smooth", steps=3)
     assert report.changed == ("1",)
@@ -202,7 +195,6 @@ def test_what_is_even_to_rounding_is_not_cured_again(features):
 
 
 def test_a_layer_whose_weights_are_not_known_is_left_and_named(features):
-    torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(4, 12, 3, padding=1), nn.BatchNorm2d(12), nn.PixelShuffle(2)).eval()
     _, report = cure(model, features)
     assert report.before.blamed == ("2",)
@@ -251,7 +243,6 @@ class Named(nn.Module):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("steps", [0, 5])
 def test_a_layer_of_two_names_is_cured_under_both(method, steps, features):
-    torch.manual_seed(0)
     cured, report = cure(Named(tied=False), features, method, steps=steps)
     assert (report.changed, report.left, report.after.found) == (("up",), {}, False)
     assert cured.up is cured.alias
@@ -259,7 +250,6 @@ def test_a_layer_of_two_names_is_cured_under_both(method, steps, features):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_weights_that_others_have_too_are_left(method, features):
-    torch.manual_seed(0)
     cured, report = cure(Named(tied=True), features, method)
     assert report.left == {"up": "its weights are those of down too: give it its own."}
     assert cured.up.weight is cured.down.weight
@@ -270,7 +260,6 @@ def test_of_several_pictures_the_largest_is_compared(features):
         def forward(self, x):
             return x, super().forward(x)
 
-    torch.manual_seed(0)
     _, report = cure(Variational(nn.ReLU(), nn.ConvTranspose2d(4, 3, 3, 2)), features, steps=0)
     assert report.before.visible
     assert report.difference > 0.05
@@ -282,7 +271,6 @@ def test_where_nothing_can_be_compared_the_report_says_so(features):
         def forward(self, x):
             return (255 * super().forward(x).sigmoid()).byte()
 
-    torch.manual_seed(0)
     _, report = cure(Bytes(nn.ReLU(), nn.ConvTranspose2d(4, 3, 3, 2)), features)
     assert report.difference is None
     assert "nothing was measured in the output, or fitted to it" in str(report)
@@ -290,7 +278,6 @@ def test_where_nothing_can_be_compared_the_report_says_so(features):
 
 
 def test_smooth_keeps_the_size_where_a_dilated_kernel_has_more_output_padding_than_its_stride(features):
-    torch.manual_seed(0)
     model = nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(4, 4, 3, 2, output_padding=2, dilation=3))
     cured, report = cure(model, features, "smooth", steps=0)
     assert report.changed == ("1",)
@@ -349,7 +336,7 @@ def test_a_trained_decoder_is_cured_for_at_most_two_percent_of_its_error(trained
     assert (tmp_path / "cure.png").stat().st_size > 0
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["equalize", "smooth"])
 def test_the_pattern_multiplied_with_the_strokes_is_taken_out(method, trained):
     """What two passes over the digits leave inside the strokes, measured before and after on images not fitted."""
     model, known, unseen = trained
@@ -374,7 +361,6 @@ def test_few_examples_do_not_bend_the_model_to_themselves(trained):
 
 
 def test_a_kernel_of_the_strides_size_is_told_to_use_smooth(features):
-    torch.manual_seed(0)
     model = nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(4, 3, 2, 2))
     _, report = cure(model, features)
     assert "1: a kernel no larger than the stride has one tap a phase" in str(report)
@@ -385,17 +371,15 @@ def test_a_kernel_of_the_strides_size_is_told_to_use_smooth(features):
 
 
 def test_a_pattern_that_a_nonlinearity_makes_of_even_phases_is_told():
-    torch.manual_seed(0)
     model = nn.Sequential(nn.ConvTranspose2d(4, 8, 4, 2, 1), nn.ReLU(), nn.Conv2d(8, 2, 3))
     _, report = cure(model, torch.randn(32, 4, 32, 32))
     assert report.after.visible
     assert not report.after.blamed
-    assert "a nonlinearity makes a pattern of phases that differ in how much they vary" in str(report)
+    assert "a nonlinearity makes a pattern of phases that differ in variance" in str(report)
     assert "no layer makes it by its weights alone" in str(report.after)
 
 
 def test_an_even_layer_before_a_changed_one_stays_even(features):
-    torch.manual_seed(0)
     model = nn.Sequential(SubpixelConv2d(4, 4, 3), nn.ReLU(), nn.ConvTranspose2d(4, 3, 3, 2))
     _, report = cure(model, features, layers=["2"])
     assert report.fitted == ("2",)
@@ -412,7 +396,6 @@ def test_the_fit_takes_any_arguments_and_parametrised_neighbours(features):
         def forward(self, x, gain=1.0):
             return {"sample": self.last(self.first(x).relu()) * gain}
 
-    torch.manual_seed(0)
     model = Model()
     for inputs in (features, (features, 2.0), {"x": features, "gain": 2.0}):
         cured, report = cure(model, inputs)
@@ -431,7 +414,6 @@ def test_without_gradients_nothing_is_fitted(features):
         def forward(self, x):
             return self.up(x.relu())
 
-    torch.manual_seed(0)
     _, report = cure(Closed(), features)
     assert (report.changed, report.fitted) == (("up",), ())
     assert report.after.layers[0].gain_spread < 1e-6

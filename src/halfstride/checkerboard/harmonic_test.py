@@ -1,4 +1,4 @@
-"""The harmonic F test: how much of a signal stands on the harmonics of a period, and how much beside them.
+"""The harmonic F test: the energy of a signal at the harmonics of a period against the energy beside them.
 
 Reference:
     Thomson, "Spectrum estimation and harmonic analysis", Proceedings of the IEEE 70 (1982), section XIII: the harmonic
@@ -14,26 +14,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Lines", "Sight", "chances", "harmonics", "lines_in", "sight_of"]
+__all__ = ["Lines", "View", "harmonics", "lines_in", "probabilities", "view_of"]
 
 _MOST_TAPERS = 32  # per axis
-_COARSE = 3  # tapers per axis that tell the shape of an envelope
+_COARSE = 3  # tapers per axis that the shape of an envelope is taken from
 
 
-class Sight(NamedTuple):
-    """How one axis is looked at."""
+class View(NamedTuple):
+    """The tapers along one axis, and what follows from them."""
 
     tapers: Tensor
     """Orthonormal, (taper, position)."""
     basis: Tensor
     """The tapers shifted to each harmonic, (position, taper, harmonic), complex."""
     constant: Tensor
-    """What the tapers, (taper,), see of a constant, of norm 1."""
+    """The coefficients of a constant, (taper,), of norm 1."""
     weight: Tensor
     """How much each position counts for a constant, (position,); the sum is 1."""
 
 
-def sight_of(size: int, s: int) -> Sight:
+def view_of(size: int, s: int) -> View:
     """For a signal of this size that lacks its first `s - 1` positions; harmonics are those of period `s`."""
     tapers = _sine_tapers(size, s)
     seen = tapers.sum(1)
@@ -41,23 +41,23 @@ def sight_of(size: int, s: int) -> Sight:
     turns = (positions.outer(torch.arange(s)) % s / s).double()
     shift = torch.polar(torch.ones_like(turns), -2 * math.pi * turns)
     basis = tapers.T.unsqueeze(2) * shift.unsqueeze(1)
-    return Sight(tapers, basis, seen / seen.norm(), seen @ tapers / seen.square().sum())
+    return View(tapers, basis, seen / seen.norm(), seen @ tapers / seen.square().sum())
 
 
 class Lines(NamedTuple):
-    """What stands on each harmonic of a signal, (channels, *period)."""
+    """The amplitude and the noise at each harmonic of a signal, (channels, *period)."""
 
     amplitude: Tensor
     """In the signal's units, complex."""
     noise: Tensor
-    """The power that its neighbourhood puts there."""
+    """The power that is expected there from the neighbourhood."""
     freedom: float
     """Degrees of freedom of the noise."""
 
 
 def lines_in(
     signal: Tensor,
-    sight: Sequence[Sight],
+    view: Sequence[View],
     least: Tensor | float,
     envelope: Tensor | None = None,
     beside: Tensor | None = None,
@@ -66,13 +66,13 @@ def lines_in(
 
     Args:
         least: the variance, one or (c, 1, ...), that the signal's rounding errors have at each position.
-        envelope: how much of an amplitude of 1 is seen at each position, (c, *size); 1 everywhere by default.
-        beside: another envelope, of something that stands on the harmonics too and is not meant; it is left out.
+        envelope: what an amplitude of 1 gives at each position, (c, *size); 1 everywhere by default.
+        beside: the envelope of something else at the harmonics, which is left out.
     """
-    axes = len(sight)
+    axes = len(view)
     tapers = tuple(range(1, 1 + axes))
     coefficients = signal.to(torch.complex128)  # to be (channels, k1, a1, k2, a2, ...): taper k, harmonic a
-    for axis in sight:
+    for axis in view:
         coefficients = torch.tensordot(coefficients, axis.basis.to(coefficients), dims=([1], [0]))
     coefficients = coefficients.permute(0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2))
 
@@ -82,19 +82,19 @@ def lines_in(
     def size(shape: Tensor) -> Tensor:
         return along(shape, shape).sqrt().clamp_min(torch.finfo(torch.float64).tiny)
 
-    freedom = math.prod(len(axis.constant) for axis in sight) - 1.0
-    shape = _seen(torch.ones_like(signal) if envelope is None else envelope, sight)
+    freedom = math.prod(len(axis.constant) for axis in view) - 1.0
+    shape = _seen(torch.ones_like(signal) if envelope is None else envelope, view)
     if envelope is not None:
-        for place, axis in enumerate(sight, start=1):  # a fine shape would be that of the noise, where content is rare
+        for place, axis in enumerate(view, start=1):  # a finer shape would be that of the noise, where content is rare
             shape = shape * (torch.arange(len(axis.constant)).to(shape) < _COARSE).reshape(
                 -1, *(1,) * (2 * axes - place)
             )
     if beside is not None:
-        other = _seen(beside, sight)
+        other = _seen(beside, view)
         other = other / size(other)
         shape = shape - along(shape, other) * other
         coefficients = coefficients - along(coefficients, other) * other
-        freedom = (freedom - 1) / 2  # content comes in clumps, which tell less than as many positions would
+        freedom = (freedom - 1) / 2  # neighbouring positions of the content are not independent
     unit = shape / size(shape)
     amplitude = along(coefficients, unit)
     rest = coefficients - amplitude * unit
@@ -102,20 +102,20 @@ def lines_in(
     for place in range(axes if axes > 1 else 0):  # along each axis, in what does not change along the others
         marginal = rest
         for across in sorted(set(range(axes)) - {place}, reverse=True):
-            marginal = torch.tensordot(marginal, sight[across].constant.to(marginal), dims=([1 + across], [0]))
+            marginal = torch.tensordot(marginal, view[across].constant.to(marginal), dims=([1 + across], [0]))
         noise = noise.maximum(marginal.abs().square().sum(1) / (marginal.shape[1] - 1))
     norm = size(shape).reshape(-1, *(1,) * axes)
     return Lines(amplitude.reshape(noise.shape) / norm, noise.clamp_min(least) / norm.square(), freedom)
 
 
-def _seen(values: Tensor, sight: Sequence[Sight]) -> Tensor:
-    """What the tapers see of values (c, *size), (c, k1, k2, ..., 1, 1, ...)."""
-    for axis in sight:
+def _seen(values: Tensor, view: Sequence[View]) -> Tensor:
+    """The coefficients of values (c, *size), (c, k1, k2, ..., 1, 1, ...)."""
+    for axis in view:
         values = torch.tensordot(values, axis.tapers.T.to(values), dims=([1], [0]))
-    return values.reshape(*values.shape, *(1,) * len(sight))
+    return values.reshape(*values.shape, *(1,) * len(view))
 
 
-def chances(lines: Lines, wanted: Tensor) -> Tensor:
+def probabilities(lines: Lines, wanted: Tensor) -> Tensor:
     """The probability, for each channel (c,), that a signal without a pattern has as much on the wanted harmonics."""
     ratio = (lines.amplitude.abs().square() / lines.noise)[:, wanted]
     bartlett = ((8 * lines.freedom + 1) / (8 * lines.freedom + 3)) ** 2
@@ -125,8 +125,8 @@ def chances(lines: Lines, wanted: Tensor) -> Tensor:
 
 
 def _sine_tapers(size: int, s: int) -> Tensor:
-    """The first sine tapers, orthonormal, (taper, position): as many as see no further than halfway to the next
-    harmonic's neighbourhood, and no more than make the noise well known."""
+    """The first sine tapers, orthonormal, (taper, position): as many as reach no further than halfway to the
+    next harmonic's neighbourhood, and no more than a good estimate of the noise needs."""
     count = min(max(3, size // (2 * s) - 1), _MOST_TAPERS)
     positions = torch.arange(1, size + 1, dtype=torch.float64)
     orders = torch.arange(1, count + 1, dtype=torch.float64)

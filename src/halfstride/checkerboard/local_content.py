@@ -1,9 +1,9 @@
-"""The content that a pattern stands in: its local mean, and the detail in proportion to it.
+"""The content that a signal has beside a pattern: its local mean, and the detail in proportion to it.
 
-A pattern multiplied with the content is a phase's gain: what its outputs are to those of the others *where the content
-is constant*. Where it changes, the phases of a perfectly even layer differ too: of a resize-convolution some mix more
-of two neighbours than others and vary less. So the detail is compared with content from which edges are blurred, and
-which is uncorrelated with the curvature of what it came from; there such phases hardly differ.
+A multiplicative pattern is the gain of each phase *where the content is constant*. Where the content changes, the
+phases of an even layer differ too: some phases of a resize-convolution mix two neighbours and have less variance than
+others. So the detail is compared with blurred content that is uncorrelated with the curvature of the signal; relative
+to that, the phases of an even layer hardly differ.
 """
 
 from __future__ import annotations
@@ -13,32 +13,33 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = ["Averages", "averages", "extended", "local_mean"]
 
 _AT_ONCE = 2**21  # values of a batch that are held in float64 at a time
 _BLUR = 2  # periods that the content is averaged over, four times
-_RIDGE = 0.25  # of the usual energy: where there is less content than usual it says less
+_RIDGE = 0.25  # of the mean energy: positions with less content than usual count less
 
 
 class Averages(NamedTuple):
-    """What a batch of signals is on average, at each position (channels, *size less 2 (s - 1))."""
+    """Averages over a batch of signals, at each position (channels, *size less 2 (s - 1))."""
 
     detail: Tensor
-    """What is left without the local mean."""
+    """The signal less its local mean."""
     product: Tensor
-    """Of the detail and the content."""
+    """Detail times content."""
     proportion: Tensor
-    """Of the signal, less `mean`, and the content: what `product` is for a gain of 1."""
+    """The signal, less `mean`, times the content: what `product` is for a gain of 1."""
     energy: Tensor
-    """Of the content: its square."""
+    """The content squared."""
     content: Tensor
-    """What `product` is for an additive pattern of 1."""
+    """The content: what `product` is for an additive pattern of 1."""
     variance: Tensor
-    """Of the local mean, (channels,)."""
+    """The variance of the local mean, (channels,)."""
     mean: Tensor
-    """Of the local mean, (channels,)."""
+    """The mean of the local mean, (channels,)."""
     weight: Tensor
     """How much each position counts, (*size less 2 (s - 1)); the sum is 1."""
 
@@ -64,7 +65,7 @@ def averages(signals: Tensor, period: Sequence[int], weight: Tensor) -> Averages
             inner = inner.narrow(axis, s - 1, inner.shape[axis] - 2 * (s - 1))
         blurred = _blurred(local, period)
         bends = _curvatures(blurred, period)
-        if share is None:  # from the first part, which is enough to know it
+        if share is None:  # the first part is enough for an estimate
             share = _explained(blurred, bends, _curvatures(inner, period), weight)
         content = blurred - (share * bends).sum(0)
         detail = inner - local
@@ -92,12 +93,8 @@ def local_mean(signals: Tensor, period: Sequence[int]) -> Tensor:
 
 
 def extended(signals: Tensor, by: Sequence[int]) -> Tensor:
-    """Longer by so much at each end of the last axes, with what stands at the border."""
-    for axis, more in enumerate(by, start=-len(by)):
-        size = signals.shape[axis]
-        ends = [signals.narrow(axis, place, 1).repeat_interleave(more, axis) for place in (0, size - 1)]
-        signals = torch.cat([ends[0], signals, ends[1]], axis)
-    return signals
+    """Longer by so many positions at each end of the last axes, with the values at the border."""
+    return F.pad(signals, [more for each in reversed(by) for more in (each, each)], mode="replicate")
 
 
 def _blurred(signals: Tensor, period: Sequence[int]) -> Tensor:

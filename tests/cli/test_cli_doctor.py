@@ -65,8 +65,6 @@ def test_a_factory_in_the_working_folder(halfstride, tmp_path):
         "def with_inputs():\n"
         "    return generator(), torch.rand(4, 8, 16, 16)\n"
         "number = int\n"
-        "def broken():\n"
-        "    return {}['weights']\n"
     )
     code, out, _ = halfstride("doctor", "zoo:generator", "--input-shape", "16x8x16x16", "--check")
     assert code == 1
@@ -80,10 +78,7 @@ def test_a_factory_in_the_working_folder(halfstride, tmp_path):
             "`target` (=zoo:generator) does not run on --input-shape 4x3x8x8: Given transposed=1, weight of size "
             "[8, 3, 3, 3], expected input[4, 3, 8, 8] to have 8 channels, but got 3 channels instead",
         ),
-        (("zoo:missing",), "`target` (=zoo:missing) cannot be imported: module 'zoo' has no attribute 'missing'."),
-        (("nowhere:f",), "`target` (=nowhere:f) cannot be imported: No module named 'nowhere'."),
-        (("zoo:broken",), "`target` (=zoo:broken) raises KeyError: 'weights'"),
-        (("zoo:number",), "`target` (=zoo:number) returns a int: it must return a torch.nn.Module."),
+        (("zoo:number",), "`target` (=zoo:number) returns int: it must return a torch.nn.Module."),
     ):
         code, out, err = halfstride("doctor", *arguments)
         assert (code, out) == (1, "")

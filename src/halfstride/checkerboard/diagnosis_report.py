@@ -1,0 +1,225 @@
+"""What `diagnose` returns: a report of each layer and of each period in the output, as a table and as data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from halfstride.checkerboard.coverage import even_kernel
+from halfstride.checkerboard.pattern import Pattern
+from halfstride.checkerboard.thresholds import EQUAL_GAINS, EVIDENCE, STRENGTH
+
+__all__ = ["Diagnosis", "LayerReport", "OutputPattern", "joined", "table"]
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """The report of one upsampling layer."""
+
+    name: str
+    kind: str
+    """"transposed", "resize", "sub-pixel", or "interpolate": upsampling without a kernel of its own."""
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    """Or scale factor; 1 along every axis where the scale is no integer."""
+    output_size: tuple[int, ...]
+    taps: tuple[int, int] | None
+    """Fewest and most kernel taps that an output position sums; None without a kernel."""
+    gain_spread: float | None
+    """`gain_spread` of its weights; None where they are not known."""
+    gains: Tensor | None
+    """Each phase's gain, projected on the mean gain, (*stride): 1 for all phases of an even layer."""
+    made: float | None
+    """Strength of the pattern that its weights make of its mean input, in units of its output's standard deviation;
+    computed from the weights, not measured. None where the weights are not known."""
+    pattern: Pattern | None
+    """The pattern measured in its output at the period of its own stride."""
+    refusal: str = ""
+    """Why nothing was measured."""
+
+    @property
+    def verdict(self) -> str:
+        """One of "checkerboard", "weights uneven", "even" and "not judged"."""
+        even = self.gain_spread is not None and self.gain_spread <= EQUAL_GAINS
+        # With equal gains a multiplicative part can only come from phases that differ in variance.
+        seen = self.pattern.additive if self.pattern is not None and even else self.pattern
+        if (seen is not None and seen.found) or (self.made or 0.0) >= STRENGTH:
+            return "checkerboard"
+        if self.gain_spread is not None and not even:
+            return "weights uneven"
+        return "even" if self.pattern is not None or self.gain_spread is not None else "not judged"
+
+    @property
+    def advice(self) -> str:
+        """What to do, in a sentence; empty where there is nothing to do."""
+        if self.verdict == "even":
+            return ""
+        if self.verdict == "not judged":
+            return self.refusal
+        if self.kind == "sub-pixel":
+            advice = "its phases have weights of their own: cure it, or start from ICNR (halfstride.SubpixelConv)."
+        elif self.taps is not None and self.taps[0] != self.taps[1]:
+            better = joined([even_kernel(k, s) for k, s in zip(self.kernel_size, self.stride, strict=True)])
+            advice = f"the stride does not divide the kernel: cure it, or train with kernel {better} or a resize."
+        elif self.kind == "transposed":
+            advice = "the overlap is even, the weights are not: cure it, or train with a resize-convolution."
+        else:
+            advice = "this layer has even phases: look for a pattern in its input."
+        return advice if self.verdict == "checkerboard" else f"no pattern with these inputs, but others can: {advice}"
+
+
+@dataclass(frozen=True)
+class OutputPattern:
+    """A pattern in the model's output, and the layers that make patterns of this period."""
+
+    period: tuple[int, ...]
+    layers: tuple[str, ...]
+    direct: bool
+    """Whether these layers upsample last: nothing after them changes the period of their patterns."""
+    pattern: Pattern | None
+    refusal: str = ""
+    """Why nothing was measured."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The findings of `diagnose`; print it for a table."""
+
+    layers: tuple[LayerReport, ...]
+    output: tuple[OutputPattern, ...]
+    """The patterns in the model's output, one for each period that a layer could give it."""
+    unreached: tuple[str, ...]
+    """Upsampling modules that did not run for the example inputs."""
+    uneven_gradients: tuple[str, ...]
+    """Strided convolutions whose stride does not divide the kernel."""
+    samples: Tensor | None
+    """The first outputs (n, channels, *size), for pictures; None where the model returns no such tensor."""
+
+    @property
+    def found(self) -> bool:
+        """Whether there is a checkerboard in the model's output, or right before it in a layer that upsamples last.
+
+        Patterns that stay inside do not count: trained models use the differences between phases to paint detail, and
+        later layers undo what is no detail.
+        """
+        return bool(self.blamed) or self.visible
+
+    @property
+    def patterns(self) -> list[Pattern]:
+        """The patterns found in the model's output."""
+        return [part.pattern for part in self.output if part.pattern is not None and part.pattern.found]
+
+    @property
+    def visible(self) -> bool:
+        """Whether a pattern was measured in the model's output itself."""
+        return bool(self.patterns)
+
+    @property
+    def reaching(self) -> set[str]:
+        """The layers whose patterns reach the output: those that upsample last, and those of a period found there."""
+        seen = [part for part in self.output if part.direct or (part.pattern is not None and part.pattern.found)]
+        return {name for part in seen for name in part.layers}
+
+    @property
+    def blamed(self) -> tuple[str, ...]:
+        """The layers that make the checkerboard found in, or right before, the output."""
+        made = [layer.name for layer in self.layers if layer.verdict == "checkerboard"]
+        return tuple(name for name in made if not self.output or name in self.reaching)
+
+    @property
+    def strength(self) -> float:
+        """The patterns found in the model's output taken together, in units of its standard deviation."""
+        return math.hypot(*(pattern.strength for pattern in self.patterns))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the samples, as plain numbers, texts and lists."""
+        names = ("name", "kind", "kernel_size", "stride", "output_size", "taps", "gain_spread", "made", "verdict")
+        layers = [
+            {name: getattr(layer, name) for name in (*names, "advice")}
+            | {"measured": None if layer.pattern is None else layer.pattern.to_dict()}
+            for layer in self.layers
+        ]
+        output = [
+            {"period": part.period, "layers": part.layers, "refusal": part.refusal}
+            | {"measured": None if part.pattern is None else part.pattern.to_dict()}
+            for part in self.output
+        ]
+        return {
+            "found": self.found,
+            "visible": self.visible,
+            "blamed": self.blamed,
+            "strength_in_output": self.strength,
+            "layers": layers,
+            "output": output,
+            "unreached": self.unreached,
+            "uneven_gradients": self.uneven_gradients,
+            "thresholds": {"evidence": EVIDENCE, "strength": STRENGTH, "gain_spread": EQUAL_GAINS},
+        }
+
+    def __str__(self) -> str:
+        if not self.layers:
+            return "This model has no upsampling layer that these inputs reach: there is nothing to judge."
+        titles = ("layer", "kind", "kernel/stride", "taps", "gain spread", "makes", "measured", "verdict")
+        lines = [
+            *table([titles, *map(_cells, self.layers)]),
+            "",
+            "patterns in percent of the output's standard deviation; additive: the same everywhere, multiplicative: "
+            "growing with the content",
+        ]
+        for part in self.output:
+            measured = part.refusal if part.pattern is None else _measured(part.pattern)
+            lines.append(f"in the model's output, period {joined(part.period)} ({', '.join(part.layers)}): {measured}")
+        for advice in dict.fromkeys(layer.advice for layer in self.layers if layer.advice):
+            names = ", ".join(layer.name for layer in self.layers if layer.advice == advice)
+            lines.append(f"{names}: {advice}")
+        if self.unreached:
+            lines.append(f"not run by these inputs: {', '.join(self.unreached)}")
+        if self.uneven_gradients:
+            names = ", ".join(self.uneven_gradients)
+            lines.append(f"uneven gradients (strided convolutions whose stride does not divide the kernel): {names}")
+        names = ", ".join(self.blamed)
+        if self.visible and names:
+            lines.append(f"Checkerboard found in the output; made by {names}.")
+        elif self.visible:
+            lines.append(
+                "Checkerboard found in the output; no layer makes it by its weights alone. A nonlinearity makes one of "
+                "phases that differ in variance."
+            )
+        elif self.found:
+            lines.append(f"Checkerboard found in {names}; none was measured in the model's output itself.")
+        else:
+            lines.append("No checkerboard found in the output.")
+        return "\n".join(lines)
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of text with the cells of `rows` in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def joined(sizes: Sequence[int]) -> str:
+    """Sizes along all axes as one word: "3", or "3×4" where they differ."""
+    return str(sizes[0]) if len(set(sizes)) == 1 else "×".join(map(str, sizes))
+
+
+def _cells(layer: LayerReport) -> tuple[str, ...]:
+    """The layer's row in the table."""
+    return (
+        layer.name,
+        layer.kind,
+        f"{joined(layer.kernel_size) if layer.kernel_size else '-'}/{joined(layer.stride)}",
+        "-" if layer.taps is None else " to ".join(map(str, sorted(set(layer.taps)))),
+        "-" if layer.gain_spread is None else f"{layer.gain_spread:.2g}",
+        "-" if layer.made is None else f"{layer.made:.1%}",
+        "-" if layer.pattern is None else _measured(layer.pattern),
+        layer.verdict,
+    )
+
+
+def _measured(pattern: Pattern) -> str:
+    return f"{pattern.shares if pattern.found else 'none'} (evidence {pattern.evidence:.1f})"
