@@ -24,7 +24,6 @@ from torch.utils import benchmark
 import halfstride
 from benchmarks import models, onnx_graph
 from benchmarks.rows import Row, fewest_bytes, parse
-from halfstride._core import planner
 from halfstride._core.algorithms import ALGORITHMS
 from halfstride.kernels import transposed_from_resize
 
@@ -250,26 +249,28 @@ def _called(module: nn.Module, inputs: list[Tensor], training: bool) -> Prepared
 
 
 def _chosen(prepared: Prepared, layer: nn.Module, compiled: bool) -> str:
-    """What `planner.choose` answers in one call of a layer: as it runs, or else as it is traced."""
-    choose, traced, ran = planner.choose, [], []
+    """The algorithm that computes one call of a layer, as it runs, or else as it is traced."""
+    traced: list[str] = []
+    ran: list[str] = []
 
-    def listening(*arguments: Any, **options: Any) -> Any:
-        answer = choose(*arguments, **options)
-        if torch.compiler.is_compiling():
-            traced.append(answer)
-        else:
-            ran.append(answer)
-        return answer
+    def listening(name: str, compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def call(*arguments: Any) -> Tensor:
+            (traced if torch.compiler.is_compiling() else ran).append(name)
+            return compute(*arguments)
 
-    planner.choose = listening
+        return call
+
+    originals = {name: module.compute for name, module in ALGORITHMS.items()}
+    for name, module in ALGORITHMS.items():
+        module.compute = listening(name, originals[name])
     if compiled:
-        layer.compile(backend="eager")  # which is as good as any to ask
+        layer.compile(backend="eager")  # any backend calls the same algorithms
     try:
         prepared.run()
     finally:
-        planner.choose = choose
-    # Nobody chooses where a layer stays whole for a compiler to be summed by parts: see `planner.trains_by_parts`.
-    answer: str = (ran or traced or ["by_parts"])[0]
+        for name, module in ALGORITHMS.items():
+            module.compute = originals[name]
+    answer = (ran or traced)[0]
     return f"{answer}, compiled" if compiled else answer
 
 
