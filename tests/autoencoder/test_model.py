@@ -394,7 +394,7 @@ def test_diagnose_looks_at_all_upsamplings(upsampling):
     [
         ({"image_size": 0}, r"`image_size` \(=0\) must be (an int of )?at least 1\."),
         ({"image_size": (8, -1)}, r"`image_size` \(=-1\) must be (an int of )?at least 1\."),
-        ({"image_size": (8, 8, 8)}, r"`image_size` \(=\(8, 8, 8\)\) must be height and width, or one int for both\."),
+        ({"image_size": (8, 8, 8)}, r"`image_size` \(=\(8, 8, 8\)\) must be one int, or 2 ints \(one per axis\)\."),
         ({"channels": 0}, r"`channels` \(=0\) must be (an int of )?at least 1\."),
         ({"channels": True}, r"`channels` \(=True\) must be (an int of )?at least 1\."),
         ({"latent_dim": 2.5}, r"`latent_dim` \(=2\.5\) must be (an int of )?at least 1\."),

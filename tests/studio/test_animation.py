@@ -124,7 +124,7 @@ def test_animate_writes_a_gif_an_svg_or_a_folder(halfstride, tmp_path):
 
 def test_animate_says_what_is_wrong(halfstride, tmp_path):
     code, _, err = halfstride("animate", "transposed", "--padding", "9")
-    assert (code, err) == (1, "error: `padding` (=9) leaves nothing of the full output (=7): use at most 3.\n")
+    assert (code, err) == (1, "error: `--padding` (=9) leaves nothing of the full output (=7): use at most 3.\n")
     code, _, err = halfstride("animate", "transposed", "--out", "a.mp4")
     assert (code, err) == (1, "error: `--out` (=a.mp4) must end in .gif or .svg, or name a folder.\n")
     assert list(tmp_path.iterdir()) == []
