@@ -20,7 +20,7 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.utils._pytree import tree_map_only
 
 from halfstride.optimizing.lazy import LazyTensor, Recipe, is_ordinary
-from halfstride.optimizing.plan import Origin, Plan, Site
+from halfstride.optimizing.rewrites import Call, Origin, Rewrites
 from halfstride.optimizing.rewriting import Rewriting
 from halfstride.optimizing.rules import RULES
 
@@ -61,12 +61,12 @@ def rewritten(graph: fx.GraphModule) -> fx.GraphModule:
     (returned,) = end.args
     assert isinstance(returned, tuple | list)
     strides = [_strides(was) for was in returned]
-    plan = _ByRule()
+    rewrites = _All()
 
     def halfstride(*inputs: Any) -> list[Any]:
-        with _Tracing(plan) as rewriting:
+        with _Tracing(rewrites) as rewriting:
             outputs = rewriting.finish(_Interpreter(original, rewriting).run(*inputs))
-        plan.told = True
+        rewrites.logged = True
         return [_laid_out(output, wanted) for output, wanted in zip(outputs, strides, strict=True)]
 
     # One call of a function that no cache of graphs knows, because it is another one in every graph. The graph's inputs
@@ -117,19 +117,26 @@ def _laid_out(output: Any, strides: tuple[int, ...] | None) -> Any:
     return output.new_empty_strided(output.shape, strides).copy_(output)
 
 
-class _ByRule(Plan):
-    """The plan where nothing is measured: what can be computed on the small image is."""
+class _All(Rewrites):
+    """Nothing is measured: every call that the planner knows a faster algorithm for is rewritten."""
 
-    told = False
-    """Whether the log has it all: a graph is traced several times."""
+    logged = False
+    """Whether the log has every call: a graph is traced several times."""
 
-    def wants(self, origin: Origin) -> Hashable:
+    def defer(self, origin: Origin) -> Hashable:
         return origin
 
-    def choose(self, site: Site) -> str:
-        if not self.told:
-            _log.info("%s becomes %s", site.was, site.became)
-        return site.default or "auto"
+    def accepts(self, call: Call) -> bool:
+        if call.algorithms and not self.logged:
+            _log.info("%s becomes %s", call.was, call.became)
+        return bool(call.algorithms)
+
+    def lazy(self, recipe: Recipe) -> Any:
+        if not all(map(is_ordinary, recipe.pieces)):
+            return NotImplemented
+        if not torch.is_grad_enabled():
+            recipe.pieces = tuple(piece.detach() for piece in recipe.pieces)
+        return LazyTensor(recipe)
 
 
 class _Tracing(Rewriting):
@@ -145,13 +152,6 @@ class _Tracing(Rewriting):
         if func not in _OF_SIZES:
             args, kwargs = self.finish((args, kwargs))
         return func(*args, **kwargs)
-
-    def lazy(self, recipe: Recipe) -> Any:
-        if not all(is_ordinary(piece) for piece in recipe.pieces):
-            return NotImplemented
-        if not torch.is_grad_enabled():
-            recipe.pieces = tuple(piece.detach() for piece in recipe.pieces)
-        return LazyTensor(recipe)
 
     def finish(self, output: Any) -> Any:
         return tree_map_only(LazyTensor, _made, output)

@@ -6,13 +6,23 @@ from dataclasses import dataclass
 import pytest
 import torch
 import torch.nn.functional as F
+from models_to_optimize import Model, assert_same, conv, image, randomised, up
 from torch import nn
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from halfstride.optimizing import measuring, optimize
-from test_optimizing import Model, assert_same, conv, everything_pays, image, randomised, up  # noqa: F401
-from test_optimizing_signals import conv1d, signal
+from halfstride.optimizing import optimize
+from halfstride.optimizing.example import difference
+
+pytestmark = pytest.mark.usefixtures("everything_pays")
+
+
+def conv1d(kernel=3):
+    return nn.Conv1d(4, 4, kernel, padding=kernel // 2)
+
+
+def signal(length=9, batch=2):
+    return torch.randn(batch, 4, length)
 
 
 def pair(run, *example, gradients=False, **parts):
@@ -30,7 +40,7 @@ def assert_like(original, model, *inputs):
     """Also the strides: what follows may view."""
     with torch.no_grad():
         expected = original(*inputs)
-        assert measuring.difference(model(*inputs), expected) <= 1e-10
+        assert difference(model(*inputs), expected) <= 1e-10
 
 
 # Inputs that have another form than the example -----------------------------------------------------------------------
@@ -121,7 +131,7 @@ def test_orders_in_memory_and_images_of_one_position(make, order):
         for x in (image(), image(height=1, width=1)):
             for images in (x, x.clone(memory_format=torch.channels_last)):
                 output, expected = model(images), original(images)
-                assert measuring.difference(output, expected) <= 1e-6
+                assert difference(output, expected) <= 1e-6
                 assert output.stride() == expected.stride()
 
 
