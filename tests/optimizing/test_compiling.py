@@ -177,6 +177,11 @@ def data_changed(m, x):
     return m.conv(y), y.sin(), y.data * 2
 
 
+def with_coordinates(m, x):
+    y, z = torch.meshgrid(torch.arange(x.shape[2]), torch.arange(x.shape[3]), indexing="ij")
+    return m.conv(up(x + (y.reshape(-1) + z.reshape(-1)).to(x.dtype).view(x.shape[2:])))
+
+
 def expanded(x):
     n, c, h, w = x.shape
     return x[:, :, :, None, :, None].expand(n, c, h, 2, w, 2).reshape(n, c, 2 * h, 2 * w)
@@ -186,6 +191,7 @@ def expanded(x):
     "run",
     [
         data_changed,
+        with_coordinates,
         lambda m, x: (expanded(x).view(2, -1), m.conv(up(x))),
         lambda m, x: (x.repeat_interleave(2, 2).repeat_interleave(2, 3).view(2, -1), m.conv(up(x))),
         lambda m, x: m.conv(expanded(x)).view(2, -1),

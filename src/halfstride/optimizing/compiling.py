@@ -1,8 +1,7 @@
-"""`torch.compile(model, backend="halfstride")`: what inductor makes of a model whose upsampling is rewritten.
+"""`torch.compile(model, backend="halfstride")`: compile a model by inductor, with its upsampling rewritten.
 
-Dynamo reads the model's own code, and hands on a graph of torch functions for each stretch that it understands. While
-AOTAutograd traces such a graph, the rules of `halfstride.optimize` stand between the two: where the graph upsamples and
-convolves, the small image is convolved. What inductor compiles holds no trace of the rest.
+Dynamo turns the model's own code into graphs of torch functions. While AOTAutograd traces such a graph, the rules of
+`halfstride.optimize` are applied: where the graph upsamples and convolves, the small image is convolved.
 """
 
 from __future__ import annotations
@@ -47,7 +46,13 @@ def backend(
     import torch._inductor as inductor  # which takes a second to import
 
     settings = inductor.list_mode_options(mode) if mode else options
-    return inductor.compile(rewritten(graph), list(example_inputs), settings)  # type: ignore[no-any-return]
+    original = fx.GraphModule(graph, copy.deepcopy(graph.graph))
+    try:
+        return inductor.compile(rewritten(graph), list(example_inputs), settings)  # type: ignore[no-any-return]
+    except Exception as failure:
+        # Either a graph in which a rule goes wrong, or one that inductor does not compile, and says so again.
+        _log.info("a graph stays as it was: %s: %s", type(failure).__name__, failure)
+        return inductor.compile(original, list(example_inputs), settings)  # type: ignore[no-any-return]
 
 
 def rewritten(graph: fx.GraphModule) -> fx.GraphModule:

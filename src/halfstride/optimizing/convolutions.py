@@ -25,11 +25,6 @@ __all__ = ["PADDING_MODES", "conv", "conv_transpose"]
 _Operators = tuple[Callable[..., Any], ...]  # for one, two and three dimensions
 _CONV: _Operators = (F.conv1d, F.conv2d, F.conv3d)
 _CONV_TRANSPOSE: _Operators = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
-_OUR_CONV_TRANSPOSE: _Operators = (
-    functional.conv_transpose1d,
-    functional.conv_transpose2d,
-    functional.conv_transpose3d,
-)
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _ONE_BY_ONE: tuple[str, ...] = ("1×1 first",)
 PADDING_MODES = {"constant": "zeros", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
@@ -67,35 +62,26 @@ def conv(
         return NotImplemented
 
     kind = f"conv{axes}d {weight.shape[1] * groups}→{weight.shape[0]}"
-    dilations, gradients = _per_axis(dilation, axes), wants_gradients(*recipe.pieces, weight, bias)
-    if not joined and set(weight.shape[2:]) == {1} and pads in ((0,) * axes, "valid", "same"):
-        became, algorithms = f"{kind} before the upsampling", _ONE_BY_ONE
-
-        def compute() -> Any:
-            small = func(recipe.pieces[0], weight, bias, 1, 0, 1, groups)
-            return rewrites.lazy(Recipe((small,), recipe.scales, recipe.axis, origins=recipe.origins))
-    else:
-        became = "resize-convolution" + " of the parts" * joined
-        geometry = pads, dilations, groups
-        algorithms = _algorithms(recipe, channels, weight, geometry, gradients)
-
-        def compute() -> Any:
-            return _sum_of_parts(recipe, channels, func, weight, bias, geometry)
-
+    geometry, gradients = (pads, _per_axis(dilation, axes), groups), wants_gradients(*recipe.pieces, weight, bias)
+    commutes = not joined and set(weight.shape[2:]) == {1} and pads in ((0,) * axes, "valid", "same")
     upsampled = [(p, s) for p, s in zip(recipe.pieces, recipe.scales, strict=True) if max(s) > 1]
     numel = sum(math.prod(map(operator.mul, piece.shape, scale)) for piece, scale in upsampled)
     in_between = ", cat" * joined + ", pad" * bool(recipe.padding)
     call = Call(
         was=f"nearest {scale_text(upsampled[0][1][channels + 1 :])}{in_between}, {kind} k{size_text(weight.shape[2:])}",
-        became=became,
-        algorithms=algorithms,
+        became=f"{kind} before the upsampling" if commutes else "resize-convolution" + " of the parts" * joined,
+        algorithms=_ONE_BY_ONE if commutes else _algorithms(recipe, channels, weight, geometry, gradients),
         gradients=gradients,
         origins=recipe.origins,
         bytes_saved=(numel + (input.numel() if in_between else 0)) * input.element_size(),
     )
     if not rewrites.accepts(call):
         return NotImplemented
-    output = compute()
+    if commutes:
+        small = func(recipe.pieces[0], weight, bias, 1, 0, 1, groups)
+        output = rewrites.lazy(Recipe((small,), recipe.scales, recipe.axis, origins=recipe.origins))
+    else:
+        output = _sum_of_parts(recipe, channels, func, weight, bias, geometry)
     recipe.used = True
     return output
 
@@ -184,9 +170,6 @@ def conv_transpose(
     )
     chosen = _choose(case, input, weight, gradients)
 
-    def compute() -> Any:
-        return _OUR_CONV_TRANSPOSE[axes - 1](_formatted_like(input, weight), weight, bias, *geometry)
-
     call = Call(
         was=f"conv_transpose{axes}d {weight.shape[0]}→{weight.shape[1] * groups} "
         f"k{size_text(weight.shape[2:])} s{size_text(strides)}",
@@ -196,7 +179,9 @@ def conv_transpose(
         origins=(),
         bytes_saved=0,
     )
-    return compute() if rewrites.accepts(call) else NotImplemented
+    if not rewrites.accepts(call):
+        return NotImplemented
+    return getattr(functional, f"conv_transpose{axes}d")(_formatted_like(input, weight), weight, bias, *geometry)
 
 
 def _are_understood(axes: int, input: Any, weight: Any, bias: Any) -> bool:

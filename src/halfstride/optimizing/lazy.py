@@ -23,15 +23,7 @@ from torch.utils._pytree import tree_map_only
 
 from halfstride._core.algorithms.nearest import repeated
 
-__all__ = [
-    "LazyTensor",
-    "Recipe",
-    "is_ordinary",
-    "lazy",
-    "plain",
-    "recipe_of",
-    "suggests_channels_last",
-]
+__all__ = ["LazyTensor", "Recipe", "is_ordinary", "lazy", "plain", "recipe_of", "suggests_channels_last"]
 
 
 @dataclass(eq=False)
@@ -174,27 +166,15 @@ class LazyTensor(Tensor):
 
 
 _SET_MEMORY = Tensor.data.__set__  # type: ignore[attr-defined]
+# fmt: off
 _READ_MEMORY = {
-    *(
-        getattr(Tensor, name)
-        for name in (
-            "__array__",
-            "__deepcopy__",
-            "__dlpack__",
-            "__reduce_ex__",
-            "__repr__",
-            "apply_",
-            "data_ptr",
-            "map_",
-            "numpy",
-            "share_memory_",
-            "storage",
-            "tolist",
-            "untyped_storage",
-        )
-    ),
+    *(getattr(Tensor, name) for name in (
+        "__array__", "__deepcopy__", "__dlpack__", "__reduce_ex__", "__repr__", "apply_", "data_ptr", "map_", "numpy",
+        "share_memory_", "storage", "tolist", "untyped_storage",
+    )),
     Tensor.data.__get__,  # type: ignore[attr-defined]
 }
+# fmt: on
 """What reads the memory directly, past all operators."""
 
 

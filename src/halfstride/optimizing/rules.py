@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Hashable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -283,37 +282,19 @@ def _dropout(
     return input if recipe_of(input) is not None and not training and 0 <= p <= 1 else NotImplemented
 
 
-def _batch_norm(
-    rewrites: Rewrites,
-    func: Any,
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Any:
+def _batch_norm(rewrites: Rewrites, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    training = kwargs.get("training", args[4] if len(args) > 4 else False)
     if training:  # the running variance counts the positions
         return NotImplemented
-    return _per_channel(
-        rewrites,
-        partial(func, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias, eps=eps),
-        input,
-    )
+    return _normalise(rewrites, func, input, *args, **kwargs)
 
 
-def _group_norm(rewrites: Rewrites, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
-    return _per_channel(rewrites, lambda piece: func(piece, *args, **kwargs), input)
-
-
-def _per_channel(rewrites: Rewrites, func: Callable[[Tensor], Tensor], input: Tensor) -> Any:
+def _normalise(rewrites: Rewrites, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
     """Normalisation: repeated values have the mean and the variance of the values."""
     recipe = recipe_of(input)
     if recipe is None or len(recipe.pieces) > 1 or recipe.padding or recipe.scales[0][:2] != (1, 1):
         return NotImplemented
-    return _with_pieces(rewrites, [func(recipe.pieces[0])], recipe)
+    return _with_pieces(rewrites, [func(recipe.pieces[0], *args, **kwargs)], recipe)
 
 
 def _cat(rewrites: Rewrites, func: Any, tensors: Any, dim: Any = 0, *, axis: Any = None, out: Any = None) -> Any:
@@ -424,7 +405,7 @@ RULES: dict[Any, Callable[..., Any]] = {
     F.pad: _pad,
     torch._C._nn.pad: _pad,  # as Dynamo reads it
     F.batch_norm: _batch_norm,
-    F.group_norm: _group_norm,
+    F.group_norm: _normalise,
     **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout), _dropout),
     **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), conv),
     **dict.fromkeys((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), conv_transpose),
