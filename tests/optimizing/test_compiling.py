@@ -131,6 +131,8 @@ def checkpointed(m, x):
 def test_sizes_that_change(became):
     model = Model(lambda m, x: (lambda y: m.conv(y) * y.shape[3] / y.numel() + y.size(2))(up(x)), conv=conv())
     check(model, [image()], [image(height=9, width=4, batch=5)], dynamic=True)
+    torch._dynamo.reset()
+    check(model, [image(height=6)], [image(height=9, width=9)], dynamic=True)  # one symbol for both axes
     assert became() == {"resize-convolution"}
 
 
@@ -266,6 +268,19 @@ def test_by_its_name_through_inductor(became):
     compiled = torch.compile(model, backend="halfstride", options={"max_fusion_size": 32})
     assert_same(results(compiled, [x]), expected, 1e-5)
     assert became() == {"resize-convolution"}
+
+
+def test_a_graph_that_cannot_be_compiled_once_it_is_rewritten(monkeypatch):
+    import torch._inductor as inductor
+
+    def fail(graph):
+        raise IndexError("not understood")
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(inductor, "compile", lambda graph, *_: graph.forward)
+    monkeypatch.setattr(compiling, "rewritten", fail)
+    model, x = Model(lambda m, x: m.conv(up(x)), conv=conv()), image()
+    assert_same(torch.compile(model, backend=compiling.backend)(x), model(x), 1e-5)
 
 
 def test_a_graph_without_upsampling_is_handed_on_as_it_is():

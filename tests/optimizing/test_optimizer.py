@@ -49,7 +49,7 @@ ARCHITECTURES = {
         lambda: nn.Sequential(nn.Upsample(scale_factor=2), nn.BatchNorm2d(4), nn.GroupNorm(2, 4), conv()).eval(),
         [(2, 4, 5, 6)], [(3, 4, 3, 2)], 1,
     ),
-    "vocoder": (Vocoder, [(2, 6, 5)], [(1, 6, 9)], 3),
+    "vocoder": (Vocoder, [(2, 6, 5)], [(1, 6, 9)], 2),
     "volumes": (
         lambda: nn.Sequential(nn.ConvTranspose3d(4, 3, 2, 2), nn.Upsample(scale_factor=(1, 2, 2)), nn.Conv3d(3, 2, 3)),
         [(1, 4, 2, 3, 2)], [(2, 4, 3, 2, 2)], 2,

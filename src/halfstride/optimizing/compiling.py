@@ -117,9 +117,16 @@ def _strides(node: Any) -> tuple[int, ...] | None:
 
 
 def _laid_out(output: Any, strides: tuple[int, ...] | None) -> Any:
-    if not isinstance(output, Tensor) or strides is None or output.stride() == strides:
+    if not isinstance(output, Tensor) or strides is None:
+        return output
+    # By their expressions first: the tracer does not know the symbols of Dynamo's strides, and raises if they are used.
+    if _expressions(output.stride()) == _expressions(strides) or output.stride() == strides:
         return output
     return output.new_empty_strided(output.shape, strides).copy_(output)
+
+
+def _expressions(strides: Sequence[int | torch.SymInt]) -> list[Any]:
+    return [stride.node.expr if isinstance(stride, torch.SymInt) else stride for stride in strides]
 
 
 class _All(Rewrites):

@@ -23,7 +23,7 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2, to
 """The largest difference allowed for one layer, as a share of the original's largest value: the rounding of sums of
 thousands."""
 
-_ROUNDS = 3, 9
+_ROUNDS = 5, 9
 _SECONDS = 3.0
 """How often a model is timed: the larger number, unless that takes longer than this."""
 

@@ -100,6 +100,8 @@ def _decide(example: Example, finder: _Finder, expected: Any, report: Report) ->
                 break
         finder.explore(example, gradients)
         methods = finder.methods()
+        if not methods:
+            continue
         rewrites.modes = {gradients}
         with _installed(methods):
             outcome = example.run(gradients)
@@ -111,8 +113,6 @@ def _decide(example: Example, finder: _Finder, expected: Any, report: Report) ->
         tolerance = max(TOLERANCE.get(leaf.dtype, 0.0) for leaf in tree_leaves(expected) if isinstance(leaf, Tensor))
         if not (error <= _OUTPUTS * tolerance and off <= min(_GRADIENTS * tolerance, 0.1)):
             return f"the result differs by {error:.0e}" + (f", a gradient by {off:.0e}" if off else "")
-        if not methods:
-            continue
         report.error = max(error, report.error or 0.0)
         times = example.times(gradients, lambda: _installed(methods))  # noqa: B023  # called at once
         setattr(report, "training" if gradients else "inference", times)

@@ -359,20 +359,14 @@ _POINTWISE = (
     "where", "__add__", "__radd__", "__mul__", "__rmul__", "__sub__", "__rsub__", "__truediv__", "__rtruediv__",
     "__rdiv__", "__pow__", "__neg__",
 )
-_WITH_FLAG = {
-    getattr(F, name)
-    for name in (
-        "celu", "elu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "mish", "relu", "relu6", "selu", "silu",
-        "threshold",
-    )
-}
+_WITH_FLAG = {getattr(F, name) for name in (
+    "celu", "elu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "mish", "relu", "relu6", "selu", "silu",
+    "threshold",
+)}
 """Those that take `inplace`."""
 _IN_PLACE = {
-    **{
-        getattr(Tensor, f"{name}_"): getattr(Tensor, name)
-        for name in ("add", "clamp", "div", "leaky_relu", "mul", "relu", "sigmoid", "sub", "tanh")
-        if hasattr(Tensor, name)
-    },
+    **{getattr(Tensor, f"{name}_"): getattr(Tensor, name)
+       for name in ("add", "clamp", "div", "mul", "relu", "sigmoid", "sub", "tanh")},
     Tensor.__iadd__: Tensor.__add__,
     Tensor.__isub__: Tensor.__sub__,
     Tensor.__imul__: Tensor.__mul__,
@@ -387,23 +381,16 @@ RULES: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys(_IN_PLACE, _in_place),
     **{getattr(Tensor, name): _cast for name in _CAST},
     Tensor.contiguous: _contiguous,
-    Tensor.register_hook: _watch,
-    Tensor.requires_grad_: _watch,
-    Tensor.retain_grad: _watch,
+    **dict.fromkeys((Tensor.register_hook, Tensor.requires_grad_, Tensor.retain_grad), _watch),
     Tensor.data.__set__: _set_data,  # type: ignore[attr-defined]
     **dict.fromkeys((F.prelu, torch.prelu, Tensor.prelu), _prelu),
     F.interpolate: _interpolate,
-    torch.repeat_interleave: _repeat_interleave,
-    Tensor.repeat_interleave: _repeat_interleave,
-    torch.reshape: _reshape,
-    Tensor.reshape: _reshape,
+    **dict.fromkeys((torch.repeat_interleave, Tensor.repeat_interleave), _repeat_interleave),
+    **dict.fromkeys((torch.reshape, Tensor.reshape), _reshape),
     F.pixel_shuffle: _pixel_shuffle,
     F.multi_head_attention_forward: _attention,
-    torch.cat: _cat,
-    torch.concat: _cat,
-    torch.concatenate: _cat,
-    F.pad: _pad,
-    torch._C._nn.pad: _pad,  # as Dynamo reads it
+    **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), _cat),
+    **dict.fromkeys((F.pad, torch._C._nn.pad), _pad),  # the second as Dynamo reads it
     F.batch_norm: _batch_norm,
     F.group_norm: _normalise,
     **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout), _dropout),
