@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.utils._device import DeviceContext  # the mode of `torch.set_default_device`
 from torch.utils._pytree import tree_leaves, tree_map
 
 from halfstride._core.common import is_transformed
@@ -139,7 +140,7 @@ class OptimizedMethod:
         return getattr(type(self.module), self.name)(self.module, *args, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self.retired or _must_stay(self.module) or _is_active(self.rewrites):
+        if self.retired or _must_stay(self.module, self.rewrites):
             return self._call(*args, **kwargs)
         with Rewriting(self.rewrites) as rewriting:
             output = self._call(*args, **kwargs)
@@ -153,14 +154,12 @@ def optimized_methods(model: nn.Module) -> list[OptimizedMethod]:
     ]
 
 
-def _is_active(rewrites: Rewrites) -> bool:
-    """Whether a method around this one is being rewritten in the same way."""
-    modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
-    return any(isinstance(mode, Rewriting) and mode.rewrites is rewrites for mode in modes)
-
-
-def _must_stay(module: nn.Module) -> bool:
-    """Whether what the module does is recorded, and its own operators should be seen."""
+def _must_stay(module: nn.Module, rewrites: Rewrites) -> bool:
+    """Whether a method around this one is being rewritten already, or what the module does is recorded, as `diagnose`
+    does, and its own operators should be seen."""
+    for mode in _get_current_function_mode_stack():  # type: ignore[no-untyped-call]
+        if mode.rewrites is rewrites if isinstance(mode, Rewriting) else not isinstance(mode, DeviceContext):
+            return True
     return is_traced() or is_transformed() or (torch.is_grad_enabled() and is_watched(module))
 
 
