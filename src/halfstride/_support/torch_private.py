@@ -17,11 +17,13 @@ from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import Function, forward_ad
 from torch.nn.modules.conv import _ConvTransposeNd as ConvTransposeNd  # the base of halfstride.ConvTranspose1d/2d/3d
 from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext  # the mode of torch.set_default_device, in which `optimize` goes on
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 __all__ = [
     "ConvTransposeNd",
+    "DeviceContext",
     "builtin_pad",
     "compile_with_inductor",
     "convolution_gradients",

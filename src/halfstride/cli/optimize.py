@@ -1,4 +1,4 @@
-"""`halfstride optimize`: what a model of one's own would gain."""
+"""`halfstride optimize`: show how much faster a model can be."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def optimize(
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Show which upsampling of a model can be computed faster, and how much the model gains.
+    """Show which upsampling of a model can be computed faster, and how much faster the model is.
 
     Inputs are random numbers of the shapes given. In Python, halfstride.optimize(model, inputs) does the same and
     returns the model, ready to use.
@@ -62,18 +62,13 @@ def optimize(
 def _random(text: str) -> Tensor:
     import torch
 
-    shape = _shape(text)
-    try:
-        return torch.randn(shape)
-    except (RuntimeError, TypeError) as error:  # as torch says that it is out of memory, or out of numbers
-        raise typer.BadParameter(f"--input {text!r} must fit into memory, as 1x4x32x32 does.") from error
-
-
-def _shape(text: str) -> list[int]:
     try:
         shape = [int(part) for part in text.lower().replace("×", "x").split("x")]
     except ValueError:
-        shape = []
-    if not shape or min(shape) < 1:
+        shape = [0]
+    if min(shape) < 1:
         raise typer.BadParameter(f"--input {text!r} must be sizes of 1 or more, as 1x4x32x32.")
-    return shape
+    try:
+        return torch.randn(shape)
+    except (RuntimeError, TypeError) as error:  # torch's errors for too little memory, and for numbers too large
+        raise typer.BadParameter(f"--input {text!r} must fit into memory, as 1x4x32x32 does.") from error

@@ -1,8 +1,7 @@
-"""`torch.compile(model, backend="halfstride")`: what inductor makes of a model whose upsampling is rewritten.
+"""`torch.compile(model, backend="halfstride")`: compile a model by inductor, with its upsampling rewritten.
 
-Dynamo reads the model's own code, and hands on a graph of torch functions for each stretch that it understands. While
-AOTAutograd traces such a graph, the rules of `halfstride.optimize` stand between the two: where the graph upsamples and
-convolves, the small image is convolved. What inductor compiles holds no trace of the rest.
+Dynamo turns the model's own code into graphs of torch functions. While AOTAutograd traces such a graph, the rules of
+`halfstride.optimize` are applied: where the graph upsamples and convolves, the small image is convolved.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from halfstride._support.torch_private import (
     tree_map_only,
 )
 from halfstride.optimizing.lazy import LazyTensor, Recipe, is_ordinary
-from halfstride.optimizing.plan import Origin, Plan, Site
+from halfstride.optimizing.rewrites import Call, Origin, Rewrites
 from halfstride.optimizing.rewriting import Rewriting
 from halfstride.optimizing.rules import RULES
 
@@ -48,7 +47,13 @@ def backend(
         mode: as `torch.compile` takes it for inductor.
         options: likewise, instead of a mode.
     """
-    return compile_with_inductor(rewritten(graph), list(example_inputs), mode, options)  # type: ignore[no-any-return]
+    original = fx.GraphModule(graph, copy.deepcopy(graph.graph))
+    try:
+        return compile_with_inductor(rewritten(graph), list(example_inputs), mode, options)  # type: ignore[no-any-return]
+    except Exception as failure:
+        # Either a graph in which a rule goes wrong, or one that inductor does not compile, and says so again.
+        _log.info("a graph stays as it was: %s: %s", type(failure).__name__, failure)
+        return compile_with_inductor(original, list(example_inputs), mode, options)  # type: ignore[no-any-return]
 
 
 def rewritten(graph: fx.GraphModule) -> fx.GraphModule:
@@ -62,12 +67,12 @@ def rewritten(graph: fx.GraphModule) -> fx.GraphModule:
     (returned,) = end.args
     assert isinstance(returned, tuple | list)
     strides = [_strides(was) for was in returned]
-    plan = _ByRule()
+    rewrites = _All()
 
     def halfstride(*inputs: Any) -> list[Any]:
-        with _Tracing(plan) as rewriting:
+        with _Tracing(rewrites) as rewriting:
             outputs = rewriting.finish(_Interpreter(original, rewriting).run(*inputs))
-        plan.told = True
+        rewrites.logged = True
         return [_laid_out(output, wanted) for output, wanted in zip(outputs, strides, strict=True)]
 
     # One call of a function that no cache of graphs knows, because it is another one in every graph. The graph's inputs
@@ -113,24 +118,38 @@ def _strides(node: Any) -> tuple[int, ...] | None:
 
 
 def _laid_out(output: Any, strides: tuple[int, ...] | None) -> Any:
-    if not isinstance(output, Tensor) or strides is None or output.stride() == strides:
+    if not isinstance(output, Tensor) or strides is None:
+        return output
+    # By their expressions first: the tracer does not know the symbols of Dynamo's strides, and raises if they are used.
+    if _expressions(output.stride()) == _expressions(strides) or output.stride() == strides:
         return output
     return output.new_empty_strided(output.shape, strides).copy_(output)
 
 
-class _ByRule(Plan):
-    """The plan where nothing is measured: what can be computed on the small image is."""
+def _expressions(strides: Sequence[int | torch.SymInt]) -> list[Any]:
+    return [stride.node.expr if isinstance(stride, torch.SymInt) else stride for stride in strides]
 
-    told = False
-    """Whether the log has it all: a graph is traced several times."""
 
-    def wants(self, origin: Origin) -> Hashable:
+class _All(Rewrites):
+    """Nothing is measured: every call that the planner knows a faster algorithm for is rewritten."""
+
+    logged = False
+    """Whether the log has every call: a graph is traced several times."""
+
+    def defer(self, origin: Origin) -> Hashable:
         return origin
 
-    def choose(self, site: Site) -> str:
-        if not self.told:
-            _log.info("%s becomes %s", site.was, site.became)
-        return site.default or "auto"
+    def accepts(self, call: Call) -> bool:
+        if call.algorithms and not self.logged:
+            _log.info("%s becomes %s", call.was, call.became)
+        return bool(call.algorithms)
+
+    def lazy(self, recipe: Recipe) -> Any:
+        if not all(map(is_ordinary, recipe.pieces)):
+            return NotImplemented
+        if not torch.is_grad_enabled():
+            recipe.pieces = tuple(piece.detach() for piece in recipe.pieces)
+        return LazyTensor(recipe)
 
 
 class _Tracing(Rewriting):
@@ -146,13 +165,6 @@ class _Tracing(Rewriting):
         if func not in _OF_SIZES:
             args, kwargs = self.finish((args, kwargs))
         return func(*args, **kwargs)
-
-    def lazy(self, recipe: Recipe) -> Any:
-        if not all(is_ordinary(piece) for piece in recipe.pieces):
-            return NotImplemented
-        if not torch.is_grad_enabled():
-            recipe.pieces = tuple(piece.detach() for piece in recipe.pieces)
-        return LazyTensor(recipe)
 
     def finish(self, output: Any) -> Any:
         return tree_map_only(LazyTensor, _made, output)

@@ -1,47 +1,38 @@
-"""The calls that upsampling is put off for: convolutions of a lazy tensor, and transposed convolutions."""
+"""Rewrite convolutions of upsampled tensors, and transposed convolutions, by the planner's choice."""
 
 from __future__ import annotations
 
 import math
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from halfstride import functional
+from halfstride._core import planner
+from halfstride._core.algorithms import native
+from halfstride._core.case import Case, resize_case, transposed_case
 from halfstride._core.common import wants_gradients
 from halfstride._core.compiled import part
-from halfstride.optimizing import signals
 from halfstride.optimizing.lazy import Recipe, is_ordinary, recipe_of, suggests_channels_last
-from halfstride.optimizing.plan import Site, shown, times
+from halfstride.optimizing.rewrites import Call, Rewrites, scale_text, size_text
 
-if TYPE_CHECKING:
-    from halfstride.optimizing.rewriting import Rewriting
+__all__ = ["PADDING_MODES", "conv", "conv_transpose"]
 
-__all__ = ["conv", "conv_transpose"]
-
-_Operators = tuple[Callable[..., Any], ...]  # of one, two and three dimensions
+_Operators = tuple[Callable[..., Any], ...]  # for one, two and three dimensions
 _CONV: _Operators = (F.conv1d, F.conv2d, F.conv3d)
 _CONV_TRANSPOSE: _Operators = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
-_OUR_CONV_TRANSPOSE: _Operators = (
-    functional.conv_transpose1d,
-    functional.conv_transpose2d,
-    functional.conv_transpose3d,
-)
-_COMMUTED = "1×1 first"
-_FAST_RESIZE = ("folded", "by_parts", "scatter")
-_FAST_TRANSPOSED = ("phases", "scatter", "native")  # native: faster than torch where its kernel is kept packed
-_PADDING_MODES = {"constant": "zeros", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+_ONE_BY_ONE: tuple[str, ...] = ("1×1 first",)
+PADDING_MODES = {"constant": "zeros", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
+"""What this package calls the modes of `F.pad`."""
 
 
 def conv(
-    rewriting: Rewriting,
+    rewrites: Rewrites,
     func: Any,
     input: Tensor,
     weight: Tensor,
@@ -53,15 +44,12 @@ def conv(
 ) -> Any:
     axes = _CONV.index(func) + 1
     recipe = recipe_of(input)
-    if func is F.conv1d and (recipe is None or recipe.is_whole):
-        pads: Any = padding if isinstance(padding, str) else _of_row(padding, 0)
-        return _of_signal(rewriting, F.conv2d, input, weight, bias, _of_row(stride), pads, _of_row(dilation), groups)
-    if recipe is None or recipe.is_whole or not _are_understood(axes, input, weight, bias):
+    if recipe is None or not _are_understood(axes, input, weight, bias):
         return NotImplemented
     channels = input.dim() - axes - 1  # the dimension
     if not _types_agree(*recipe.pieces, weight, bias) or any(max(scale[: channels + 1]) > 1 for scale in recipe.scales):
         return NotImplemented
-    pads = padding if isinstance(padding, str) else _per_axis(padding, axes)
+    pads: Any = padding if isinstance(padding, str) else _per_axis(padding, axes)
     if _per_axis(stride, axes) != (1,) * axes or (not isinstance(pads, str) and min(pads, default=0) < 0):
         return NotImplemented
     if recipe.padding:
@@ -72,101 +60,91 @@ def conv(
     joined = len(recipe.pieces) > 1
     if joined and (groups != 1 or recipe.axis != channels or weight.shape[1] != input.shape[channels]):
         return NotImplemented
-    commutes = not joined and set(weight.shape[2:]) == {1} and pads in ((0,) * axes, "valid", "same")
 
-    of_parts = _OfParts(recipe, channels, func, weight, bias, pads, _per_axis(dilation, axes), groups)
-    key = (*of_parts.key, *map(suggests_channels_last, recipe.pieces))
-    upsampled = [(p, s) for p, s in zip(recipe.pieces, recipe.scales, strict=True) if max(s) > 1]
-    numbers = sum(math.prod(map(operator.mul, piece.shape, scale)) for piece, scale in upsampled)
-    in_between = ", cat" * joined + ", pad" * bool(recipe.padding)
     kind = f"conv{axes}d {weight.shape[1] * groups}→{weight.shape[0]}"
-    return rewriting.run(
-        Site(
-            key=key,
-            positions=upsampled[0][0].numel() // upsampled[0][0].shape[channels],
-            was=f"nearest {times(upsampled[0][1][channels + 1 :])}{in_between}, {kind} k{shown(weight.shape[2:])}",
-            became=f"{kind} before the upsampling" if commutes else "resize-convolution" + " of the parts" * joined,
-            tensors=(*recipe.pieces, *_tensors(weight, bias)),
-            gradients=wants_gradients(*recipe.pieces, weight, bias),
-            origins=recipe.origins,
-            reference=lambda: func(recipe.build(*recipe.pieces), weight, bias, stride, padding, dilation, groups),
-            algorithms=(_COMMUTED,) if commutes else _FAST_RESIZE,
-            compute=partial(_commuted, rewriting, of_parts) if commutes else of_parts.compute,
-            default=_COMMUTED if commutes else None if joined else "auto",
-            bytes_saved=(numbers + (input.numel() if in_between else 0)) * input.element_size(),
-        )
+    geometry, gradients = (pads, _per_axis(dilation, axes), groups), wants_gradients(*recipe.pieces, weight, bias)
+    commutes = not joined and set(weight.shape[2:]) == {1} and pads in ((0,) * axes, "valid", "same")
+    upsampled = [(p, s) for p, s in zip(recipe.pieces, recipe.scales, strict=True) if max(s) > 1]
+    numel = sum(math.prod(map(operator.mul, piece.shape, scale)) for piece, scale in upsampled)
+    in_between = ", cat" * joined + ", pad" * bool(recipe.padding)
+    call = Call(
+        was=f"nearest {scale_text(upsampled[0][1][channels + 1 :])}{in_between}, {kind} k{size_text(weight.shape[2:])}",
+        became=f"{kind} before the upsampling" if commutes else "resize-convolution" + " of the parts" * joined,
+        algorithms=_ONE_BY_ONE if commutes else _algorithms(recipe, channels, weight, geometry, gradients),
+        gradients=gradients,
+        origins=recipe.origins,
+        bytes_saved=(numel + (input.numel() if in_between else 0)) * input.element_size(),
     )
-
-
-@dataclass(frozen=True)
-class _OfParts:
-    """A convolution of stride 1 as the sum of those of its input's parts, each with its own input channels."""
-
-    recipe: Recipe
-    channels: int
-    """The dimension."""
-    conv: Callable[..., Tensor]
-    weight: Tensor
-    bias: Tensor | None
-    padding: Any
-    dilation: tuple[int, ...]
-    groups: int
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        recipe, weight = self.recipe, self.weight
-        widths = tuple(piece.shape[self.channels] for piece in recipe.pieces)
-        geometry = self.padding, recipe.padding_mode, self.dilation, self.groups
-        return (
-            recipe.scales,
-            widths,
-            weight.shape,
-            *geometry,
-            weight.dtype,
-            weight.device.type,
-            suggests_channels_last(weight),
-        )
-
-    def compute(self, algorithm: str) -> Tensor:
-        self.recipe.used = True
-        output, first = None, 0
-        for piece, scale in zip(self.recipe.pieces, self.recipe.scales, strict=True):
-            summand = self._part(piece, scale, first, self.bias if output is None else None, algorithm)
-            first += piece.shape[self.channels]
-            # In place where no gradients are recorded: another tensor of this size costs more than the sum.
-            output = summand if output is None else output + summand if summand.requires_grad else output.add_(summand)
-        assert output is not None, "a recipe has pieces"
-        return output
-
-    def _part(self, piece: Tensor, scale: tuple[int, ...], first: int, bias: Tensor | None, algorithm: str) -> Tensor:
-        joined = len(self.recipe.pieces) > 1
-        if max(scale) == 1:
-            kernel = part(self.weight, first, piece.shape[self.channels])
-            return self.conv(piece, kernel, bias, 1, self.padding, self.dilation, self.groups)
-        mode = _PADDING_MODES[self.recipe.padding_mode]
-        return functional.upsample(
-            "resize",
-            self.weight.dim() - 2,
-            _formatted_like(piece, self.weight),
-            self.weight,
-            bias,
-            (scale[self.channels + 1 :], self.padding, self.dilation, self.groups, None, mode),
-            algorithm,
-            first=first if joined else None,
-        )
-
-
-def _commuted(rewriting: Rewriting, of_parts: _OfParts, algorithm: str) -> Tensor:
-    """A 1×1 convolution of the small tensor, upsampled when that is needed."""
-    recipe, c = of_parts.recipe, of_parts
+    if not rewrites.accepts(call):
+        return NotImplemented
+    if commutes:
+        small = func(recipe.pieces[0], weight, bias, 1, 0, 1, groups)
+        output = rewrites.lazy(Recipe((small,), recipe.scales, recipe.axis, origins=recipe.origins))
+    else:
+        output = _sum_of_parts(recipe, channels, func, weight, bias, geometry)
     recipe.used = True
-    small = c.conv(recipe.pieces[0], c.weight, c.bias, 1, 0, 1, c.groups)
-    output: Tensor = rewriting.lazy(Recipe((small,), recipe.scales, recipe.axis, origins=recipe.origins))
+    return output
+
+
+def _algorithms(
+    recipe: Recipe, channels: int, weight: Tensor, geometry: tuple[Any, ...], gradients: bool
+) -> tuple[str, ...]:
+    """What the planner chooses for the upsampled parts; empty where that is torch's own operators for all."""
+    mode = PADDING_MODES[recipe.padding_mode]
+    chosen = []
+    for piece, scale in zip(recipe.pieces, recipe.scales, strict=True):
+        if max(scale) > 1:
+            in_channels = weight.shape[1] if len(recipe.pieces) == 1 else piece.shape[channels]
+            kernel_shape = (weight.shape[0], in_channels, *weight.shape[2:])
+            scales = scale[channels + 1 :]
+            padding, dilation, groups = geometry
+            case = resize_case(
+                weight.dim() - 2, tuple(piece.shape), kernel_shape, scales, padding, dilation, groups, None, mode
+            )
+            chosen.append(_choose(case, piece, weight, gradients))
+    return () if set(chosen) == {"native"} else tuple(dict.fromkeys(chosen))
+
+
+def _choose(case: Case, input: Tensor, weight: Tensor, gradients: bool) -> str:
+    last = _is_channels_last(input, weight) and case.in_channels > 1
+    return planner.choose(case, "auto", input.device.type, input.dtype, training=gradients, channels_last=last)
+
+
+def _sum_of_parts(
+    recipe: Recipe,
+    channels: int,
+    func: Callable[..., Tensor],
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: tuple[Any, ...],
+) -> Tensor:
+    """A convolution of stride 1 as the sum of those of its input's parts, each with its own input channels."""
+    joined, output, first = len(recipe.pieces) > 1, None, 0
+    for piece, scale in zip(recipe.pieces, recipe.scales, strict=True):
+        own_bias = bias if output is None else None
+        if max(scale) == 1:
+            kernel = part(weight, first, piece.shape[channels])
+            summand = func(piece, kernel, own_bias, 1, *geometry)
+        else:
+            arguments = scale[channels + 1 :], *geometry, None, PADDING_MODES[recipe.padding_mode]
+            summand = functional.upsample(
+                "resize",
+                weight.dim() - 2,
+                _formatted_like(piece, weight),
+                weight,
+                own_bias,
+                arguments,
+                first=first if joined else None,
+            )
+        first += piece.shape[channels]
+        # In place where no gradients are recorded: another tensor of this size costs more than the sum.
+        output = summand if output is None else output + summand if summand.requires_grad else output.add_(summand)
+    assert output is not None, "a recipe has pieces"
     return output
 
 
 def conv_transpose(
-    rewriting: Rewriting,
+    rewrites: Rewrites,
     func: Any,
     input: Tensor,
     weight: Tensor,
@@ -177,82 +155,53 @@ def conv_transpose(
     groups: int = 1,
     dilation: Any = 1,
 ) -> Any:
-    if func is F.conv_transpose1d and rewriting.plan.signals:
-        of_row = _of_row(stride), _of_row(padding, 0), _of_row(output_padding, 0), groups, _of_row(dilation)
-        output = _of_signal(rewriting, F.conv_transpose2d, input, weight, bias, *of_row)
-        if output is not NotImplemented:
-            return output
     axes = _CONV_TRANSPOSE.index(func) + 1
-    if (
-        not _are_understood(axes, input, weight, bias)
-        or not is_ordinary(input)
-        or not _types_agree(input, weight, bias)
-    ):
+    if not _are_understood(axes, input, weight, bias) or not is_ordinary(input):
+        return NotImplemented
+    if not _types_agree(input, weight, bias):
         return NotImplemented
     strides = _per_axis(stride, axes)
     geometry = strides, _per_axis(padding, axes), _per_axis(output_padding, axes), groups, _per_axis(dilation, axes)
-
-    def compute(algorithm: str) -> Tensor:
-        given = _formatted_like(input, weight)
-        output: Tensor = _OUR_CONV_TRANSPOSE[axes - 1](given, weight, bias, *geometry, algorithm=algorithm)
-        return output
-
-    formats = suggests_channels_last(input), suggests_channels_last(weight)
-    size = f"k{shown(weight.shape[2:])} s{shown(strides)}"
-    return rewriting.run(
-        Site(
-            key=(weight.shape, geometry, weight.dtype, weight.device.type, formats),
-            positions=input.numel() // input.shape[-axes - 1],
-            was=f"conv_transpose{axes}d {weight.shape[0]}→{weight.shape[1] * groups} {size}",
-            became="transposed convolution",
-            tensors=_tensors(input, weight, bias),
-            gradients=wants_gradients(input, weight, bias),
-            origins=(),
-            reference=lambda: func(input, weight, bias, *geometry),
-            algorithms=_FAST_TRANSPOSED,
-            compute=compute,
-            default=None,
-            bytes_saved=0,
-        )
+    case, gradients = (
+        transposed_case(axes, tuple(input.shape), weight.shape, *geometry),
+        wants_gradients(input, weight, bias),
     )
+    chosen = _choose(case, input, weight, gradients)
 
-
-def _of_signal(
-    rewriting: Rewriting,
-    func: Callable[..., Tensor],
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    *geometry: Any,
-) -> Any:
-    """In inference, by `func` of an image of one row."""
-    if not all(isinstance(tensor, Tensor) for tensor in _tensors(input, weight, bias)):
+    call = Call(
+        was=f"conv_transpose{axes}d {weight.shape[0]}→{weight.shape[1] * groups} "
+        f"k{size_text(weight.shape[2:])} s{size_text(strides)}",
+        became="transposed convolution",
+        algorithms=() if chosen == "native" and native.is_torchs_own(case, input, weight) else (chosen,),
+        gradients=gradients,
+        origins=(),
+        bytes_saved=0,
+    )
+    if not rewrites.accepts(call):
         return NotImplemented
-    if not _types_agree(input, weight, bias) or wants_gradients(input, weight, bias):
-        return NotImplemented
-    return signals.convolved(rewriting, func, input, weight, bias, *geometry)
-
-
-def _of_row(value: Any, of_rows: int = 1) -> tuple[int, ...]:
-    """What torch takes for one axis, for the two of an image of one row."""
-    return of_rows, *_per_axis(value, 1)
+    return getattr(functional, f"conv_transpose{axes}d")(_formatted_like(input, weight), weight, bias, *geometry)
 
 
 def _are_understood(axes: int, input: Any, weight: Any, bias: Any) -> bool:
-    """Whether these can be convolved along so many axes: all else is for torch to name what is wrong with it."""
+    """Whether these can be convolved along so many axes: all else is left to torch, whose error names what is wrong."""
     if not isinstance(input, Tensor) or not all(map(is_ordinary, _tensors(weight, bias))):
         return False
     return weight.dim() == axes + 2 and input.dim() in (axes + 1, axes + 2) and input.numel() > 0
 
 
+def _is_channels_last(input: Tensor, weight: Tensor) -> bool:
+    """Whether torch gives the output in channels last: where input or weight are."""
+    return input.dim() == weight.dim() and (suggests_channels_last(input) or suggests_channels_last(weight))
+
+
 def _formatted_like(input: Tensor, weight: Tensor) -> Tensor:
-    """`input` in the memory format that torch gives the output: channels last where input or weight are."""
-    if input.dim() == weight.dim() and (suggests_channels_last(input) or suggests_channels_last(weight)):
-        order = _CHANNELS_LAST[input.dim()]
-        formatted = input.contiguous(memory_format=order)
-        # One position alone is in any order, and its strides need not say which one is meant.
-        return formatted if suggests_channels_last(formatted) else formatted.clone(memory_format=order)
-    return input.contiguous()
+    """`input` in the memory format that torch gives the output."""
+    if not _is_channels_last(input, weight):
+        return input.contiguous()
+    order = _CHANNELS_LAST[input.dim()]
+    formatted = input.contiguous(memory_format=order)
+    # A single position is contiguous in any format, and its strides need not say which one is meant.
+    return formatted if suggests_channels_last(formatted) else formatted.clone(memory_format=order)
 
 
 def _types_agree(*tensors: Tensor | None) -> bool:
@@ -270,6 +219,6 @@ def _tensors(*tensors: Tensor | None) -> tuple[Tensor, ...]:
 
 
 def _per_axis(value: Any, axes: int) -> tuple[int, ...]:
-    """One number per axis, of what torch takes for it: a number, or a sequence with one or with all."""
+    """One number per axis, from what torch takes: a number, or a sequence with one or with all."""
     values = tuple(value) if isinstance(value, Sequence) else (value,)
     return values * axes if len(values) == 1 else values

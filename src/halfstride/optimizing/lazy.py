@@ -1,9 +1,9 @@
 # mypy: disable-error-code="no-untyped-call"
-"""A tensor that is upsampled when somebody looks at it, and until then knows what it is made of.
+"""A tensor whose upsampling is deferred until its values are needed.
 
 `LazyTensor` is a `torch.Tensor` without memory of its own. Shape, type, device and strides are those of the tensor that
 it stands for; an operator that needs the values gets them, made once. Autograd sees an ordinary tensor with an ordinary
-history. So code that has never heard of it computes what it always did, and code that has can take the recipe instead.
+history. So a model's own code computes what it always did, and the rules of this package can use the recipe instead.
 """
 
 from __future__ import annotations
@@ -29,23 +29,15 @@ from halfstride._support.torch_private import (
     tree_map_only,
 )
 
-__all__ = [
-    "LazyTensor",
-    "Recipe",
-    "is_ordinary",
-    "lazy",
-    "plain",
-    "recipe_of",
-    "suggests_channels_last",
-]
+__all__ = ["LazyTensor", "Recipe", "is_ordinary", "lazy", "plain", "recipe_of", "suggests_channels_last"]
 
 
 @dataclass(eq=False)
 class Recipe:
     """What a tensor is made of: pieces, repeated along their dimensions, joined along one of them, then padded.
 
-    The pieces are recipes' alone, which may share them: what happens to the tensors that they were copied from is
-    nothing to them, and they are never changed.
+    The pieces are copies, which only recipes share and nothing changes: a change in place of the tensors that they were
+    copied from does not reach them.
     """
 
     pieces: tuple[Tensor, ...]
@@ -57,16 +49,11 @@ class Recipe:
     """As `F.pad` takes it."""
     padding_mode: str = "constant"
     origins: tuple[Hashable, ...] = ()
-    """Where the repetitions were asked for."""
+    """The upsampling calls that it comes from."""
     used: bool = False
-    """Whether a convolution has taken the pieces."""
+    """Whether a convolution has used the pieces."""
     made: Tensor | None = field(default=None, init=False)
-    """The tensor itself, once somebody has needed it. From then on it may be changed, and the pieces are forgotten."""
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether nothing is repeated, joined or padded: the piece is the tensor, in another order in memory."""
-        return len(self.pieces) == 1 and max(self.scales[0]) == 1 and not self.padding
+    """The tensor itself, once its values were needed. From then on it may be changed, and the pieces are dropped."""
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -129,7 +116,7 @@ def suggests_channels_last(tensor: Tensor) -> bool:
 
 def is_ordinary(tensor: Any) -> bool:
     """Whether it is a tensor that our operators know: no subclass, dense, real, with values."""
-    if not (type(tensor) in (Tensor, nn.Parameter) or is_functional(tensor)) or tensor.is_meta:
+    if (type(tensor) not in (Tensor, nn.Parameter) and not is_functional(tensor)) or tensor.is_meta:
         return False
     return tensor.layout is torch.strided and tensor.is_floating_point()
 
@@ -146,7 +133,7 @@ class LazyTensor(Tensor):
     @staticmethod
     def __new__(cls, recipe: Recipe) -> LazyTensor:
         tensor: LazyTensor = make_wrapper(cls, recipe.shape, recipe.strides, like=recipe.pieces[0])
-        forbid_memory_access(tensor)  # who finds a way past all operators gets an error
+        forbid_memory_access(tensor)  # a way past all operators raises
         tensor.recipe, tensor.history = recipe, None
         return tensor
 
@@ -182,28 +169,16 @@ class LazyTensor(Tensor):
 
 
 _SET_MEMORY = Tensor.data.__set__  # type: ignore[attr-defined]
+# fmt: off
 _READ_MEMORY = {
-    *(
-        getattr(Tensor, name)
-        for name in (
-            "__array__",
-            "__deepcopy__",
-            "__dlpack__",
-            "__reduce_ex__",
-            "__repr__",
-            "apply_",
-            "data_ptr",
-            "map_",
-            "numpy",
-            "share_memory_",
-            "storage",
-            "tolist",
-            "untyped_storage",
-        )
-    ),
+    *(getattr(Tensor, name) for name in (
+        "__array__", "__deepcopy__", "__dlpack__", "__reduce_ex__", "__repr__", "apply_", "data_ptr", "map_", "numpy",
+        "share_memory_", "storage", "tolist", "untyped_storage",
+    )),
     Tensor.data.__get__,  # type: ignore[attr-defined]
 }
-"""What goes straight to the memory, past all operators."""
+# fmt: on
+"""What reads the memory directly, past all operators."""
 
 
 def _set_memory(tensor: LazyTensor, value: Tensor) -> None:
@@ -244,7 +219,7 @@ class _Made(torch.autograd.Function):
 
 
 def recipe_of(tensor: Any) -> Recipe | None:
-    """The recipe of a tensor that still is what its recipe says and nobody has looked at; None for all others."""
+    """The recipe of a lazy tensor that was not made or changed yet; None for all others."""
     if type(tensor) is not LazyTensor or tensor.recipe.made is not None:
         return None
     # A tensor that an autograd.Function returned, or that requires_grad_ was called on, has another history than its

@@ -1,61 +1,60 @@
-"""`optimize`: find the upsamplings of a model, try what is faster, keep what is."""
+"""`optimize`: find the upsampling of a model, rewrite it as the planner says, and keep that if it is faster."""
 
 from __future__ import annotations
 
 import contextlib
-import random
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from functools import partial
+import sys
+from collections.abc import Hashable, Iterator, Sequence
+from inspect import getattr_static
+from types import CodeType, FrameType, FunctionType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
-from halfstride.optimizing import measuring
-from halfstride.optimizing.exploring import Explorer
-from halfstride.optimizing.forwards import install, restore, undoing
-from halfstride.optimizing.plan import Plan
-from halfstride.optimizing.report import Report, Row, Times
-from halfstride.optimizing.running import Run
+from halfstride._support.torch_private import tree_leaves
+from halfstride.optimizing.example import TOLERANCE, Example, difference
+from halfstride.optimizing.report import Report, Row
+from halfstride.optimizing.rewrites import Call, Origin, Rewrites, scale_text
+from halfstride.optimizing.rewriting import OptimizedMethod, Rewriting, optimized_methods
 
 __all__ = ["optimize"]
 
-_BUDGET = 3.0
-"""Seconds for comparing the model as a whole."""
+_GAIN = 0.97
+"""A changed model must take less than this share of the original's time: less is noise."""
 _OUTPUTS, _GRADIENTS = 10, 1000
-"""How many times a layer's tolerance the whole model may be off: rounding adds up from layer to layer, and a sum that
-it pushes across zero in front of a ReLU switches gradients on or off."""
+"""How many times a layer's tolerance the whole model may differ: rounding adds up from layer to layer, and a sum that
+it moves across zero in front of a ReLU switches gradients on or off."""
 
 
 def optimize(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Report]:
-    """Let a model's upsampling be computed in faster, equivalent ways.
+    """Compute a model's upsampling in faster, equivalent ways.
 
-    Every upsampling is found as the model runs, however it is written: transposed convolutions, and nearest-neighbour
-    upsampling by an integer scale with a convolution behind it, also with a `torch.cat`, activations, casts, padding
-    or 1×1 convolutions in between. Each is compared with the original on the example inputs, and timed, by itself and
-    within the model. What is equal to rounding and faster is kept, if it makes the whole model faster. Likewise the
-    `conv1d` of a model, all at once, in inference: they may keep the channels of signals together.
+    Every upsampling that the example inputs reach is found, however it is written: transposed convolutions, and
+    nearest-neighbour upsampling by an integer scale followed by a convolution, also with a `torch.cat`, activations,
+    casts, padding or 1×1 convolutions in between. The planner says how each is computed fastest. The model as a whole
+    is then compared with the original on the example inputs, and timed, and the change is kept only where it is equal
+    to rounding and at least 3 % faster.
 
-    The model is changed in place: only how some of its modules run, never its modules, parameters or `state_dict`.
-    It goes on to work with other inputs, types and devices, and with weights that change. While it is compiled, traced
-    or exported, or its parts are watched by forward hooks during training, it computes as it always did.
+    The model is changed in place: only how some methods of its modules compute (`forward`, or whichever method does the
+    upsampling, as `decode`), never its modules, parameters or `state_dict`. It goes on to work with other inputs, types
+    and devices, and with weights that change. While it is compiled, traced or exported, or its parts have forward hooks
+    during training, it computes as it always did.
 
     Args:
         model: any module; it is measured in the mode, training or evaluation, that it is in.
         example_inputs: a tensor, a tuple or list of the model's arguments, or a dict of its keyword arguments. Best of
             the size that is to be fast.
 
-    Training (forward and backward) is measured too, where gradients are enabled and wanted by a parameter: call it
-    under `torch.no_grad()` to save the time and memory for that.
+    Training (forward and backward) is measured too, and only then changed, where gradients are enabled and wanted by a
+    parameter. Call it under `torch.no_grad()` for inference only, which takes at most 21 forward passes.
 
     Returns:
         The same model, and a report on every upsampling. `print(report)` shows it, `report.to_dict()` is plain data,
-        `report.undo()` gives the model back as it was.
+        `report.undo()` restores the model.
 
     Raises:
+        TypeError: where `model` is no module.
         ValueError: where the model raises on the example inputs.
 
     Example:
@@ -66,150 +65,193 @@ def optimize(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Report]:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a torch.nn.Module, not {type(model).__name__}.")
-    restore(model)
-    run = Run(model, example_inputs)
-    with _left_as_found(model, run.tensors):
-        comparable = run.gives_tensors()
-        explorer = Explorer(model, run.gradients)
-        report = Report([], note="no upsampling that can be faster")
+    for method in optimized_methods(model):
+        method.remove()
+    example, finder, report = Example(model, example_inputs), _Finder(model), Report([])
+    with example.left_as_found():
+        expected = example.first_run()
         try:
-            explorer.explore(run)
-            explorer.confirm(run)
-        except Exception as failure:  # the model runs, but not with what it is looked into by
-            comparable = False
-            report.note = f"it raises {type(failure).__name__} while it is looked into: {failure}"
-        else:
-            if not comparable:
-                report.note = "the output holds no tensors that could be compared"
-        report.rows = explorer.report_rows()
-        if comparable and explorer.owners:
-            _decide(model, run, explorer, report)
-        if comparable and explorer.convolved_signals and not explorer.loses_fast_path(model):
-            _decide_on_signals(model, run, explorer, report)
-    if report.optimized:
-        report._undo = undoing(model)
-    else:
-        restore(model)
+            report.note = _decide(example, finder, expected, report)
+        except Exception as failure:  # the model runs, but not with its upsampling rewritten
+            report.note = f"it raises {type(failure).__name__} when its upsampling is rewritten: {failure}"
+    report.rows = finder.rows
+    if report.note:
         for row in report.rows:
             if row.became:
                 row.became, row.reason = "", report.note
+    else:
+        methods = finder.methods()
+        for method in methods:
+            method.install()
+        report.optimized, report._undo = True, lambda: _undo(model, methods)
     return model, report
 
 
-def _decide(model: nn.Module, run: Run, explorer: Explorer, report: Report) -> None:
-    """Compare the model as a whole, and keep of the plan what holds."""
-    plan = explorer.plan()
-    modes = [False, True] if run.gradients else [False]
-
-    def optimized(gradients: bool) -> tuple[Any, ...]:
-        return _by(plan, explorer.owners, model, run, gradients)
-
-    def leave_training() -> None:
-        modes.remove(True)
-        plan.forget(True)
-
-    for gradients in modes:
-        try:
-            expected = run(gradients)
-        except Exception:  # the original cannot be trained
-            if not gradients:
-                raise
-            leave_training()
+def _decide(example: Example, finder: _Finder, expected: Any, report: Report) -> str:
+    """Find what can be rewritten, compare and time the model with it, and return why nothing is kept, if nothing is."""
+    if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(expected)):
+        return "the output holds no tensors that could be compared"
+    rewrites, kept = finder.rewrites, set[bool]()
+    for gradients in (False, True) if example.gradients else (False,):
+        if gradients:
+            try:
+                expected = example.run(gradients)
+            except Exception:  # the original cannot be trained
+                break
+        finder.explore(example, gradients)
+        methods = finder.methods()
+        if not methods:
+            continue
+        rewrites.modes = {gradients}
+        with _installed(methods):
+            outcome = example.run(gradients)
+        if rewrites.leaks_upsampled:
             break
-        try:
-            error, off = run.differences(optimized(gradients), expected)
-        except Exception as failure:
-            report.note = f"it raises {type(failure).__name__} when optimised: {failure}"
-            return
-        if plan.hands_out:
-            leave_training()
-            break
-        report.error = max(error, report.error or 0.0)
-        tolerance = run.tolerance(expected)
+        error = difference(outcome[0], expected[0])
+        # By the largest gradient of all: that of a bias in front of a normalisation is nothing but rounding.
+        off = difference(outcome[1], expected[1], each=False, strides=False)
+        tolerance = max(TOLERANCE.get(leaf.dtype, 0.0) for leaf in tree_leaves(expected) if isinstance(leaf, Tensor))
         if not (error <= _OUTPUTS * tolerance and off <= min(_GRADIENTS * tolerance, 0.1)):
-            report.note = f"the result differs by {error:.0e}" + (f", a gradient by {off:.0e}" if off else "")
-            return
-    for gradients in modes:
-        runs = {"before": lambda: run(gradients), "after": lambda: optimized(gradients)}  # noqa: B023  # run at once
-        times = Times(**measuring.alternating(runs, run.device, _BUDGET))
+            return f"the result differs by {error:.0e}" + (f", a gradient by {off:.0e}" if off else "")
+        report.error = max(error, report.error or 0.0)
+        times = example.times(gradients, lambda: _installed(methods))  # noqa: B023  # called at once
         setattr(report, "training" if gradients else "inference", times)
-        if times.after >= times.before:
-            plan.forget(gradients)
-    if any(name for tried in plan.algorithms.values() for name in tried.values()):
-        install(explorer.owners, plan)
-        report.optimized, report.note = True, ""
-    else:
-        report.note = "the model as a whole is not faster"
-
-
-def _decide_on_signals(model: nn.Module, run: Run, explorer: Explorer, report: Report) -> None:
-    """In inference, keep the channels of signals together, if the model is faster so than it is by now."""
-    plan, owners = (explorer.plan(), explorer.owners) if report.optimized else (Plan(), [])
-    with_signals = replace(plan, signals=True), list(dict.fromkeys([*owners, model]))
-    row = Row("", f"{explorer.convolved_signals} conv1d", "", "not faster")
-    report.rows.append(row)
-
-    restore(model)
-    runs = {
-        "original": partial(run, False),
-        "after": partial(_by, *with_signals, model, run, False),
-        "before": partial(_by, plan, owners, model, run, False),
-    }
-    try:
-        expected = runs["original"]()
-        row.error, _ = run.differences(runs["after"](), expected)
-    except Exception as failure:
-        row.reason = f"{type(failure).__name__}: {failure}"
-    else:
-        if row.error > _OUTPUTS * run.tolerance(expected):
-            row.reason = f"differs by {row.error:.0e}"
-        else:
-            seconds = measuring.alternating(runs, run.device, _BUDGET)
-            row.inference = Times(seconds["before"], seconds["after"])
-            if seconds["after"] < measuring.GAIN * seconds["before"]:
-                row.became, row.reason = "channels last", ""
-                report.optimized, report.note, report.error = True, "", max(row.error, report.error or 0.0)
-                report.inference = Times(seconds["original"], seconds["after"])
-                plan, owners = with_signals
-    install(owners, plan)
-
-
-def _by(plan: Plan, owners: list[nn.Module], model: nn.Module, run: Run, gradients: bool) -> tuple[Any, ...]:
-    """What a model says that is changed as planned, which afterwards it is not."""
-    install(owners, plan)
-    try:
-        return run(gradients)
-    finally:
-        restore(model)
+        if times.after < _GAIN * times.before:
+            kept.add(gradients)
+    rewrites.modes = kept
+    if kept:
+        return ""
+    return "the model as a whole is not faster" if finder.methods() else "no upsampling that can be faster"
 
 
 @contextlib.contextmanager
-def _left_as_found(model: nn.Module, inputs: Sequence[Tensor]) -> Iterator[None]:
-    """Running statistics, random numbers and the example inputs are afterwards what they were."""
-    buffers = [
-        (module, name, buffer, buffer.detach().clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None and not is_lazy(buffer)
-    ]
-    changing = [(buffer, value) for _, _, buffer, value in buffers]
-    changing += [(x, x.detach().clone()) for x in inputs if x.layout is torch.strided and not x.is_meta]
-    devices = {tensor.device for tensor in (*model.buffers(), *model.parameters())}
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002  # what models draw from
-    with torch.random.fork_rng([device for device in devices if device.type == "cuda"]):
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)  # noqa: NPY002
-            for module, name, buffer, _ in buffers:
-                module._buffers[name] = buffer
-            for tensor, value in changing:
-                if not _is_still(tensor, value):
-                    with torch.inference_mode(tensor.is_inference()), torch.no_grad():
-                        tensor.copy_(value)
+def _installed(methods: Sequence[OptimizedMethod]) -> Iterator[None]:
+    for method in methods:
+        method.install()
+    try:
+        yield
+    finally:
+        for method in methods:
+            method.remove()
 
 
-def _is_still(tensor: Tensor, value: Tensor) -> bool:
-    """Whether a tensor has these values, not-a-number among them."""
-    return torch.equal(tensor, value) or bool(((tensor == value) | ((tensor != tensor) & (value != value))).all())
+def _undo(model: nn.Module, methods: Sequence[OptimizedMethod]) -> str:
+    """Restore a model, and say what could not be."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    left = [f"{paths[id(method.module)]}.{method.name}".lstrip(".") for method in methods if not method.remove()]
+    return f"wrapped by other code since, and left so: {', '.join(left)}" if left else ""
+
+
+# Finding what can be rewritten ----------------------------------------------------------------------------------------
+
+_Method = tuple[nn.Module, str]
+"""A module, and the name of a method."""
+
+_FAST_PATHS = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
+"""Modules that compute in another way while a mode such as `Rewriting` is active: more slowly, in another memory
+format, and `TransformerEncoder` with other values at masked positions."""
+_CALL: CodeType = nn.Module._call_impl.__code__
+_UNUSED = "no convolution that can use it follows"
+
+
+class _Finder(Rewrites):
+    """Finds the upsampling of a model by running it with everything rewritten."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.rewrites = Rewrites()
+        """What was found, for the methods that are installed."""
+        self._paths: dict[int, str] = {id(module): path for path, module in model.named_modules()}
+        self._root: _Method = (model, "forward")
+        self._rows: dict[Hashable, Row] = {}
+        self._algorithms: dict[int, dict[str, None]] = {}
+        """Those of each row, by its identity."""
+        self._unused: dict[Hashable, Row] = {}
+        self._found: list[tuple[Row, tuple[_Method, ...], tuple[Any, ...]]] = []
+        self._around_attention: set[_Method] = set()
+        self._counting = True
+
+    def explore(self, example: Example, gradients: bool) -> None:
+        self._counting = not gradients  # a call is counted in one pass only
+        with torch.set_grad_enabled(gradients), Rewriting(self) as rewriting:
+            output = example.call()
+        rewriting.finish(output)
+
+    def methods(self) -> list[OptimizedMethod]:
+        """The smallest methods inside which a call and the upsamplings of its input happen."""
+        methods: dict[_Method, None] = {}
+        for row, stack, origins in self._found:
+            method = _innermost_common(stack, [other for _, other in origins])
+            if method in self._around_attention or any(isinstance(part, _FAST_PATHS) for part in method[0].modules()):
+                row.became, row.reason = "", "it stands beside attention, whose fast path would be lost"
+            else:
+                methods[method] = None
+                self.rewrites.origins.update(origin for origin, _ in origins)
+        return [OptimizedMethod(*method, self.rewrites) for method in methods]
+
+    @property
+    def rows(self) -> list[Row]:
+        return [*self._rows.values(), *self._unused.values()]
+
+    def defer(self, origin: Origin) -> Hashable:
+        stack = self._stack()
+        here = origin, stack
+        self._unused[here] = Row(self._where(stack), f"nearest {scale_text(origin.scale)}", reason=_UNUSED, calls=1)
+        return here
+
+    def note(self, was: str, reason: str) -> None:
+        self._row(self._where(self._stack()), was, reason=reason)
+
+    def note_attention(self) -> None:
+        self._around_attention.update(self._stack())
+
+    def accepts(self, call: Call) -> bool:
+        for origin in call.origins:
+            self._unused.pop(origin, None)
+        stack = self._stack()
+        row = self._row(self._where(stack), call.was, bytes_saved=call.bytes_saved)
+        if not call.algorithms:
+            row.reason = row.reason or "torch's own operator is predicted to be the fastest"
+            return False
+        algorithms = self._algorithms.setdefault(id(row), {})
+        algorithms.update(dict.fromkeys(call.algorithms))
+        row.became, row.reason = f"{call.became} ({' / '.join(algorithms)})", ""
+        self._found.append((row, stack, call.origins))
+        return True
+
+    def _row(self, where: str, was: str, **values: Any) -> Row:
+        row = self._rows.setdefault((where, was), Row(where, was, **values))
+        row.calls += self._counting
+        return row
+
+    def _where(self, stack: tuple[_Method, ...]) -> str:
+        module, _ = stack[-1]
+        return self._paths[id(module)]
+
+    def _stack(self) -> tuple[_Method, ...]:
+        """The methods of the model's modules that this thread is in, outermost first."""
+        stack: list[_Method] = []
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None:
+            code = frame.f_code
+            module: Any = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+            if id(module) in self._paths and (code is _CALL or _is_replaceable(module, code.co_name)):
+                method = module, "forward" if code is _CALL else code.co_name
+                if not stack or stack[-1] != method:
+                    stack.append(method)
+            frame = frame.f_back
+        return (self._root, *reversed(stack))
+
+
+def _is_replaceable(module: nn.Module, name: str) -> bool:
+    """Whether this names a method of the module's class that an attribute of the module can hide."""
+    is_own = name == "forward" or not (hasattr(nn.Module, name) or name.startswith("__"))
+    return is_own and isinstance(getattr_static(type(module), name, None), FunctionType)
+
+
+def _innermost_common(stack: tuple[_Method, ...], others: Sequence[tuple[_Method, ...]]) -> _Method:
+    depth = len(stack)
+    for other in others:
+        same = [a == b for a, b in zip(stack, other, strict=False)]
+        depth = min(depth, same.index(False) if False in same else len(same))
+    return stack[depth - 1]

@@ -1,7 +1,7 @@
-"""What to do at a call of a torch function that upsamples, or that meets a lazy tensor.
+"""What becomes of the calls of torch functions that upsample, or that are given a lazy tensor.
 
-A rule gets the mode, the function and its arguments, and gives the result, or `NotImplemented` where it does not
-understand the call: torch then computes what was asked for.
+A rule gets `Rewrites`, the function and its arguments, and returns the result, or `NotImplemented` where it does not
+understand the call: torch then computes it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Hashable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,20 +17,22 @@ from torch import Tensor
 
 from halfstride._core.algorithms.nearest import why_inexact
 from halfstride._support.torch_private import builtin_pad
-from halfstride.optimizing.convolutions import conv, conv_transpose
+from halfstride.optimizing.convolutions import PADDING_MODES, conv, conv_transpose
 from halfstride.optimizing.lazy import LazyTensor, Recipe, plain, recipe_of, suggests_channels_last
-from halfstride.optimizing.plan import Origin, shown, times
+from halfstride.optimizing.rewrites import Origin, Rewrites, scale_text, size_text
 
-if TYPE_CHECKING:
-    from halfstride.optimizing.rewriting import Rewriting
+__all__ = ["RULES", "UsedBefore"]
 
-__all__ = ["RULES"]
+
+class UsedBefore(RuntimeError):  # noqa: N818
+    """A gradient was asked for that an optimised model cannot give."""
+
 
 # Upsampling -----------------------------------------------------------------------------------------------------------
 
 
 def _interpolate(
-    rewriting: Rewriting,
+    rewrites: Rewrites,
     func: Any,
     input: Tensor,
     size: Any = None,
@@ -44,15 +45,16 @@ def _interpolate(
     if not isinstance(input, Tensor) or align_corners is not None or antialias:
         return NotImplemented
     scale = _integer_scale(tuple(input.shape[2:]), size, scale_factor)
-    was = f"{mode} {times(scale) if scale else 'to ' + shown(size) if size is not None else '×' + shown(scale_factor)}"
+    given = f"×{size_text(scale_factor)}" if size is None else f"to {size_text(size)}"
+    was = f"{mode} {scale_text(scale) if scale else given}"
     if mode not in ("nearest", "nearest-exact"):
-        rewriting.plan.note(was, "not nearest-neighbour")
+        rewrites.note(was, "not nearest-neighbour")
     elif scale is None:
-        rewriting.plan.note(was, "no integer scale")
+        rewrites.note(was, "no integer scale")
     elif why := why_inexact(mode, input.shape[2:], scale):
-        rewriting.plan.note(was, why)
+        rewrites.note(was, why)
     else:
-        return _repeat(rewriting, input, (1, 1, *scale))
+        return _repeat(rewrites, input, (1, 1, *scale))
     return NotImplemented
 
 
@@ -85,23 +87,23 @@ def _known(size: int | torch.SymInt) -> int | None:
 
 
 def _repeat_interleave(
-    rewriting: Rewriting, func: Any, input: Tensor, repeats: Any = None, dim: Any = None, *, output_size: Any = None
+    rewrites: Rewrites, func: Any, input: Tensor, repeats: Any = None, dim: Any = None, *, output_size: Any = None
 ) -> Any:
     if not (type(repeats) is int and type(dim) is int and isinstance(input, Tensor) and repeats > 0):
         return NotImplemented
     if not (-input.dim() <= dim < input.dim() and output_size in (None, input.shape[dim] * repeats)):
         return NotImplemented
     scale = tuple(repeats if axis == dim % input.dim() else 1 for axis in range(input.dim()))
-    return _repeat(rewriting, input, scale, torch.contiguous_format)
+    return _repeat(rewrites, input, scale, torch.contiguous_format)
 
 
 def _repeat(
-    rewriting: Rewriting, input: Tensor, scale: tuple[int, ...], order: torch.memory_format = torch.preserve_format
+    rewrites: Rewrites, input: Tensor, scale: tuple[int, ...], order: torch.memory_format = torch.preserve_format
 ) -> Any:
     """An upsampling, with the order in memory that torch's own has: the input's, or always contiguous."""
-    if all(s == 1 for s in scale) or input.numel() == 0:
+    if all(s == 1 for s in scale) or input.numel() == 0 or input.dim() < 2:
         return NotImplemented
-    origin = rewriting.plan.wants(Origin(tuple(s for s in scale if s > 1), input.shape[min(1, input.dim() - 1)]))
+    origin = rewrites.defer(Origin(tuple(s for s in scale if s > 1), input.shape[1]))
     if origin is None:
         return NotImplemented
     recipe = recipe_of(input) or Recipe((input.clone(memory_format=order),), ((1,) * input.dim(),))
@@ -113,10 +115,10 @@ def _repeat(
     if order is torch.contiguous_format:
         pieces = tuple(map(_in_order, pieces))
     scales = tuple(tuple(map(operator.mul, old, scale)) for old in recipe.scales)
-    return rewriting.lazy(Recipe(pieces, scales, recipe.axis, origins=(*recipe.origins, origin)))
+    return rewrites.lazy(Recipe(pieces, scales, recipe.axis, origins=(*recipe.origins, origin)))
 
 
-def _reshape(rewriting: Rewriting, func: Any, input: Tensor, *shape: Any, **names: Any) -> Any:
+def _reshape(rewrites: Rewrites, func: Any, input: Tensor, *shape: Any, **names: Any) -> Any:
     """Repetition written as `x[..., None].expand(..., s).reshape(...)`: the repeated dimension joins the one before."""
     if names or type(input) is LazyTensor or not isinstance(input, Tensor) or 0 not in input.stride():
         return NotImplemented
@@ -137,26 +139,31 @@ def _reshape(rewriting: Rewriting, func: Any, input: Tensor, *shape: Any, **name
         small = small.select(len(scale) + 1, 0) if s > 1 else small
         scale.append(s)
         at += 2 if s > 1 else 1
-    return _repeat(rewriting, small, tuple(scale), torch.contiguous_format) if at == len(old) else NotImplemented
+    return _repeat(rewrites, small, tuple(scale), torch.contiguous_format) if at == len(old) else NotImplemented
 
 
-def _pixel_shuffle(rewriting: Rewriting, func: Any, *args: Any, **kwargs: Any) -> Any:
-    rewriting.plan.note("pixel shuffle", "made of its phases already")
+def _pixel_shuffle(rewrites: Rewrites, func: Any, *args: Any, **kwargs: Any) -> Any:
+    rewrites.note("pixel shuffle", "multiplies no copies")
+    return NotImplemented
+
+
+def _attention(rewrites: Rewrites, func: Any, *args: Any, **kwargs: Any) -> Any:
+    rewrites.note_attention()
     return NotImplemented
 
 
 # What commutes with upsampling ----------------------------------------------------------------------------------------
 
 
-def _pointwise(rewriting: Rewriting, func: Any, *args: Any, **kwargs: Any) -> Any:
-    """A function of each position alone, new memory being its result."""
+def _pointwise(rewrites: Rewrites, func: Any, *args: Any, **kwargs: Any) -> Any:
+    """A function of each position alone that returns new memory."""
     if LazyTensor not in map(type, args) or any(isinstance(value, Tensor) for value in kwargs.values()):
-        return NotImplemented  # nothing is lazy, or there is an `out`, or an operand with a name
+        return NotImplemented  # no argument is lazy, or there is an `out`, or an operand given by name
     if kwargs.get("inplace") or any(argument is True for argument in args):  # by position
         if func not in _WITH_FLAG:
             return NotImplemented
         args = tuple(False if argument is True else argument for argument in args)
-        return _in_place(rewriting, func, *args, **{**kwargs, **dict.fromkeys(kwargs.keys() & {"inplace"}, False)})
+        return _in_place(rewrites, func, *args, **{**kwargs, **dict.fromkeys(kwargs.keys() & {"inplace"}, False)})
     recipes = [recipe_of(argument) for argument in args]
     recipe = next((recipe for recipe in recipes if recipe is not None), None)
     if recipe is None or recipe.padding:
@@ -171,15 +178,15 @@ def _pointwise(rewriting: Rewriting, func: Any, *args: Any, **kwargs: Any) -> An
         )
         for i in range(len(recipe.pieces))
     ]
-    return _with_pieces(rewriting, pieces, *(other for other in recipes if other))
+    return _with_pieces(rewrites, pieces, *(other for other in recipes if other))
 
 
-def _in_place(rewriting: Rewriting, func: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
-    """The same in the memory of the first tensor, in inference: from now on that is made of other pieces."""
+def _in_place(rewrites: Rewrites, func: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """The same in the memory of the first tensor, in inference: its recipe gets other pieces."""
     recipe = recipe_of(input)
     if recipe is None or any(isinstance(value, Tensor) and value.requires_grad for value in (input, *args)):
         return NotImplemented
-    result = _pointwise(rewriting, _IN_PLACE.get(func, func), input, *args, **kwargs)
+    result = _pointwise(rewrites, _IN_PLACE.get(func, func), input, *args, **kwargs)
     made_of = recipe_of(result)
     if made_of is None or result.shape != input.shape or result.dtype != input.dtype:
         return NotImplemented
@@ -187,14 +194,14 @@ def _in_place(rewriting: Rewriting, func: Any, input: Any, *args: Any, **kwargs:
     return input
 
 
-def _prelu(rewriting: Rewriting, func: Any, input: Tensor, weight: Tensor) -> Any:
-    """A slope for all, or one for each channel, of which the small tensor must then have as many."""
+def _prelu(rewrites: Rewrites, func: Any, input: Tensor, weight: Tensor) -> Any:
+    """One slope for all, or one for each channel: then the small tensor must have as many channels."""
     recipe = recipe_of(input)
     if recipe is None or recipe.padding or type(weight) is LazyTensor:
         return NotImplemented
     if weight.numel() != 1 and (len(recipe.pieces) > 1 or recipe.scales[0][min(1, input.dim() - 1)] > 1):
         return NotImplemented
-    return _with_pieces(rewriting, [func(piece, weight) for piece in recipe.pieces], recipe)
+    return _with_pieces(rewrites, [func(piece, weight) for piece in recipe.pieces], recipe)
 
 
 def _same(recipe: Recipe, other: Recipe) -> bool:
@@ -205,12 +212,10 @@ def _same(recipe: Recipe, other: Recipe) -> bool:
 
 
 def _is_constant(argument: Tensor, recipe: Recipe) -> bool:
-    """Whether a tensor is the same at all positions that a repetition makes, and on all pieces."""
+    """Whether a tensor is the same at all copies of a position, and on all pieces."""
     if type(argument) is LazyTensor:
         return False
     axes = len(recipe.scales[0])
-    if recipe.is_whole and not _is_in_order(argument):
-        return False
     for axis, n in enumerate(argument.shape, start=axes - argument.dim()):
         varies = axis >= 0 and (
             any(scale[axis] > 1 for scale in recipe.scales) or (axis == recipe.axis and len(recipe.pieces) > 1)
@@ -221,57 +226,51 @@ def _is_constant(argument: Tensor, recipe: Recipe) -> bool:
 
 
 def _in_order(piece: Tensor) -> Tensor:
-    """A piece whose dimensions lie in memory in their order, by its strides too, which of one position may say else."""
+    """A piece that is contiguous, also by its strides, which for a single position may say channels last."""
     return piece.clone(memory_format=torch.contiguous_format) if suggests_channels_last(piece) else piece.contiguous()
 
 
-def _is_in_order(tensor: Tensor) -> bool:
-    """Whether memory has the dimensions in their order, as signals have them, and so has the result."""
-    strides = [stride for stride, n in zip(tensor.stride(), tensor.shape, strict=True) if stride and n > 1]
-    return strides == sorted(strides, reverse=True)
-
-
-def _with_pieces(rewriting: Rewriting, pieces: Sequence[Any], *recipes: Recipe) -> Any:
+def _with_pieces(rewrites: Rewrites, pieces: Sequence[Any], *recipes: Recipe) -> Any:
     recipe, *others = recipes
     scales, axes = recipe.scales, len(recipe.scales[0])
     if not all(isinstance(piece, Tensor) and piece.dim() == axes for piece in pieces):
         return NotImplemented
     origins = recipe.origins + tuple(origin for other in others for origin in other.origins)
-    return rewriting.lazy(
+    return rewrites.lazy(
         Recipe(tuple(pieces), scales, recipe.axis, recipe.padding, recipe.padding_mode, tuple(dict.fromkeys(origins)))
     )
 
 
-def _cast(rewriting: Rewriting, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+def _cast(rewrites: Rewrites, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
     recipe = recipe_of(input)
     if recipe is None or {"memory_format", "copy"} & kwargs.keys() or any(isinstance(a, Tensor | bool) for a in args):
         return NotImplemented
     pieces = [func(piece, *args, **kwargs) for piece in recipe.pieces]
     if all(new is old for new, old in zip(pieces, recipe.pieces, strict=True)):
         return input
-    return _with_pieces(rewriting, pieces, recipe)
+    return _with_pieces(rewrites, pieces, recipe)
 
 
-def _watch(rewriting: Rewriting, func: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
-    """Somebody wants the gradient that passes through this very tensor: from now on it is an ordinary one."""
+def _watch(rewrites: Rewrites, func: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
+    """A gradient to this very tensor is wanted: it becomes an ordinary one."""
     recipe = recipe_of(input)
     if recipe is not None:
         if recipe.used:
-            raise RuntimeError(
-                f"`{func.__name__}` of an upsampled tensor comes after its use: call it before, or call `undo()` of "
-                f"halfstride.optimize's report."
+            raise UsedBefore(
+                f"`{func.__name__}` of an upsampled tensor that a convolution has used already gets no gradient: call "
+                f"it before, or call `undo()` of halfstride.optimize's report."
             )
         recipe.make()
     return NotImplemented
 
 
-def _set_data(rewriting: Rewriting, func: Any, tensor: Tensor, value: Any) -> Any:
-    """`tensor.data = value`: of all that is lazy, torch asks the tensor alone."""
+def _set_data(rewrites: Rewrites, func: Any, tensor: Tensor, value: Any) -> Any:
+    """`tensor.data = value`, for which torch asks a lazy tensor but not a lazy value."""
     return func(tensor, plain(value)) if type(value) is LazyTensor else NotImplemented
 
 
 def _contiguous(
-    rewriting: Rewriting, func: Any, input: Tensor, memory_format: torch.memory_format = torch.contiguous_format
+    rewrites: Rewrites, func: Any, input: Tensor, memory_format: torch.memory_format = torch.contiguous_format
 ) -> Any:
     if recipe_of(input) is None or not input.is_contiguous(memory_format=memory_format):
         return NotImplemented
@@ -279,48 +278,27 @@ def _contiguous(
 
 
 def _dropout(
-    rewriting: Rewriting, func: Any, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    rewrites: Rewrites, func: Any, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Any:
     return input if recipe_of(input) is not None and not training and 0 <= p <= 1 else NotImplemented
 
 
-def _batch_norm(
-    rewriting: Rewriting,
-    func: Any,
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Any:
+def _batch_norm(rewrites: Rewrites, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
+    training = kwargs.get("training", args[4] if len(args) > 4 else False)
     if training:  # the running variance counts the positions
         return NotImplemented
-    return _per_channel(
-        rewriting,
-        partial(func, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias, eps=eps),
-        input,
-    )
+    return _normalise(rewrites, func, input, *args, **kwargs)
 
 
-def _group_norm(rewriting: Rewriting, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
-    return _per_channel(rewriting, lambda piece: func(piece, *args, **kwargs), input)
-
-
-def _per_channel(rewriting: Rewriting, func: Callable[[Tensor], Tensor], input: Tensor) -> Any:
+def _normalise(rewrites: Rewrites, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
     """Normalisation: repeated values have the mean and the variance of the values."""
     recipe = recipe_of(input)
     if recipe is None or len(recipe.pieces) > 1 or recipe.padding or recipe.scales[0][:2] != (1, 1):
         return NotImplemented
-    try:
-        return _with_pieces(rewriting, [func(recipe.pieces[0])], recipe)
-    except ValueError:  # too few values to normalise, in the small tensor or altogether
-        return NotImplemented
+    return _with_pieces(rewrites, [func(recipe.pieces[0], *args, **kwargs)], recipe)
 
 
-def _cat(rewriting: Rewriting, func: Any, tensors: Any, dim: Any = 0, *, axis: Any = None, out: Any = None) -> Any:
+def _cat(rewrites: Rewrites, func: Any, tensors: Any, dim: Any = 0, *, axis: Any = None, out: Any = None) -> Any:
     dim = dim if axis is None else axis
     if out is not None or not isinstance(tensors, Sequence) or not any(map(recipe_of, tensors)):
         return NotImplemented
@@ -343,18 +321,14 @@ def _cat(rewriting: Rewriting, func: Any, tensors: Any, dim: Any = 0, *, axis: A
         pieces += recipe.pieces
         scales += recipe.scales
         origins += recipe.origins
-    if all(max(scale) == 1 for scale in scales):
-        return rewriting.lazy(Recipe((torch.cat(pieces, dim),), (scales[0],)))
-    return rewriting.lazy(Recipe(tuple(pieces), tuple(scales), dim, origins=tuple(dict.fromkeys(origins))))
+    return rewrites.lazy(Recipe(tuple(pieces), tuple(scales), dim, origins=tuple(dict.fromkeys(origins))))
 
 
 def _pad(
-    rewriting: Rewriting, func: Any, input: Tensor, pad: Any, mode: str = "constant", value: float | None = None
+    rewrites: Rewrites, func: Any, input: Tensor, pad: Any, mode: str = "constant", value: float | None = None
 ) -> Any:
     recipe = recipe_of(input)
-    if recipe is not None and recipe.is_whole:
-        return _with_pieces(rewriting, [func(recipe.pieces[0], pad, mode, value)], recipe)
-    if recipe is None or recipe.padding or len(recipe.pieces) > 1 or value or mode not in _PADDING_MODES:
+    if recipe is None or recipe.padding or len(recipe.pieces) > 1 or value or mode not in PADDING_MODES:
         return NotImplemented
     if not isinstance(pad, Sequence) or not all(type(side) is int for side in pad):
         return NotImplemented
@@ -371,10 +345,7 @@ def _pad(
     if mode == "circular":  # the one that forgets the order in memory
         pieces = tuple(map(_in_order, pieces))
     padding, mode = (tuple(pad), mode) if any(pad) else ((), "constant")
-    return rewriting.lazy(Recipe(pieces, recipe.scales, recipe.axis, padding, mode, recipe.origins))
-
-
-_PADDING_MODES = {"constant": "zeros", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
+    return rewrites.lazy(Recipe(pieces, recipe.scales, recipe.axis, padding, mode, recipe.origins))
 
 
 # The rules ------------------------------------------------------------------------------------------------------------
@@ -389,27 +360,21 @@ _POINTWISE = (
     "where", "__add__", "__radd__", "__mul__", "__rmul__", "__sub__", "__rsub__", "__truediv__", "__rtruediv__",
     "__rdiv__", "__pow__", "__neg__",
 )
-_WITH_FLAG = {
-    getattr(F, name)
-    for name in (
-        "celu", "elu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "mish", "relu", "relu6", "selu", "silu",
-        "threshold",
-    )
-}
+_WITH_FLAG = {getattr(F, name) for name in (
+    "celu", "elu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "mish", "relu", "relu6", "selu", "silu",
+    "threshold",
+)}
 """Those that take `inplace`."""
 _IN_PLACE = {
-    **{
-        getattr(Tensor, f"{name}_"): getattr(Tensor, name)
-        for name in ("add", "clamp", "div", "leaky_relu", "mul", "relu", "sigmoid", "sub", "tanh")
-        if hasattr(Tensor, name)
-    },
+    **{getattr(Tensor, f"{name}_"): getattr(Tensor, name)
+       for name in ("add", "clamp", "div", "mul", "relu", "sigmoid", "sub", "tanh")},
     Tensor.__iadd__: Tensor.__add__,
     Tensor.__isub__: Tensor.__sub__,
     Tensor.__imul__: Tensor.__mul__,
     Tensor.__itruediv__: Tensor.__truediv__,
 }
 # fmt: on
-"""And methods that work in place, with those that do not."""
+"""Methods that work in place, with those that do not."""
 _CAST = ("bfloat16", "double", "float", "half", "to", "type")
 
 RULES: dict[Any, Callable[..., Any]] = {
@@ -417,26 +382,20 @@ RULES: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys(_IN_PLACE, _in_place),
     **{getattr(Tensor, name): _cast for name in _CAST},
     Tensor.contiguous: _contiguous,
-    Tensor.register_hook: _watch,
-    Tensor.requires_grad_: _watch,
-    Tensor.retain_grad: _watch,
+    **dict.fromkeys((Tensor.register_hook, Tensor.requires_grad_, Tensor.retain_grad), _watch),
     Tensor.data.__set__: _set_data,  # type: ignore[attr-defined]
     **dict.fromkeys((F.prelu, torch.prelu, Tensor.prelu), _prelu),
     F.interpolate: _interpolate,
-    torch.repeat_interleave: _repeat_interleave,
-    Tensor.repeat_interleave: _repeat_interleave,
-    torch.reshape: _reshape,
-    Tensor.reshape: _reshape,
+    **dict.fromkeys((torch.repeat_interleave, Tensor.repeat_interleave), _repeat_interleave),
+    **dict.fromkeys((torch.reshape, Tensor.reshape), _reshape),
     F.pixel_shuffle: _pixel_shuffle,
-    torch.cat: _cat,
-    torch.concat: _cat,
-    torch.concatenate: _cat,
-    F.pad: _pad,
-    builtin_pad(): _pad,  # as Dynamo reads it
+    F.multi_head_attention_forward: _attention,
+    **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), _cat),
+    **dict.fromkeys((F.pad, builtin_pad()), _pad),  # the second as Dynamo reads it
     F.batch_norm: _batch_norm,
-    F.group_norm: _group_norm,
+    F.group_norm: _normalise,
     **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout), _dropout),
     **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), conv),
     **dict.fromkeys((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), conv_transpose),
 }
-"""What to do at a call of each torch function; `NotImplemented` leaves it to torch."""
+"""The rule for each torch function."""

@@ -22,7 +22,7 @@ from halfstride._core.common import as_channels_last, as_transposed, pad, symmet
 from halfstride._support.weight_cache import cached
 from halfstride.kernels import shuffle
 
-__all__ = ["compute", "conv", "cost", "transposed", "unsupported_reason"]
+__all__ = ["compute", "conv", "cost", "is_torchs_own", "transposed", "unsupported_reason"]
 
 _CONV: tuple[Callable[..., Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
 _CONV_TRANSPOSE: tuple[Callable[..., Tensor], ...] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
@@ -88,6 +88,16 @@ def transposed(
         )
     output = _cut(output, start, case.output_size)
     return output if bias is of_all or bias is None else output + bias.reshape(-1, *(1,) * case.axes)
+
+
+def is_torchs_own(case: Case, input: Tensor, weight: Tensor) -> bool:
+    """Whether a transposed convolution, padded with zeros, would be computed as torch does it, with nothing gained."""
+    _, output_padding, *_ = _cuts(case)
+    images = input if input.dim() > case.axes + 1 else input.unsqueeze(0)
+    return not (
+        packed.pays(case, images, weight, case.form, output_padding)
+        or volumes.pays(case, images, weight, output_padding)
+    )
 
 
 @cached
