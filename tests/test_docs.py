@@ -82,7 +82,7 @@ def test_every_link_into_the_repository_leads_somewhere(page):
 
 def test_the_table_of_ratios_is_that_of_the_results():
     suites = [json.loads((ROOT / f"benchmarks/results/{suite}.json").read_text()) for suite in ("layers", "training")]
-    assert overview(*suites) in (ROOT / "docs/fast.md").read_text(encoding="utf-8")
+    assert overview(*suites) in (ROOT / "docs/performance.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("script", EXAMPLES, ids=name)
