@@ -400,9 +400,9 @@ def upsample(
     kernel = weight if first is None else compiled.part(weight, first, shape[-axes - 1])
     unbatched = input.dim() == axes + 1
     images = input.unsqueeze(0) if unbatched else input
-    dtype = _autocast_type(input) or input.dtype
+    dtype = autocast_type(input) or input.dtype
     tensors = input.device.type, dtype, wants_gradients(input, weight), is_channels_last(images)
-    case, chosen = _plan(form, axes, shape, kernel.shape, geometry, algorithm, *tensors)
+    case, chosen = plan(form, axes, shape, kernel.shape, geometry, algorithm, *tensors)
     _check_bias(case, bias)
     if captured and algorithm == "auto" and compiled.is_one_operator(case, chosen, input, weight, bias):
         output = compiled.resize_conv(case, images, weight, bias, first)
@@ -412,7 +412,7 @@ def upsample(
 
 
 @cached
-def _plan(
+def plan(
     form: Form,
     axes: int,
     input_shape: Sequence[int],
@@ -424,14 +424,14 @@ def _plan(
     training: bool,
     channels_last: bool,
 ) -> tuple[Case, str]:
-    """The case of a call and the algorithm for it."""
+    """The case of a call, and the algorithm for it."""
     case = CASES[form](axes, input_shape, weight_shape, *geometry)
     return case, planner.choose(case, algorithm, device, dtype, training=training, channels_last=channels_last)
 
 
 def _compute(case: Case, algorithm: str, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     compute: Callable[..., Tensor] = algorithms.ALGORITHMS[algorithm].compute
-    dtype = _autocast_type(input)
+    dtype = autocast_type(input)
     if dtype is not None:
         # The input takes autocast's type, and with it the output; kernels are formed from the weight as it is.
         with torch.autocast(input.device.type, enabled=False):
@@ -445,7 +445,7 @@ def _compute(case: Case, algorithm: str, input: Tensor, weight: Tensor, bias: Te
     return compute(case, input, weight, bias)
 
 
-def _autocast_type(input: Tensor) -> torch.dtype | None:
+def autocast_type(input: Tensor) -> torch.dtype | None:
     """The type that torch.autocast gives to an input; None where it leaves it alone, as it does with float64."""
     device = input.device.type
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):

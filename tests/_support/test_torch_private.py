@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import sys
 
 import pytest
 import torch
@@ -140,6 +141,20 @@ def function_modes():
     return inside == [mode] and private.function_modes() == []
 
 
+def is_device_mode():
+    with torch.device("cpu"):
+        (mode,) = private.function_modes()
+    return private.is_device_mode(mode) and not private.is_device_mode(Mode())
+
+
+def module_call_code():
+    class Model(torch.nn.Module):
+        def forward(self):
+            return sys._getframe(1).f_code
+
+    return Model()() is private.module_call_code()
+
+
 def make_wrapper():
     wrapper = private.make_wrapper(Wrapper, (2, 3), (3, 1), X)
     private.forbid_memory_access(wrapper)
@@ -211,6 +226,8 @@ CHECKS = {
     "onednn_add_conv": onednn_add_conv,
     "onednn_conv_transpose": onednn_conv_transpose,
     "function_modes": function_modes,
+    "is_device_mode": is_device_mode,
+    "module_call_code": module_call_code,
     "disable_torch_function": function_modes,
     "disable_torch_function_subclass": make_wrapper,
     "disable_torch_dispatch": make_wrapper,

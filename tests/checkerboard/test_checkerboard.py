@@ -342,11 +342,20 @@ def test_nor_where_an_axis_is_not_enlarged():
     assert (last.period, last.layers, last.direct) == ((1, 2, 2), ("3",), True)
 
 
-def test_a_pattern_before_an_output_that_hides_it_is_told_apart():
-    hidden = nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(4, 3, 3, 2), nn.Hardtanh(100, 101))
-    diagnosis = diagnose(hidden, torch.randn(32, 4, 24, 24))
-    assert (diagnosis.found, diagnosis.visible, diagnosis.strength) == (True, False, 0)
-    assert "Checkerboard found in 1; none was measured in the model's output itself." in str(diagnosis)
+@pytest.mark.parametrize(
+    "after",
+    [
+        lambda: nn.Hardtanh(100, 101),
+        lambda: nn.Sequential(nn.ReplicationPad2d((1, 0, 1, 0)), nn.AvgPool2d(2, stride=1)),  # Sugawara et al., 2018
+    ],
+)
+def test_a_pattern_that_is_removed_before_the_output_is_not_found(after):
+    removed = nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(4, 3, 2, 2), after())
+    examples = torch.randn(32, 4, 24, 24)
+    diagnosis = diagnose(removed, examples)
+    assert diagnosis.layers[0].verdict == "checkerboard"
+    assert (diagnosis.found, diagnosis.visible, diagnosis.blamed, diagnosis.strength) == (False, False, (), 0)
+    assert str(diagnosis).endswith("No checkerboard found in the output.")
 
 
 @pytest.mark.parametrize(("upsampling", "clean"), [("transposed", False), ("resize", True), ("subpixel", True)])

@@ -9,6 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations
 
+from halfstride import functional
+from halfstride._core.algorithms import ALGORITHMS
+from halfstride._core.case import CASES
 from halfstride.optimizing import optimize
 from halfstride.optimizing.example import difference
 from halfstride.optimizing.lazy import LazyTensor
@@ -82,6 +85,17 @@ def check(model, *inputs, finds=1, others=()):
                     assert_same(*outputs)
         assert_same(list(model.state_dict().values()), list(original.state_dict().values()))
     return model, report
+
+
+def prefer(monkeypatch, **preferred):
+    """Let the planner choose the first algorithm of a form that can compute the case."""
+
+    def plan(form, axes, input_shape, weight_shape, geometry, *_):
+        case = CASES[form](axes, input_shape, weight_shape, *geometry)
+        able = [name for name in preferred.get(form, ()) if ALGORITHMS[name].unsupported_reason(case) is None]
+        return case, able[0] if able else "native"
+
+    monkeypatch.setattr(functional, "plan", plan)
 
 
 def conv(inputs=4, outputs=3, kernel=3, **options):

@@ -20,6 +20,7 @@ from models_to_optimize import (
     conv,
     gan_generator,
     image,
+    prefer,
     randomised,
     results,
     up,
@@ -30,7 +31,6 @@ from torch.nn.utils import parametrizations
 from torch.overrides import TorchFunctionMode
 
 import halfstride
-from conftest import prefer
 from halfstride import cli
 from halfstride._core.algorithms import folded, packed
 from halfstride.optimizing import optimize

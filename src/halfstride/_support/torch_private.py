@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from types import CodeType
 from typing import Any
 
 import torch
@@ -17,13 +18,11 @@ from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import Function, forward_ad
 from torch.nn.modules.conv import _ConvTransposeNd as ConvTransposeNd  # the base of halfstride.ConvTranspose1d/2d/3d
 from torch.overrides import _get_current_function_mode_stack
-from torch.utils._device import DeviceContext  # the mode of torch.set_default_device, in which `optimize` goes on
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 __all__ = [
     "ConvTransposeNd",
-    "DeviceContext",
     "builtin_pad",
     "compile_with_inductor",
     "convolution_gradients",
@@ -38,6 +37,7 @@ __all__ = [
     "has_unbacked_symbols",
     "is_captured",
     "is_compiling",
+    "is_device_mode",
     "is_exporting",
     "is_functional",
     "is_higher_order",
@@ -46,6 +46,7 @@ __all__ = [
     "is_traced",
     "is_transformed",
     "make_wrapper",
+    "module_call_code",
     "onednn_add_conv",
     "onednn_conv",
     "onednn_conv_transpose",
@@ -201,6 +202,20 @@ def onednn_conv_transpose(input: Tensor, weight: Tensor, bias: Tensor | None, ge
 def function_modes() -> list[Any]:
     """The active torch function modes; if this breaks, modules inside an optimised model are rewritten twice."""
     return list(_get_current_function_mode_stack())  # type: ignore[no-untyped-call]
+
+
+def is_device_mode(mode: Any) -> bool:
+    """Whether a function mode is that of `torch.device`; if this breaks, models optimised by `optimize` are as slow as
+    before under a default device."""
+    from torch.utils._device import DeviceContext
+
+    return isinstance(mode, DeviceContext)
+
+
+def module_call_code() -> CodeType:
+    """The code that calls a module's `forward`, by which `optimize` finds it on the stack; if this breaks, a replaced
+    `forward` is not optimised."""
+    return torch.nn.Module._call_impl.__code__
 
 
 def disable_torch_function() -> AbstractContextManager[Any]:

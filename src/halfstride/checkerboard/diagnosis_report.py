@@ -42,14 +42,26 @@ class LayerReport:
     """Why nothing was measured."""
 
     @property
+    def _has_equal_gains(self) -> bool:
+        return self.gain_spread is not None and self.gain_spread <= EQUAL_GAINS
+
+    @property
+    def makes(self) -> dict[str, float]:
+        """The strengths of the parts of a pattern that it makes by its weights, or that were found in its output."""
+        parts = {"additive": self.made or 0.0, "multiplicative": 0.0}
+        if self.pattern is not None and self.pattern.additive.found:
+            parts["additive"] = max(parts["additive"], self.pattern.additive.strength)
+        # With equal gains a multiplicative part can only come from phases that differ in variance.
+        if self.pattern is not None and self.pattern.multiplicative.found and not self._has_equal_gains:
+            parts["multiplicative"] = self.pattern.multiplicative.strength
+        return {name: strength for name, strength in parts.items() if strength >= STRENGTH}
+
+    @property
     def verdict(self) -> str:
         """One of "checkerboard", "weights uneven", "even" and "not judged"."""
-        even = self.gain_spread is not None and self.gain_spread <= EQUAL_GAINS
-        # With equal gains a multiplicative part can only come from phases that differ in variance.
-        seen = self.pattern.additive if self.pattern is not None and even else self.pattern
-        if (seen is not None and seen.found) or (self.made or 0.0) >= STRENGTH:
+        if self.makes:
             return "checkerboard"
-        if self.gain_spread is not None and not even:
+        if self.gain_spread is not None and not self._has_equal_gains:
             return "weights uneven"
         return "even" if self.pattern is not None or self.gain_spread is not None else "not judged"
 
@@ -101,10 +113,11 @@ class Diagnosis:
 
     @property
     def found(self) -> bool:
-        """Whether there is a checkerboard in the model's output, or right before it in a layer that upsamples last.
+        """Whether there is a checkerboard in the model's output.
 
-        Patterns that stay inside do not count: trained models use the differences between phases to paint detail, and
-        later layers undo what is no detail.
+        It is measured there. A layer that upsamples last and makes one counts too, unless the output shows that later
+        operations remove it. Patterns that stay inside do not count: trained models use the differences between phases
+        to paint detail, and later layers undo what is no detail.
         """
         return bool(self.blamed) or self.visible
 
@@ -120,15 +133,19 @@ class Diagnosis:
 
     @property
     def reaching(self) -> set[str]:
-        """The layers whose patterns reach the output: those that upsample last, and those of a period found there."""
+        """The layers whose patterns may be in the output: those that upsample last, or whose period is found there."""
         seen = [part for part in self.output if part.direct or (part.pattern is not None and part.pattern.found)]
         return {name for part in seen for name in part.layers}
 
     @property
     def blamed(self) -> tuple[str, ...]:
-        """The layers that make the checkerboard found in, or right before, the output."""
-        made = [layer.name for layer in self.layers if layer.verdict == "checkerboard"]
-        return tuple(name for name in made if not self.output or name in self.reaching)
+        """The layers that make the checkerboard in the output."""
+        made = [layer for layer in self.layers if layer.makes]
+        return tuple(
+            layer.name
+            for layer in made
+            if not self.output or any(_reaches(layer, part) for part in self.output if layer.name in part.layers)
+        )
 
     @property
     def strength(self) -> float:
@@ -190,10 +207,21 @@ class Diagnosis:
                 "phases that differ in variance."
             )
         elif self.found:
-            lines.append(f"Checkerboard found in {names}; none was measured in the model's output itself.")
+            lines.append(f"Checkerboard found in {names}; whether it stays in the model's output was not measured.")
         else:
             lines.append("No checkerboard found in the output.")
         return "\n".join(lines)
+
+
+def _reaches(layer: LayerReport, output: OutputPattern) -> bool:
+    """Whether the pattern that a layer makes is in the output, as far as that was measured."""
+    if output.pattern is None:
+        return output.direct
+    # A part of which less than half is left has been removed on the way. In few signals the measured strength is mostly
+    # noise, and that is more.
+    left = {"additive": output.pattern.additive.strength, "multiplicative": output.pattern.multiplicative.strength}
+    stays = any(left[name] >= max(STRENGTH, strength / 2) for name, strength in layer.makes.items())
+    return output.pattern.found or (output.direct and stays)
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:

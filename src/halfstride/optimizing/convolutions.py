@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from halfstride import functional
-from halfstride._core import planner
 from halfstride._core.algorithms import native
-from halfstride._core.case import Case, resize_case, transposed_case
+from halfstride._core.case import Case, Form
 from halfstride._core.common import wants_gradients
 from halfstride._core.compiled import part
 from halfstride.optimizing.lazy import Recipe, is_ordinary, recipe_of, suggests_channels_last
@@ -90,24 +89,26 @@ def _algorithms(
     recipe: Recipe, channels: int, weight: Tensor, geometry: tuple[Any, ...], gradients: bool
 ) -> tuple[str, ...]:
     """What the planner chooses for the upsampled parts; empty where that is torch's own operators for all."""
-    mode = PADDING_MODES[recipe.padding_mode]
     chosen = []
     for piece, scale in zip(recipe.pieces, recipe.scales, strict=True):
         if max(scale) > 1:
             in_channels = weight.shape[1] if len(recipe.pieces) == 1 else piece.shape[channels]
-            kernel_shape = (weight.shape[0], in_channels, *weight.shape[2:])
-            scales = scale[channels + 1 :]
-            padding, dilation, groups = geometry
-            case = resize_case(
-                weight.dim() - 2, tuple(piece.shape), kernel_shape, scales, padding, dilation, groups, None, mode
-            )
-            chosen.append(_choose(case, piece, weight, gradients))
+            of_piece = scale[channels + 1 :], *geometry, None, PADDING_MODES[recipe.padding_mode]
+            chosen.append(_plan("resize", piece, weight, in_channels, of_piece, gradients)[1])
     return () if set(chosen) == {"native"} else tuple(dict.fromkeys(chosen))
 
 
-def _choose(case: Case, input: Tensor, weight: Tensor, gradients: bool) -> str:
-    last = _is_channels_last(input, weight) and case.in_channels > 1
-    return planner.choose(case, "auto", input.device.type, input.dtype, training=gradients, channels_last=last)
+def _plan(
+    form: Form, input: Tensor, weight: Tensor, second: int, geometry: tuple[Any, ...], gradients: bool
+) -> tuple[Case, str]:
+    """The case and the algorithm of a call, with a weight of which the second dimension is `second`."""
+    axes = weight.dim() - 2
+    shape = weight.shape[0], second, *weight.shape[2:]
+    last = _is_channels_last(input, weight) and input.shape[-axes - 1] > 1
+    dtype = functional.autocast_type(input) or input.dtype
+    return functional.plan(
+        form, axes, tuple(input.shape), shape, geometry, "auto", input.device.type, dtype, gradients, last
+    )
 
 
 def _sum_of_parts(
@@ -126,16 +127,9 @@ def _sum_of_parts(
             kernel = part(weight, first, piece.shape[channels])
             summand = func(piece, kernel, own_bias, 1, *geometry)
         else:
-            arguments = scale[channels + 1 :], *geometry, None, PADDING_MODES[recipe.padding_mode]
-            summand = functional.upsample(
-                "resize",
-                weight.dim() - 2,
-                _formatted_like(piece, weight),
-                weight,
-                own_bias,
-                arguments,
-                first=first if joined else None,
-            )
+            of_piece = scale[channels + 1 :], *geometry, None, PADDING_MODES[recipe.padding_mode]
+            given, at = _formatted_like(piece, weight), first if joined else None
+            summand = functional.upsample("resize", weight.dim() - 2, given, weight, own_bias, of_piece, first=at)
         first += piece.shape[channels]
         # In place where no gradients are recorded: another tensor of this size costs more than the sum.
         output = summand if output is None else output + summand if summand.requires_grad else output.add_(summand)
@@ -162,12 +156,8 @@ def conv_transpose(
         return NotImplemented
     strides = _per_axis(stride, axes)
     geometry = strides, _per_axis(padding, axes), _per_axis(output_padding, axes), groups, _per_axis(dilation, axes)
-    case, gradients = (
-        transposed_case(axes, tuple(input.shape), weight.shape, *geometry),
-        wants_gradients(input, weight, bias),
-    )
-    chosen = _choose(case, input, weight, gradients)
-
+    gradients = wants_gradients(input, weight, bias)
+    case, chosen = _plan("transposed", input, weight, weight.shape[1], (*geometry, None, "zeros"), gradients)
     call = Call(
         was=f"conv_transpose{axes}d {weight.shape[0]}→{weight.shape[1] * groups} "
         f"k{size_text(weight.shape[2:])} s{size_text(strides)}",
@@ -179,7 +169,8 @@ def conv_transpose(
     )
     if not rewrites.accepts(call):
         return NotImplemented
-    return getattr(functional, f"conv_transpose{axes}d")(_formatted_like(input, weight), weight, bias, *geometry)
+    given = _formatted_like(input, weight)
+    return functional.upsample("transposed", axes, given, weight, bias, (*geometry, None, "zeros"))
 
 
 def _are_understood(axes: int, input: Any, weight: Any, bias: Any) -> bool:

@@ -116,7 +116,7 @@ def suggests_channels_last(tensor: Tensor) -> bool:
 
 def is_ordinary(tensor: Any) -> bool:
     """Whether it is a tensor that our operators know: no subclass, dense, real, with values."""
-    if (type(tensor) not in (Tensor, nn.Parameter) and not is_functional(tensor)) or tensor.is_meta:
+    if not (type(tensor) in (Tensor, nn.Parameter) or is_functional(tensor)) or tensor.is_meta:
         return False
     return tensor.layout is torch.strided and tensor.is_floating_point()
 

@@ -6,13 +6,13 @@ import contextlib
 import sys
 from collections.abc import Hashable, Iterator, Sequence
 from inspect import getattr_static
-from types import CodeType, FrameType, FunctionType
+from types import FrameType, FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from halfstride._support.torch_private import tree_leaves
+from halfstride._support.torch_private import module_call_code, tree_leaves
 from halfstride.optimizing.example import TOLERANCE, Example, difference
 from halfstride.optimizing.report import Report, Row
 from halfstride.optimizing.rewrites import Call, Origin, Rewrites, scale_text
@@ -150,7 +150,7 @@ _Method = tuple[nn.Module, str]
 _FAST_PATHS = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
 """Modules that compute in another way while a mode such as `Rewriting` is active: more slowly, in another memory
 format, and `TransformerEncoder` with other values at masked positions."""
-_CALL: CodeType = nn.Module._call_impl.__code__
+_CALL = module_call_code()
 _UNUSED = "no convolution that can use it follows"
 
 

@@ -23,9 +23,9 @@ from torch.nn.modules import module as hooks
 from torch.overrides import TorchFunctionMode
 
 from halfstride._support.torch_private import (
-    DeviceContext,
     function_modes,
     has_saved_tensor_hooks,
+    is_device_mode,
     is_traced,
     is_transformed,
     tree_leaves,
@@ -163,7 +163,7 @@ def _must_stay(module: nn.Module, rewrites: Rewrites) -> bool:
     """Whether a method around this one is being rewritten already, or what the module does is recorded, as `diagnose`
     does, and its own operators should be seen."""
     for mode in function_modes():
-        if mode.rewrites is rewrites if isinstance(mode, Rewriting) else not isinstance(mode, DeviceContext):
+        if mode.rewrites is rewrites if isinstance(mode, Rewriting) else not is_device_mode(mode):
             return True
     return is_traced() or is_transformed() or (torch.is_grad_enabled() and is_watched(module))
 
