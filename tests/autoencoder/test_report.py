@@ -49,7 +49,7 @@ def test_finishing_writes_the_evaluation_the_card_and_pictures(tmp_path):
     assert run.evaluation == evaluation
     assert evaluation.test.images == images.test.size
     card = (run.path / "README.md").read_text()
-    assert "2 steps of 8 images with the loss mse, AdamW at a learning rate of 0.004" in card
+    assert "2 steps of 8 images with the loss mse, AdamW at a learning rate of 0.001" in card
     assert evaluation.verdict.sentence in card
     assert told
     assert all(0 <= done <= total for _, done, total in told)

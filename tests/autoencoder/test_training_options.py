@@ -52,7 +52,7 @@ def test_lengths_exclude_each_other():
 @pytest.mark.parametrize(
     ("latent", "arguments", "expected"),
     [
-        ("vector", {}, {"batch_size": 32, "learning_rate": 4e-3, "shift": 0, "crop": 0, "jitter": 0}),
+        ("vector", {}, {"batch_size": 32, "learning_rate": 1e-3, "shift": 0, "crop": 0, "jitter": 0}),
         ("vector", {"latent_dim": 16}, {"batch_size": 32, "learning_rate": 4e-3, "shift": 1, "crop": 0, "jitter": 0}),
         ("vector", {"linear": True}, {"batch_size": 32, "learning_rate": 1e-3, "shift": 0, "crop": 0, "jitter": 0}),
         ("map", {}, {"batch_size": 16, "learning_rate": 1e-3, "shift": 0, "crop": 0, "jitter": 0.2}),

@@ -267,5 +267,5 @@ def test_a_damaged_run_is_named(tmp_path):
 def test_options_of_the_run_are_those_that_were_chosen(tmp_path):
     small_training(tmp_path / "run", augment=None, learning_rate=None)
     recorded = TrainingOptions.from_record(Run.open(tmp_path / "run").record["training"])
-    assert (recorded.augment, recorded.learning_rate, recorded.batch_size) == ("none", 4e-3, OPTIONS["batch_size"])
+    assert (recorded.augment, recorded.learning_rate, recorded.batch_size) == ("none", 1e-3, OPTIONS["batch_size"])
     assert recorded.length == {}

@@ -113,7 +113,10 @@ def train(
         int | None, _option(_TRAINING, "Images per step, over all processes. By default 32, or 16 for a map.")
     ] = None,
     learning_rate: Annotated[
-        float | None, _option(_TRAINING, "The highest of its schedule. By default 0.004, or 0.001 for a map.")
+        float | None,
+        _option(
+            _TRAINING, "The highest of its schedule. By default 0.001, or 0.004 for 16 and more numbers of a vector."
+        ),
     ] = None,
     weight_decay: Annotated[float, _option(_TRAINING, "AdamW's.")] = 0.05,
     loss: Annotated[Literal["mse", "l1", "bce", "sharp"], _option(_TRAINING, "What is minimised.")] = "mse",
