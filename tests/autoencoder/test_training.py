@@ -140,6 +140,26 @@ def test_length_in_minutes_is_a_number_of_steps_that_repeats_the_run(tmp_path, m
     assert curve(again) == curve(timed)
 
 
+def test_a_slow_scoring_takes_at_most_half_of_a_length_in_minutes(tmp_path, monkeypatch):
+    """With a clock on which each step takes 0.1 seconds, and each scoring as long as the whole training should."""
+    now = [0.0]
+    step, score = module._Training._step, module.Validation.score
+
+    def slow_step(self, *arguments):
+        now[0] += 0.1
+        return step(self, *arguments)
+
+    def slow_score(self):
+        now[0] += 3.0
+        return score(self)
+
+    monkeypatch.setattr(module._Training, "_step", slow_step)
+    monkeypatch.setattr(module.Validation, "score", slow_score)
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    small_training(tmp_path / "run", small_model(), steps=None, minutes=0.05)
+    assert Run.open(tmp_path / "run").stages[0] in (14, 15)  # half of 3 seconds
+
+
 def test_ctrl_c_while_steps_are_timed_leaves_no_folder_and_no_trace_in_the_model(tmp_path, monkeypatch):
     step = module._Training._step
 

@@ -333,7 +333,8 @@ class _Training:
             self.optimizer, self.position, self.stages = kept
         scoring = time.monotonic() - times[-1]
         per_step = (times[-1] - times[2]) / (len(times) - 3)  # the first two warm up
-        steps = max(1, int((60 * minutes - _SCORINGS * scoring) / per_step))
+        # At least half of the time is trained, also where the machine was busy during the one scoring that is timed.
+        steps = max(1, int(max(60 * minutes - _SCORINGS * scoring, 30 * minutes) / per_step))
         return int(self.processes.sum(steps if self.processes.is_main else 0)[0])
 
     # The run's folder ---------------------------------------------------------------------------------------------
