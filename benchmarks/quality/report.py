@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from benchmarks.quality.rows import OURS, PEERS
+from benchmarks.quality.rows import OURS, PEERS, Row
 from benchmarks.quality.targets import TARGETS
 
 __all__ = ["markdown"]
@@ -61,10 +61,8 @@ def _table_of(name: str, done: Sequence[Result], all_baselines: dict[str, Any]) 
     lines = []
     for row in sorted(rows, key=lambda row: (row["contender"] != OURS, row["test"]["mse"])):
         title = f"**{OURS}** {_kind(row)}" if row["contender"] == OURS else PEERS[row["contender"]]
-        spent = [
-            f"{row['minutes'] * 60 * (row['threads'] if row['contender'] == OURS else 2):g}",
-            f"{row['cpu_seconds']:.0f}",
-        ]
+        budget = Row(*(row[field] for field in Row._fields)).cpu_seconds
+        spent = [f"{budget:g}", f"{row['cpu_seconds']:.0f}"]
         numbers = str(row["numbers"])
         if row["asked"] not in (None, row["numbers"]):
             numbers += f" (cannot have {row['asked']})"

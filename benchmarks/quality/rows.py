@@ -47,7 +47,8 @@ class Row(NamedTuple):
 
     @property
     def cpu_seconds(self) -> float:
-        return self.minutes * 120
+        """The budget: of ours the minutes times the threads, of a peer as much as ours have with two."""
+        return self.minutes * 60 * (self.threads if self.contender == OURS else 2)
 
 
 def _vector(data: str, numbers: int, minutes: float) -> Row:

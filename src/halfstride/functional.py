@@ -400,14 +400,14 @@ def upsample(
     kernel = weight if first is None else compiled.part(weight, first, shape[-axes - 1])
     unbatched = input.dim() == axes + 1
     images = input.unsqueeze(0) if unbatched else input
-    dtype = autocast_type(input) or input.dtype
-    tensors = input.device.type, dtype, wants_gradients(input, weight), is_channels_last(images)
+    cast = autocast_type(input)
+    tensors = input.device.type, cast or input.dtype, wants_gradients(input, weight), is_channels_last(images)
     case, chosen = plan(form, axes, shape, kernel.shape, geometry, algorithm, *tensors)
     _check_bias(case, bias)
     if captured and algorithm == "auto" and compiled.is_one_operator(case, chosen, input, weight, bias):
         output = compiled.resize_conv(case, images, weight, bias, first)
     else:
-        output = _compute(case, chosen, images, kernel, bias)
+        output = _compute(case, chosen, images, kernel, bias, cast)
     return output.squeeze(0) if unbatched else output
 
 
@@ -429,13 +429,15 @@ def plan(
     return case, planner.choose(case, algorithm, device, dtype, training=training, channels_last=channels_last)
 
 
-def _compute(case: Case, algorithm: str, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _compute(
+    case: Case, algorithm: str, input: Tensor, weight: Tensor, bias: Tensor | None, cast: torch.dtype | None
+) -> Tensor:
+    """The output by an algorithm; `cast` is what `autocast_type` says of the input."""
     compute: Callable[..., Tensor] = algorithms.ALGORITHMS[algorithm].compute
-    dtype = autocast_type(input)
-    if dtype is not None:
+    if cast is not None:
         # The input takes autocast's type, and with it the output; kernels are formed from the weight as it is.
         with torch.autocast(input.device.type, enabled=False):
-            return compute(case, input.to(dtype), weight, None if bias is None else bias.to(dtype))
+            return compute(case, input.to(cast), weight, None if bias is None else bias.to(cast))
     if input.dtype != weight.dtype or (bias is not None and input.dtype != bias.dtype):
         types = ", ".join(str(t.dtype) for t in (input, weight, bias) if t is not None)
         raise ValueError(

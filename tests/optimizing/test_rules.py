@@ -28,6 +28,19 @@ from halfstride.optimizing import optimize
 pytestmark = pytest.mark.usefixtures("everything_pays")
 
 
+def compared(model):
+    """Optimise a model in float64, and compare it with its original in training and in inference; returns both."""
+    model = randomised(model)
+    model, original = model.double(), copy.deepcopy(model).double()
+    model, report = optimize(model, image().double())
+    assert report.optimized, str(report)
+    for x in (image().double(), image(height=3).double()):
+        assert_same(results(model, [x]), results(original, [x]))
+        with torch.inference_mode():
+            assert_same(model(x), original(x))
+    return model, original
+
+
 # Upsampling, however it is written ------------------------------------------------------------------------------------
 
 
@@ -73,14 +86,7 @@ def test_changes_in_place(run):
     def forward(m, x):
         return run(m, x), m.other(up(x)), m.other(up(x[:, :2]).repeat(1, 2, 1, 1)), m.two(up(x[:, :2]))
 
-    model = randomised(Model(forward, conv=conv(), other=conv(), two=conv(2)))
-    model, original = model.double(), copy.deepcopy(model).double()
-    model, report = optimize(model, image().double())
-    assert report.optimized, str(report)
-    for x in (image().double(), image(height=3).double()):
-        assert_same(results(model, [x]), results(original, [x]))
-        with torch.inference_mode():
-            assert_same(model(x), original(x))
+    compared(Model(forward, conv=conv(), other=conv(), two=conv(2)))
 
 
 # Code that looks closely ----------------------------------------------------------------------------------------------
@@ -88,14 +94,7 @@ def test_changes_in_place(run):
 
 @pytest.mark.parametrize("run", CLOSE.values(), ids=CLOSE)
 def test_code_that_looks_closely(run):
-    model = randomised(Model(lambda m, x: (run(m, x), m.other(up(x))), conv=conv(), other=conv(), wide=conv(8)))
-    model, original = model.double(), copy.deepcopy(model).double()
-    model, report = optimize(model, image().double())
-    assert report.optimized, str(report)
-    for x in (image().double(), image(height=3).double()):
-        assert_same(results(model, [x]), results(original, [x]))
-        with torch.inference_mode():
-            assert_same(model(x), original(x))
+    model, original = compared(Model(lambda m, x: (run(m, x), m.other(up(x))), conv=conv(), other=conv(), wide=conv(8)))
     if hasattr(model, "kept"):
         assert_same(model.kept, original.kept)
     x = image().double().requires_grad_()

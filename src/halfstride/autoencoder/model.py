@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
     from halfstride.autoencoder.images import Images
 
-__all__ = ["ConvAutoencoder", "Downsampling", "Latent", "Upsampling"]
+__all__ = ["SMALL_VECTOR", "ConvAutoencoder", "Downsampling", "Latent", "Upsampling"]
 
 Latent = Literal["vector", "map"]
 
 _LARGEST_PATCH = 4  # pixels a side that the encoder's first layer takes together
 _LARGEST_VECTOR_MAP = 8  # positions a side that are made into a latent vector
 # A code of very few numbers is far from linear in the features: it takes more layers to fold and to unfold.
-_SMALL_VECTOR, _SMALL_VECTOR_MAP, _HIDDEN = 16, 4, 128
+SMALL_VECTOR, _SMALL_VECTOR_MAP, _HIDDEN = 16, 4, 128
 _LEAK = 0.05  # slope of the output outside [0, 1] while the model trains
 
 
@@ -171,7 +171,7 @@ class ConvAutoencoder(
         else:
             features = math.prod(deepest)
             self.latent_shape = (latent_dim,)
-            sizes = [features, _HIDDEN, statistics] if latent_dim < _SMALL_VECTOR else [features, statistics]
+            sizes = [features, _HIDDEN, statistics] if latent_dim < SMALL_VECTOR else [features, statistics]
             self.to_latent = nn.Sequential(nn.Flatten(), *_dense(sizes))
             self.from_latent = nn.Sequential(*_dense([latent_dim, *sizes[-2::-1]]), nn.Unflatten(1, deepest))
         if self.linear:
@@ -189,7 +189,7 @@ class ConvAutoencoder(
     def _default_downscale(self) -> int:
         if self.latent == "map":
             return min(8, largest_downscale(self.image_size))
-        most = _SMALL_VECTOR_MAP if self.latent_dim < _SMALL_VECTOR else _LARGEST_VECTOR_MAP
+        most = _SMALL_VECTOR_MAP if self.latent_dim < SMALL_VECTOR else _LARGEST_VECTOR_MAP
         downscale = 4
         while -(-max(self.image_size) // downscale) > most:
             downscale *= 2

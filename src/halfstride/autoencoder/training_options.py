@@ -15,7 +15,7 @@ from halfstride.autoencoder.corruption import parse_corruptions
 from halfstride.autoencoder.images import Images
 from halfstride.autoencoder.images.splits import inputs_and_targets
 from halfstride.autoencoder.losses import Loss
-from halfstride.autoencoder.model import ConvAutoencoder
+from halfstride.autoencoder.model import SMALL_VECTOR, ConvAutoencoder
 from halfstride.autoencoder.own_encoder import Autoencoder
 
 __all__ = ["TrainingOptions", "sample_of"]
@@ -23,13 +23,12 @@ __all__ = ["TrainingOptions", "sample_of"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 _STEPS, _MOST_STEPS, _PASSES = 4_000, 20_000, 5
-# Crops for a latent map. Seen on photographs of 64 pixels at equal CPU time: whole images 31.55
-# dB, crops of 48 pixels 31.80, of 32 pixels 30.29 (of unseen places 32.45, 32.57 and 31.57).
+# Crops for a latent map. Seen on photographs of 64 pixels at equal CPU time: whole images 31.55 dB, crops of 48 pixels
+# 31.80, of 32 pixels 30.29 (of unseen places 32.45, 32.57 and 31.57).
 _CROPPED, _LEAST_CROP, _MOST_CROP = 3 / 4, 32, 64
 # Seen on the same: without jitter 31.80 dB, by 0.1 31.80, by 0.2 31.77 (of unseen places 32.57, 32.89 and 33.13).
 _JITTER = 0.2
 _SAMPLE, _SAMPLED_VALUES = 1_000, 2**28  # training images that decide on augmentation; of large ones fewer
-_SMALL_VECTOR = 16  # numbers of a vector; fewer cannot afford to tell where the image lies
 # Learning rates. Seen with two numbers on the digits after 1,200 steps: at 0.004 one image for all (MSE 0.067), 0.0390
 # at 0.002, 0.0392 at 0.001.
 _VECTOR_RATE, _RATE = 4e-3, 1e-3
@@ -154,7 +153,8 @@ class TrainingOptions:
         shift = self.shift
         if shift is None:
             few = images.train.size is not None and images.train.size < _SMALL_SET
-            shift = int(few and not is_map and model.latent_dim >= _SMALL_VECTOR)
+            # Fewer numbers cannot afford to tell where the image lies.
+            shift = int(few and not is_map and model.latent_dim >= SMALL_VECTOR)
         augment = self.augment
         if augment is None:
             augment = default_augmentation(sample_of(images)).augment
@@ -215,4 +215,4 @@ def _default_crop(model: Autoencoder, images: Images) -> int:
 def _is_plain_vector(model: Autoencoder) -> bool:
     """Whether a model is of the kind that learns best at the higher rate; others may start from what they know."""
     is_vector = isinstance(model, ConvAutoencoder) and model.latent == "vector" and not model.linear
-    return is_vector and model.latent_dim >= _SMALL_VECTOR
+    return is_vector and model.latent_dim >= SMALL_VECTOR

@@ -217,8 +217,8 @@ def _reaches(layer: LayerReport, output: OutputPattern) -> bool:
     """Whether the pattern that a layer makes is in the output, as far as that was measured."""
     if output.pattern is None:
         return output.direct
-    # A part of which less than half is left has been removed on the way. In few signals the measured strength is mostly
-    # noise, and that is more.
+    # If less than half of a part is measured, a later operation has removed it. With few signals the measured strength
+    # is mostly noise and larger than that, so the layer still counts.
     left = {"additive": output.pattern.additive.strength, "multiplicative": output.pattern.multiplicative.strength}
     stays = any(left[name] >= max(STRENGTH, strength / 2) for name, strength in layer.makes.items())
     return output.pattern.found or (output.direct and stays)

@@ -83,4 +83,4 @@ async def _refuse(_: Request, error: Exception) -> Response:
             return JSONResponse({"error": str(error)}, 422)
         case TimeoutError():
             return JSONResponse({"error": "The picture did not arrive in time."}, 408)
-    return Response(status_code=400)  # the client has gone: nobody reads this
+    return Response(status_code=400)  # the client has closed the connection
