@@ -1,0 +1,77 @@
+"""`load_run`: a trained autoencoder, ready for its tasks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from halfstride.autoencoder import Run, load_encoder
+from halfstride.autoencoder.devices import find_device
+from halfstride.autoencoder.own_encoder import Autoencoder
+from halfstride.tasks.pictures import Reader
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["TrainedRun", "load_run"]
+
+
+class TrainedRun:
+    """A trained autoencoder with the folder that it lies in. `load_run` opens it."""
+
+    def __init__(self, run: Run, model: Autoencoder, device: torch.device) -> None:
+        self.run = run
+        """The folder, with the options and figures of the training."""
+        self.model = model
+        """In evaluation mode, on `device`."""
+        self.device = device
+
+    @property
+    def path(self) -> Path:
+        return self.run.path
+
+    def reader(self, *, own_size: bool = False) -> Reader:
+        """How pictures are brought to the model: as in training.
+
+        Args:
+            own_size: leave each picture at its own size.
+
+        Raises:
+            ValueError: where the model takes one size only.
+        """
+        options = self.run.image_options
+        if own_size and not self.model.takes_any_size:
+            raise ValueError(
+                f"`own_size` (=True) needs a run with a latent map; {self.path} takes pictures of "
+                f"{self.model.image_size[0]}×{self.model.image_size[1]} only."
+            )
+        size = None if own_size else self.model.image_size
+        return Reader(self.model.channels, size, options.fit, options.white or 65_535)
+
+
+def load_run(
+    run: str | os.PathLike[str] | TrainedRun, *, device: str = "auto", encoder: str | nn.Module | None = None
+) -> TrainedRun:
+    """Open a run that `halfstride train` or `halfstride.train` wrote.
+
+    Args:
+        run: the run's folder.
+        device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:1"` or `"mps"`.
+        encoder: for a run with an encoder of the user's own: that encoder, or its name MODULE:FACTORY, which is
+            imported.
+
+    Raises:
+        ValueError: where there is no such run, it is damaged, or its encoder is missing.
+
+    Example:
+        >>> run = load_run("runs/photos")  # doctest: +SKIP
+        >>> run.detect("new pictures/").figure().savefig("worst.png")  # doctest: +SKIP
+    """
+    if isinstance(run, TrainedRun):
+        return run
+    opened, found = Run.open(Path(run)), find_device(device)
+    own = load_encoder(encoder) if isinstance(encoder, str) else encoder
+    return TrainedRun(opened, opened.load_model(own).to(found).eval(), found)
