@@ -31,6 +31,7 @@ class Job:
         out: the folder or file that the command writes: a folder must be new or empty, a file must not exist.
         names: all pictures, in order.
         settings: what the results depend on, as JSON takes it; a job is only resumed with the same.
+        file: whether the output is a file.
         resume: go on with the unfinished job of the same output, if there is one.
 
     Raises:
@@ -38,12 +39,14 @@ class Job:
             of other pictures or settings.
     """
 
-    def __init__(self, out: Path, names: Sequence[str], settings: Mapping[str, Any], *, resume: bool = False) -> None:
+    def __init__(
+        self, out: Path, names: Sequence[str], settings: Mapping[str, Any], *, file: bool = False, resume: bool = False
+    ) -> None:
         self.out, self.names = out, names
         self.folder = out.with_name(f"{out.name}.unfinished")
         """Where the results of single pictures may be written."""
         self.rank, self.processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-        self._is_file = bool(out.suffix)
+        self._is_file = file
         record = {**settings, "pictures": hashlib.sha256("\0".join(names).encode()).hexdigest()}
         if self.processes > 1 and not torch.distributed.is_initialized():
             torch.distributed.init_process_group("gloo")
