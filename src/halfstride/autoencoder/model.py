@@ -268,9 +268,10 @@ class ConvAutoencoder(
             Images with values in [0, 1], clipped. While the model trains, values may lie a little outside: a value that
             is clipped, or far out on a sigmoid, would have no gradient to bring it back.
         """
-        return self._decode(latents, *self._output_size(latents, output_size))
+        return self.decode_to(latents, *self._output_size(latents, output_size))
 
-    def _decode(self, latents: Tensor, height: int, width: int) -> Tensor:
+    def decode_to(self, latents: Tensor, height: int, width: int) -> Tensor:
+        """`decode` to a known size without a check, which would tie an exported model to the example's size."""
         # The code loses the memory format on its way through a vector; convolutions on a CPU are fastest in this one.
         features = self.from_latent(latents).contiguous(memory_format=torch.channels_last)
         images: Tensor = self.decoder(features)
@@ -287,8 +288,7 @@ class ConvAutoencoder(
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         """The reconstructions of images, of the same size; of a variational model from the means."""
-        # Not by `decode`: its checks of the code's size would tie an exported model to the size it was exported with.
-        return self._decode(self.encode(images), *images.shape[-2:])
+        return self.decode_to(self.encode(images), *images.shape[-2:])
 
     def initialise(self, images: UInt8[Tensor, "n c h w"]) -> None:
         """Let an untrained model start from the images that it will be trained on.

@@ -142,6 +142,10 @@ class EncoderAutoencoder(nn.Module):
                 f"`output_size` (={tuple(output_size)}) must be the model's image_size {self.image_size}, also where "
                 "the latent is a map: its decoder is built for one size."
             )
+        return self.decode_to(latents, *self.image_size)
+
+    def decode_to(self, latents: Tensor, height: int, width: int) -> Tensor:
+        """`decode` without checks; `height` and `width` are those of `image_size`."""
         images: Tensor = self.decoder(latents) * self._std + self._mean
         return images if self.training else images.clamp(0, 1)
 

@@ -66,7 +66,7 @@ def train(
 
     A model that was not trained before (whose weights were not loaded) starts from the images:
     `ConvAutoencoder.initialise`; `model.untrained = False` keeps the weights that it has. Of all scorings, the model
-    with the least loss on the validation images is kept. The same seed, machine, thread count and versions give
+    with the least loss on every second validation image is kept. The same seed, machine, threads and versions give
     the same run. Under `torchrun` or `accelerate launch` the processes share each batch and give the loss curve of one
     process, and the first of them writes the files.
 

@@ -1,4 +1,4 @@
-"""What a model is scored by while it trains: the validation images, and some of the test images for the reader."""
+"""What a model is scored by while it trains: half of the validation images, and some test images for the reader."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class Validation:
     """
 
     def __init__(self, objective: Objective, images: Images, processes: Processes, corrupt: Corrupt | None) -> None:
-        self.objective, self.images, self.processes, self.corrupt = objective, images.validation, processes, corrupt
+        self.objective, self.processes, self.corrupt = objective, processes, corrupt
+        self.images = images.validation.half(0) if len(images.validation) > 1 else images.validation
         self.batch_size = evaluation_batch_size(images.shape, processes.count)
         self.test_images = images.test.sample(_TEST_IMAGES).images
 

@@ -163,6 +163,14 @@ class Split:
         with torch.inference_mode(False):
             return self._sample(count, seed)
 
+    def half(self, which: int) -> Split:
+        """Every second image, from the first (0) or from the second (1).
+
+        Of the validation images the first half chooses which model is kept; thresholds are set on the second, on which
+        nothing is chosen.
+        """
+        raise NotImplementedError
+
     def _batches(self, epoch: Epoch) -> Iterator[Tensor]:
         raise NotImplementedError
 
@@ -187,6 +195,14 @@ class MemorySplit(Split):
         self.names = names
         self.size = len(images)
         self.paired = images.ndim == 5
+
+    def half(self, which: int) -> MemorySplit:
+        labels, names = self.labels, self.names
+        return MemorySplit(
+            self.images[which::2],
+            None if labels is None else labels[which::2],
+            None if names is None else names[which::2],
+        )
 
     def _batches(self, epoch: Epoch) -> Iterator[Tensor]:
         for share in epoch.shares(self.size):

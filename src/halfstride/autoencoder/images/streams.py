@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -127,6 +128,13 @@ class ListedSplit(StreamedSplit):
         self.wanted = wanted
         self.labels = labels
         self.size = len(wanted)
+
+    def half(self, which: int) -> ListedSplit:
+        half = copy.copy(self)
+        half.names, half.wanted = self.names[which::2], self.wanted[which::2]
+        half.labels = None if self.labels is None else self.labels[which::2]
+        half.size = len(half.wanted)
+        return half
 
     def _shares(self, epoch: Epoch) -> Iterator[list[Item]]:
         for share in epoch.shares(self.size):

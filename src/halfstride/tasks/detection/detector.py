@@ -1,0 +1,215 @@
+"""`Detector`: how unlike the good images of a run an image is, as a whole and place by place."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from halfstride.autoencoder import ConvAutoencoder
+from halfstride.autoencoder.own_encoder import Autoencoder
+from halfstride.autoencoder.writing import storage_errors, writing
+from halfstride.tasks.detection.head import Head
+from halfstride.tasks.detection.threshold import Threshold
+
+__all__ = ["Detector", "FittedOn", "load_detector", "save_detector"]
+
+_CELLS = 7  # a side, in which the error of a latent vector's reconstruction is averaged
+_LEAST_ERROR = 1e-5  # added to errors before their logarithm: half a grey level squared is 4e-6
+_LARGE = 64  # pixels a side from which places are judged by 4×4 pixels, not by 2×2
+_VERSION = 1
+
+
+class FittedOn(NamedTuple):
+    """What a detector was fitted on."""
+
+    size: tuple[int, int] | None
+    """Height and width of all its images; None where they differ."""
+    own_size: bool
+    """Whether images kept their own size, in place of that of the training."""
+    total: int
+    """Images."""
+    source: str
+    """What the images are called."""
+    self_test: tuple[tuple[int, float, float], ...] = ()
+    """Of synthetic defects: diameter in pixels, contrast, and the share of images in which they were found."""
+    kept: float = 0.0
+    """Share of the synthetic defects' contrast that reconstructions keep."""
+
+
+class Detector(nn.Module):
+    """Scores images: 0 is an ordinary good image, and 1 more is one standard deviation of good images more.
+
+    As a whole, an image is described by its code, the change of the code when the reconstruction is encoded again, and
+    the logarithms of the reconstruction error in 7×7 cells (of a latent map, by means and standard deviations of these
+    over all positions). The score is the logarithm of its Mahalanobis distance from the good images. Place by place, a
+    small network that was shown synthetic defects judges the image and its reconstruction. Both are brought to the same
+    scale on held-out good images and added by `logaddexp`, so that either is enough.
+
+    Args:
+        model: the autoencoder, which is not changed.
+
+    Shape:
+        images `(N, C, H, W)` with values in [0, 1]; scores `(N,)`; maps `(N, ceil(H/cell), ceil(W/cell))`.
+
+    Reference:
+        Kim et al., "RaPP" (ICLR 2020), for encoding the reconstruction again; Lee et al. (arXiv:1807.03888) for the
+        distance; Zavrtanik et al., "DRAEM" (arXiv:2108.07610), for the defects.
+    """
+
+    model: Autoencoder
+    mean: Tensor
+    whitening: Tensor
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self, model: Autoencoder) -> None:
+        super().__init__()
+        object.__setattr__(self, "model", model)  # not a part: its weights lie in the run already
+        side = min(model.image_size)
+        self.cell = 4 if side >= _LARGE else 2
+        self.downscale = self.cell
+        if isinstance(model, ConvAutoencoder) and model.takes_any_size:
+            self.downscale = model.downscale
+            self.cell = min(self.cell, self.downscale)
+        self.head = Head(model.channels, self.cell)
+        numbers = self._numbers()
+        self.register_buffer("mean", torch.zeros(numbers))
+        self.register_buffer("whitening", torch.eye(numbers))
+        # Of the two parts, whole image and places: what good images have.
+        self.register_buffer("centre", torch.zeros(2))
+        self.register_buffer("scale", torch.ones(2))
+
+    def _numbers(self) -> int:
+        if len(self.model.latent_shape) == 3:
+            return 2 * (2 * self.model.latent_shape[0] + 1)
+        return 2 * self.model.latent_shape[0] + math.prod(self._cells())
+
+    def _cells(self) -> tuple[int, int]:
+        height, width = self.model.image_size
+        return min(_CELLS, height), min(_CELLS, width)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The scores of images, and their anomaly maps."""
+        if self.model.takes_any_size:
+            return self.from_places(self.places(images))
+        described, logits = self._look(images)
+        return self._judge(described, logits)
+
+    def places(self, images: Tensor) -> Tensor:
+        """All that is needed of images, for a latent map place by place: N×K×H/downscale×W/downscale.
+
+        It depends on the surroundings of a place only, so images may be looked at in tiles.
+        """
+        extended = self.model.extend(images)  # type: ignore[operator]
+        codes, changes, errors, logits = self._compare(extended)
+        errors = (F.avg_pool2d(errors, self.downscale) + _LEAST_ERROR).log()
+        return torch.cat([codes, changes, errors, F.pixel_unshuffle(logits, self.downscale // self.cell)], 1)
+
+    def from_places(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores and anomaly maps of what `places` returned."""
+        return self._judge(*self._split(places))
+
+    def describe(self, images: Tensor) -> Tensor:
+        """What images are as a whole, N×numbers."""
+        return self._look(images)[0]
+
+    def parts(self, images: Tensor) -> Tensor:
+        """The two parts of each score, N×2, before they are brought to one scale."""
+        return self._parts(*self._look(images))
+
+    def _look(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What images are as a whole, and the head's logits."""
+        if self.model.takes_any_size:
+            return self._split(self.places(images))
+        codes, changes, errors, logits = self._compare(images)
+        cells = self._cells() if codes.ndim == 2 else (codes.shape[-2], codes.shape[-1])
+        local = (F.adaptive_avg_pool2d(errors, cells) + _LEAST_ERROR).log()
+        if codes.ndim == 4:
+            return _statistics(torch.cat([codes, changes, local], 1)), logits
+        return torch.cat([codes, changes, local.flatten(1)], 1), logits
+
+    def _split(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        described = 2 * self.model.latent_dim + 1
+        return _statistics(places[:, :described]), F.pixel_shuffle(places[:, described:], self.downscale // self.cell)
+
+    def _compare(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Codes, their changes when reconstructions are encoded, squared errors N×1×H×W, and the head's logits."""
+        codes = self.model.encode(images)
+        outputs = self.model.decode_to(codes, *images.shape[-2:])
+        changes = self.model.encode(outputs) - codes
+        errors = (outputs - images).square().mean(1, keepdim=True)
+        return codes, changes, errors, self.head(*(_divisible(each, self.cell) for each in (images, outputs)))
+
+    def _judge(self, described: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        parts = (self._parts(described, logits) - self.centre) / self.scale
+        return torch.logaddexp(*parts.unbind(1)), (logits[:, 0] - self.centre[1]) / self.scale[1]
+
+    def _parts(self, described: Tensor, logits: Tensor) -> Tensor:
+        distances = ((described - self.mean) @ self.whitening).square().mean(1)
+        return torch.stack([distances.clamp_min(1e-12).log(), logits.flatten(1).amax(1)], 1)
+
+
+def _statistics(places: Tensor) -> Tensor:
+    """Means and standard deviations over the positions of N×K×h×w, one after the other."""
+    mean = places.mean((2, 3))
+    return torch.cat([mean, (places - mean[:, :, None, None]).square().mean((2, 3)).add(1e-12).sqrt()], 1)
+
+
+def _divisible(images: Tensor, cell: int) -> Tensor:
+    height, width = images.shape[-2:]
+    below, right = -height % cell, -width % cell
+    return F.pad(images, (0, right, 0, below), mode="replicate") if below or right else images
+
+
+def save_detector(detector: Detector, threshold: Threshold, fitted: FittedOn, folder: Path) -> None:
+    """Write `detector.safetensors`, then `detector.json`, which says that it is there."""
+    from safetensors.torch import save_file
+
+    tensors = {name: value.detach().cpu().contiguous() for name, value in detector.state_dict().items()}
+    with writing(folder / "detector.safetensors") as temporary, storage_errors():
+        save_file(tensors, temporary)
+    content = {"version": _VERSION, "threshold": threshold._asdict(), "fitted_on": fitted._asdict()}
+    with writing(folder / "detector.json") as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def load_detector(model: Autoencoder, folder: Path) -> tuple[Detector, Threshold, FittedOn]:
+    """Read what `save_detector` wrote.
+
+    Raises:
+        ValueError: where there is none, or it is damaged or of another version or model.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    way = f"fit it again: halfstride fit-detector {folder}"
+    path = folder / "detector.json"
+    if not path.is_file():
+        raise ValueError(f"`run` (={folder}) has no detector: {way.replace(' again', '')}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["version"] != _VERSION:
+            raise ValueError(f"it is of version {content['version']}, and this is version {_VERSION}")
+        threshold, fitted = Threshold(**content["threshold"]), _fitted_on(content["fitted_on"])
+        detector = Detector(model)
+        detector.load_state_dict(load_file(folder / "detector.safetensors"))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ValueError(f"`{path}` cannot be used ({reason}): {way}") from None
+    device = next(model.parameters()).device
+    return detector.to(device).eval(), threshold, fitted
+
+
+def _fitted_on(value: Mapping[str, Any]) -> FittedOn:
+    fitted = FittedOn(**value)
+    return fitted._replace(
+        size=None if fitted.size is None else (int(fitted.size[0]), int(fitted.size[1])),
+        self_test=tuple((int(size), float(contrast), float(share)) for size, contrast, share in fitted.self_test),
+    )

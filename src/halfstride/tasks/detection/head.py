@@ -1,0 +1,113 @@
+"""The part of a detector that finds places: a small network that was shown synthetic defects."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from halfstride.autoencoder.images import to_float
+from halfstride.tasks.detection.defects import paint_defects
+
+__all__ = ["Head", "train_head"]
+
+_WIDTH = 64
+_CROP = 64  # pixels a side that it is trained on
+_BATCH = 16
+_RATE, _WARM_UP = 0.002, 30
+_COVERED = 0.25  # share of a cell that a defect covers to be found there; of less, little is asked
+_WEIGHT_OF_EDGES = 0.3
+
+
+class Head(nn.Module):
+    """Says for each cell of an image how likely it belongs to a defect, from the image and its reconstruction.
+
+    Args:
+        channels: of the images.
+        cell: pixels a side that share one answer.
+
+    Shape:
+        images and reconstructions `(N, channels, H, W)`, sides divisible by `cell`; logits `(N, 1, H/cell, W/cell)`.
+    """
+
+    reach = 12
+    """How many cells around its own an answer depends on."""
+
+    def __init__(self, channels: int, cell: int) -> None:
+        super().__init__()
+        self.cell = cell
+        self.layers = nn.Sequential(
+            nn.Conv2d(2 * channels * cell**2, _WIDTH, 1),
+            nn.SiLU(),
+            nn.Conv2d(_WIDTH, _WIDTH, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(_WIDTH, _WIDTH, 3, padding=2, dilation=2),
+            nn.SiLU(),
+            nn.Conv2d(_WIDTH, _WIDTH, 3, padding=4, dilation=4),
+            nn.SiLU(),
+            nn.Conv2d(_WIDTH, _WIDTH, 3, padding=2, dilation=2),
+            nn.SiLU(),
+            nn.Conv2d(_WIDTH, _WIDTH, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(_WIDTH, 1, 1),
+        )
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, images: Tensor, reconstructions: Tensor) -> Tensor:
+        # Differences are about a tenth of the images' contrast.
+        seen = torch.cat([images - 0.5, 10 * (reconstructions - images)], 1)
+        return self.layers(F.pixel_unshuffle(seen, self.cell))  # type: ignore[no-any-return]
+
+
+def train_head(
+    head: Head,
+    model: Callable[[Tensor], Tensor],
+    images: Tensor,
+    *,
+    steps: int,
+    seed: int,
+    progress: Callable[[str, int, int], None],
+) -> None:
+    """Show a head defects that are painted on good images, and what the model makes of them.
+
+    Args:
+        head: trained in place, on its device.
+        model: from images to reconstructions.
+        images: good images N×C×H×W of uint8; larger ones than 64 pixels are cropped at random.
+        steps: of 16 images each.
+        seed: of the defects and the head's order of images.
+        progress: called with what is being done, how many steps are done, and of how many.
+    """
+    generator = np.random.default_rng(seed)
+    device = next(head.parameters()).device
+    optimizer = torch.optim.AdamW(head.parameters(), lr=_RATE, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / _WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))
+    )
+    for step in range(steps):
+        chosen = images[torch.from_numpy(generator.integers(0, len(images), _BATCH))]
+        painted, masks = paint_defects(to_float(_cropped(chosen, generator)), generator)
+        painted = painted.to(device)
+        with torch.no_grad():
+            reconstructions = model(painted)
+        covered = F.avg_pool2d(masks.to(device), head.cell)
+        weight = torch.where((covered > 0) & (covered < 0.5), _WEIGHT_OF_EDGES, 1.0)
+        loss = F.binary_cross_entropy_with_logits(head(painted, reconstructions), (covered >= _COVERED).float(), weight)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        progress("showing defects", step + 1, steps)
+
+
+def _cropped(images: Tensor, generator: np.random.Generator) -> Tensor:
+    height, width = (min(_CROP, side) for side in images.shape[-2:])
+    top, left = (
+        int(generator.integers(0, side - size + 1))
+        for side, size in zip(images.shape[-2:], (height, width), strict=True)
+    )
+    return images[:, :, top : top + height, left : left + width]
