@@ -36,6 +36,8 @@ from halfstride.layers import SubpixelConv2d as SubpixelConv2d
 from halfstride.layers import SubpixelConv3d as SubpixelConv3d
 from halfstride.optimizing import optimize as optimize
 from halfstride.tasks import TrainedRun as TrainedRun
+from halfstride.tasks import detect as detect
+from halfstride.tasks import fit_detector as fit_detector
 from halfstride.tasks import load_run as load_run
 
 __version__: str

@@ -62,7 +62,8 @@ def temporary_folder(beside: Path) -> Iterator[Path]:
 
 def move_files(source: Path, target: Path) -> None:
     for file in source.iterdir():
-        file.chmod(0o666 & ~_umask())  # some writers make files that only their owner can read
+        if file.is_file():
+            file.chmod(0o666 & ~_umask())  # some writers make files that only their owner can read
         file.replace(target / file.name)
 
 

@@ -29,7 +29,11 @@ app = typer.Typer(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 an error that the user can correct, 2 wrong usage, 130 Ctrl-C."""
+    """Run the command line and exit.
+
+    The exit code is 0 when all is done, 1 for an error that the user can correct (3 under --check, where 1 means that
+    something was found), 2 for wrong usage, and 130 for Ctrl-C.
+    """
     given = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in given
     try:
@@ -43,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError, typer.TyperException) as error:
         if debug:
             raise
-        code = error.exit_code if isinstance(error, typer.TyperException) else 1
+        # Under --check 1 means that something was found, and 3 that it could not be judged.
+        code = error.exit_code if isinstance(error, typer.TyperException) else 3 if "--check" in given else 1
         if text := _in_one_line(error):
             print(f"error: {_naming_options(text, given)}", file=sys.stderr)
     sys.exit(code)

@@ -306,10 +306,29 @@ def _train_and_finish(
     first, *others = (picture.name for picture in pictures)
     tell(console, f"Look at {run.path / first}; beside it are {', '.join(others)} and README.md.")
     show_skipped(console, images.skipped[before:])  # what streams met on the way
+    if not options.corruption and images.options.clean is None:  # a detector judges images as they are
+        _fit_detector(console, run, model, images)
     console.print()
     tell(console, "Next:", style="bold")
     for line in _next(run, model, images):
         console.print(f"  {line}", soft_wrap=True)  # so that it can be pasted
+
+
+def _fit_detector(console: Console, run: Run, model: Autoencoder, images: Images) -> None:
+    """Fit a detector for `halfstride detect`, where there are images enough."""
+    from halfstride.autoencoder.devices import within_memory
+    from halfstride.autoencoder.scoring import device_of
+    from halfstride.cli.detect import show_detector
+    from halfstride.tasks import TrainedRun, fit_detector
+
+    try:
+        with progress_bar() as report, within_memory(None):
+            fitted = fit_detector(TrainedRun(run, model, device_of(model)), images, progress=report)
+    except ValueError as error:  # the run is good for everything else
+        tell(console, f"No detector was fitted: {error}")
+        return
+    console.print()
+    show_detector(console, fitted)
 
 
 def _next(run: Run, model: Autoencoder, images: Images) -> list[str]:
@@ -321,6 +340,7 @@ def _next(run: Run, model: Autoencoder, images: Images) -> list[str]:
     lines = [
         (f"halfstride reconstruct {out} PICTURES/{own} --out back/", "try other pictures"),
         (f"halfstride evaluate {out} PICTURES/{own}", "score other pictures"),
+        (f"halfstride detect {out} PICTURES/{own} --out found/", "find the odd ones"),
         (f"halfstride train --out {out}{own} --resume --steps {sum(run.stages)}", "train it longer"),
     ]
     if images.options.source == "digits":

@@ -5,12 +5,15 @@ import matplotlib  # noqa: F401  # where the extra is missing, so is this whole 
 from halfstride.figures.autoencoder import decoded_plane, latent_space, losses, principal_plane, reconstructions
 from halfstride.figures.checkerboard import coverage, cure, diagnosis, image_diagnosis
 from halfstride.figures.comparing import comparison, grid, knee, sweep
+from halfstride.figures.detection import anomaly_overlay, detections, score_histogram
 
 __all__ = [
+    "anomaly_overlay",
     "comparison",
     "coverage",
     "cure",
     "decoded_plane",
+    "detections",
     "diagnosis",
     "grid",
     "image_diagnosis",
@@ -19,5 +22,6 @@ __all__ = [
     "losses",
     "principal_plane",
     "reconstructions",
+    "score_histogram",
     "sweep",
 ]

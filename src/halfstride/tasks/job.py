@@ -10,14 +10,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
 
 from halfstride.autoencoder.writing import move_files, require_free, writing
 
-__all__ = ["Job"]
+__all__ = ["Job", "output_names"]
 
 _SETTINGS = "job.json"
 
@@ -131,3 +131,19 @@ class Job:
     def _wait(self) -> None:
         if self.processes > 1:
             torch.distributed.barrier()
+
+
+def output_names(paths: Sequence[str]) -> list[str]:
+    """A file name for each path, without its suffix, no two the same: what the paths do not have in common."""
+    parents = [str(PurePath(path).parent) for path in paths]
+    common = PurePath(os.path.commonpath(parents)) if len({path[:1] == "/" for path in paths}) == 1 else PurePath()
+    names: dict[str, None] = {}
+    for path in paths:
+        pure = PurePath(path)
+        inner = pure.relative_to(common) if pure.is_relative_to(common) else pure
+        stem = "-".join(part for part in inner.with_suffix("").parts if part not in ("/", ".."))
+        unique, number = stem, 2
+        while unique in names:
+            unique, number = f"{stem}-{number}", number + 1
+        names[unique] = None
+    return list(names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,6 +15,8 @@ from halfstride.tasks.pictures import Reader
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from halfstride.tasks.detection import Detections, FittedDetector
 
 __all__ = ["TrainedRun", "load_run"]
 
@@ -50,6 +52,18 @@ class TrainedRun:
             )
         size = None if own_size else self.model.image_size
         return Reader(self.model.channels, size, options.fit, options.white or 65_535)
+
+    def fit_detector(self, good: Any = None, **options: Any) -> FittedDetector:
+        """Fit a detector to good images, by default those of the training: see `halfstride.fit_detector`."""
+        from halfstride.tasks.detection import fit_detector
+
+        return fit_detector(self, good, **options)
+
+    def detect(self, images: Any, **options: Any) -> Detections:
+        """Find the images that are unlike the good ones: see `halfstride.detect`."""
+        from halfstride.tasks.detection import detect
+
+        return detect(self, images, **options)
 
 
 def load_run(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +16,9 @@ from halfstride.autoencoder import ConvAutoencoder
 from halfstride.autoencoder.own_encoder import Autoencoder
 from halfstride.autoencoder.writing import storage_errors, writing
 from halfstride.tasks.detection.head import Head
-from halfstride.tasks.detection.threshold import Threshold
+from halfstride.tasks.detection.threshold import Threshold, set_threshold
 
-__all__ = ["Detector", "FittedOn", "load_detector", "save_detector"]
+__all__ = ["Detector", "FittedDetector", "FittedOn", "load_detector", "save_detector"]
 
 _CELLS = 7  # a side, in which the error of a latent vector's reconstruction is averaged
 _LEAST_ERROR = 1e-5  # added to errors before their logarithm: half a grey level squared is 4e-6
@@ -168,43 +168,70 @@ def _divisible(images: Tensor, cell: int) -> Tensor:
     return F.pad(images, (0, right, 0, below), mode="replicate") if below or right else images
 
 
-def save_detector(detector: Detector, threshold: Threshold, fitted: FittedOn, folder: Path) -> None:
-    """Write `detector.safetensors`, then `detector.json`, which says that it is there."""
+class FittedDetector(NamedTuple):
+    """A detector, its threshold, and what both were made from."""
+
+    detector: Detector
+    threshold: Threshold
+    fitted_on: FittedOn
+    warnings: tuple[str, ...] = ()
+
+
+def save_detector(detector: Detector, scores: Sequence[float], rate: float, fitted: FittedOn, folder: Path) -> None:
+    """Write `detector.safetensors`, then `detector.json`, which says that it is there.
+
+    Args:
+        detector: what is kept, without the autoencoder.
+        scores: those of the good images that the threshold is set on.
+        rate: of false alarms that was asked for.
+        fitted: what it was fitted on.
+        folder: the run's.
+    """
     from safetensors.torch import save_file
 
     tensors = {name: value.detach().cpu().contiguous() for name, value in detector.state_dict().items()}
     with writing(folder / "detector.safetensors") as temporary, storage_errors():
         save_file(tensors, temporary)
-    content = {"version": _VERSION, "threshold": threshold._asdict(), "fitted_on": fitted._asdict()}
+    content = {
+        "version": _VERSION, "false_alarms": rate, "fitted_on": fitted._asdict(), "scores": sorted(scores)
+    }  # fmt: skip
     with writing(folder / "detector.json") as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
-def load_detector(model: Autoencoder, folder: Path) -> tuple[Detector, Threshold, FittedOn]:
+def load_detector(model: Autoencoder, folder: Path, false_alarms: float | None = None) -> FittedDetector:
     """Read what `save_detector` wrote.
 
+    Args:
+        model: the run's model.
+        folder: the run's.
+        false_alarms: sets the threshold for this rate; by default for that which was asked for first.
+
     Raises:
-        ValueError: where there is none, or it is damaged or of another version or model.
+        ValueError: where there is none, or it is damaged or of another version or model, or the rate is out of range.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    way = f"fit it again: halfstride fit-detector {folder}"
     path = folder / "detector.json"
     if not path.is_file():
-        raise ValueError(f"`run` (={folder}) has no detector: {way.replace(' again', '')}")
+        raise ValueError(f"`run` (={folder}) has no detector: halfstride fit-detector {folder}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["version"] != _VERSION:
             raise ValueError(f"it is of version {content['version']}, and this is version {_VERSION}")
-        threshold, fitted = Threshold(**content["threshold"]), _fitted_on(content["fitted_on"])
+        fitted, scores, rate = _fitted_on(content["fitted_on"]), content["scores"], content["false_alarms"]
+        threshold = set_threshold(scores, rate)
         detector = Detector(model)
         detector.load_state_dict(load_file(folder / "detector.safetensors"))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise ValueError(f"`{path}` cannot be used ({reason}): {way}") from None
-    device = next(model.parameters()).device
-    return detector.to(device).eval(), threshold, fitted
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(
+            f"`{path}` cannot be used ({reason}): fit it again by halfstride fit-detector {folder}"
+        ) from None
+    if false_alarms is not None:
+        threshold = set_threshold(scores, false_alarms)
+    return FittedDetector(detector.to(next(model.parameters()).device).eval(), threshold, fitted)
 
 
 def _fitted_on(value: Mapping[str, Any]) -> FittedOn:

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from halfstride.autoencoder.images import Split, to_float
+from halfstride.autoencoder.images import Images, Split, to_float
 from halfstride.autoencoder.images.splits import inputs_and_targets
 from halfstride.tasks.detection.defects import paint_patch
-from halfstride.tasks.detection.detector import Detector, FittedOn, save_detector
+from halfstride.tasks.detection.detector import Detector, FittedDetector, FittedOn, save_detector
 from halfstride.tasks.detection.head import train_head
 from halfstride.tasks.detection.threshold import Threshold, set_threshold
 from halfstride.tasks.pictures import Pictures
 from halfstride.tasks.run import TrainedRun, load_run
 
-__all__ = ["FittedDetector", "fit_detector"]
+__all__ = ["fit_detector"]
 
 _LEAST_IMAGES = 8
 _BATCH = 64
@@ -30,15 +30,6 @@ _KEPT = 0.5  # share of painted defects that a reconstruction may keep without a
 _DIAMETERS, _CONTRASTS, _SELF_TESTED = (2, 4, 8, 16, 32), (0.1, 0.2, 0.4), 64
 
 Progress = Callable[[str, int, int], None]
-
-
-class FittedDetector(NamedTuple):
-    """A detector, its threshold, and what both were made from."""
-
-    detector: Detector
-    threshold: Threshold
-    fitted_on: FittedOn
-    warnings: tuple[str, ...] = ()
 
 
 class _Part(NamedTuple):
@@ -66,7 +57,8 @@ def fit_detector(
 
     Args:
         run: a `TrainedRun`, or a run's folder.
-        good: other good images, as for `TrainedRun.detect`; by default those that the run was trained on.
+        good: good images, as for `TrainedRun.detect`; by default those that the run was trained on, which may also be
+            given as what `load_images` returned.
         false_alarms: the share of good images that may be called anomalous, above 0 and below 1.
         own_size: leave the images in `good` at their own size, for a run with a latent map; the threshold then holds
             for images of that size. By default they are brought to the size of the training.
@@ -84,8 +76,8 @@ def fit_detector(
     report: Progress = progress or (lambda *_: None)
     if good is None and own_size:
         raise ValueError("`own_size` (=True) needs good images at their own size: name them.")
-    if good is None:
-        parts, source = _own_parts(run, report)
+    if good is None or isinstance(good, Images):
+        parts, source = _parts_of(_own_images(run, report) if good is None else good)
     else:
         parts, source = _other_parts(run, good, own_size)
     fit, reference, threshold_part = parts
@@ -104,18 +96,21 @@ def fit_detector(
     fitted = FittedOn(size, own_size, fit.size + reference.size + threshold_part.size, source, self_test, kept)
     with torch.inference_mode():
         warnings = tuple(_warnings(detector, threshold, fitted, fit, run.device, report))
-    save_detector(detector, threshold, fitted, run.path)
+    save_detector(detector, scores, false_alarms, fitted, run.path)
     return FittedDetector(detector, threshold, fitted, warnings)
 
 
 # The good images -----------------------------------------------------------------------------------------------------
 
 
-def _own_parts(run: TrainedRun, report: Progress) -> tuple[list[_Part], str]:
+def _own_images(run: TrainedRun, report: Progress) -> Images:
     options = run.run.image_options
     if options.source is None:
         raise ValueError(f"`good` (=None) must be given for {run.path}, which was trained on images in memory.")
-    images = options.load(progress=report)  # type: ignore[arg-type]  # of a stream the total is None
+    return options.load(progress=report)  # type: ignore[arg-type]  # of a stream the total is None
+
+
+def _parts_of(images: Images) -> tuple[list[_Part], str]:
     train, held_out = images.train, images.validation
     if held_out is train or len(held_out) < 2:
         raise ValueError(f"`good` ({images.name}) are too few images: give {_LEAST_IMAGES} or more others.")

@@ -34,14 +34,19 @@ class Head(nn.Module):
         images and reconstructions `(N, channels, H, W)`, sides divisible by `cell`; logits `(N, 1, H/cell, W/cell)`.
     """
 
-    reach = 12
+    reach = 10
     """How many cells around its own an answer depends on."""
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, channels: int, cell: int) -> None:
         super().__init__()
         self.cell = cell
+        inputs = 2 * channels * cell**2
+        self.register_buffer("mean", torch.zeros(1, inputs, 1, 1))
+        self.register_buffer("std", torch.ones(1, inputs, 1, 1))
         self.layers = nn.Sequential(
-            nn.Conv2d(2 * channels * cell**2, _WIDTH, 1),
+            nn.Conv2d(inputs, _WIDTH, 1),
             nn.SiLU(),
             nn.Conv2d(_WIDTH, _WIDTH, 3, padding=1),
             nn.SiLU(),
@@ -58,9 +63,16 @@ class Head(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor, reconstructions: Tensor) -> Tensor:
-        # Differences are about a tenth of the images' contrast.
-        seen = torch.cat([images - 0.5, 10 * (reconstructions - images)], 1)
-        return self.layers(F.pixel_unshuffle(seen, self.cell))  # type: ignore[no-any-return]
+        return self.layers((self._seen(images, reconstructions) - self.mean) / self.std)  # type: ignore[no-any-return]
+
+    def standardise(self, images: Tensor, reconstructions: Tensor) -> None:
+        """Bring what the head sees to mean 0 and variance 1 over these images; without that it learns slowly."""
+        seen = self._seen(images, reconstructions)
+        self.mean.copy_(seen.mean((0, 2, 3), keepdim=True))
+        self.std.copy_(seen.std((0, 2, 3), keepdim=True).clamp_min(1e-3))
+
+    def _seen(self, images: Tensor, reconstructions: Tensor) -> Tensor:
+        return F.pixel_unshuffle(torch.cat([images, reconstructions - images], 1), self.cell)
 
 
 def train_head(
@@ -88,6 +100,9 @@ def train_head(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / _WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))
     )
+    with torch.no_grad():
+        some = to_float(images[: 4 * _BATCH].to(device))
+        head.standardise(some, model(some))
     for step in range(steps):
         chosen = images[torch.from_numpy(generator.integers(0, len(images), _BATCH))]
         painted, masks = paint_defects(to_float(_cropped(chosen, generator)), generator)
