@@ -135,7 +135,7 @@ def _altered(image: Tensor, generator: np.random.Generator) -> Tensor:
 
 def _texture(image: Tensor, generator: np.random.Generator) -> Tensor:
     """Noise of a random grain, with the image's mean, or another."""
-    grain = int(generator.choice([2, 3, 5, 9]))
+    grain = int(generator.choice([1, 2, 3, 5, 9]))
     noise = torch.stack([_noise(image.shape[-2:], grain, generator) for _ in image])
     level = image.mean() if generator.random() < 0.5 else generator.uniform(0.1, 0.9)
     return level + noise * generator.uniform(0.03, 0.3)

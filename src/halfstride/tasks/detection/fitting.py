@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -22,9 +23,10 @@ __all__ = ["fit_detector"]
 
 _LEAST_IMAGES = 8
 _BATCH = 64
-_FITTED, _HELD_OUT = 5_000, 1_000  # images that are looked at
+_FITTED, _HELD_OUT = 5_000, 1_000  # images that are looked at, where they are small
+_FITTED_VALUES = 2**24  # of larger ones at least 500
 _VALUES = 2**28  # of images kept in memory at once
-_LEAST_STEPS, _MOST_STEPS = 200, 1_500  # of showing defects; in between, a quarter of the training's
+_LEAST_STEPS, _MOST_STEPS = 200, 1_000  # of showing defects; in between, a fifth of the training's
 _CROPS, _CROP = 2_000, 96  # that defects are painted on, where images keep their own size
 _KEPT = 0.5  # share of painted defects that a reconstruction may keep without a warning
 _DIAMETERS, _CONTRASTS, _SELF_TESTED = (2, 4, 8, 16, 32), (0.1, 0.2, 0.4), 64
@@ -81,7 +83,7 @@ def fit_detector(
     else:
         parts, source = _other_parts(run, good, own_size)
     fit, reference, threshold_part = parts
-    steps = min(max(sum(run.run.stages) // 4, _LEAST_STEPS), _MOST_STEPS)
+    steps = min(max(sum(run.run.stages) // 5, _LEAST_STEPS), _MOST_STEPS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         detector = Detector(run.model).to(run.device)
@@ -125,7 +127,11 @@ def _parts_of(images: Images) -> tuple[list[_Part], str]:
 
         return _Part(min(split.size or most, most), batches)
 
-    return [part(train, _FITTED), part(held_out.half(0), _HELD_OUT), part(held_out.half(1), _HELD_OUT)], images.name
+    return [
+        part(train, _most(images.shape)),
+        part(held_out.half(0), _HELD_OUT),
+        part(held_out.half(1), _HELD_OUT),
+    ], images.name
 
 
 def _other_parts(run: TrainedRun, good: Any, own_size: bool) -> tuple[list[_Part], str]:
@@ -144,8 +150,13 @@ def _other_parts(run: TrainedRun, good: Any, own_size: bool) -> tuple[list[_Part
 
     places = range(len(pictures))
     held_out = places[1::2]
-    parts = [part(places[::2][:_FITTED]), part(held_out[::2][:_HELD_OUT]), part(held_out[1::2][:_HELD_OUT])]
+    parts = [part(places[::2][: _fitted(run)]), part(held_out[::2][:_HELD_OUT]), part(held_out[1::2][:_HELD_OUT])]
     return parts, f"{len(pictures):,} images"
+
+
+def _most(shape: Sequence[int]) -> int:
+    """How many images of this shape a detector is fitted on."""
+    return min(_FITTED, max(_FITTED_VALUES // math.prod(shape), 500))
 
 
 # Fitting -------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from halfstride.tasks.detection.defects import paint_defects
 
 __all__ = ["Head", "train_head"]
 
-_WIDTH = 64
+_WIDTH = 48
 _CROP = 64  # pixels a side that it is trained on
 _BATCH = 16
 _RATE, _WARM_UP = 0.002, 30
@@ -34,7 +34,7 @@ class Head(nn.Module):
         images and reconstructions `(N, channels, H, W)`, sides divisible by `cell`; logits `(N, 1, H/cell, W/cell)`.
     """
 
-    reach = 10
+    reach = 8
     """How many cells around its own an answer depends on."""
     mean: Tensor
     std: Tensor
@@ -48,16 +48,10 @@ class Head(nn.Module):
         self.layers = nn.Sequential(
             nn.Conv2d(inputs, _WIDTH, 1),
             nn.SiLU(),
-            nn.Conv2d(_WIDTH, _WIDTH, 3, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(_WIDTH, _WIDTH, 3, padding=2, dilation=2),
-            nn.SiLU(),
-            nn.Conv2d(_WIDTH, _WIDTH, 3, padding=4, dilation=4),
-            nn.SiLU(),
-            nn.Conv2d(_WIDTH, _WIDTH, 3, padding=2, dilation=2),
-            nn.SiLU(),
-            nn.Conv2d(_WIDTH, _WIDTH, 3, padding=1),
-            nn.SiLU(),
+            *_context(1),
+            *_context(2),
+            *_context(4),
+            *_context(1),
             nn.Conv2d(_WIDTH, 1, 1),
         )
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -73,6 +67,11 @@ class Head(nn.Module):
 
     def _seen(self, images: Tensor, reconstructions: Tensor) -> Tensor:
         return F.pixel_unshuffle(torch.cat([images, reconstructions - images], 1), self.cell)
+
+
+def _context(dilation: int) -> tuple[nn.Module, nn.Module]:
+    """A layer that looks at neighbours; borders are repeated, since zeros beyond them look like a defect."""
+    return nn.Conv2d(_WIDTH, _WIDTH, 3, padding=dilation, dilation=dilation, padding_mode="replicate"), nn.SiLU()
 
 
 def train_head(
