@@ -145,7 +145,7 @@ class Detector(nn.Module):
         outputs = self.model.decode_to(codes, *images.shape[-2:])
         changes = self.model.encode(outputs) - codes
         errors = (outputs - images).square().mean(1, keepdim=True)
-        return codes, changes, errors, self.head(*(_divisible(each, self.cell) for each in (images, outputs)))
+        return codes, changes, errors, self.head(images, outputs)
 
     def _judge(self, described: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         parts = (self._parts(described, logits) - self.centre) / self.scale
@@ -160,12 +160,6 @@ def _statistics(places: Tensor) -> Tensor:
     """Means and standard deviations over the positions of N×K×h×w, one after the other."""
     mean = places.mean((2, 3))
     return torch.cat([mean, (places - mean[:, :, None, None]).square().mean((2, 3)).add(1e-12).sqrt()], 1)
-
-
-def _divisible(images: Tensor, cell: int) -> Tensor:
-    height, width = images.shape[-2:]
-    below, right = -height % cell, -width % cell
-    return F.pad(images, (0, right, 0, below), mode="replicate") if below or right else images
 
 
 class FittedDetector(NamedTuple):

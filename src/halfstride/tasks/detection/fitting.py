@@ -26,7 +26,7 @@ _BATCH = 64
 _FITTED, _HELD_OUT = 5_000, 1_000  # images that are looked at, where they are small
 _FITTED_VALUES = 2**24  # of larger ones at least 500
 _VALUES = 2**28  # of images kept in memory at once
-_LEAST_STEPS, _MOST_STEPS = 200, 1_000  # of showing defects; in between, a fifth of the training's
+_LEAST_STEPS, _MOST_STEPS = 20, 1_000  # of showing defects; in between, a fifth of the training's
 _CROPS, _CROP = 2_000, 96  # that defects are painted on, where images keep their own size
 _KEPT = 0.5  # share of painted defects that a reconstruction may keep without a warning
 _DIAMETERS, _CONTRASTS, _SELF_TESTED = (2, 4, 8, 16, 32), (0.1, 0.2, 0.4), 64
@@ -148,9 +148,9 @@ def _other_parts(run: TrainedRun, good: Any, own_size: bool) -> tuple[list[_Part
 
         return _Part(len(chosen), batches)
 
-    places = range(len(pictures))
+    places, most = range(len(pictures)), _most((run.model.channels, *run.model.image_size))
     held_out = places[1::2]
-    parts = [part(places[::2][: _fitted(run)]), part(held_out[::2][:_HELD_OUT]), part(held_out[1::2][:_HELD_OUT])]
+    parts = [part(places[::2][:most]), part(held_out[::2][:_HELD_OUT]), part(held_out[1::2][:_HELD_OUT])]
     return parts, f"{len(pictures):,} images"
 
 

@@ -20,7 +20,8 @@ _CROP = 64  # pixels a side that it is trained on
 _BATCH = 16
 _RATE, _WARM_UP = 0.002, 30
 _COVERED = 0.25  # share of a cell that a defect covers to be found there; of less, little is asked
-_WEIGHT_OF_EDGES = 0.3
+_WEIGHT_OF_EDGES, _WEIGHT_OF_DEFECTS = 0.3, 3.0  # cells without a defect are many more
+_LEAST_ERROR = 1e-5
 
 
 class Head(nn.Module):
@@ -31,7 +32,7 @@ class Head(nn.Module):
         cell: pixels a side that share one answer.
 
     Shape:
-        images and reconstructions `(N, channels, H, W)`, sides divisible by `cell`; logits `(N, 1, H/cell, W/cell)`.
+        images and reconstructions `(N, channels, H, W)`; logits `(N, 1, ceil(H/cell), ceil(W/cell))`.
     """
 
     reach = 8
@@ -42,7 +43,7 @@ class Head(nn.Module):
     def __init__(self, channels: int, cell: int) -> None:
         super().__init__()
         self.cell = cell
-        inputs = 2 * channels * cell**2
+        inputs = 2 * channels * cell**2 + 1
         self.register_buffer("mean", torch.zeros(1, inputs, 1, 1))
         self.register_buffer("std", torch.ones(1, inputs, 1, 1))
         self.layers = nn.Sequential(
@@ -66,7 +67,18 @@ class Head(nn.Module):
         self.std.copy_(seen.std((0, 2, 3), keepdim=True).clamp_min(1e-3))
 
     def _seen(self, images: Tensor, reconstructions: Tensor) -> Tensor:
-        return F.pixel_unshuffle(torch.cat([images, reconstructions - images], 1), self.cell)
+        images, reconstructions = (whole_cells(each, self.cell) for each in (images, reconstructions))
+        errors = reconstructions - images
+        local = F.avg_pool2d(errors.square().mean(1, keepdim=True), self.cell)
+        blocks = F.pixel_unshuffle(torch.cat([images, errors], 1), self.cell)
+        return torch.cat([blocks, (local + _LEAST_ERROR).log()], 1)
+
+
+def whole_cells(images: Tensor, cell: int) -> Tensor:
+    """Images with right and lower borders repeated, so that `cell` divides their sides."""
+    height, width = images.shape[-2:]
+    below, right = -height % cell, -width % cell
+    return F.pad(images, (0, right, 0, below), mode="replicate") if below or right else images
 
 
 def _context(dilation: int) -> tuple[nn.Module, nn.Module]:
@@ -108,9 +120,12 @@ def train_head(
         painted = painted.to(device)
         with torch.no_grad():
             reconstructions = model(painted)
-        covered = F.avg_pool2d(masks.to(device), head.cell)
+        covered = F.avg_pool2d(whole_cells(masks.to(device), head.cell), head.cell)
+        more = torch.tensor(_WEIGHT_OF_DEFECTS, device=device)
         weight = torch.where((covered > 0) & (covered < 0.5), _WEIGHT_OF_EDGES, 1.0)
-        loss = F.binary_cross_entropy_with_logits(head(painted, reconstructions), (covered >= _COVERED).float(), weight)
+        loss = F.binary_cross_entropy_with_logits(
+            head(painted, reconstructions), (covered >= _COVERED).float(), weight, pos_weight=more
+        )
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
