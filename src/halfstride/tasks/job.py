@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,15 @@ class Job:
     ) -> None:
         self.out, self.names = out, names
         self.folder = out.with_name(f"{out.name}.unfinished")
-        """Where the results of single pictures may be written."""
+        """Where results may be kept that are not for the output, or not yet."""
+        self.output = self.folder / "output"
+        """What becomes the output: files for single pictures may be written here as they come."""
         self.rank, self.processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         self._is_file = file
         record = {**settings, "pictures": hashlib.sha256("\0".join(names).encode()).hexdigest()}
         if self.processes > 1 and not torch.distributed.is_initialized():
-            torch.distributed.init_process_group("gloo")
+            # A process may wait for long, for others whose pictures are larger and for the first one, which writes.
+            torch.distributed.init_process_group("gloo", timeout=timedelta(days=7))
         if self.rank == 0:
             self._open(record, resume)
         self._wait()
@@ -80,7 +84,7 @@ class Job:
                     f"or remove {self.folder}."
                 )
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.output.mkdir(parents=True, exist_ok=True)
         with writing(settings) as temporary:
             temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")
 
@@ -106,7 +110,7 @@ class Job:
         """Wait for all processes; in the first one write the output and give it its name.
 
         Args:
-            write: called with a folder and all results in order; what it writes there is the output, and for an output
+            write: called with `output` and all results in order; what it writes there is the output, and for an output
                 that is a file it is called as that.
 
         Returns:
@@ -116,14 +120,12 @@ class Job:
         self._wait()
         if self.rank == 0:
             self.records = self._read()
-            final = self.folder / "output"
-            final.mkdir(exist_ok=True)
-            write(final, [self.records[place] for place in range(len(self.names))])
+            write(self.output, [self.records[place] for place in range(len(self.names))])
             if self._is_file:
-                (final / self.out.name).replace(self.out)
+                (self.output / self.out.name).replace(self.out)
             else:
                 self.out.mkdir(parents=True, exist_ok=True)
-                move_files(final, self.out)
+                move_files(self.output, self.out)
             shutil.rmtree(self.folder)
         self._wait()
         return self.rank == 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +34,11 @@ class TrainedRun:
     @property
     def path(self) -> Path:
         return self.run.path
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells this model from others: a hash of its weights. Codes of one model mean nothing to another."""
+        return hashlib.sha256((self.path / "model.safetensors").read_bytes()).hexdigest()[:32]
 
     def reader(self, *, own_size: bool = False) -> Reader:
         """How pictures are brought to the model: as in training.
@@ -73,5 +80,7 @@ def load_run(
     if isinstance(run, TrainedRun):
         return run
     opened, found = Run.open(Path(run)), find_device(device)
+    if found.type == "cuda" and found.index is None:  # processes of `torchrun` take a device each
+        found = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     own = load_encoder(encoder) if isinstance(encoder, str) else encoder
     return TrainedRun(opened, opened.load_model(own).to(found).eval(), found)
