@@ -5,18 +5,22 @@ import matplotlib  # noqa: F401  # where the extra is missing, so is this whole 
 from halfstride.figures.autoencoder import decoded_plane, latent_space, losses, principal_plane, reconstructions
 from halfstride.figures.checkerboard import coverage, cure, diagnosis, image_diagnosis
 from halfstride.figures.comparing import comparison, grid, knee, sweep
+from halfstride.figures.matching import denoised, ladder, neighbours
 
 __all__ = [
     "comparison",
     "coverage",
     "cure",
     "decoded_plane",
+    "denoised",
     "diagnosis",
     "grid",
     "image_diagnosis",
     "knee",
+    "ladder",
     "latent_space",
     "losses",
+    "neighbours",
     "principal_plane",
     "reconstructions",
     "sweep",

@@ -1,5 +1,23 @@
 """What a trained autoencoder is for: find what is odd, clean, embed and search, export."""
 
+from halfstride.tasks.denoising import Denoised, Quality, denoise, denoise_files
+from halfstride.tasks.embedding import Embedding, embed, embed_to_file
+from halfstride.tasks.near_duplicates import Duplicates, duplicates
 from halfstride.tasks.run import TrainedRun, load_run
+from halfstride.tasks.search import Neighbours, similar
 
-__all__ = ["TrainedRun", "load_run"]
+__all__ = [
+    "Denoised",
+    "Duplicates",
+    "Embedding",
+    "Neighbours",
+    "Quality",
+    "TrainedRun",
+    "denoise",
+    "denoise_files",
+    "duplicates",
+    "embed",
+    "embed_to_file",
+    "load_run",
+    "similar",
+]

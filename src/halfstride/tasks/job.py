@@ -50,7 +50,10 @@ class Job:
         """What becomes the output: files for single pictures may be written here as they come."""
         self.rank, self.processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         self._is_file = file
-        record = {**settings, "pictures": hashlib.sha256("\0".join(names).encode()).hexdigest()}
+        record = {
+            **settings,
+            "pictures": hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape")).hexdigest(),
+        }
         if self.processes > 1 and not torch.distributed.is_initialized():
             # A process may wait for long, for others whose pictures are larger and for the first one, which writes.
             torch.distributed.init_process_group("gloo", timeout=timedelta(days=7))
@@ -111,7 +114,7 @@ class Job:
 
         Args:
             write: called with `output` and all results in order; what it writes there is the output, and for an output
-                that is a file it is called as that.
+                that is a file it is called as that. Where it raises a `ValueError`, the job is given up.
 
         Returns:
             Whether this is the process that has written.
@@ -120,7 +123,11 @@ class Job:
         self._wait()
         if self.rank == 0:
             self.records = self._read()
-            write(self.output, [self.records[place] for place in range(len(self.names))])
+            try:
+                write(self.output, [self.records[place] for place in range(len(self.names))])
+            except ValueError:  # there is nothing to write, and so nothing to go on with
+                shutil.rmtree(self.folder)
+                raise
             if self._is_file:
                 (self.output / self.out.name).replace(self.out)
             else:

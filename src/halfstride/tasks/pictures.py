@@ -74,6 +74,7 @@ class Pictures:
     """
 
     def __init__(self, source: Any, argument: str = "images") -> None:
+        self.argument = argument
         self.names: list[str] = []
         """Where each picture lies: its path, or what it is called among the arguments."""
         self.labels: list[str] = []
@@ -85,7 +86,7 @@ class Pictures:
         """What was found in the folders and is no picture."""
         several = isinstance(source, Sequence) and not isinstance(source, str | bytes)
         for one in source if several else [source]:
-            self._add(one, argument)
+            self._add(one)
         if not self.pictures:
             raise ValueError(f"`{argument}` hold no picture: {len(self.skipped):,} other files were found.")
 
@@ -110,22 +111,22 @@ class Pictures:
             names[name] = None
         return list(names)
 
-    def _add(self, one: Any, argument: str) -> None:
+    def _add(self, one: Any) -> None:
         if isinstance(one, str | os.PathLike):
-            self._add_path(Path(one), argument)
+            self._add_path(Path(one))
             return
         if isinstance(one, Tensor | np.ndarray):
             single = one.ndim == 2 or (one.ndim == 3 and _has_channels(one))
             array = one[None] if single else one
             try:
-                added = list(read_array(array, argument).pictures)
+                added = list(read_array(array, self.argument).pictures)
             except ValueError as error:
-                raise _naming(argument, error) from None
+                raise _naming(self.argument, error) from None
         elif hasattr(one, "getexif"):  # a Pillow image; Pillow itself need not be imported for the others
             added = [one]
         else:
             raise ValueError(
-                f"`{argument}` hold a {type(one).__name__}: give paths, Pillow images, uint8 arrays or tensors."
+                f"`{self.argument}` hold a {type(one).__name__}: give paths, Pillow images, uint8 arrays or tensors."
             )
         first = len(self.pictures)
         self.names += [f"image {first + i}" for i in range(len(added))]
@@ -133,12 +134,12 @@ class Pictures:
         self.classes += [None] * len(added)
         self.pictures += cast(list[Picture], added)
 
-    def _add_path(self, path: Path, argument: str) -> None:
+    def _add_path(self, path: Path) -> None:
         if path.is_dir():
             try:
                 folder = read_folder(path)
             except ValueError as error:
-                raise _naming(argument, error) from None
+                raise _naming(self.argument, error) from None
             self.names += [str(path / name) for name in folder.names]
             self.labels += folder.names
             self.classes += folder.groups
@@ -150,7 +151,7 @@ class Pictures:
             self.classes.append(None)
             self.pictures.append(path)
         else:
-            raise ValueError(f"`{argument}` (={printable(str(path))}) does not exist: name a picture or a folder.")
+            raise ValueError(f"`{self.argument}` (={printable(str(path))}) does not exist: name a picture or a folder.")
 
     def batches(self, reader: Reader, places: Sequence[int] | None = None) -> Iterator[Batch]:
         """Decode pictures in threads, a few batches ahead, and yield neighbours of one size together.

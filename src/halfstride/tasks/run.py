@@ -6,7 +6,7 @@ import hashlib
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,6 +17,11 @@ from halfstride.tasks.pictures import Reader
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from halfstride.tasks.denoising import Denoised
+    from halfstride.tasks.embedding import Embedding
+    from halfstride.tasks.near_duplicates import Duplicates
+    from halfstride.tasks.search import Neighbours
 
 __all__ = ["TrainedRun", "load_run"]
 
@@ -57,6 +62,32 @@ class TrainedRun:
             )
         size = None if own_size else self.model.image_size
         return Reader(self.model.channels, size, options.fit, options.white or 65_535)
+
+    # The tasks import this file, so they are imported when they are called.
+
+    def denoise(self, images: Any, clean: Any = None, **options: Any) -> Denoised:
+        """Remove from pictures what the run was trained to remove: see `halfstride.denoise`."""
+        from halfstride.tasks.denoising import denoise
+
+        return denoise(self, images, clean, **options)
+
+    def embed(self, images: Any, **options: Any) -> Embedding:
+        """Encode pictures: see `halfstride.embed`."""
+        from halfstride.tasks.embedding import embed
+
+        return embed(self, images, **options)
+
+    def similar(self, queries: Any, images: Any, k: int = 10, **options: Any) -> Neighbours:
+        """Find the pictures that are most like each query: see `halfstride.similar`."""
+        from halfstride.tasks.search import similar
+
+        return similar(self, queries, images, k, **options)
+
+    def duplicates(self, images: Any = None, against: Any = None, **options: Any) -> Duplicates:
+        """Find pairs of pictures that are nearly the same: see `halfstride.duplicates`."""
+        from halfstride.tasks.near_duplicates import duplicates
+
+        return duplicates(self, images, against, **options)
 
 
 def load_run(
