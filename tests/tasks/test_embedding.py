@@ -125,9 +125,9 @@ def test_two_processes_write_what_one_writes(runs, folder, tmp_path):
         "if found: (out / 'told.json').write_text(str(len(cleaned[0])))\n"
     )
     (tmp_path / "job.py").write_text(code)
+    processes = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", tmp_path / "job.py"]
-        + [runs["map"].path, folder, tmp_path],
+        [sys.executable, *processes, tmp_path / "job.py", runs["map"].path, folder, tmp_path],
         check=True,
         capture_output=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
