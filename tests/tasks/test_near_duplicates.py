@@ -89,7 +89,7 @@ def test_a_runs_test_images_are_compared_with_those_it_was_trained_on(tmp_path):
 def test_few_or_equal_pictures(runs, tmp_path):
     same = np.repeat(pictures(1, shape=(16, 20)), 9, 0)
     found = runs["map"].duplicates(same)
-    assert (len(found.pairs), found.typical, found.distance) == (36, 0, 0)
+    assert (len(found.pairs), found.typical) == (36, pytest.approx(0, abs=1e-4))
     with pytest.raises(ValueError, match="`distance` .=None. is chosen from 8 pictures or more: give a number"):
         duplicates(runs["map"], same[:2])
     found = duplicates(load_run(runs["map"]), pictures(2, shape=(16, 20)), distance=0)

@@ -32,9 +32,10 @@ def test_a_query_finds_itself_first_in_a_folder_a_file_or_codes(runs, folder, tm
         for images in (folder, tmp_path / "codes.parquet", embed(runs["map"], folder))
     ]
     for result in found:
-        assert (result.queries, result.names[0][0], result.distances[0, 0]) == ([str(query)], str(query), 0)
+        assert (result.queries, result.names[0][0]) == ([str(query)], str(query))
+        assert result.distances[0, 0] < 1e-4
         assert result.names == found[0].names
-        np.testing.assert_allclose(result.distances, found[0].distances, atol=1e-6)
+        np.testing.assert_allclose(result.distances, found[0].distances, atol=1e-4)
     assert found[0].skipped[0].name == str(folder / "dogs" / "broken.png")
     found[1].save(tmp_path / "out")
     with (tmp_path / "out" / "results.csv").open() as file:

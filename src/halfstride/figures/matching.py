@@ -57,7 +57,7 @@ def ladder(
     """Pairs of pictures at growing distances, those within a limit apart from those beyond.
 
     Args:
-        pairs: with values in [0, 1]; None for one that cannot be shown.
+        pairs: of pictures of one size, with values in [0, 1]; None for one that cannot be shown.
         distances: ascending, one for each pair.
         limit: up to which pairs count as duplicates.
     """
@@ -68,16 +68,16 @@ def ladder(
         figure = blank(4, 1)
         figure.text(0.5, 0.5, "no pair of pictures", ha="center", va="center", fontsize=9)
         return figure
-    figure = blank(_PER_ROW * 1.75 + 0.2, len(lines) * 1.25 + 0.3)
-    parts = figure.subfigures(len(lines), _PER_ROW, squeeze=False, wspace=0.04, hspace=0.02)
+    figure = blank(_PER_ROW * 1.75 + 0.2, len(lines) * 1.15 + 0.3)
+    axes = figure.subplots(len(lines), _PER_ROW, squeeze=False)
     for row, (line, color) in enumerate(lines):
-        for column, place in enumerate(line):
-            part = parts[row, column]
-            for axis, image in zip(part.subplots(1, 2, gridspec_kw={"wspace": 0.02}), pairs[place], strict=True):
-                _show_or_say(axis, image)
-                _frame(axis, color)
-            part.supxlabel(f"{distances[place]:.3g}", fontsize=8, color=color if color == _WITHIN else "#555555")
-    figure.suptitle(f"green: within {limit:.3g}; grey: beyond", fontsize=8)
+        for axis in axes[row, len(line) :]:
+            axis.set_visible(False)
+        for axis, place in zip(axes[row], line, strict=False):
+            _show_or_say(axis, _side_by_side(*pairs[place]))
+            _frame(axis, color)
+            axis.set_xlabel(f"{distances[place]:.3g}", fontsize=8, labelpad=2)
+    figure.suptitle(f"distance of each pair; green: within {limit:.3g}, grey: beyond", fontsize=8)
     return figure
 
 
@@ -99,6 +99,14 @@ def denoised(rows: dict[str, Sequence[Float[np.ndarray, "c h w"]]], notes: dict[
                 axes[row, column].set_xlabel(notes[label][column], fontsize=7, labelpad=2)
         axes[row, 0].set_ylabel(label, fontsize=8)
     return figure
+
+
+def _side_by_side(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
+    """Two pictures as one, with a white gap; None where either is missing."""
+    if first is None or second is None:
+        return None
+    gap = np.ones((*first.shape[:-1], max(first.shape[-1] // 20, 1)), first.dtype)
+    return np.concatenate([first, gap, second], -1)
 
 
 def _show_or_say(axis: Axes, image: np.ndarray | None) -> None:

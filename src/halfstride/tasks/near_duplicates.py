@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Duplicates", "duplicates", "pairs_within"]
 
 _SHARE = 0.1
+_ROUNDING = 1e-4
 _LEAST = 8
 """Pictures from which the distance can be chosen."""
 _DRAWN = 10_000
@@ -120,7 +121,8 @@ def duplicates(
     if distance is None:
         if math.isnan(typical):
             raise ValueError(f"`distance` (=None) is chosen from {_LEAST} pictures or more: give a number.")
-        distance = _SHARE * typical
+        # Where all pictures are equal, their codes still differ by rounding.
+        distance = max(_SHARE * typical, _ROUNDING * float(codes[0].norm(dim=1).max()))
     others = codes[1] if len(codes) > 1 else None
     found = pairs_within(codes[0], others, distance, device=run.device, progress=progress)
     first, second = sides[0], sides[-1]

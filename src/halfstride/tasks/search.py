@@ -81,7 +81,7 @@ def similar(
     """Find the pictures that are most like each query: those whose codes have the least Euclidean distance to its own.
 
     The search is exact. Codes of a file are read in blocks, so that memory does not grow with their number. A query
-    that is itself among the pictures is found at distance 0.
+    that is itself among the pictures is found at a distance of 0, up to rounding.
 
     Args:
         run: a run's folder, or what `load_run` returned.
@@ -114,7 +114,7 @@ def similar(
         searched = embed_pictures(run, pictures, progress=progress)
     wanted = embed_pictures(run, asked, progress=progress)
     codes = torch.from_numpy(wanted.codes).to(run.device)
-    distances, places = nearest(codes, (torch.from_numpy(block).to(run.device) for block in searched.blocks()), k)
+    distances, places = nearest(codes, (torch.tensor(block, device=run.device) for block in searched.blocks()), k)
     names = [searched.names_of(row) for row in places.tolist()]
     found: list[list[Picture]] = [
         [Path(name) for name in row] if pictures is None else [pictures.pictures[place] for place in own]
