@@ -35,9 +35,14 @@ from halfstride.layers import SubpixelConv1d as SubpixelConv1d
 from halfstride.layers import SubpixelConv2d as SubpixelConv2d
 from halfstride.layers import SubpixelConv3d as SubpixelConv3d
 from halfstride.optimizing import optimize as optimize
+from halfstride.tasks import Embedding as Embedding
 from halfstride.tasks import TrainedRun as TrainedRun
+from halfstride.tasks import denoise as denoise
 from halfstride.tasks import detect as detect
+from halfstride.tasks import duplicates as duplicates
+from halfstride.tasks import embed as embed
 from halfstride.tasks import fit_detector as fit_detector
 from halfstride.tasks import load_run as load_run
+from halfstride.tasks import similar as similar
 
 __version__: str

@@ -30,7 +30,7 @@ from halfstride.autoencoder.writing import require_free, writing, writing_folder
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_samples", "finish", "reconstruct", "reconstruct_files"]
+__all__ = ["draw_samples", "finish", "reconstruct", "reconstruct_files", "save_png"]
 
 _SHOWN = 10  # images in the picture of reconstructions
 _CODES = 2_000  # points in the picture of the latent space
@@ -129,7 +129,7 @@ def reconstruct_files(
                 skipped.append(Skipped(str(picture), error.reason))
                 continue
             output = reconstruct(model, original[None])[0]
-            _save_png(folder / name, output)
+            save_png(folder / name, output)
             written.append(out / name)
             shown = [*shown, (original, output)][:_SHOWN]
             if progress is not None:
@@ -165,7 +165,7 @@ def _pictures(sources: Sequence[Path]) -> tuple[dict[str, Path], list[Skipped]]:
     return pictures, skipped
 
 
-def _save_png(path: Path, image: Tensor) -> None:
+def save_png(path: Path, image: Tensor) -> None:
     """Write a uint8 image C×H×W; of one with neither 1 nor 3 channels the first."""
     from PIL import Image
 

@@ -6,6 +6,7 @@ from halfstride.figures.autoencoder import decoded_plane, latent_space, losses, 
 from halfstride.figures.checkerboard import coverage, cure, diagnosis, image_diagnosis
 from halfstride.figures.comparing import comparison, grid, knee, sweep
 from halfstride.figures.detection import anomaly_overlay, detections, score_histogram
+from halfstride.figures.matching import denoised, ladder, neighbours
 
 __all__ = [
     "anomaly_overlay",
@@ -13,13 +14,16 @@ __all__ = [
     "coverage",
     "cure",
     "decoded_plane",
+    "denoised",
     "detections",
     "diagnosis",
     "grid",
     "image_diagnosis",
     "knee",
+    "ladder",
     "latent_space",
     "losses",
+    "neighbours",
     "principal_plane",
     "reconstructions",
     "score_histogram",

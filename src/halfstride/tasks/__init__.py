@@ -1,6 +1,29 @@
 """What a trained autoencoder is for: find what is odd, clean, embed and search, export."""
 
+from halfstride.tasks.denoising import Denoised, Quality, denoise, denoise_files
 from halfstride.tasks.detection import Detection, Detections, FittedDetector, detect, fit_detector
+from halfstride.tasks.embedding import Embedding, embed, embed_to_file
+from halfstride.tasks.near_duplicates import Duplicates, duplicates
 from halfstride.tasks.run import TrainedRun, load_run
+from halfstride.tasks.search import Neighbours, similar
 
-__all__ = ["Detection", "Detections", "FittedDetector", "TrainedRun", "detect", "fit_detector", "load_run"]
+__all__ = [
+    "Denoised",
+    "Detection",
+    "Detections",
+    "Duplicates",
+    "Embedding",
+    "FittedDetector",
+    "Neighbours",
+    "Quality",
+    "TrainedRun",
+    "denoise",
+    "denoise_files",
+    "detect",
+    "duplicates",
+    "embed",
+    "embed_to_file",
+    "fit_detector",
+    "load_run",
+    "similar",
+]

@@ -10,14 +10,15 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path, PurePath
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from halfstride.autoencoder.writing import move_files, require_free, writing
 
-__all__ = ["Job", "output_names"]
+__all__ = ["Job"]
 
 _SETTINGS = "job.json"
 
@@ -44,12 +45,18 @@ class Job:
     ) -> None:
         self.out, self.names = out, names
         self.folder = out.with_name(f"{out.name}.unfinished")
-        """Where the results of single pictures may be written."""
+        """Where results may be kept that are not for the output, or not yet."""
+        self.output = self.folder / "output"
+        """What becomes the output: files for single pictures may be written here as they come."""
         self.rank, self.processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         self._is_file = file
-        record = {**settings, "pictures": hashlib.sha256("\0".join(names).encode()).hexdigest()}
+        record = {
+            **settings,
+            "pictures": hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape")).hexdigest(),
+        }
         if self.processes > 1 and not torch.distributed.is_initialized():
-            torch.distributed.init_process_group("gloo")
+            # A process may wait for long, for others whose pictures are larger and for the first one, which writes.
+            torch.distributed.init_process_group("gloo", timeout=timedelta(days=7))
         if self.rank == 0:
             self._open(record, resume)
         self._wait()
@@ -59,7 +66,7 @@ class Job:
         self.waiting = remaining[self.rank :: self.processes]
         """The places of the pictures that this process works on."""
         self._wait()  # before any process adds to what the others read
-        self._journal = (self.folder / f"results.{self.rank}.jsonl").open("a", encoding="utf-8")
+        self._journal = self.folder / f"results.{self.rank}.jsonl"
 
     def _open(self, record: dict[str, Any], resume: bool) -> None:
         if self._is_file and self.out.exists():
@@ -80,7 +87,7 @@ class Job:
                     f"or remove {self.folder}."
                 )
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.output.mkdir(parents=True, exist_ok=True)
         with writing(settings) as temporary:
             temporary.write_text(json.dumps(record) + "\n", encoding="utf-8")
 
@@ -97,33 +104,34 @@ class Job:
 
     def write(self, records: Mapping[int, Mapping[str, Any]]) -> None:
         """Keep the results of some pictures, by their places."""
-        for place, record in records.items():
-            self.records[place] = dict(record)
-            self._journal.write(json.dumps({"place": place, **record}) + "\n")
-        self._journal.flush()
+        with self._journal.open("a", encoding="utf-8") as journal:
+            for place, record in records.items():
+                self.records[place] = dict(record)
+                journal.write(json.dumps({"place": place, **record}) + "\n")
 
     def finish(self, write: Callable[[Path, list[dict[str, Any]]], None]) -> bool:
         """Wait for all processes; in the first one write the output and give it its name.
 
         Args:
-            write: called with a folder and all results in order; what it writes there is the output, and for an output
-                that is a file it is called as that.
+            write: called with `output` and all results in order; what it writes there is the output, and for an output
+                that is a file it is called as that. Where it raises a `ValueError`, the job is given up.
 
         Returns:
             Whether this is the process that has written.
         """
-        self._journal.close()
         self._wait()
         if self.rank == 0:
             self.records = self._read()
-            final = self.folder / "output"
-            final.mkdir(exist_ok=True)
-            write(final, [self.records[place] for place in range(len(self.names))])
+            try:
+                write(self.output, [self.records[place] for place in range(len(self.names))])
+            except ValueError:  # there is nothing to write, and so nothing to go on with
+                shutil.rmtree(self.folder)
+                raise
             if self._is_file:
-                (final / self.out.name).replace(self.out)
+                (self.output / self.out.name).replace(self.out)
             else:
                 self.out.mkdir(parents=True, exist_ok=True)
-                move_files(final, self.out)
+                move_files(self.output, self.out)
             shutil.rmtree(self.folder)
         self._wait()
         return self.rank == 0
@@ -131,19 +139,3 @@ class Job:
     def _wait(self) -> None:
         if self.processes > 1:
             torch.distributed.barrier()
-
-
-def output_names(paths: Sequence[str]) -> list[str]:
-    """A file name for each path, without its suffix, no two the same: what the paths do not have in common."""
-    parents = [str(PurePath(path).parent) for path in paths]
-    common = PurePath(os.path.commonpath(parents)) if len({path[:1] == "/" for path in paths}) == 1 else PurePath()
-    names: dict[str, None] = {}
-    for path in paths:
-        pure = PurePath(path)
-        inner = pure.relative_to(common) if pure.is_relative_to(common) else pure
-        stem = "-".join(part for part in inner.with_suffix("").parts if part not in ("/", ".."))
-        unique, number = stem, 2
-        while unique in names:
-            unique, number = f"{stem}-{number}", number + 1
-        names[unique] = None
-    return list(names)

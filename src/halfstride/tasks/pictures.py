@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -67,22 +67,28 @@ class Pictures:
     Args:
         source: a path of a picture or a folder, a Pillow image, an array H×W or H×W×C or N×H×W×C of uint8, a tensor
             C×H×W or N×C×H×W of uint8, or a sequence of these.
+        argument: what errors call it.
 
     Raises:
         ValueError: where a path does not exist, or a value is none of these.
     """
 
-    def __init__(self, source: Any) -> None:
+    def __init__(self, source: Any, argument: str = "images") -> None:
+        self.argument = argument
         self.names: list[str] = []
         """Where each picture lies: its path, or what it is called among the arguments."""
+        self.labels: list[str] = []
+        """The part of each name that lies below the folder that was given: `cats/1.png`."""
+        self.classes: list[str | None] = []
+        """The class of each picture that lies in a folder with classes."""
         self.pictures: list[Picture] = []
         self.skipped: list[Skipped] = []
         """What was found in the folders and is no picture."""
         several = isinstance(source, Sequence) and not isinstance(source, str | bytes)
-        for argument in source if several else [source]:
-            self._add(argument)
+        for one in source if several else [source]:
+            self._add(one)
         if not self.pictures:
-            raise ValueError(f"`images` hold no picture: {len(self.skipped):,} other files were found.")
+            raise ValueError(f"`{argument}` hold no picture: {len(self.skipped):,} other files were found.")
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -90,35 +96,62 @@ class Pictures:
     def keep(self, wanted: Sequence[int]) -> None:
         """Forget all pictures but these."""
         self.names = [self.names[i] for i in wanted]
+        self.labels = [self.labels[i] for i in wanted]
+        self.classes = [self.classes[i] for i in wanted]
         self.pictures = [self.pictures[i] for i in wanted]
 
-    def _add(self, argument: Any) -> None:
-        if isinstance(argument, str | os.PathLike):
-            path = Path(argument)
-            if path.is_dir():
-                folder = read_folder(path)
-                self.names += [str(path / name) for name in folder.names]
-                self.pictures += cast(Sequence[Picture], folder.pictures)
-                self.skipped += [Skipped(str(path / name), reason) for name, reason in folder.skipped]
-            elif path.exists():
-                self.names.append(str(path))
-                self.pictures.append(path)
-            else:
-                raise ValueError(f"`images` (={printable(str(path))}) does not exist: name a picture or a folder.")
+    def file_names(self, suffix: str = ".png") -> list[str]:
+        """A name of a file for each picture, from its label; no two are equal, also where labels are."""
+        names: dict[str, None] = {}
+        for label in self.labels:
+            stem = str(PurePath(label).with_suffix("")).replace("/", "-").replace("\\", "-")
+            name, number = f"{stem}{suffix}", 2
+            while name in names:
+                name, number = f"{stem}-{number}{suffix}", number + 1
+            names[name] = None
+        return list(names)
+
+    def _add(self, one: Any) -> None:
+        if isinstance(one, str | os.PathLike):
+            self._add_path(Path(one))
             return
-        if isinstance(argument, Tensor | np.ndarray):
-            single = argument.ndim == 2 or (argument.ndim == 3 and _has_channels(argument))
-            array = argument[None] if single else argument
-            added = list(read_array(array, "images").pictures)
-        elif hasattr(argument, "getexif"):  # a Pillow image; Pillow itself need not be imported for the others
-            added = [argument]
+        if isinstance(one, Tensor | np.ndarray):
+            single = one.ndim == 2 or (one.ndim == 3 and _has_channels(one))
+            array = one[None] if single else one
+            try:
+                added = list(read_array(array, self.argument).pictures)
+            except ValueError as error:
+                raise _naming(self.argument, error) from None
+        elif hasattr(one, "getexif"):  # a Pillow image; Pillow itself need not be imported for the others
+            added = [one]
         else:
             raise ValueError(
-                f"`images` hold a {type(argument).__name__}: give paths, Pillow images, uint8 arrays or tensors."
+                f"`{self.argument}` hold a {type(one).__name__}: give paths, Pillow images, uint8 arrays or tensors."
             )
         first = len(self.pictures)
         self.names += [f"image {first + i}" for i in range(len(added))]
+        self.labels += [f"image {first + i}" for i in range(len(added))]
+        self.classes += [None] * len(added)
         self.pictures += cast(list[Picture], added)
+
+    def _add_path(self, path: Path) -> None:
+        if path.is_dir():
+            try:
+                folder = read_folder(path)
+            except ValueError as error:
+                raise _naming(self.argument, error) from None
+            self.names += [str(path / name) for name in folder.names]
+            self.labels += folder.names
+            self.classes += folder.groups
+            self.pictures += cast(Sequence[Picture], folder.pictures)
+            self.skipped += [Skipped(str(path / name), reason) for name, reason in folder.skipped]
+        elif path.exists():
+            self.names.append(str(path))
+            self.labels.append(path.name)
+            self.classes.append(None)
+            self.pictures.append(path)
+        else:
+            raise ValueError(f"`{self.argument}` (={printable(str(path))}) does not exist: name a picture or a folder.")
 
     def batches(self, reader: Reader, places: Sequence[int] | None = None) -> Iterator[Batch]:
         """Decode pictures in threads, a few batches ahead, and yield neighbours of one size together.
@@ -166,6 +199,11 @@ class Pictures:
 
 def _batch_size(image: Tensor) -> int:
     return min(max(_PIXELS_PER_BATCH // (image.shape[-1] * image.shape[-2]), 1), _MOST_PER_BATCH)
+
+
+def _naming(argument: str, error: ValueError) -> ValueError:
+    """An error of a reader of images, with the name that the argument has here."""
+    return ValueError(str(error).replace("`source`", f"`{argument}`", 1))
 
 
 def _has_channels(array: Tensor | np.ndarray) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,11 @@ from halfstride.tasks.pictures import Reader
 if TYPE_CHECKING:
     from torch import nn
 
+    from halfstride.tasks.denoising import Denoised
     from halfstride.tasks.detection import Detections, FittedDetector
+    from halfstride.tasks.embedding import Embedding
+    from halfstride.tasks.near_duplicates import Duplicates
+    from halfstride.tasks.search import Neighbours
 
 __all__ = ["TrainedRun", "load_run"]
 
@@ -34,6 +40,11 @@ class TrainedRun:
     @property
     def path(self) -> Path:
         return self.run.path
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells this model from others: a hash of its weights. Codes of one model mean nothing to another."""
+        return hashlib.sha256((self.path / "model.safetensors").read_bytes()).hexdigest()[:32]
 
     def reader(self, *, own_size: bool = False) -> Reader:
         """How pictures are brought to the model: as in training.
@@ -65,6 +76,32 @@ class TrainedRun:
 
         return detect(self, images, **options)
 
+    # The tasks import this file, so they are imported when they are called.
+
+    def denoise(self, images: Any, clean: Any = None, **options: Any) -> Denoised:
+        """Remove from pictures what the run was trained to remove: see `halfstride.denoise`."""
+        from halfstride.tasks.denoising import denoise
+
+        return denoise(self, images, clean, **options)
+
+    def embed(self, images: Any, **options: Any) -> Embedding:
+        """Encode pictures: see `halfstride.embed`."""
+        from halfstride.tasks.embedding import embed
+
+        return embed(self, images, **options)
+
+    def similar(self, queries: Any, images: Any, k: int = 10, **options: Any) -> Neighbours:
+        """Find the pictures that are most like each query: see `halfstride.similar`."""
+        from halfstride.tasks.search import similar
+
+        return similar(self, queries, images, k, **options)
+
+    def duplicates(self, images: Any = None, against: Any = None, **options: Any) -> Duplicates:
+        """Find pairs of pictures that are nearly the same: see `halfstride.duplicates`."""
+        from halfstride.tasks.near_duplicates import duplicates
+
+        return duplicates(self, images, against, **options)
+
 
 def load_run(
     run: str | os.PathLike[str] | TrainedRun, *, device: str = "auto", encoder: str | nn.Module | None = None
@@ -87,5 +124,7 @@ def load_run(
     if isinstance(run, TrainedRun):
         return run
     opened, found = Run.open(Path(run)), find_device(device)
+    if found.type == "cuda" and found.index is None:  # processes of `torchrun` take a device each
+        found = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     own = load_encoder(encoder) if isinstance(encoder, str) else encoder
     return TrainedRun(opened, opened.load_model(own).to(found).eval(), found)

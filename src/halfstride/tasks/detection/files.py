@@ -17,7 +17,7 @@ from halfstride.tasks.detection.detecting import Detection, Detections, Judged, 
 from halfstride.tasks.detection.detector import FittedDetector, load_detector
 from halfstride.tasks.detection.metrics import Metrics, image_metrics, region_overlap
 from halfstride.tasks.detection.truth import GROUND_TRUTH, find_masks, labels_by_folder, read_mask
-from halfstride.tasks.job import Job, output_names
+from halfstride.tasks.job import Job
 from halfstride.tasks.pictures import Pictures, Reader
 from halfstride.tasks.run import TrainedRun
 
@@ -91,19 +91,18 @@ def detect_files(
     reader = run.reader(own_size=fitted.fitted_on.own_size)
     settings = {"run": str(run.path.resolve()), "threshold": fitted.threshold.value, "detector": "detect"}
     job = Job(out, pictures.names, settings, resume=resume)
-    names = output_names(pictures.names)
-    for folder in ("maps", "masks", "values"):
-        (job.folder / folder).mkdir(exist_ok=True)
+    names = pictures.file_names()
+    values = job.folder / "values"
+    for place in (job.output / "maps", job.output / "masks", values):
+        place.mkdir(exist_ok=True)
     for judged in judge(run, fitted, pictures, reader, job.waiting):
-        job.write({judged.place: _record(job.folder, judged, names[judged.place], truth)})
+        job.write({judged.place: _record(job.output, values, judged, names[judged.place], truth)})
         if progress is not None:
             progress("judging", len(job.records), len(pictures))
     found: list[DetectedFiles] = []
 
     def write(folder: Path, records: list[dict[str, Any]]) -> None:
-        for kept in ("maps", "masks"):
-            (job.folder / kept).replace(folder / kept)
-        metrics = _metrics(records, truth, fitted, job.folder / "values", reader)
+        metrics = _metrics(records, truth, fitted, values, reader)
         _write_tables(folder, records, metrics)
         _write_figures(folder, records, truth, run, fitted, pictures, reader)
         found.append(_told(records, fitted, metrics, pictures))
@@ -131,29 +130,34 @@ def _pictures(
     return pictures, Truth(labels, find_masks(pictures.names, masks))
 
 
-def _record(folder: Path, judged: Judged, name: str, truth: Truth) -> dict[str, Any]:
+def _record(folder: Path, values: Path, judged: Judged, name: str, truth: Truth) -> dict[str, Any]:
     """The line of one picture, whose map and mask are written."""
     from PIL import Image
 
     result, path = judged.result, ""
     if judged.image is not None and result.anomaly_map is not None:
         image = judged.image.movedim(0, -1).numpy()
-        path = f"maps/{name}.png"
+        path = f"maps/{name}"
         figures.anomaly_overlay(image, result.anomaly_map, result.threshold).save(folder / path)
-        values = _at_size(result.anomaly_map, image.shape[:2])
-        Image.fromarray((values > result.threshold).astype(np.uint8) * 255).save(folder / "masks" / f"{name}.png")
+        found = _at_size(result.anomaly_map, image.shape[:2])
+        Image.fromarray((found > result.threshold).astype(np.uint8) * 255).save(folder / "masks" / name)
         if truth.has_masks:
-            np.save(folder / "values" / f"{judged.place}.npy", values.astype(np.float16))
+            np.save(values / f"{judged.place}.npy", found.astype(np.float16))
     label = None if result.pred_label is None else "anomalous" if result.pred_label else "normal"
     return {
         "path": result.path,
-        "pred_score": result.pred_score,
-        "threshold": result.threshold,
+        "pred_score": _rounded(result.pred_score),
+        "threshold": _rounded(result.threshold),
         "pred_label": label,
-        "map_max": result.map_max,
+        "map_max": _rounded(result.map_max),
         "map_path": path,
         "reason": result.reason,
     }
+
+
+def _rounded(score: float | None) -> float | None:
+    """The last digits of a score depend on which images were judged together."""
+    return None if score is None else round(score, 4)
 
 
 def _at_size(anomaly_map: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
