@@ -12,7 +12,7 @@ from PIL import Image
 import halfstride
 from halfstride import cli
 from halfstride.tasks import load_run
-from halfstride.tasks.detection import fitting
+from halfstride.tasks.detection import detector, fitting
 from halfstride.tasks.detection.detector import load_detector
 from small_training import pictures, small_model, small_training
 
@@ -178,6 +178,21 @@ def test_a_map_run_scores_other_sizes_without_a_label(tmp_path, fitted):
     assert second.pred_label is None
     assert second.reason == "is 33×18, and the threshold was set on 20×27"
     assert second.pred_score is not None
+
+
+def test_tiles_give_the_scores_and_maps_of_whole_pictures(fitted, monkeypatch):
+    found = load_detector((run := load_run(fitted / "run")).model, run.path).detector
+    if not run.model.takes_any_size:
+        return
+    image = torch.rand(1, 1, 410, 333)
+    with torch.inference_mode():
+        score, whole = found(image)
+        monkeypatch.setattr(detector, "LARGEST_WHOLE", 0)
+        monkeypatch.setattr(detector, "_TILE", 64)
+        tiled_score, tiled = found(image)
+    assert tiled_score.item() == pytest.approx(score.item(), abs=1e-4)
+    span = float(whole.max() - whole.min())
+    torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-5 * span)
 
 
 def test_too_few_images_say_how_many_a_rate_needs(fitted, run, tmp_path):

@@ -17,12 +17,14 @@ from halfstride.autoencoder.own_encoder import Autoencoder
 from halfstride.autoencoder.writing import storage_errors, writing
 from halfstride.tasks.detection.head import Head
 from halfstride.tasks.detection.threshold import Threshold, set_threshold
+from halfstride.tasks.tiles import halo_of, tiled
 
 __all__ = ["Detector", "FittedDetector", "FittedOn", "load_detector", "save_detector"]
 
 _CELLS = 7  # a side, in which the error of a latent vector's reconstruction is averaged
 _LEAST_ERROR = 1e-5  # added to errors before their logarithm: half a grey level squared is 4e-6
 _LARGE = 64  # pixels a side from which places are judged by 4×4 pixels, not by 2×2
+LARGEST_WHOLE, _TILE = 2**22, 1024  # pixels of an image that is not looked at in tiles, and a side of a tile
 _VERSION = 1
 
 
@@ -105,8 +107,22 @@ class Detector(nn.Module):
     def places(self, images: Tensor) -> Tensor:
         """All that is needed of images, for a latent map place by place: N×K×H/downscale×W/downscale.
 
-        It depends on the surroundings of a place only, so images may be looked at in tiles.
+        It depends on the surroundings of a place only, so large images are looked at in tiles, with the same result.
         """
+        if images.shape[-2] * images.shape[-1] <= LARGEST_WHOLE:
+            return self.untiled_places(images)
+        return tiled(
+            self.untiled_places, images, tile=_TILE, halo=self.halo, multiple=self.downscale, scale=self.downscale
+        )
+
+    @property
+    def halo(self) -> int:
+        """How many pixels around a place `places` depends on."""
+        assert isinstance(self.model, ConvAutoencoder)
+        again = halo_of(self.model) + halo_of(self.model, decoder=False)  # the reconstruction is encoded once more
+        return max(again, halo_of(self.model) + (self.head.reach + 1) * self.cell)
+
+    def untiled_places(self, images: Tensor) -> Tensor:
         extended = self.model.extend(images)  # type: ignore[operator]
         codes, changes, errors, logits = self._compare(extended)
         errors = (F.avg_pool2d(errors, self.downscale) + _LEAST_ERROR).log()
