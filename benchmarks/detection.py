@@ -1,0 +1,210 @@
+"""How well `detect` finds what is anomalous: clothes of other kinds, and painted defects on textures.
+
+    python -m benchmarks.detection [--only SUBSTRING] [--minutes M] [--out results/detection.json]
+
+Clothes: a run for each class of Fashion-MNIST on its 6,000 training images, tested on all 10,000 test images; textures:
+crops of 128 pixels of scikit-image's brick, grass and gravel; half of the picture to train on, half to test on, with
+scratches, stains, smears, foreign patches and holes, which are drawn by other rules than the defects that the detector
+is shown. Beside it are PCA with as many numbers (mean squared error; for textures its smoothed maximum) and the run's
+own reconstruction error. Each row is written when it is done; the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+from sklearn.decomposition import PCA
+from sklearn.metrics import roc_auc_score
+
+from benchmarks.machine import processor
+from benchmarks.quality.sets import FASHION, prepare
+
+RESULTS = Path(__file__).parent / "results" / "detection.json"
+WORK = Path(tempfile.gettempdir()) / "halfstride-detection"
+QUALITY = Path(tempfile.gettempdir()) / "halfstride-quality"
+TEXTURES = {"brick": "grass", "grass": "gravel", "gravel": "brick"}
+"""Each texture, and what foreign patches in it are of."""
+DEFECTS = ("scratch", "stain", "smear", "foreign", "hole")
+SIDE = 128
+
+
+def paint(
+    image: np.ndarray, kind: str, foreign: np.ndarray, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A grey image H×W of uint8 with a defect, and its mask."""
+    values, size = image.astype(float), generator.uniform(24, 48)
+    if kind == "scratch":
+        mask = _scratch(image.shape, size, generator)
+        changed = values + ndimage.gaussian_filter(mask.astype(float), 0.5) * generator.choice(
+            [-1, 1]
+        ) * generator.uniform(70, 110)
+        return np.clip(np.rint(changed), 0, 255).astype(np.uint8), mask
+    mask = _blob(image.shape, 0.6 * size if kind == "hole" else size, generator)
+    soft = ndimage.gaussian_filter(mask.astype(float), {"stain": 1.5, "smear": 1.0}.get(kind, 0.6))
+    content = {
+        "stain": values * generator.uniform(0.35, 0.55),
+        "smear": ndimage.gaussian_filter(values, 3),
+        "foreign": foreign.astype(float),
+        "hole": np.full_like(values, generator.choice([15, 240])),
+    }[kind]
+    changed = values * (1 - soft) + content * soft
+    return np.clip(np.rint(changed), 0, 255).astype(np.uint8), mask
+
+
+def _blob(shape: tuple[int, ...], size: float, generator: np.random.Generator) -> np.ndarray:
+    noise = ndimage.gaussian_filter(generator.standard_normal(shape), size / 3)
+    y, x = (np.arange(side) - generator.uniform(size / 2, side - size / 2) for side in shape)
+    return np.hypot(y[:, None], x[None]) / (size / 2) + 0.25 * noise / noise.std() < 1
+
+
+def _scratch(shape: tuple[int, ...], size: float, generator: np.random.Generator) -> np.ndarray:
+    y, x = (np.arange(side) - generator.uniform(size / 2, side - size / 2) for side in shape)
+    angle, bend = generator.uniform(0, np.pi), generator.uniform(-0.02, 0.02)
+    along = x[None] * np.cos(angle) + y[:, None] * np.sin(angle)
+    aside = y[:, None] * np.cos(angle) - x[None] * np.sin(angle)
+    return (np.abs(aside - bend * along**2) < generator.uniform(1.5, 2.5)) & (np.abs(along) < size)
+
+
+def texture_row(name: str, minutes: float) -> dict[str, Any]:
+    data, other = (prepare(f"{each}-{SIDE}", QUALITY).load() for each in (name, TEXTURES[name]))
+    generator, good = np.random.default_rng(5), data["test"]
+    kinds = [DEFECTS[i % len(DEFECTS)] for i in range(len(good))]
+    bad, masks = zip(
+        *(paint(g, k, o, generator) for g, k, o in zip(good, kinds, other["test"], strict=True)), strict=True
+    )
+    run, seconds = _train(name, data["train"], minutes)
+    found, judging = _detect(run, np.concatenate([good, np.stack(bad)]))
+    truth = np.repeat([False, True], len(good))
+    from halfstride.tasks.detection.metrics import region_overlap
+
+    maps = [np.asarray(_at_size(result.anomaly_map)) for result in found.results]
+    empty = [np.zeros((SIDE, SIDE), bool)] * len(good)
+    pixel_auroc, aupro = region_overlap(maps, [*empty, *masks])
+    scores = np.array([result.pred_score for result in found.results])
+    errors = _pca_errors(data["train"], np.concatenate([good, np.stack(bad)]), 512)
+    smoothed = ndimage.gaussian_filter(errors, (0, 4, 4))
+    per_kind = {
+        kind: roc_auc_score(truth[rows], scores[rows])
+        for kind in DEFECTS
+        if (rows := np.append(np.ones(len(good), bool), np.array(kinds) == kind)).any()
+    }
+    return {
+        "image_auroc": roc_auc_score(truth, scores),
+        "pixel_auroc": pixel_auroc,
+        "aupro": aupro,
+        "image_auroc_by_defect": per_kind,
+        "false_alarms": int((scores[: len(good)] > found.threshold).sum()),
+        "pca_image_auroc": roc_auc_score(truth, smoothed.max((1, 2))),
+        "pca_pixel_auroc": region_overlap(list(smoothed), [*empty, *masks])[0],
+        "cpu_seconds": seconds,
+        "judging_seconds": judging,
+    }
+
+
+def clothes_row(normal: int, minutes: float) -> dict[str, Any]:
+    images, labels = ({part: _idx(part, kind) for part in ("train", "t10k")} for kind in ("images-idx3", "labels-idx1"))
+    train, test, truth = images["train"][labels["train"] == normal], images["t10k"], labels["t10k"] != normal
+    run, seconds = _train(f"clothes-{normal}", train, minutes)
+    found, judging = _detect(run, test)
+    scores = np.array([result.pred_score for result in found.results])
+    return {
+        "image_auroc": roc_auc_score(truth, scores),
+        "false_alarms": float((scores[~truth] > found.threshold).mean()),
+        "pca_image_auroc": roc_auc_score(truth, _pca_errors(train, test, 32).mean((1, 2))),
+        "cpu_seconds": seconds,
+        "judging_seconds": judging,
+    }
+
+
+def _idx(part: str, kind: str) -> np.ndarray:
+    import gzip
+
+    packed = gzip.decompress((FASHION / f"{part}-{kind}-ubyte.gz").read_bytes())
+    return np.frombuffer(packed, np.uint8, offset=16 if "3" in kind else 8).reshape(
+        -1, *((28, 28) if "3" in kind else ())
+    )
+
+
+def _train(name: str, images: np.ndarray, minutes: float) -> tuple[Path, float]:
+    """Train and fit by the command; the run, and the CPU seconds that it took."""
+    folder = WORK / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    np.save(folder / "good.npy", images)
+    command = [sys.executable, "-m", "halfstride", "train", str(folder / "good.npy"), "--out", str(folder / "run")]
+    process = subprocess.Popen([*command, "--minutes", f"{minutes:g}"], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}.")
+    return folder / "run", usage.ru_utime + usage.ru_stime
+
+
+def _detect(run: Path, images: np.ndarray) -> tuple[Any, float]:
+    import halfstride
+
+    opened = halfstride.load_run(run)
+    started = time.process_time()
+    return opened.detect(images), time.process_time() - started
+
+
+def _at_size(anomaly_map: np.ndarray) -> Any:
+    from PIL import Image
+
+    return Image.fromarray(anomaly_map).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+
+
+def _pca_errors(train: np.ndarray, images: np.ndarray, numbers: int) -> np.ndarray:
+    """Squared errors N×H×W of PCA with as many numbers, or as many as there are images for."""
+    flat = train.reshape(len(train), -1) / 255
+    pca = PCA(min(numbers, len(train) // 2), svd_solver="randomized", random_state=0).fit(flat)
+    asked = images.reshape(len(images), -1) / 255
+    return ((pca.inverse_transform(pca.transform(asked)) - asked) ** 2).reshape(images.shape)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.detection", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default="", metavar="SUBSTRING", help="only rows with this in their name")
+    parser.add_argument(
+        "--minutes", type=float, default=1.0, help="of each training, without its detector (%(default)s)"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the JSON (%(default)s)")
+    arguments = parser.parse_args()
+    rows = {f"clothes {c}": lambda c=c: clothes_row(c, arguments.minutes) for c in range(10)}
+    rows |= {f"texture {t}": lambda t=t: texture_row(t, arguments.minutes) for t in TEXTURES}
+    content = {"processor": processor(), "minutes": arguments.minutes, "rows": {}}
+    if arguments.out.exists():
+        content = json.loads(arguments.out.read_text())
+    for name, row in rows.items():
+        if arguments.only in name and name not in content["rows"]:
+            content["rows"][name] = row()
+            temporary = arguments.out.with_name(f".{arguments.out.name}.unfinished")
+            temporary.write_text(json.dumps(content, indent=1) + "\n")
+            temporary.replace(arguments.out)
+            print(
+                name,
+                {key: round(value, 4) for key, value in content["rows"][name].items() if isinstance(value, float)},
+                flush=True,
+            )
+    for kind in ("clothes", "texture"):
+        done = [row for name, row in content["rows"].items() if name.startswith(kind)]
+        if done:
+            means = {key: np.mean([row[key] for row in done]) for key in ("image_auroc", "pca_image_auroc")}
+            print(f"{kind}: mean of {len(done)}: " + ", ".join(f"{key} {value:.4f}" for key, value in means.items()))
+
+
+if __name__ == "__main__":
+    main()
