@@ -41,6 +41,7 @@ from halfstride.tasks import denoise as denoise
 from halfstride.tasks import detect as detect
 from halfstride.tasks import duplicates as duplicates
 from halfstride.tasks import embed as embed
+from halfstride.tasks import export as export
 from halfstride.tasks import fit_detector as fit_detector
 from halfstride.tasks import load_run as load_run
 from halfstride.tasks import similar as similar

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from halfstride.tasks.denoising import Denoised
     from halfstride.tasks.detection import Detections, FittedDetector
     from halfstride.tasks.embedding import Embedding
+    from halfstride.tasks.exporting import Exported
     from halfstride.tasks.near_duplicates import Duplicates
     from halfstride.tasks.search import Neighbours
 
@@ -63,6 +64,12 @@ class TrainedRun:
             )
         size = None if own_size else self.model.image_size
         return Reader(self.model.channels, size, options.fit, options.white or 65_535)
+
+    def export(self, out: str | Path, **options: Any) -> Exported:
+        """Write the run as one file that needs no halfstride: see `halfstride.export`."""
+        from halfstride.tasks.exporting import export
+
+        return export(self, out, **options)
 
     def fit_detector(self, good: Any = None, **options: Any) -> FittedDetector:
         """Fit a detector to good images, by default those of the training: see `halfstride.fit_detector`."""

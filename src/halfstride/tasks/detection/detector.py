@@ -104,6 +104,12 @@ class Detector(nn.Module):
         described, logits = self._look(images)
         return self._judge(described, logits)
 
+    def whole(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` returns, never in tiles: for export, where the size is not known."""
+        if self.model.takes_any_size:
+            return self.from_places(self.untiled_places(images))
+        return self(images)  # type: ignore[no-any-return]
+
     def places(self, images: Tensor) -> Tensor:
         """All that is needed of images, for a latent map place by place: N×K×H/downscale×W/downscale.
 
