@@ -5,5 +5,17 @@ from halfstride.cli import train, sweep, trained, detect, denoise, search, expor
 from halfstride.cli.app import app, main
 
 __all__ = [
-    "app", "denoise", "detect", "doctor", "export", "main", "optimize", "search", "size", "studio", "sweep", "train", "trained",
-]  # fmt: skip
+    "app",
+    "denoise",
+    "detect",
+    "doctor",
+    "export",
+    "main",
+    "optimize",
+    "search",
+    "size",
+    "studio",
+    "sweep",
+    "train",
+    "trained",
+]

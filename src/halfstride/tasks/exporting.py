@@ -356,7 +356,7 @@ def _example(
     threshold = ""
     if fitted is not None:
         threshold = (
-            '# Another threshold: inputs["threshold"] = np.float32(...); by default '
+            '# Another threshold: inputs["threshold"] = np.array(..., np.float32); by default '
             f"{fitted.threshold.value:.4f}, for {fitted.threshold.asked:g} false alarms.\n"
         )
     return (
