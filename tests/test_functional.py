@@ -246,16 +246,6 @@ def test_a_constant_input_has_no_border_where_it_is_continued(padding_mode, padd
     assert_close(output, output[..., :1, :1].expand_as(output).contiguous())
 
 
-def test_adjoint_of_a_convolution():
-    x, y, w = random(2, 5, 4, 6), random(2, 3, 8, 13), random(5, 3, 3, 4)
-    padding, stride = ((0, 1), (1, 2)), (2, 2)
-    convolved = F.conv2d(F.pad(y, (1, 2, 0, 1)), w, stride=stride)
-    assert convolved.shape[2:] == (4, 7)
-    x = random(*convolved.shape)
-    back = functional.conv_transpose2d(x, w, stride=stride, padding=padding, output_size=(8, 13))
-    assert abs((convolved * x).sum() - (y * back).sum()) < 1e-9
-
-
 # Sizes ----------------------------------------------------------------------------------------------------------------
 
 
@@ -280,14 +270,6 @@ def test_every_output_size_that_can_be_reached_is_the_beginning_of_the_largest()
         for output in outputs:
             assert_close(output, outputs[-1][..., : output.shape[-1]].contiguous())
     assert_close(transposed[1], F.conv_transpose1d(x, wt, stride=3, padding=1, output_padding=1))
-
-
-def test_same_with_an_output_size_keeps_tensorflows_alignment_for_it():
-    x, w = random(1, 2, 4), random(2, 3, 5)
-    full = F.conv_transpose1d(x, w, stride=2)  # 11 positions
-    for size, start in {8: 1, 7: 2}.items():
-        output = functional.conv_transpose1d(x, w, stride=2, padding="same", output_size=size)
-        assert_close(output, full[..., start : start + size].contiguous())
 
 
 # Types and kinds of tensors -------------------------------------------------------------------------------------------
@@ -333,13 +315,6 @@ def test_autocast_rounds_no_more_than_torchs_own():
     assert errors["by_parts"] < 0.9 * errors["native"]  # which rounds its weights too
 
 
-@pytest.mark.parametrize("functions", [TRANSPOSED, RESIZE, SUBPIXEL])
-def test_meta_tensors(functions):
-    shape = (4, 4) if functions is not SUBPIXEL else (16, 4)
-    x, w = torch.empty(2, 4, 5, 6, device="meta"), torch.empty(*shape, 3, 3, device="meta")
-    assert functions[1](x, w, padding="same").shape[:2] == (2, 4)
-
-
 # Bad input ------------------------------------------------------------------------------------------------------------
 
 X, WT, WR, WS = torch.ones(1, 4, 14, 14), torch.ones(4, 2, 3, 3), torch.ones(2, 4, 3, 3), torch.ones(8, 4, 3, 3)
@@ -350,8 +325,6 @@ PINNED = {
     "choose 27 or 28.": lambda: T(X, WT, None, 2, 1, output_size=31),
     "`output_size` (=26) cannot be reached from input size 14 with kernel_size=3, stride=2, padding=(0, 1), "
     "dilation=3: choose 32 to 34.": lambda: T(X, WT, None, 2, ((0, 1), (0, 1)), dilation=3, output_size=26),
-    "`output_size` (=15) cannot be reached from input size 14 with kernel_size=3, stride=1, padding=1: "
-    "choose 14.": lambda: T(X, WT, None, 1, 1, output_size=15),
     "`output_size` (=29) cannot be reached from input size 14 with stride=2, padding='same': choose 27 or 28.": (
         lambda: T(X, WT, None, 2, "same", output_size=29)
     ),
@@ -381,7 +354,6 @@ PINNED = {
     "`padding` (=((1, 1, 1), 0)) must have pairs (before, after): (1, 1, 1) is none.": (
         lambda: R(X, WR, padding=((1, 1, 1), 0))
     ),
-    "`padding` (=0.5) must be an int.": lambda: R(X, WR, padding=0.5),
     "`padding` (=(-20, -20)) cuts away all of the upsampled input (of size 28): cut less.": (
         lambda: R(X, WR, padding=-20)
     ),
@@ -399,15 +371,11 @@ PINNED = {
     "`stride` (=0) must be at least 1.": lambda: T(X, WT, stride=0),
     "`stride` (=1.5) must be an int of at least 1.": lambda: T(X, WT, stride=1.5),
     "`stride` (=(1, 2, 3)) must be one int, or 2 ints (one per axis).": lambda: T(X, WT, stride=(1, 2, 3)),
-    "`stride` (='2') must be an int of at least 1.": lambda: T(X, WT, stride="2"),
-    "`dilation` (=0) must be at least 1.": lambda: R(X, WR, dilation=0),
     "`scale_factor` (=1.5) must be an int of at least 1. For a scale that is no integer use "
     "torch.nn.functional.interpolate and a convolution.": lambda: R(X, WR, scale_factor=1.5),
     "`groups` (=0) must be at least 1.": lambda: T(X, WT, groups=0),
     "`groups` (=3) must divide the 4 input channels.": lambda: T(X, WT, groups=3),
-    "`groups` (=4) must divide the 2 output channels.": lambda: R(X, WR[:, :1], groups=4),
     "`input` has 4 channels where `weight` (of shape (5, 2, 3, 3)) takes 5.": lambda: T(X, torch.ones(5, 2, 3, 3)),
-    "`input` has 4 channels where `weight` (of shape (2, 3, 3, 3)) takes 3.": lambda: R(X, torch.ones(2, 3, 3, 3)),
     "`weight` (of shape (6, 4, 3, 3)) must have a multiple of 4 output channels, one for each phase of "
     "scale_factor=(2, 2): 6 is none.": lambda: S(X, torch.ones(6, 4, 3, 3)),
     "`weight` (of shape (4, 2, 3)) must have 4 dimensions: two of channels and 2 spatial ones.": (
@@ -418,9 +386,7 @@ PINNED = {
     ),
     "`input` (of shape (1, 4, 0, 14)) must have at least one position along each axis.": lambda: T(X[:, :, :0], WT),
     "`bias` (of shape (3,)) must have shape (2,), one for each channel.": lambda: T(X, WT, torch.ones(3)),
-    "`bias` (of shape (2,)) must have shape (8,), one for each channel.": lambda: S(X, WS, torch.ones(2)),
     "`input` (of torch.int64) must be floating point or complex: convert it with `.float()`.": lambda: T(X.long(), WT),
-    "`weight` (of torch.bool) must be floating point or complex: convert it with `.float()`.": lambda: R(X, WR.bool()),
     "`input`, `weight` and `bias` (of torch.float32, torch.float64) must have the same type: convert them with "
     "`.to(...)`, or use torch.autocast.": lambda: T(X, WT.double()),
     "`algorithm` (='fast') must be one of 'auto', 'native', 'scatter', 'emulated', 'folded', 'phases', "
