@@ -40,10 +40,6 @@ def test_a_row_says_what_its_network_computes(row):
     assert row.weight_shape in [parameter.shape for parameter in module.parameters()]
 
 
-def test_no_row_is_in_the_grid_twice():
-    assert len({row.name for row in LAYERS}) == len(LAYERS)
-
-
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -207,7 +203,6 @@ def test_who_fails_is_named_and_the_others_go_on():
 
 
 def test_who_measures_to_decide_is_prepared_alone():
-    """Beside a compiler at work, `optimize` would decide by chance."""
     task = Task(MODELS[0].name)
     together, *alone = runner._prepared_together(peers_for(task), task)
     assert [[peer.name for peer in group] for group in alone] == [["halfstride channels_last"], ["halfstride"]]

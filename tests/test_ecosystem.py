@@ -90,7 +90,6 @@ def test_compile_every_algorithm_in_one_graph(algorithm):
 
 @OF_TORCH_ABOUT_ITSELF
 def test_compile_products_by_convolutions(monkeypatch):
-    """As many products are, of whatever size, in inference."""
     monkeypatch.setattr(products, "_LEAST", 0)
     layer, convolved = layers.ConvTranspose2d(3, 2, 4, 2, 1, algorithm="scatter"), []
     conv2d = torch.nn.functional.conv2d
@@ -107,7 +106,6 @@ def test_compile_products_by_convolutions(monkeypatch):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch about itself
 @pytest.mark.parametrize("last", [True, False])
 def test_compile_to_machine_code(last):
-    """With the loop that the compiler makes of scattering."""
     layer, x = layers.ConvTranspose2d(3, 2, 3, 2, 1, 1), torch.randn(2, 3, 5, 4)
     x = x.contiguous(memory_format=torch.channels_last) if last else x
     assert_same_with_gradients(torch.compile(layer, fullgraph=True), layer, x)
@@ -217,7 +215,6 @@ def test_parametrizations(name, reparametrize):
 
 
 def test_spectral_norm_takes_the_output_channels_of_a_transposed_convolution():
-    """As it does for torch's own, which it knows by its class."""
     layer = nn.utils.parametrizations.spectral_norm(LAYERS["transposed"]())
     assert layer.parametrizations.weight[0].dim == 1
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import halfstride.geometry as geometry
+from errors import message
 from halfstride.geometry import (
     Solution,
     Window,
@@ -41,12 +42,6 @@ def size_or_none(function, *args, **kwargs):
         return function(*args, **kwargs)
     except (ValueError, RuntimeError):
         return None
-
-
-def message(function, *args, **kwargs) -> str:
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the callers pin the whole text
-        function(*args, **kwargs)
-    return str(caught.value)
 
 
 # Sizes ----------------------------------------------------------------------------------------------------------------
@@ -366,7 +361,6 @@ def test_error_texts(function, arguments, text):
 
 
 def test_the_advice_in_an_error_is_right():
-    """Follow each number that an error names, and one step further."""
     for n, k, s, p, d in product(range(1, 5), range(1, 6), range(1, 4), range(7), range(1, 3)):
         if size_or_none(conv_size, n, k, s, p, d) is None:
             advised = advice(conv_size, n, k, s, p, d)

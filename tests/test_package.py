@@ -28,7 +28,6 @@ def test_every_public_name_can_be_imported_and_is_listed():
 
 
 def test_no_file_hides_a_public_function():
-    """A folder `optimize` would become the attribute `halfstride.optimize` as soon as it is imported."""
     modules = {path.stem for path in PACKAGE.iterdir()}
     assert {"figures", "geometry", "optimizing"} < modules
     hidden = {name for name in modules & set(halfstride.__all__) if callable(getattr(halfstride, name))}

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-import halfstride
 from halfstride.autoencoder import ConvAutoencoder, Evaluation, evaluate, scores, scoring
 from halfstride.autoencoder.baselines import PCA, Thumbnail
 from halfstride.autoencoder.images import to_float
@@ -159,7 +158,6 @@ def test_a_collapsed_model():
 
 
 def test_an_undertrained_model():
-    """A real net, stopped while it learns."""
     images = collection()
     model, metrics = trained(images, 40)
     evaluation = evaluate(model, images, metrics=metrics)
@@ -199,7 +197,6 @@ def coarse(count, seed, size=SIZE):
 
 
 def test_a_model_that_is_worse_than_image_files_is_told_so():
-    """Images of sharp edges, which take a file few bytes and a smooth method many numbers."""
     images = collection(lambda count, seed: (coarse(count, seed, 64) > 127).to(torch.uint8) * 255)
     better = Thumbnail(images.train.images, 900)
     model = grey()
@@ -238,8 +235,6 @@ def test_errors_are_those_of_their_definitions():
 
 
 def test_nearest_neighbours_find_the_classes_that_a_code_tells():
-    """Blobs in the upper half are of another class than those in the lower half."""
-
     def labelled(count, seed):
         images = blobs(count, seed)
         return MemorySplit(images, (images[:, 0, :8].sum((1, 2)) > images[:, 0, 8:].sum((1, 2))).long())
@@ -262,7 +257,6 @@ def test_units_that_never_vary_are_not_in_use():
 
 
 def test_test_images_steer_nothing():
-    """Neither a baseline nor what is compared on validation images depends on them."""
     one, other = (evaluate(knowing(), collection(test=blobs(60, seed=seed))) for seed in (2, 3))
     assert [row.validation_mse for row in one.rows] == [row.validation_mse for row in other.rows]
     assert [row.note for row in one.rows] == [row.note for row in other.rows]
@@ -367,7 +361,6 @@ def test_pairs_have_targets_of_their_own():
 
 
 def test_processes_corrupt_every_image_as_one_process_does(monkeypatch):
-    """Images are dealt out like cards; each keeps the corruption that belongs to its place."""
     images = MemorySplit(blobs(11))
     seen = {}
 
@@ -478,7 +471,3 @@ def test_the_picture_has_a_row_for_each_method():
     labels = [axes.get_ylabel().splitlines()[0] for axes in figure.axes[::count]]
     assert labels == ["original", "this model", "PCA", "thumbnail"]
     assert all(axes.get_xlabel().endswith(" dB") for axes in figure.axes[count:])
-
-
-def test_evaluate_is_public():
-    assert halfstride.evaluate is evaluate

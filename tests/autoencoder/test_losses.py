@@ -62,7 +62,6 @@ def test_sharp_is_ssim_and_l1_below_32_pixels(size):
     ("size", "scales"), [((32, 32), 2), ((64, 48), 3), ((96, 100), 4), ((176, 180), 5), ((400, 400), 5)]
 )
 def test_sharp_is_ms_ssim_and_l1_from_32_pixels(size, scales):
-    """Like torchmetrics' own, but for the border, which that leaves out of all scales but the coarsest."""
     target = _smooth(2, 1, *size)
     output = (target + 0.1 * _smooth(2, 1, *size)).clamp(0, 1)
     weights = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)[:scales]

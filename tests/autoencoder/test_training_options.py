@@ -41,9 +41,7 @@ def test_bad_options_are_named(option, value, text):
 
 
 def test_lengths_exclude_each_other():
-    with pytest.raises(
-        ValueError, match=r"`steps` \(=5\) and `minutes` \(=1\.0\) exclude each other: give one of them"
-    ):
+    with pytest.raises(ValueError, match=r"`steps` \(=5\) and `minutes` \(=1\.0\) exclude each other: give one of"):
         TrainingOptions(steps=5, minutes=1.0)
     assert TrainingOptions(epochs=2).length == {"epochs": 2}
     assert TrainingOptions().length == {}
@@ -89,9 +87,7 @@ def test_the_default_crop_is_whole_blocks_of_three_quarters_of_the_image(size, c
 
 
 def test_a_crop_needs_a_map():
-    with pytest.raises(
-        ValueError, match=r'`crop` \(=5\) needs a latent map, which takes images of any size: latent="m'
-    ):
+    with pytest.raises(ValueError, match=r"`crop` \(=5\) needs a latent map, which takes images of any size"):
         TrainingOptions(crop=5).chosen(small_model(), load_images(pictures()))
 
 

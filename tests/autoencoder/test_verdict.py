@@ -114,7 +114,6 @@ def test_each_defect_has_its_verdict_and_names_the_way_out(case):
     ],
 )
 def test_the_kind_of_latent_is_doubted_only_where_the_data_speak_for_the_other(layout, latent, way):
-    """PCA beats the thumbnail by far only where images share a layout."""
     rivals = [Rival("thumbnail", 0.01, 0.01), Rival("PCA", 0.004 if layout else 0.01, 0.004 if layout else 0.01)]
     verdict = judge(Facts(0.02, 0.02, 0.02, 0.06, 0.05, rivals, 32, latent))
     assert verdict.kind.startswith("worse than")

@@ -15,7 +15,10 @@ from small_commands import VECTOR
 
 @pytest.fixture
 def halfstride(capsys, monkeypatch, tmp_path):
-    """Run a command in an empty folder: its exit code, what it printed, and what it said on stderr."""
+    """Run a command in an empty folder: its exit code, what it printed, and what it said on stderr.
+
+    `halfstride.out` is what one prints that must succeed, `halfstride.error` the one line of one that must fail.
+    """
     monkeypatch.chdir(tmp_path)
     for name in ("FORCE_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
@@ -25,6 +28,17 @@ def halfstride(capsys, monkeypatch, tmp_path):
             cli.main(list(map(str, arguments)))
         return stopped.value.code or 0, *capsys.readouterr()
 
+    def out(*arguments):
+        code, out, err = run(*arguments)
+        assert code == 0, err
+        return out
+
+    def error(*arguments):
+        code, _, err = run(*arguments)
+        assert (code, err.count("\n")) == (1, 1), err
+        return err
+
+    run.out, run.error = out, error
     return run
 
 

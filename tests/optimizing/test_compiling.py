@@ -213,7 +213,6 @@ def test_what_is_easily_overlooked(run, order):
 
 @pytest.mark.parametrize("outputs", [3, 40])
 def test_sizes_of_a_decoder_that_change(outputs, became):
-    """Up to the size of a skip connection, and with batches of any size in one graph."""
     graphs = []
 
     def backend(graph, example_inputs):
@@ -260,7 +259,6 @@ def test_autocast_and_half_types(became):
 
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
 def test_by_its_name_through_inductor(became):
-    """As a stranger calls it; also a model that `optimize` has been at."""
     model = randomised(Model(lambda m, x: m.conv(F.silu(up(x))), conv=conv()))
     x = image()
     expected = results(copy.deepcopy(model), [x])

@@ -217,7 +217,6 @@ def test_undo_of_a_forward_that_was_wrapped_since():
 
 
 def test_what_a_mode_of_other_code_records():
-    """Such as `diagnose`, which judges the model's own operators."""
     model = nn.Sequential(nn.Upsample(scale_factor=2), conv())
     optimize(model, image())
     with Calls() as calls, ran_folded() as ran:
@@ -577,9 +576,7 @@ def test_bad_input():
     expected = r"^`model` \(Sequential\) raises RuntimeError on the example inputs \(2×5×5×6\): Given groups=1, weight"
     with pytest.raises(ValueError, match=expected):
         halfstride.optimize(simple(), image(5))
-    with pytest.raises(
-        ValueError, match=r"^`model` \(Sequential\) raises TypeError on the example inputs \(x=2×4×5×6\): "
-    ):
+    with pytest.raises(ValueError, match=r"^`model` \(Sequential\) raises TypeError on the example inputs"):
         halfstride.optimize(simple(), {"x": image()})
     model = Model(lambda m, x, scale: F.interpolate(x, scale_factor=scale), conv=conv())
     assert not halfstride.optimize(model, (image(), 2))[1].optimized

@@ -65,7 +65,6 @@ def test_concatenation_with_a_skip_connection(run):
 
 
 def test_slopes_of_channels_that_are_joined():
-    """A PReLU that has one for each channel, of which the parts of a concatenation have fewer."""
     model = randomised(Model(lambda m, x: m.wide(m.act(torch.cat([up(x), up(x)], 1))), wide=conv(8), act=nn.PReLU(8)))
     check(model, image(), finds=0)
     check(randomised(Model(lambda m, x: m.conv(m.act(up(x))), conv=conv(), act=nn.PReLU(4))), image())
@@ -81,8 +80,6 @@ def test_left_as_it_was_and_right(run):
 
 @pytest.mark.parametrize("run", IN_PLACE, ids=lambda run: run.__name__)
 def test_changes_in_place(run):
-    """The second convolution is there to be found, so that upsampling is put off in any case."""
-
     def forward(m, x):
         return run(m, x), m.other(up(x)), m.other(up(x[:, :2]).repeat(1, 2, 1, 1)), m.two(up(x[:, :2]))
 
@@ -112,8 +109,6 @@ def upsampled(x):
 
 
 def test_memory_that_another_tensor_takes():
-    """By `set_`, which `torch.compile` does not know."""
-
     def run(m, x):
         y = up(x)
         y.set_(up(x + 1))

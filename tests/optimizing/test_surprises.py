@@ -115,7 +115,6 @@ def test_an_expansion_of_one_position_is_a_view():
     ids=["transposed", "resize", "circular convolution", "circular padding"],
 )
 def test_orders_in_memory_and_images_of_one_position(make, order):
-    """Also the strides of the results are those that torch gives them: what follows may view."""
     model = randomised(make()).eval().to(memory_format=order)
     original = copy.deepcopy(model)
     with torch.no_grad():
@@ -203,7 +202,6 @@ def test_a_model_that_cannot_be_trained_is_optimised_for_inference():
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
 @pytest.mark.parametrize("registered", [True, False])
 def test_attention_keeps_its_fast_path(registered):
-    """Where it writes zeros at positions that are masked, which the slow one does not."""
     encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 1).eval()
     parts = {"encoder": encoder} if registered else {}
     model = Model(lambda m, x, mask: m.a(up(encoder(x, src_key_padding_mask=mask).mT)), a=conv1d(), **parts).eval()
@@ -293,8 +291,6 @@ def test_example_inputs_that_cannot_be_compared():
 
 
 def test_a_coordinate_grid_of_repeated_numbers():
-    """Repetition of a tensor without channels, as reference points of attention are written."""
-
     def run(m, x):
         y, z = torch.meshgrid(torch.arange(5.0), torch.arange(6.0), indexing="ij")
         grid = y.reshape(-1) + z.reshape(-1)

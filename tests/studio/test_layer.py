@@ -99,7 +99,6 @@ def test_every_position_has_one_phase_and_the_phases_hold_the_whole_kernel(layer
 
 @pytest.mark.parametrize(("form", "n", "p"), [("transposed", 9, 0), ("resize", 9, 1), ("subpixel", 9, 1)])
 def test_a_phase_answers_a_constant_input_with_its_gain(form, n, p):
-    """Away from the borders: that is what the phases' kernels are for."""
     told = explain(Layer(form=form, dims=1, input_size=n, kernel_size=3, stride=2, padding=p, input=(1,) * n))
     middle = range(6, len(told.output) - 6)
     for phase in told.phases.kernels:
@@ -130,11 +129,6 @@ def test_coverage_and_its_verdict_are_those_of_geometry(layer):
             "in a regular pattern.",
         ),
         (
-            Layer(form="conv", input_size=7, padding=1),
-            "Uneven coverage in the gradient: stride 2 does not divide kernel 3, so each input is read by 1, 2 "
-            "or 4 taps, in a regular pattern.",
-        ),
-        (
             Layer(dims=1, kernel_size=4, dilation=2),
             "Uneven coverage: stride 2 and dilation 2 have a common divisor, so each output is reached by 0 or 4 taps, "
             "in a regular pattern.",
@@ -143,10 +137,6 @@ def test_coverage_and_its_verdict_are_those_of_geometry(layer):
             Layer(dims=1, kernel_size=4, kernel=(1, 2, 3, 4)),
             "Even coverage, 2 taps for every phase; but the outputs for a constant input of 1 are 4 to 6 with these "
             "weights: a checkerboard.",
-        ),
-        (
-            Layer(dims=1, kernel_size=4, kernel=(1, 3, 3, 1)),
-            "Even: every phase has 2 taps, and all phase gains are equal with these weights.",
         ),
         (
             Layer(form="resize", padding=1),
@@ -207,13 +197,10 @@ def test_products_are_those_of_the_plan():
             {"form": "resize", "output_padding": 1},
             "`output_padding` (=1) belongs to transposed convolutions: set it to 0.",
         ),
-        ({"kernel_size": 0}, "`kernel_size` (=0): Input should be greater than or equal to 1."),
-        ({"input": "1,2"}, "`input` (of 2 numbers) must have 9, row by row."),
         (
             {"kernel": "1,two"},
             "`kernel.1` (='two'): Input should be a valid number, unable to parse string as a number.",
         ),
-        ({"input": "nan"}, "`input.0` (='nan'): Input should be a finite number."),
         (
             {"input_size": 12, "stride": 4},
             "The output would have 47 positions along each axis; up to 18 can be shown with 2 axes: choose a smaller "

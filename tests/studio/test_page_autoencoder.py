@@ -64,7 +64,6 @@ def test_a_single_number_of_the_code_is_moved(visit, runs):
 
 
 def test_an_answer_takes_back_nothing_that_was_chosen_meanwhile(visit, runs):
-    """Sliders and plane are moved while earlier answers are still on their way, and these come one by one."""
     page = visit("/autoencoder?run=deep")
     model = ConvAutoencoder.from_pretrained(runs / "deep")
     settle(page)

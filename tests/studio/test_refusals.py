@@ -167,7 +167,6 @@ def test_only_the_page_itself_may_ask(client, headers, status):
 
 
 def test_a_link_from_elsewhere_still_opens_the_page(client):
-    """A shared address is for following; the page that it opens then asks by itself."""
     assert client.get("/", headers={"sec-fetch-site": "cross-site"}).status_code == 200
 
 
@@ -216,7 +215,6 @@ def test_two_hundred_requests_at_once_are_all_answered(client):
 
 
 def test_pages_and_drags_do_not_wait_for_pictures_and_diagnoses(runs, monkeypatch):
-    """Everything that takes long is held up; everything else answers all the same."""
     begun, go_on = threading.Event(), threading.Event()
 
     def held(*_):
@@ -249,7 +247,6 @@ def test_a_port_that_is_taken_is_stepped_over():
 
 
 def test_answers_are_sent_at_once_and_by_one_thread_each(monkeypatch):
-    """Nagle's algorithm would hold the second half of every answer back until the browser confirms the first."""
     import asyncio
 
     import uvicorn

@@ -80,7 +80,6 @@ def test_packing_is_left_where_torch_multiplies_one_matrix():
 
 
 def test_one_weight_can_be_packed_in_several_ways(monkeypatch):
-    """As a transposed and as a resize kernel, and as one of two dilations, where all else is the same."""
     monkeypatch.setattr(packed, "_gains", lambda *_: True)
     weight, x = torch.nn.Parameter(torch.randn(32, 32, 3, 3)), torch.randn(1, 32, 5, 5)
     ways = [
@@ -96,7 +95,6 @@ def test_one_weight_can_be_packed_in_several_ways(monkeypatch):
 
 
 def test_kernels_of_stride_1_are_not_packed():
-    """With many images oneDNN finds an order of its own twice as fast."""
     with torch.no_grad():
         for stride, worth in ((2, True), (1, False)):
             case = transposed_case(2, (64, 128, 1, 1), (128, 64, 4, 4), stride)

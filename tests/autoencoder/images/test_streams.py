@@ -68,7 +68,6 @@ def test_worker_processes_change_neither_order_nor_random_numbers(folder):
 
 
 def test_what_the_workers_need_can_be_sent_to_them(folder):
-    """Where processes are not forked, what the workers know goes there as bytes."""
     split = streamed(folder).train
     decoder = pickle.loads(pickle.dumps(split.decoder))
     share = next(split._shares(Epoch(4, seed=0, epoch=0, shuffle=True, rank=0, world_size=1, skip=0)))
@@ -142,9 +141,7 @@ def test_a_folder_that_goes_in_the_middle_is_an_error_after_a_while(folder, monk
     for path in folder.rglob("*.png"):
         path.unlink()
     assert [len(next(batches)) for _ in range(3)] == [1, 1, 1]
-    with pytest.raises(
-        ValueError, match=r"4 steps in a row found no image, the last time because a/\d\d.png cannot be"
-    ):
+    with pytest.raises(ValueError, match=r"4 steps in a row found no image, the last time because a/\d\d.png cannot"):
         next(batches)
 
 
@@ -207,7 +204,5 @@ def test_a_sample_decodes_only_what_it_shows(folder, monkeypatch):
     assert dict(stream.train.skipped)[found.names[2]] == "is empty"
     for path in folder.rglob("*.png"):
         path.unlink(missing_ok=True)
-    with pytest.raises(
-        ValueError, match=r"gives no image of 6 for a sample: ./\d\d.png cannot be opened: No such file"
-    ):
+    with pytest.raises(ValueError, match=r"gives no image of 6 for a sample: ./\d\d.png cannot be opened: No such"):
         stream.train.sample(6)
