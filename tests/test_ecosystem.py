@@ -24,13 +24,18 @@ LAYERS = {
     "subpixel-uneven": lambda: layers.SubpixelConv2d(3, 4, 3, (2, 3), 1, padding_mode="circular"),
 }
 OTHER_DIMENSIONS = {
-    "transposed-1d": (lambda: layers.ConvTranspose1d(3, 4, 3, 2, "same"), (2, 3, 7)),
-    "transposed-3d": (lambda: layers.ConvTranspose3d(3, 4, 3, 2, 1, 1), (2, 3, 2, 3, 4)),
-    "resize-1d": (lambda: layers.ResizeConv1d(3, 4, 3), (2, 3, 7)),
-    "resize-3d": (lambda: layers.ResizeConv3d(3, 4, 3), (2, 3, 2, 3, 4)),
-    "subpixel-1d": (lambda: layers.SubpixelConv1d(3, 4, 3), (2, 3, 7)),
-    "subpixel-3d": (lambda: layers.SubpixelConv3d(3, 4, 3), (2, 3, 2, 3, 4)),
+    f"{name}-{axes}d": getattr(layers, f"{kind}{axes}d")
+    for name, kind in (("transposed", "ConvTranspose"), ("resize", "ResizeConv"), ("subpixel", "SubpixelConv"))
+    for axes in (1, 3)
 }
+
+
+def made(name):
+    """A layer, and an input for it."""
+    if name in LAYERS:
+        return LAYERS[name](), torch.randn(2, 3, 5, 6)
+    options = {"stride": 2, "padding": 1} if name.startswith("transposed") else {}
+    return OTHER_DIMENSIONS[name](3, 4, 3, **options), torch.randn(2, 3, *((7,) if name.endswith("1d") else (2, 3, 4)))
 
 
 @pytest.fixture(autouse=True)
@@ -147,8 +152,7 @@ def run_onnx(layer, x):
 @pytest.mark.parametrize("gradients", [False, True])
 @pytest.mark.parametrize("name", [*LAYERS, *OTHER_DIMENSIONS])
 def test_a_trace_is_the_layer_at_the_size_it_was_traced_at(name, gradients):
-    make, shape = OTHER_DIMENSIONS.get(name) or (LAYERS[name], (2, 3, 6, 7))
-    layer, x = make(), torch.randn(shape)
+    layer, x = made(name)
     with torch.set_grad_enabled(gradients):
         assert_close(torch.jit.trace(layer, x)(x), layer(x))
 
@@ -156,10 +160,9 @@ def test_a_trace_is_the_layer_at_the_size_it_was_traced_at(name, gradients):
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", ["transposed", "resize", "resize-replicate", "subpixel", "resize-1d", "resize-3d"])
 def test_what_torchs_operators_can_say_holds_at_other_sizes_of_a_trace(name):
-    make, shape = OTHER_DIMENSIONS.get(name) or (LAYERS[name], (2, 3, 6, 7))
-    layer = make()
-    traced = torch.jit.trace(layer, torch.randn(shape))
-    x = torch.randn(3, 3, *(n + 4 for n in shape[2:]))
+    layer, x = made(name)
+    traced = torch.jit.trace(layer, x)
+    x = torch.randn(3, 3, *(n + 4 for n in x.shape[2:]))
     assert_close(traced(x), layer(x))
 
 
@@ -176,8 +179,7 @@ def test_what_torchs_operators_can_say_holds_at_other_sizes_of_a_trace(name):
     ],
 )
 def test_onnx_of_standard_operators_gives_equal_results(name, operators):
-    make, size = OTHER_DIMENSIONS.get(name) or (LAYERS[name], (2, 3, 5, 6))
-    layer, x = make().eval(), torch.randn(size)
+    layer, x = made(name)
     output, found = run_onnx(layer, x)
     assert_close(output, layer(x).detach())
     assert found == operators
@@ -188,8 +190,7 @@ def test_onnx_of_standard_operators_gives_equal_results(name, operators):
 
 @pytest.mark.parametrize("name", [*LAYERS, *OTHER_DIMENSIONS])
 def test_deepcopy_and_pickle(name):
-    make, size = OTHER_DIMENSIONS.get(name) or (LAYERS[name], (2, 3, 5, 6))
-    layer, x = make(), torch.randn(size)
+    layer, x = made(name)
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         assert torch.equal(other(x), layer(x))
         assert repr(other) == repr(layer)
@@ -259,11 +260,9 @@ def test_forward_mode_differentiation(name):
 
 @pytest.mark.parametrize("name", [*LAYERS, *OTHER_DIMENSIONS])
 def test_built_on_the_meta_device_and_materialised(name):
-    make, size = OTHER_DIMENSIONS.get(name) or (LAYERS[name], (2, 3, 5, 6))
-    expected = make()
+    expected, x = made(name)
     with torch.device("meta"):
-        layer = make()
-    assert layer(torch.empty(size, device="meta")).shape == expected(torch.randn(size)).shape
+        layer, empty = made(name)
+    assert layer(empty).shape == expected(x).shape
     layer.to_empty(device="cpu").load_state_dict(expected.state_dict())
-    x = torch.randn(size)
     assert_close(layer(x), expected(x))

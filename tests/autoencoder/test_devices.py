@@ -43,34 +43,19 @@ def test_the_environment_is_left_as_it_was(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("error", "batch_size", "text"),
+    ("error", "batch_size", "place", "way"),
     [
-        (
-            torch.OutOfMemoryError("CUDA"),
-            8,
-            "`batch_size` (=8) does not fit into the device's memory: use a batch size of 4.",
-        ),
-        (
-            RuntimeError("MPS backend out of memory (...)"),
-            9,
-            "`batch_size` (=9) does not fit into the device's memory: use a batch size of 4.",
-        ),
-        (
-            RuntimeError("DefaultCPUAllocator: ..."),
-            1,
-            "`batch_size` (=1) does not fit into memory: use smaller images or a smaller `width`.",
-        ),
-        (
-            torch.OutOfMemoryError("CUDA"),
-            None,
-            "`images` do not fit into the device's memory: use smaller ones, or `device` cpu.",
-        ),
+        (torch.OutOfMemoryError("CUDA"), 8, "the device's memory", "use a batch size of 4."),
+        (RuntimeError("MPS backend out of memory (...)"), 9, "the device's memory", "use a batch size of 4."),
+        (RuntimeError("DefaultCPUAllocator: ..."), 1, "memory", "use smaller images or a smaller `width`."),
+        (torch.OutOfMemoryError("CUDA"), None, "the device's memory", "use smaller ones, or `device` cpu."),
     ],
 )
-def test_exhausted_memory_is_one_line(error, batch_size, text):
+def test_exhausted_memory_is_one_line(error, batch_size, place, way):
     with pytest.raises(ValueError) as caught, within_memory(batch_size):  # noqa: PT011  # compared in full
         raise error
-    assert str(caught.value) == text
+    what = f"`batch_size` (={batch_size}) does" if batch_size else "`images` do"
+    assert str(caught.value) == f"{what} not fit into {place}: {way}"
 
 
 def test_other_errors_pass():

@@ -7,8 +7,6 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 from halfstride.autoencoder.mirroring import MirrorError
@@ -48,37 +46,32 @@ def train_steps(model, steps=5):
 # Sizes ------------------------------------------------------------------------------------------------------------
 
 
-@st.composite
-def encoders(draw: st.DrawFn) -> tuple[nn.Sequential, tuple[int, int], int, bool]:
-    """Convolutions with strides and poolings, and sometimes a Linear behind them; image size, channels, vector?"""
-    size = tuple(draw(st.one_of(st.integers(7, 40), st.sampled_from((11, 13, 29, 31, 37)))) for _ in range(2))
-    channels = draw(st.sampled_from((1, 2, 3)))
-    stack, inputs, left = [], channels, min(size)
-    for _ in range(draw(st.integers(1, 3))):
-        kernel = draw(st.integers(1, min(5, left)))
-        stride = draw(st.integers(1, 3))
-        if draw(st.booleans()):
-            outputs = draw(st.integers(1, 4))
-            stack += [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2), nn.BatchNorm2d(outputs), nn.ReLU()]
-            inputs = outputs
-        else:
-            stack.append(draw(st.sampled_from((nn.MaxPool2d, nn.AvgPool2d)))(kernel, stride, kernel // 2))
-        left = (left + 2 * (kernel // 2) - kernel) // stride + 1
-    vector = draw(st.booleans())
-    if vector:
-        with torch.no_grad():
-            features = nn.Sequential(*stack).eval()(torch.zeros(1, channels, *size)).numel()
-        stack += [nn.Flatten(), nn.Linear(features, 3)]
-    return nn.Sequential(*stack), size, channels, vector
+def stack(*layers, features=0):
+    """Layers, and behind them a vector of 3 codes where the number of features is given."""
+    return nn.Sequential(*layers, *([nn.Flatten(), nn.Linear(features, 3)] if features else []))
 
 
-@settings(max_examples=60)
-@given(encoders(), st.sampled_from(("transposed", "resize", "subpixel")), st.booleans())
-def test_images_of_any_size_come_back_at_exactly_that_size(case, upsampling, freeze):
-    encoder, size, channels, vector = case
-    model = EncoderAutoencoder(encoder, size, channels, upsampling=upsampling, freeze=freeze)
-    assert model.latent == ("vector" if vector else "map")
-    assert len(model.latent_shape) == (1 if vector else 3)
+# Image size, channels, encoder; all geometries are drawn in the tests of `mirror`.
+ENCODERS = {
+    "strides": (
+        (37, 29),
+        1,
+        lambda: stack(nn.Conv2d(1, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 5, 3)),
+    ),
+    "poolings": ((11, 40), 3, lambda: stack(nn.Conv2d(3, 2, 4, padding=2), nn.MaxPool2d(3, 2), nn.AvgPool2d(2, 3, 1))),
+    "vector": ((31, 13), 2, lambda: stack(nn.Conv2d(2, 4, 3, 3), nn.ReLU(), nn.MaxPool2d(2), features=40)),
+    "one position": ((7, 7), 1, lambda: stack(nn.Conv2d(1, 4, 7), features=4)),
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("upsampling", ["transposed", "resize", "subpixel"])
+@pytest.mark.parametrize("freeze", [False, True])
+def test_images_of_any_size_come_back_at_exactly_that_size(name, upsampling, freeze):
+    size, channels, make = ENCODERS[name]
+    model = EncoderAutoencoder(make(), size, channels, upsampling=upsampling, freeze=freeze)
+    assert model.latent == ("map" if name in ("strides", "poolings") else "vector")
+    assert len(model.latent_shape) == (3 if model.latent == "map" else 1)
     assert model.latent_dim == model.latent_shape[0]
     assert model.image_size == size
     images = torch.rand(2, channels, *size)

@@ -22,12 +22,7 @@ def facts(**changes):
         "test": 0.005,
         "data_variance": 0.06,
         "output_variance": 0.05,
-        "rivals": [
-            Rival("mean image", 0.06, 0.06),
-            Rival("thumbnail", 0.03, 0.03),
-            Rival("PCA", 0.01, 0.01),
-            *rivals,
-        ],
+        "rivals": [Rival("mean image", 0.06, 0.06), Rival("thumbnail", 0.03, 0.03), Rival("PCA", 0.01, 0.01), *rivals],
         "numbers": 32,
         "latent": "vector",
         "doubled": 0.008,

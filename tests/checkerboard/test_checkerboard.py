@@ -9,15 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.checkerboard import Autoencoder
-from halfstride import (
-    ConvAutoencoder,
-    ResizeConv2d,
-    SubpixelConv2d,
-    figures,
-    geometry,
-    load_images,
-    to_float,
-)
+from halfstride import ConvAutoencoder, ResizeConv2d, SubpixelConv2d, figures, geometry, load_images, to_float
 from halfstride.checkerboard import UnevenKernelWarning, diagnose, diagnose_image, gain_spread, measure, stack_coverage
 
 

@@ -13,35 +13,6 @@ from halfstride import cli
 from small_commands import VECTOR
 
 
-@pytest.fixture
-def halfstride(capsys, monkeypatch, tmp_path):
-    """Run a command in an empty folder: its exit code, what it printed, and what it said on stderr.
-
-    `halfstride.out` is what one prints that must succeed, `halfstride.error` the one line of one that must fail.
-    """
-    monkeypatch.chdir(tmp_path)
-    for name in ("FORCE_COLOR", "COLUMNS"):
-        monkeypatch.delenv(name, raising=False)
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as stopped:
-            cli.main(list(map(str, arguments)))
-        return stopped.value.code or 0, *capsys.readouterr()
-
-    def out(*arguments):
-        code, out, err = run(*arguments)
-        assert code == 0, err
-        return out
-
-    def error(*arguments):
-        code, _, err = run(*arguments)
-        assert (code, err.count("\n")) == (1, 1), err
-        return err
-
-    run.out, run.error = out, error
-    return run
-
-
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """A folder of two classes of small pictures of different sizes and of broken ones, and a run on it."""

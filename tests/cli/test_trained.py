@@ -14,7 +14,7 @@ from rich.console import Console
 from halfstride import ConvAutoencoder, Evaluation
 from halfstride.autoencoder import Run
 from halfstride.cli.console import show_evaluation, tell
-from small_commands import QUICK, VECTOR
+from small_commands import VECTOR
 
 
 def test_evaluate_prints_json_and_nothing_else(halfstride, run, tmp_path):
@@ -67,14 +67,6 @@ def test_reconstruct_writes_what_the_model_computes(halfstride, run, photos, tmp
     with Image.open(back / "one.png") as picture:
         assert (picture.size, picture.mode) == ((15, 13), "RGB")
         np.testing.assert_allclose(np.asarray(picture) / 255, expected.movedim(0, -1).numpy(), atol=0.51 / 255)
-
-
-def test_a_map_reconstructs_each_picture_at_its_own_size(halfstride, photos, tmp_path):
-    halfstride.out("train", photos, "--size", "16", "--latent", "map", "--out", "run", *QUICK)
-    Image.new("RGB", (41, 23), "teal").save(tmp_path / "teal.png")
-    halfstride.out("reconstruct", "run", "teal.png", photos, "--out", "back")
-    with Image.open(tmp_path / "back" / "teal.png") as picture:
-        assert picture.size == (41, 23)
 
 
 def test_noise_is_added_by_evaluate_and_not_by_reconstruct(halfstride, photos, tmp_path):

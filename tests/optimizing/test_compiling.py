@@ -96,7 +96,7 @@ def test_left_as_it_was_and_right(name, became):
     assert not became()
 
 
-@pytest.mark.parametrize("run", IN_PLACE, ids=lambda run: run.__name__)
+@pytest.mark.parametrize("run", IN_PLACE.values(), ids=IN_PLACE)
 def test_changes_in_place(run, became):
     check(Model(lambda m, x: (run(m, x), m.other(up(x))), conv=conv(), other=conv()), [image()], inference=False)
     assert "resize-convolution" in became()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 from making_runs import CLASSES, change
-from studio_helpers import as_shown, pixels, png
+from studio_helpers import as_shown, pixels, png, restored
 
 from halfstride import ConvAutoencoder, TrainingOptions, to_float
 from halfstride.autoencoder import ImageOptions, Run, reconstruct
@@ -184,25 +184,18 @@ def test_a_run_without_an_evaluation_has_none(folder_client):
 
 
 def test_an_evaluation_of_a_model_that_trains_on_is_called_outdated(folder_client, folder_runs):
-    record = Run(folder_runs / "classes").record
-    before = folder_client.get("/api/runs/classes/progress").json()["evaluation"]
-    assert before is not None
-    change(folder_runs / "classes", stages=[2, 5])
-    try:
+    assert folder_client.get("/api/runs/classes/progress").json()["evaluation"] is not None
+    with restored(folder_runs / "classes" / "run.json"):
+        change(folder_runs / "classes", stages=[2, 5])
         assert folder_client.get("/api/runs/classes/evaluation").json()["outdated"]
-    finally:
-        change(folder_runs / "classes", stages=record["stages"])
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "{}", '{"verdict": NaN}', "[1]"])
 def test_a_damaged_evaluation_is_told_in_one_line(folder_client, folder_runs, text):
     path = folder_runs / "classes" / "evaluation.json"
-    before = path.read_text(encoding="utf-8")
-    try:
+    with restored(path):
         path.write_text(text, encoding="utf-8")
         answer = folder_client.get("/api/runs/classes/evaluation")
-    finally:
-        path.write_text(before, encoding="utf-8")
     assert answer.status_code == 409
     assert re.search(
         r"^evaluation\.json: (`.*evaluation.json` is damaged|`evaluation` has|.*recursion)", answer.json()["error"]

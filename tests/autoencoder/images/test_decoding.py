@@ -82,13 +82,7 @@ EIGHT_BITS = np.array([[0, 0, 0, 1, 1, 1], [1, 2, 127, 128, 255, 255]])
 
 @pytest.mark.parametrize(
     ("image", "format"),
-    [
-        (DEEP, "PNG"),
-        (DEEP, "TIFF"),
-        (DEEP, "PPM"),
-        (DEEP.astype(">u2"), "TIFF"),
-        (DEEP.astype(np.int32), "TIFF"),
-    ],
+    [(DEEP, "PNG"), (DEEP, "TIFF"), (DEEP, "PPM"), (DEEP.astype(">u2"), "TIFF"), (DEEP.astype(np.int32), "TIFF")],
 )
 def test_16_bits_are_divided_by_257(image, format):
     data = file_of(image, format)

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 import itertools
+import json
 import tarfile
 import threading
 
@@ -69,42 +70,14 @@ def parquet(tmp_path):
 
 def tell_sizes(folder, download_size):
     """Let the data set's card say how many images there are and how large its files."""
-    (folder / "README.md").write_text(
-        f"""---
-dataset_info:
-  features:
-  - name: image
-    dtype: image
-  - name: label
-    dtype:
-      class_label:
-        names:
-          '0': even
-          '1': odd
-  splits:
-  - name: train
-    num_bytes: 4000
-    num_examples: 40
-  - name: validation
-    num_bytes: 500
-    num_examples: 5
-  - name: test
-    num_bytes: 1000
-    num_examples: 10
-  download_size: {download_size}
-  dataset_size: 5000
-configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: train-*
-  - split: validation
-    path: validation-*
-  - split: test
-    path: test-*
----
-"""
-    )
+    counts = {"train": 40, "validation": 5, "test": 10}
+    splits = [{"name": name, "num_bytes": 100 * count, "num_examples": count} for name, count in counts.items()]
+    files = [{"split": name, "path": f"{name}-*"} for name in counts]
+    label = {"name": "label", "dtype": {"class_label": {"names": {"0": "even", "1": "odd"}}}}
+    info = {"features": [{"name": "image", "dtype": "image"}, label], "splits": splits}
+    info |= {"download_size": download_size, "dataset_size": 5500}
+    card = {"dataset_info": info, "configs": [{"config_name": "default", "data_files": files}]}
+    (folder / "README.md").write_text(f"---\n{json.dumps(card)}\n---\n")  # JSON is YAML
 
 
 def numbers(batches):

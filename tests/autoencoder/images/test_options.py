@@ -39,11 +39,7 @@ def test_what_was_chosen_is_filled_in_and_gives_the_same_images_again(folder, mo
     (folder / "large.png").unlink()
     (folder / "bright.png").unlink()
     again = options.load()
-    for split, other in (
-        (images.train, again.train),
-        (images.validation, again.validation),
-        (images.test, again.test),
-    ):
+    for split, other in ((images.train, again.train), (images.validation, again.validation), (images.test, again.test)):
         assert split.names == other.names
         assert torch.equal(split.images, other.images)
     streamed = options.load(memory_limit=0)

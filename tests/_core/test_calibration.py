@@ -12,7 +12,7 @@ from benchmarks.report import geometric_mean
 from benchmarks.rows import LAYERS, parse
 from halfstride._core import planner
 
-RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 
 
 @pytest.fixture(scope="module", params=list(product(("avx2", "avx512"), ("forward", "training"))), ids="-".join)
