@@ -28,9 +28,6 @@ SMALL = [
 ]
 
 
-# Rows -----------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("row", LAYERS, ids=lambda row: row.name)
 def test_a_row_says_what_its_network_computes(row):
     task = Task(row.name, device="meta")
@@ -76,9 +73,6 @@ def test_fewest_bytes_count_every_tensor_once():
     row = parse("transposed 1x2x3x3 -> 4 k2 s2")
     assert fewest_bytes(row) == 4 * (2 * 9 + 2 * 4 * 4 + 4 * 36)
     assert fewest_bytes(row, itemsize=2, training=True) == fewest_bytes(row)
-
-
-# Peers ----------------------------------------------------------------------------------------------------------------
 
 
 def names(task):
@@ -155,9 +149,6 @@ def test_a_wrong_result_is_not_timed(tmp_path):
         worker.check(path)
 
 
-# Rounds ---------------------------------------------------------------------------------------------------------------
-
-
 class Scripted:
     """Workers that answer at once with seconds that were settled beforehand."""
 
@@ -211,9 +202,6 @@ def test_who_measures_to_decide_is_prepared_alone():
     assert runner._prepared_together(peers_for(task), task) == [peers_for(task)]
 
 
-# Tables ---------------------------------------------------------------------------------------------------------------
-
-
 def result(**changes):
     times = {
         "eager": ("ready-made", "eager", [4.0, 6.0, 8.0]),
@@ -245,13 +233,6 @@ def run_of(*rows, training=False):
     }
 
 
-def test_the_best_peer_has_the_smallest_median():
-    assert report.best(result(), "ready-made") == "eager channels_last"
-    assert report.best(result(), "halfstride") == "halfstride phases"
-    assert report.best(result(), "halfstride", "auto") == "halfstride"
-    assert report.best(result(peers={}), "ready-made") is None
-
-
 def test_results_keep_medians_and_quartiles():
     eager = result()["peers"]["eager"]
     assert eager == {
@@ -265,12 +246,6 @@ def test_results_keep_medians_and_quartiles():
     }
     alone = report.condensed({"eager": {"kind": "ready-made", "how": "eager", "seconds": [1.0]}})
     assert alone == {"eager": {"kind": "ready-made", "how": "eager", "seconds": [1.0, 1.0, 1.0]}}
-
-
-def test_the_limit_is_the_larger_of_products_and_bytes():
-    assert report.limit(result()) == 0.75  # two matrix products take 0.5
-    assert report.limit(result(products=400)) == 1.0
-    assert report.limit({"peers": {}}) is None
 
 
 def test_a_table_shows_losses_among_the_wins():
@@ -306,9 +281,6 @@ def test_a_models_table_says_what_share_upsampling_has():
 def test_committed_tables_are_those_of_the_committed_results(path):
     markdown = quality_report.markdown if path.stem == "quality" else report.markdown
     assert path.read_text() == markdown(json.loads(path.with_suffix(".json").read_text()))
-
-
-# Accuracy -------------------------------------------------------------------------------------------------------------
 
 
 def test_accuracy_compares_output_and_gradients_in_either_memory_format_with_float64():

@@ -45,9 +45,6 @@ def _forget_compiled():
     torch.compiler.reset()
 
 
-# Compiled -------------------------------------------------------------------------------------------------------------
-
-
 def assert_same_with_gradients(compiled, layer, x):
     x.requires_grad_()
     output, expected = compiled(x), layer(x)
@@ -124,9 +121,6 @@ def test_compile_to_machine_code_in_inference():
         assert_close(torch.compile(layer, fullgraph=True)(x), layer(x))
 
 
-# Exported -------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", LAYERS)
 def test_export_for_any_batch_and_height(name):
     layer, x = LAYERS[name]().eval(), torch.randn(2, 3, 5, 6)
@@ -185,9 +179,6 @@ def test_onnx_of_standard_operators_gives_equal_results(name, operators):
     assert found == operators
 
 
-# Copied and changed ---------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", [*LAYERS, *OTHER_DIMENSIONS])
 def test_deepcopy_and_pickle(name):
     layer, x = made(name)
@@ -232,9 +223,6 @@ def test_distributed_data_parallel(tmp_path):
             assert_close(one.grad, other.grad)
     finally:
         torch.distributed.destroy_process_group()
-
-
-# Transformed ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -14,9 +14,6 @@ from halfstride._support.extras import _EXTRAS, naming_extras
 PACKAGE = Path(halfstride.__file__).parent
 
 
-# Names ----------------------------------------------------------------------------------------------------------------
-
-
 def test_every_public_name_can_be_imported_and_is_listed():
     for name in halfstride.__all__:
         value = getattr(halfstride, name)
@@ -32,9 +29,6 @@ def test_no_file_hides_a_public_function():
     assert {"figures", "geometry", "optimizing"} < modules
     hidden = {name for name in modules & set(halfstride.__all__) if callable(getattr(halfstride, name))}
     assert not hidden
-
-
-# Dependencies ---------------------------------------------------------------------------------------------------------
 
 
 def normalized(distribution):

@@ -87,24 +87,6 @@ def test_the_fastest_by_the_costs_is_chosen(circumstances, fastest, monkeypatch)
     assert reason.startswith("predicted to take 1 ms")
 
 
-def test_layers_that_the_prediction_is_wrong_about():
-    late = transposed_case(2, (16, 1024, 4, 4), (1024, 512, 4, 4), 2, 1)
-    first = transposed_case(2, (8, 32, 1, 1), (32, 1024, 5, 5), 1)
-    for case, larger, smaller in (
-        (late, late._replace(input_size=(4, 5)), late._replace(in_channels=64, out_channels=64)),
-        (first, first._replace(input_size=(1, 2)), first._replace(batch=7)),
-    ):
-        assert planner._eligible(case, False) == planner._eligible(case, True) == ["scatter"]
-        assert planner._eligible(larger, True) == planner._eligible(smaller, True) == ["native", "scatter"]
-    wide = resize_case(2, (1, 8, 16, 16), (32, 8, 3, 3), 2)
-    assert planner._eligible(wide, False) == ["native", "folded"]
-    assert planner._eligible(wide._replace(out_channels=31), False) == [*planner.ELIGIBLE["resize"]]
-    assert planner._eligible(wide, True) == [*planner.ELIGIBLE["resize"]]
-    assert planner._eligible(wide._replace(input_size=(1, 1)), False) == [*planner.ELIGIBLE["resize"]]
-    reason = "measured layers whose kernel or output is as large beside the input were fastest by it"
-    assert planner._decide(late, "auto", "forward", False) == ("scatter", reason)
-
-
 @pytest.mark.parametrize("capability", ["AVX2", "AVX512", "DEFAULT"])
 def test_every_processor_has_costs_for_every_choice(capability, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)

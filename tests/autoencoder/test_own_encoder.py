@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 import warnings
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from errors import message
 from halfstride.autoencoder.mirroring import MirrorError
 from halfstride.autoencoder.own_encoder import EncoderAutoencoder, load_encoder
 
@@ -53,11 +55,7 @@ def stack(*layers, features=0):
 
 # Image size, channels, encoder; all geometries are drawn in the tests of `mirror`.
 ENCODERS = {
-    "strides": (
-        (37, 29),
-        1,
-        lambda: stack(nn.Conv2d(1, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 5, 3)),
-    ),
+    "strides": ((37, 29), 1, lambda: stack(nn.Conv2d(1, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 5, 3))),
     "poolings": ((11, 40), 3, lambda: stack(nn.Conv2d(3, 2, 4, padding=2), nn.MaxPool2d(3, 2), nn.AvgPool2d(2, 3, 1))),
     "vector": ((31, 13), 2, lambda: stack(nn.Conv2d(2, 4, 3, 3), nn.ReLU(), nn.MaxPool2d(2), features=40)),
     "one position": ((7, 7), 1, lambda: stack(nn.Conv2d(1, 4, 7), features=4)),
@@ -154,14 +152,6 @@ def test_normalisation_is_undone_in_the_output(mean, std):
     torch.testing.assert_close(model.encode(images), by_hand)
 
 
-def test_the_output_of_a_decoder_that_says_nothing_is_the_mean():
-    model = small_model(mean=MEAN, std=STD).eval()
-    nn.init.zeros_(model.decoder[-1].weight)
-    nn.init.zeros_(model.decoder[-1].bias)
-    output = model(torch.rand(2, 3, 11, 13))
-    torch.testing.assert_close(output, torch.tensor(MEAN)[:, None, None].expand_as(output))
-
-
 def test_values_are_clipped_in_evaluation_mode_only():
     model = small_model(mean=MEAN, std=STD)
     nn.init.constant_(model.decoder[-1].bias, 1000)
@@ -210,9 +200,7 @@ def behind(made):
     ],
 )
 def test_what_is_no_tensor_of_codes_is_named(made, text):
-    with pytest.raises(ValueError, match=text) as caught:
-        EncoderAutoencoder(behind(made), 11, 3)
-    assert "\n" not in str(caught.value)
+    assert re.search(text, message(EncoderAutoencoder, behind(made), 11, 3))
 
 
 def test_a_size_that_changes_from_call_to_call_is_named():
@@ -240,17 +228,16 @@ def test_a_size_that_changes_from_call_to_call_is_named():
     ],
 )
 def test_what_mirror_cannot_undo_reaches_the_user_in_one_line(encoder, text):
-    with pytest.raises(MirrorError, match=text) as caught:
-        EncoderAutoencoder(encoder, 11, 3)
-    assert "\n" not in str(caught.value)
+    assert re.search(text, message(EncoderAutoencoder, encoder, 11, 3, kind=MirrorError))
 
 
 def test_an_encoder_that_does_not_fit_the_images_is_named():
     with pytest.raises(ValueError, match=r"`input_size` \(=\(1, 11, 13\)\) does not fit the encoder at layer '0'"):
         EncoderAutoencoder(small_encoder(), (11, 13), 1)
-    with pytest.raises(ValueError, match="`encoder` does not take float32 images of N×3×11×13: RuntimeError: ") as told:
-        EncoderAutoencoder(small_encoder().double(), (11, 13), 3)
-    assert "\n" not in str(told.value)
+    assert re.search(
+        "`encoder` does not take float32 images of N×3×11×13: RuntimeError: ",
+        message(EncoderAutoencoder, small_encoder().double(), (11, 13), 3),
+    )
 
 
 @pytest.mark.parametrize(
@@ -330,9 +317,7 @@ def test_an_uneven_kernel_is_warned_of_once_and_not_when_it_is_loaded():
 def test_a_config_that_was_damaged_by_hand_is_refused(change, text):
     config = small_model().config()
     change(config)
-    with pytest.raises(ValueError, match=text) as caught:
-        EncoderAutoencoder.from_config(config, small_encoder())
-    assert "\n" not in str(caught.value)
+    assert re.search(text, message(EncoderAutoencoder.from_config, config, small_encoder()))
 
 
 def test_a_config_that_is_no_object_is_refused():
@@ -346,9 +331,9 @@ def test_weights_of_another_encoder_are_told_in_one_line():
     text = (
         r"`encoder` is another one than the weights are of: encoder\.0\.weight is 4×3×3×3 in the weights and 8×3×3×3 "
     )
-    with pytest.raises(ValueError, match=text) as caught:
-        EncoderAutoencoder.from_config(model.config(), small_encoder(width=8)).load_state_dict(state)
-    assert "\n" not in str(caught.value)
+    assert re.search(
+        text, message(EncoderAutoencoder.from_config, model.config(), small_encoder(width=8)).load_state_dict(state)
+    )
     deeper = nn.Sequential(*small_encoder(7), nn.Linear(7, 5))
     with pytest.raises(ValueError, match=r"encoder\.4\.weight is 5×168 in the weights and 7×168 here; name the"):
         EncoderAutoencoder.from_config(model.config(), deeper).load_state_dict(state)

@@ -143,9 +143,6 @@ def test_killed_for_real_it_resumes_to_the_same_end(tmp_path):
         assert entry == pytest.approx(other, rel=1e-4)  # threads may be more here than there
 
 
-# More steps -------------------------------------------------------------------------------------------------------
-
-
 def test_a_finished_run_can_be_given_more(tmp_path, monkeypatch):
     first = small_training(tmp_path / "run", **RANDOM)
     assert small_training(tmp_path / "run", seed=0, resume=True, **{**RANDOM, "steps": None}) == first
@@ -173,9 +170,6 @@ def test_minutes_can_be_added_too(tmp_path):
     assert Run.open(tmp_path / "run").stages == [24, 1]
     assert more[:-1] == first
     assert more[-1]["step"] == 25
-
-
-# What must match --------------------------------------------------------------------------------------------------
 
 
 def test_equal_options_are_accepted_and_others_named(tmp_path):

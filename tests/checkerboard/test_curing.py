@@ -175,6 +175,10 @@ def test_what_cannot_be_changed_is_left_and_named(features):
     _, report = cure(Functional(), features)
     assert report.left == {"conv_transpose2d()": "its weight is no parameter of a layer of torch.nn or halfstride."}
     assert report.after.found
+    model = nn.Sequential(nn.Conv2d(4, 12, 3, padding=1), nn.BatchNorm2d(12), nn.PixelShuffle(2)).eval()
+    _, report = cure(model, features)
+    assert report.before.blamed == ("2",)
+    assert report.left == {"2": "its weight is no parameter of a layer of torch.nn or halfstride."}
     dilated = nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(4, 4, 3, 2, dilation=3))
     assert cure(dilated, features, "resize")[1].left == {
         "1": 'a dilated kernel is no resize-convolution: use method="equalize".'
@@ -190,13 +194,6 @@ def test_what_is_even_to_rounding_is_not_cured_again(features):
     again, report = cure(once, features, "smooth", steps=3)
     assert (report.changed, report.difference) == ((), 0)
     assert again[1].kernel_size == once[1].kernel_size
-
-
-def test_a_layer_whose_weights_are_not_known_is_left_and_named(features):
-    model = nn.Sequential(nn.Conv2d(4, 12, 3, padding=1), nn.BatchNorm2d(12), nn.PixelShuffle(2)).eval()
-    _, report = cure(model, features)
-    assert report.before.blamed == ("2",)
-    assert report.left == {"2": "its weight is no parameter of a layer of torch.nn or halfstride."}
 
 
 class Scaled(nn.ConvTranspose2d):

@@ -41,9 +41,6 @@ def compared(model):
     return model, original
 
 
-# Upsampling, however it is written ------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("run", FOUND.values(), ids=FOUND)
 def test_found_and_right(run):
     model = randomised(Model(run, up=nn.Upsample(scale_factor=2), conv=conv()))
@@ -75,18 +72,12 @@ def test_left_as_it_was_and_right(run):
     check(randomised(Model(run, conv=conv(), conv4=conv(4, 4))), image(width=6), finds=0)
 
 
-# Changes in place, and aliases ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("run", IN_PLACE.values(), ids=IN_PLACE)
 def test_changes_in_place(run):
     def forward(m, x):
         return run(m, x), m.other(up(x)), m.other(up(x[:, :2]).repeat(1, 2, 1, 1)), m.two(up(x[:, :2]))
 
     compared(Model(forward, conv=conv(), other=conv(), two=conv(2)))
-
-
-# Code that looks closely ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("run", CLOSE.values(), ids=CLOSE)

@@ -43,9 +43,6 @@ def assert_like(original, model, *inputs):
         assert difference(model(*inputs), expected) <= 1e-10
 
 
-# Inputs that have another form than the example -----------------------------------------------------------------------
-
-
 def only_if_large(change):
     """A model that does something to larger batches than the example's."""
 
@@ -162,9 +159,6 @@ def test_what_torch_refuses_is_refused_in_its_words(wrong):
     assert str(raised.value) == str(expected.value)
 
 
-# Gradients ------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # which forward_ad scripts by
 def test_tangents_pass_through():
     original, model = pair(lambda m, x: m.conv(torch.tanh(up(x))), image())
@@ -194,9 +188,6 @@ def test_a_model_that_cannot_be_trained_is_optimised_for_inference():
 
     original, model = pair(run, image(), gradients=True)
     assert_like(original, model, image().double())
-
-
-# Models ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")

@@ -20,8 +20,6 @@ from halfstride.studio.explanation import explain
 from halfstride.studio.layer import Layer
 from halfstride.studio.pages import doctor
 
-# The layer ------------------------------------------------------------------------------------------------------------
-
 
 def test_a_layer_is_told_as_explain_tells_it(client):
     answer = client.get("/api/layer", params={"form": "resize", "padding": 1, "input": "1,2,3,4,5,6,7,8,9.5"})
@@ -53,9 +51,6 @@ def test_animations_are_files_to_keep(client):
         assert answer.status_code == 200
         assert answer.content.startswith(begins)
         assert answer.headers["content-disposition"].startswith('attachment; filename="transposed-scatter.')
-
-
-# Runs -----------------------------------------------------------------------------------------------------------------
 
 
 def test_the_runs_are_listed_and_links_out_of_the_folder_are_not(client):
@@ -182,9 +177,6 @@ def test_a_single_run_can_be_shown_and_so_can_none(runs):
     with TestClient(create_app(), base_url="http://localhost") as client:
         assert client.get("/api/runs").json() == []
         assert client.get("/").status_code == 200
-
-
-# The doctor -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -104,9 +104,6 @@ def test_pairs_show_the_noisy_image_and_its_clean_twin(folder_client, folder_run
         assert one["mse"] == pytest.approx(error.mean().item(), rel=1e-4)
 
 
-# Bounds -------------------------------------------------------------------------------------------------------------
-
-
 def test_codes_too_long_for_the_page_stay_with_the_server(folder_runs, monkeypatch):
     monkeypatch.setattr(open_run, "_CODE_NUMBERS", 100)
     with TestClient(create_app(folder_runs), base_url="http://localhost") as client:
@@ -160,9 +157,6 @@ def test_a_map_trained_on_images_of_another_size_shows_theirs(folder_runs, tmp_p
     assert run.decode_image(0).image.height == 64
 
 
-# Is it any good? ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", ["classes", "photographs"])
 def test_the_evaluation_is_the_runs_own(folder_client, folder_runs, name):
     found = Run(folder_runs / name).evaluation
@@ -203,9 +197,6 @@ def test_a_damaged_evaluation_is_told_in_one_line(folder_client, folder_runs, te
     assert "\n" not in answer.json()["error"]
 
 
-# Records changed by hand --------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -228,9 +219,6 @@ def test_a_damaged_record_costs_the_images_and_says_so_in_one_line(folder_runs, 
     assert answer.status_code == 409
     assert answer.json()["error"].startswith(message)
     assert "\n" not in answer.json()["error"]
-
-
-# An encoder of the user's own ---------------------------------------------------------------------------------------
 
 
 def test_a_run_with_an_encoder_of_ones_own_shows_its_figures_and_is_not_run(folder_client, folder_runs, monkeypatch):

@@ -185,9 +185,6 @@ def test_a_damaged_run_says_so_and_the_others_can_be_chosen(visit):
     page.wait_for_selector(".walk canvas")
 
 
-# Runs on folders of pictures -----------------------------------------------------------------------------------------
-
-
 def test_a_map_run_on_a_folder_is_seen_judged_and_decoded(visit, folder_address, folder_runs):
     page = visit("/autoencoder?run=photographs", at=folder_address)
     settle(page)

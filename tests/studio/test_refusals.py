@@ -148,9 +148,6 @@ def test_a_picture_with_too_many_channels_for_the_model_is_refused():
         read_picture(b"nothing", (5, 8, 8))
 
 
-# Who may ask ----------------------------------------------------------------------------------------------------------
-
-
 HOSTS = ["evil.example", "evil.example:8765", "127.0.0.1.evil.example", "10.0.0.5:8765", ""]
 ORIGINS = ["https://evil.example", "http://127.0.0.1:3000", "null"]
 OWN = [{}, {"host": "localhost:8765"}, {"host": "[::1]:8765"}, {"origin": "http://127.0.0.1:8765"}]

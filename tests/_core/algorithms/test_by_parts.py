@@ -56,17 +56,6 @@ def test_a_single_image_is_cut_into_rows():
     )
 
 
-def test_kernels_that_are_made_at_each_call_set_anchors_apart_more_rarely():
-    case, small = (resize_case(2, (1, 512, n, n), (512, 512, 3, 3), 2, ((1, 1), (1, 1))) for n in (32, 16))
-
-    def periods(case, **kept):
-        return [axis.period for axis in by_parts_plan.plan(case, **kept).axes]
-
-    assert periods(case, kernels_last=True) == [2, 2]
-    assert periods(case) == [2, 1]
-    assert periods(small) == [1, 1]
-
-
 @pytest.mark.parametrize(("k", "s", "m"), [(3, 2, 2), (5, 2, 3), (3, 1, 3), (4, 2, 2), (3, 4, 1)])
 def test_an_axis_costs_a_product_less_for_every_anchor_less(k, s, m):
     n = 2400

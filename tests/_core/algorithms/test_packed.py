@@ -92,10 +92,3 @@ def test_one_weight_can_be_packed_in_several_ways(monkeypatch):
         with torch.no_grad():
             output = algorithm.compute(case, x, weight, None)
             assert_close(output, native.compute(case, x.double(), weight.double(), None).float())
-
-
-def test_kernels_of_stride_1_are_not_packed():
-    with torch.no_grad():
-        for stride, worth in ((2, True), (1, False)):
-            case = transposed_case(2, (64, 128, 1, 1), (128, 64, 4, 4), stride)
-            assert packed._gains.__wrapped__(case, "transposed", True) is worth

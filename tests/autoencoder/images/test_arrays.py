@@ -115,9 +115,6 @@ def test_wrong_arrays(source, text):
     assert error_of(source) == text
 
 
-# Files ----------------------------------------------------------------------------------------------------------------
-
-
 def test_npy(tmp_path):
     for array in (GREY, COLOUR, COLOUR.transpose(0, 3, 1, 2)):
         np.save(tmp_path / "a.npy", array)

@@ -17,6 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
+from errors import message
 from halfstride.autoencoder.images import MAX_PIXELS, ImageError, decode, decoding, formats, to_float
 from halfstride.autoencoder.images.decoding import as_uint8, inspect, largest_value
 from halfstride.autoencoder.images.formats import printable
@@ -310,24 +311,18 @@ def test_floats_are_rounded(value):
     assert as_uint8(np.array([value], np.float64)).item() == pytest.approx(value * 255, abs=0.50001)
 
 
-def test_dtypes_of_arrays():
+def test_arrays_of_other_dtypes_values_and_shapes_are_refused():
     assert as_uint8(np.array([False, True])).tolist() == [0, 255]
-    with pytest.raises(ValueError, match="dtype int64, where bool, uint8, uint16 or floats from 0 to 1 are taken"):
-        as_uint8(np.array([1]))
-    with pytest.raises(ValueError, match="values from 0 to 255, where floats from 0 to 1 are taken"):
-        as_uint8(np.array([0, 255.0]))
-    with pytest.raises(ValueError, match="values from nan to nan"):
-        as_uint8(np.array([0, np.nan]))
     assert as_uint8(np.empty(0)).tolist() == []
-
-
-def test_arrays_of_other_shapes_are_refused():
-    with pytest.raises(ImageError, match=r"is an array of shape \(2, 3, 5\), where H×W or H×W×C with C = 1 to 4"):
-        decode(np.zeros((2, 3, 5), np.uint8), (1, 2, 3))
-    with pytest.raises(ImageError, match="has dtype int64, where bool, uint8, uint16 or floats from 0 to 1 are taken"):
-        decode(np.zeros((2, 3), np.int64), (1, 2, 3))
-    with pytest.raises(ImageError, match="has no pixels"):
-        decode(np.zeros((0, 3), np.uint8), (1, 2, 3))
+    for array, text in (
+        (np.array([1]), "dtype int64, where bool, uint8, uint16 or floats from 0 to 1 are taken"),
+        (np.array([0, 255.0]), "values from 0 to 255, where floats from 0 to 1 are taken"),
+        (np.array([0, np.nan]), "values from nan to nan, where floats from 0 to 1 are taken"),
+    ):
+        assert text in message(as_uint8, array)
+    text = "is an array of shape (2, 3, 5), where H×W or H×W×C with C = 1 to 4"
+    assert text in message(decode, np.zeros((2, 3, 5), np.uint8), (1, 2, 3), kind=ImageError)
+    assert "has no pixels" in message(decode, np.zeros((0, 3), np.uint8), (1, 2, 3), kind=ImageError)
 
 
 def test_to_float():
@@ -340,14 +335,11 @@ def test_to_float():
 
 def test_wrong_arguments():
     for white in (0, 65_536, 1.5, True):
-        with pytest.raises(ValueError, match=rf"`white` \(={white}\) must be a whole number from 1 to 65,535, such as"):
-            decode(GREY, (1, 4, 4), white=white)
-    with pytest.raises(ValueError, match=r"`shape` \(=\(2, 4, 4\)\) must be channels, height, width, with 1 channel"):
-        decode(GREY, (2, 4, 4))
-    with pytest.raises(ValueError, match=r"`shape` \(=\(1, 0, 4\)\) must have a height and a width of at least 1"):
-        decode(GREY, (1, 0, 4))
-    with pytest.raises(ValueError, match=r'`fit` \(=\'cover\'\) must be "crop", "pad" or "stretch"'):
-        decode(GREY, (1, 4, 4), "cover")
+        text = f"`white` (={white}) must be a whole number from 1 to 65,535, such as"
+        assert message(decode, GREY, (1, 4, 4), white=white).startswith(text)
+    assert message(decode, GREY, (2, 4, 4)).startswith("`shape` (=(2, 4, 4)) must be channels, height, width, with 1")
+    assert message(decode, GREY, (1, 0, 4)).startswith("`shape` (=(1, 0, 4)) must have a height and a width of at")
+    assert message(decode, GREY, (1, 4, 4), "cover").startswith('`fit` (=\'cover\') must be "crop", "pad" or "str')
 
 
 # AVIF, HEIC and large JPEGs -------------------------------------------------------------------------------------------

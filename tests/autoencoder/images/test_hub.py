@@ -127,13 +127,10 @@ def check_parquet(images):
     )
 
 
-def test_a_small_data_set_of_unknown_size_is_kept(parquet):
+def test_a_small_data_set_is_kept_and_one_of_known_size_downloaded(parquet, tmp_path):
     images = load_images(f"hub:{parquet}")
     assert images.name == f"hub:{parquet}"
     check_parquet(images)
-
-
-def test_a_small_data_set_of_known_size_is_downloaded_once(parquet, tmp_path):
     tell_sizes(parquet, download_size=4000)
     check_parquet(load_images(f"hub:{parquet}"))
     assert list((tmp_path / "cache").rglob("*.arrow"))

@@ -97,21 +97,6 @@ def test_rows_of_arrays_that_are_equal_go_to_one_part(tmp_path):
         assert "19 images are the same as another one" in images.describe()
 
 
-def test_only_files_of_one_size_are_looked_into(tmp_path, monkeypatch):
-    looked = []
-    original = load_images.__globals__["compare"].__globals__["_digest"]
-    monkeypatch.setattr(
-        "halfstride.autoencoder.images.copies._digest", lambda thing: looked.append(thing.name) or original(thing)
-    )
-    for i in range(10):
-        put(tmp_path, f"{i}.bmp", i, size=(4, 4 + max(i, 2)))
-    load_images(tmp_path)
-    assert sorted(looked) == ["0.bmp", "1.bmp", "2.bmp"]
-    looked.clear()
-    load_images("digits")
-    assert looked == []
-
-
 def test_copies_of_test_images_are_taken_out_of_training(tmp_path):
     for i in range(20):
         put(tmp_path, f"train/{i:02}.png", i)
@@ -210,9 +195,6 @@ def test_where_decoding_leaves_a_part_empty_it_is_drawn_again(tmp_path):
         load_images(tmp_path / "own")
 
 
-# 16 bits --------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("largest", "white"),
     [(0, 65_535), (63, 65_535), (64, 1023), (1023, 1023), (1024, 4095), (16_383, 16_383), (16_384, 65_535)],
@@ -241,9 +223,6 @@ def test_pictures_of_8_bits_do_not_decide_what_is_white(tmp_path):
     put(tmp_path, "a.png", 200)
     put(tmp_path, "b.png", 100)
     assert load_images(tmp_path).options.white == 65_535
-
-
-# Inference mode -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [None, 3])

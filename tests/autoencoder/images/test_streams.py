@@ -106,14 +106,6 @@ def test_a_folder_that_changes_harms_nothing(folder):
     assert "3 skipped (" in images.describe()
 
 
-def test_images_in_memory_do_not_care_what_becomes_of_their_folder(folder):
-    images = load_images(folder)
-    before = list(images.train.batches(4))
-    for path in folder.rglob("*.png"):
-        path.unlink()
-    assert all(torch.equal(a, b) for a, b in zip(before, images.train.batches(4), strict=True))
-
-
 def test_batches_keep_their_sizes_where_the_first_ones_cannot_be_read(folder):
     images = streamed(folder)
     for name in images.train.names[:9]:
