@@ -17,6 +17,7 @@ CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 MAX_POOL = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 AVG_POOL = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 KINDS = ("transposed", "resize", "subpixel")
+CONVOLUTION = nn.Sequential(nn.Conv2d(3, 4, 3))
 
 
 @st.composite
@@ -196,18 +197,24 @@ def test_lazy_layers_are_mirrored_once_they_have_weights():
     assert mirror(encoder, (3, 8, 8))(codes).shape == (2, 3, 8, 8)
 
 
-def test_other_mistakes_are_named():
-    conv = nn.Conv2d(3, 4, 3)
-    with pytest.raises(MirrorError, match="`encoder` is a Conv2d: only an nn.Sequential says"):
-        mirror(conv, (3, 8, 8))
-    with pytest.raises(MirrorError, match="there is nothing to mirror"):
-        mirror(nn.Sequential(nn.ReLU()), (3, 8, 8))
-    with pytest.raises(ValueError, match=r"`input_size` \(=\(1, 8, 8\)\) does not fit the encoder at layer '0"):
-        mirror(nn.Sequential(conv), (1, 8, 8))
-    with pytest.raises(ValueError, match=r"`input_size` \(=\(3, 0, 8\)\) must be the shape of one input"):
-        mirror(nn.Sequential(conv), (3, 0, 8))
-    with pytest.raises(ValueError, match=r"`upsampling` \(='bilinear'\) must be one of 'subpixel', 'resize"):
-        mirror(nn.Sequential(conv), (3, 8, 8), upsampling="bilinear")
+@pytest.mark.parametrize(
+    ("encoder", "size", "options", "text"),
+    [
+        (nn.Conv2d(3, 4, 3), (3, 8, 8), {}, "`encoder` is a Conv2d: only an nn.Sequential says"),
+        (nn.Sequential(nn.ReLU()), (3, 8, 8), {}, "there is nothing to mirror"),
+        (CONVOLUTION, (1, 8, 8), {}, r"`input_size` \(=\(1, 8, 8\)\) does not fit the encoder at layer '0' \(Conv2d"),
+        (CONVOLUTION, (3, 0, 8), {}, r"`input_size` \(=\(3, 0, 8\)\) must be the shape of one input"),
+        (
+            CONVOLUTION,
+            (3, 8, 8),
+            {"upsampling": "bilinear"},
+            r"`upsampling` \(='bilinear'\) must be one of 'subpixel', ",
+        ),
+    ],
+)
+def test_other_mistakes_are_named(encoder, size, options, text):
+    with pytest.raises(ValueError, match=text):
+        mirror(encoder, size, **options)
 
 
 def test_the_encoder_is_left_alone_and_shared_layers_are_met_each_time():

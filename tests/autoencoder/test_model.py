@@ -5,8 +5,6 @@ import io
 import json
 import pickle
 import re
-import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -294,38 +292,20 @@ def test_equal_codes_give_samples_too():
 # Saving, exporting, diagnosing ------------------------------------------------------------------------------------
 
 
-def test_saved_model_loads_in_a_process_that_knows_nothing_of_its_arguments(tmp_path):
-    torch.manual_seed(0)
-    arguments = {
-        "image_size": (9, 14),
-        "channels": 3,
-        "latent_dim": 5,
-        "latent": "vector",
-        "downscale": 2,
-        "width": 6,
-        "blocks": 2,
-        "downsampling": "pool",
-        "upsampling": "transposed",
-        "kernel_size": 5,
-        "linear": True,
-        "variational": True,
-    }
+def test_a_saved_model_is_loaded_from_its_folder_alone(tmp_path):
+    arguments = {"image_size": (9, 14), "channels": 3, "latent_dim": 5, "latent": "vector", "downscale": 2, "width": 6}
+    arguments |= {"blocks": 2, "downsampling": "pool", "upsampling": "transposed", "kernel_size": 5}
+    arguments |= {"linear": True, "variational": True}
     with pytest.warns(UnevenKernelWarning):
         model = ConvAutoencoder(**arguments).eval()
-    model.save_pretrained(tmp_path / "model")
-    images = torch.rand(2, 3, 9, 14)
-    torch.save(images, tmp_path / "images.pt")
-    assert {"config.json", "model.safetensors"} <= {path.name for path in (tmp_path / "model").iterdir()}
-    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    model.save_pretrained(tmp_path)
+    assert {"config.json", "model.safetensors"} <= {path.name for path in tmp_path.iterdir()}
+    config = json.loads((tmp_path / "config.json").read_text())
     assert {name: config[name] for name in arguments} == {**arguments, "image_size": [9, 14]}
-    code = (
-        "import sys, torch; from halfstride import ConvAutoencoder;"
-        "model = ConvAutoencoder.from_pretrained(sys.argv[1] + '/model');"
-        "assert not model.training;"
-        "torch.save(model(torch.load(sys.argv[1] + '/images.pt')), sys.argv[1] + '/output.pt')"
-    )
-    subprocess.run([sys.executable, "-W", "error", "-c", code, str(tmp_path)], check=True, capture_output=True)
-    torch.testing.assert_close(torch.load(tmp_path / "output.pt"), model(images))
+    images = torch.rand(2, 3, 9, 14)
+    loaded = ConvAutoencoder.from_pretrained(tmp_path)
+    assert not loaded.training
+    torch.testing.assert_close(loaded(images), model(images))
 
 
 def test_a_folder_that_holds_no_model_is_refused(tmp_path):

@@ -87,6 +87,19 @@ def check(model, *inputs, finds=1, others=()):
     return model, report
 
 
+def compared(model):
+    """Optimise a model in float64, and compare it with its original in training and in inference; returns both."""
+    model = randomised(model)
+    model, original = model.double(), copy.deepcopy(model).double()
+    model, report = optimize(model, image().double())
+    assert report.optimized, str(report)
+    for x in (image().double(), image(height=3).double()):
+        assert_same(results(model, [x]), results(original, [x]))
+        with torch.inference_mode():
+            assert_same(model(x), original(x))
+    return model, original
+
+
 def prefer(monkeypatch, **preferred):
     """Let the planner choose the first algorithm of a form that can compute the case."""
 

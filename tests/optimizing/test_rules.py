@@ -15,10 +15,10 @@ from models_to_optimize import (
     Model,
     assert_same,
     check,
+    compared,
     conv,
     image,
     randomised,
-    results,
     up,
 )
 from torch import nn
@@ -26,19 +26,6 @@ from torch import nn
 from halfstride.optimizing import optimize
 
 pytestmark = pytest.mark.usefixtures("everything_pays")
-
-
-def compared(model):
-    """Optimise a model in float64, and compare it with its original in training and in inference; returns both."""
-    model = randomised(model)
-    model, original = model.double(), copy.deepcopy(model).double()
-    model, report = optimize(model, image().double())
-    assert report.optimized, str(report)
-    for x in (image().double(), image(height=3).double()):
-        assert_same(results(model, [x]), results(original, [x]))
-        with torch.inference_mode():
-            assert_same(model(x), original(x))
-    return model, original
 
 
 @pytest.mark.parametrize("run", FOUND.values(), ids=FOUND)
