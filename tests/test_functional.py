@@ -356,9 +356,6 @@ PINNED = {
     ),
     "`kernel_size` (=3, spanning 31 with dilation 15) is larger than the padded upsampled input (=28): "
     "use a smaller kernel or 3 more padding.": lambda: R(X, WR, padding=0, dilation=15),
-    "`padding_mode` (='mirror') must be one of 'zeros', 'reflect', 'replicate', 'circular'.": (
-        lambda: T(X, WT, padding_mode="mirror")
-    ),
     "`padding_mode` (='reflect') can continue an input of 14 positions by at most 13 at each end, not by 14: use less "
     "padding, a smaller kernel or padding_mode='replicate'.": lambda: S(X, WS, padding=14, padding_mode="reflect"),
     "`padding_mode` (='circular') can continue an upsampled input of 28 positions by at most 28 at each end, not by "
@@ -367,9 +364,6 @@ PINNED = {
     ),
     "`stride` (=0) must be at least 1.": lambda: T(X, WT, stride=0),
     "`stride` (=1.5) must be an int of at least 1.": lambda: T(X, WT, stride=1.5),
-    "`stride` (=(1, 2, 3)) must be one int, or 2 ints (one per axis).": lambda: T(X, WT, stride=(1, 2, 3)),
-    "`scale_factor` (=1.5) must be an int of at least 1. For a scale that is no integer use "
-    "torch.nn.functional.interpolate and a convolution.": lambda: R(X, WR, scale_factor=1.5),
     "`groups` (=0) must be at least 1.": lambda: T(X, WT, groups=0),
     "`groups` (=3) must divide the 4 input channels.": lambda: T(X, WT, groups=3),
     "`input` has 4 channels where `weight` (of shape (5, 2, 3, 3)) takes 5.": lambda: T(X, torch.ones(5, 2, 3, 3)),

@@ -302,53 +302,35 @@ UNREACHED = "cannot be reached from input size"
         (conv_size, (5, 2.5), "`kernel_size` (=2.5) must be an int of at least 1."),
         (conv_size, (5, 3, 1, "same"), "`padding` (='same') must be an int of at least 0."),
         (conv_size, (((5, 6), 7), 3), "`input_size` (=(5, 6)) must be an int of at least 1."),
-        (
-            conv_size, ((5, 5), (3, 3, 3)),
+        (conv_size, ((5, 5), (3, 3, 3)),
             "`kernel_size` (=(3, 3, 3)) has 3 axes where `input_size` (=(5, 5)) has 2: "
-            "give one int for all axes, or one for each.",
-        ),
-        (
-            conv_size, (3, 8, 1, 2),
-            f"`kernel_size` (=8) {LARGER} (=7): use a smaller kernel or a padding of at least 3.",
-        ),
-        (
-            conv_size, (3, 3, 1, 0, 2),
+            "give one int for all axes, or one for each."),
+        (conv_size, (3, 8, 1, 2),
+            f"`kernel_size` (=8) {LARGER} (=7): use a smaller kernel or a padding of at least 3."),
+        (conv_size, (3, 3, 1, 0, 2),
             f"`kernel_size` (=3, spanning 5 with dilation 2) {LARGER} (=3): "
-            "use a smaller kernel or a padding of at least 1.",
-        ),
+            "use a smaller kernel or a padding of at least 1."),
         (conv_transpose_size, (5, 3, 2, 0, -1), "`output_padding` (=-1) must be at least 0."),
-        (
-            conv_transpose_size, (5, 3, 2, 0, 2, 1),
-            "`output_padding` (=2) must be less than the stride (=2) or the dilation (=1): use at most 1.",
-        ),
+        (conv_transpose_size, (5, 3, 2, 0, 2, 1),
+            "`output_padding` (=2) must be less than the stride (=2) or the dilation (=1): use at most 1."),
         (conv_transpose_size, (1, 3, 2, 2), "`padding` (=2) leaves nothing of the full output (=3): use at most 1."),
-        (
-            conv_input_sizes, (1, 3, 2, 5, 2),
+        (conv_input_sizes, (1, 3, 2, 5, 2),
             "`output_size` (=1) is reached by no input with kernel_size=3, stride=2, padding=5, dilation=2: "
-            "use a padding of at most 2.",
-        ),
-        (
-            output_padding_for, ((14, 14), (28, 31), 3, 2, 1),
-            f"`output_size` (=31) {UNREACHED} 14 with kernel_size=3, stride=2, padding=1: choose 27 or 28.",
-        ),
+            "use a padding of at most 2."),
+        (output_padding_for, ((14, 14), (28, 31), 3, 2, 1),
+            f"`output_size` (=31) {UNREACHED} 14 with kernel_size=3, stride=2, padding=1: choose 27 or 28."),
         (
             output_padding_for, (14, 31, 3, 1, 1, 3),
             f"`output_size` (=31) {UNREACHED} 14 with kernel_size=3, stride=1, padding=1, dilation=3: choose 18 to 20.",
         ),
-        (
-            output_padding_for, (1, 4, 1, 3, 1),
-            f"`output_size` (=4) {UNREACHED} 1 with kernel_size=1, stride=3, padding=1: choose 1.",
-        ),
-        (
-            output_padding_for, (1, 4, 1, 2, 3),
-            f"`output_size` (=4) {UNREACHED} 1 with kernel_size=1, stride=2, padding=3: use a padding of at most 0.",
-        ),
+        (output_padding_for, (1, 4, 1, 3, 1),
+            f"`output_size` (=4) {UNREACHED} 1 with kernel_size=1, stride=3, padding=1: choose 1."),
+        (output_padding_for, (1, 4, 1, 2, 3),
+            f"`output_size` (=4) {UNREACHED} 1 with kernel_size=1, stride=2, padding=3: use a padding of at most 0."),
         (resize_conv_size, (5, 3, 1.5, 1), "`scale_factor` (=1.5) must be an int of at least 1."),
         (resize_conv_size, (5, 3, 2, "valid"), "`padding` (='valid') must be \"same\" or an int of at least 0."),
-        (
-            resize_conv_size, (2, 9, 2, 1),
-            f"`kernel_size` (=9) {LARGER} (=6): use a smaller kernel or a padding of at least 3.",
-        ),
+        (resize_conv_size, (2, 9, 2, 1),
+            f"`kernel_size` (=9) {LARGER} (=6): use a smaller kernel or a padding of at least 3."),
         (phase_taps, (3, 0), "`stride` (=0) must be at least 1."),
         (is_even, ((3, 3), (2, 0)), "`stride` (=0) must be at least 1."),
         (coverage, (4, 3, 2, 0, 2), message(conv_transpose_size, 4, 3, 2, 0, 2)),

@@ -129,10 +129,8 @@ def test_texts_are_read():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (
-            "rain:3",
-            r"`corruption` \(='rain:3'\) must be one of gaussian:STD, poisson:PEAK, salt-and-pepper:SHARE, jpeg:Q",
-        ),
+        ("rain:3",
+            r"`corruption` \(='rain:3'\) must be one of gaussian:STD, poisson:PEAK, salt-and-pepper:SHARE, jpeg:Q"),
         ("gaussian", r"`corruption` \(='gaussian'\) must be one of"),
         ("gaussian:a bit", r"`corruption` \(='gaussian:a bit'\) must be one of"),
         ("blur:1,,jpeg:3", r"`corruption` \(=''\) must be one of"),
@@ -144,7 +142,7 @@ def test_texts_are_read():
         ("jpeg:30.5", r"`strength` \(=30.5\) must be an integer from 1 to 95"),
         ("blur:-1", r"`strength` \(=-1\) must be above 0 to 100"),
     ],
-)
+)  # fmt: skip
 def test_mistakes_are_named_on_one_line(text, message):
     assert re.search(message, message(parse_corruptions, text))
 

@@ -152,16 +152,14 @@ def test_twins_stay_where_the_encoder_looked(kernel, stride, padding, upsampling
 @pytest.mark.parametrize(
     ("layer", "text"),
     [
-        (
-            nn.Upsample(scale_factor=2),
-            r"mirror cannot undo layer '1\.0' \(Upsample, taking 4×8×8\): it knows convolutions",
-        ),
+        (nn.Upsample(scale_factor=2),
+            r"mirror cannot undo layer '1\.0' \(Upsample, taking 4×8×8\): it knows convolutions"),
         (nn.GLU(dim=1), r"mirror cannot undo layer '1\.0' \(GLU, taking 4×8×8\): it changes the shape to 2×8×8\."),
         (nn.MaxPool2d(2, return_indices=True), r"mirror cannot undo layer '1\.0' .* does not return one output"),
         (nn.Flatten(0), r"mirror cannot undo layer '1\.0' \(Flatten, taking 4×8×8\)"),
         (nn.MultiheadAttention(8, 2), r"mirror cannot undo layer '1\.0' \(MultiheadAttention"),
     ],
-)
+)  # fmt: skip
 def test_a_layer_that_cannot_be_mirrored_is_named(layer, text):
     encoder = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Sequential(layer))
     with pytest.raises(MirrorError, match=text):

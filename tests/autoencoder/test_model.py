@@ -385,20 +385,16 @@ def test_diagnose_looks_at_all_upsamplings(upsampling):
             {"image_size": 4, "latent_dim": 17},
             r"`latent_dim` \(=17\) makes a code of 17 numbers, more than the 16 of an image of 1×4×4: use at most 16\.",
         ),
-        (
-            {"image_size": (16, 24), "latent_dim": 65, "latent": "map"},
+        ({"image_size": (16, 24), "latent_dim": 65, "latent": "map"},
             r"`latent_dim` \(=65\) makes a code of 390 numbers, more than the 384 of an image of 1×16×24: use at most "
-            r"64, or a larger `downscale`\.",
-        ),
+            r"64, or a larger `downscale`\."),
         ({"latent": "spatial"}, r"`latent` \(='spatial'\) must be one of 'vector', 'map'\."),
         ({"downscale": 6}, r"`downscale` \(=6\) must be a power of 2, such as 4, 8 or 16\."),
         ({"downscale": 32}, r"`downscale` \(=32\) is larger than images of 28×28: use at most 16\."),
-        (
-            {"upsampling": "bilinear"},
-            r"`upsampling` \(='bilinear'\) must be one of 'subpixel', 'resize', 'transposed'\.",
-        ),
+        ({"upsampling": "bilinear"},
+            r"`upsampling` \(='bilinear'\) must be one of 'subpixel', 'resize', 'transposed'\."),
     ],
-)
+)  # fmt: skip
 def test_bad_arguments_are_named(arguments, text):
     assert re.search(text, message(ConvAutoencoder, **arguments))
 

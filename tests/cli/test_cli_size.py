@@ -281,16 +281,12 @@ def test_resize():
     ("line", "plan"),
     [
         ("size resize -n 14 -k 3", explain("resize", (1, 64, 14, 14), (64, 64, 3, 3), scale_factor=2)),
-        (
-            "size resize -n 5x4x3 -k 3x2x1 -s 3 -p 2 -d 2 --channels 8x6",
-            explain("resize", (1, 8, 5, 4, 3), (6, 8, 3, 2, 1), scale_factor=3, padding=2, dilation=2),
-        ),
-        (
-            "size transposed -n 14x7 -k 3 -s 2 -p 1 -o 0x1 --channels 16x32",
-            explain("transposed", (1, 16, 14, 7), (16, 32, 3, 3), stride=2, padding=1, output_padding=(0, 1)),
-        ),
+        ("size resize -n 5x4x3 -k 3x2x1 -s 3 -p 2 -d 2 --channels 8x6",
+            explain("resize", (1, 8, 5, 4, 3), (6, 8, 3, 2, 1), scale_factor=3, padding=2, dilation=2)),
+        ("size transposed -n 14x7 -k 3 -s 2 -p 1 -o 0x1 --channels 16x32",
+            explain("transposed", (1, 16, 14, 7), (16, 32, 3, 3), stride=2, padding=1, output_padding=(0, 1))),
     ],
-)
+)  # fmt: skip
 def test_explain_shows_the_plan(line, plan):
     text = output(f"{line} --explain")
     assert text.startswith(output(line))

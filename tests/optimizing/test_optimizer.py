@@ -7,26 +7,12 @@ import pickle
 import random
 import threading
 
+import models_to_optimize as models
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from models_to_optimize import (
-    Model,
-    UNet,
-    Vocoder,
-    assert_same,
-    check,
-    compared,
-    conv,
-    gan_generator,
-    image,
-    prefer,
-    randomised,
-    results,
-    up,
-    vae_decoder,
-)
+from models_to_optimize import Model, assert_same, check, compared, conv, image, prefer, randomised, results, up
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.overrides import TorchFunctionMode
@@ -42,15 +28,15 @@ pytestmark = pytest.mark.usefixtures("everything_pays")
 # Architectures --------------------------------------------------------------------------------------------------------
 
 ARCHITECTURES = {
-    "VAE decoder": (vae_decoder, [(2, 4, 5, 6)], [(1, 4, 3, 4)], 2),
-    "U-Net": (lambda: UNet().eval(), [(2, 3, 16, 24)], [(1, 3, 8, 12)], 3),
-    "U-Net, odd size": (lambda: UNet().eval(), [(2, 3, 16, 24)], [(1, 3, 13, 11)], 3),
-    "GAN": (gan_generator, [(2, 8, 2, 3)], [(3, 8, 1, 1)], 3),
+    "VAE decoder": (models.vae_decoder, [(2, 4, 5, 6)], [(1, 4, 3, 4)], 2),
+    "U-Net": (lambda: models.UNet().eval(), [(2, 3, 16, 24)], [(1, 3, 8, 12)], 3),
+    "U-Net, odd size": (lambda: models.UNet().eval(), [(2, 3, 16, 24)], [(1, 3, 13, 11)], 3),
+    "GAN": (models.gan_generator, [(2, 8, 2, 3)], [(3, 8, 1, 1)], 3),
     "normalised in between": (
         lambda: nn.Sequential(nn.Upsample(scale_factor=2), nn.BatchNorm2d(4), nn.GroupNorm(2, 4), conv()).eval(),
         [(2, 4, 5, 6)], [(3, 4, 3, 2)], 1,
     ),
-    "vocoder": (Vocoder, [(2, 6, 5)], [(1, 6, 9)], 2),
+    "vocoder": (models.Vocoder, [(2, 6, 5)], [(1, 6, 9)], 2),
     "volumes": (
         lambda: nn.Sequential(nn.ConvTranspose3d(4, 3, 2, 2), nn.Upsample(scale_factor=(1, 2, 2)), nn.Conv3d(3, 2, 3)),
         [(1, 4, 2, 3, 2)], [(2, 4, 3, 2, 2)], 2,

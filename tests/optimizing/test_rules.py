@@ -2,25 +2,11 @@
 
 import copy
 
+import models_to_optimize as models
 import pytest
 import torch
 import torch.nn.functional as F
-from models_to_optimize import (
-    CAT,
-    CLOSE,
-    FOUND,
-    IN_PLACE,
-    LEFT,
-    ONE_BY_ONE,
-    Model,
-    assert_same,
-    check,
-    compared,
-    conv,
-    image,
-    randomised,
-    up,
-)
+from models_to_optimize import Model, assert_same, check, compared, conv, image, randomised, up
 from torch import nn
 
 from halfstride.optimizing import optimize
@@ -28,20 +14,20 @@ from halfstride.optimizing import optimize
 pytestmark = pytest.mark.usefixtures("everything_pays")
 
 
-@pytest.mark.parametrize("run", FOUND.values(), ids=FOUND)
+@pytest.mark.parametrize("run", models.FOUND.values(), ids=models.FOUND)
 def test_found_and_right(run):
     model = randomised(Model(run, up=nn.Upsample(scale_factor=2), conv=conv()))
     check(model, image(), others=[[image(height=7, width=4, batch=1)]])
 
 
-@pytest.mark.parametrize("run", ONE_BY_ONE.values(), ids=ONE_BY_ONE)
+@pytest.mark.parametrize("run", models.ONE_BY_ONE.values(), ids=models.ONE_BY_ONE)
 def test_one_by_one_convolutions_come_before_the_upsampling(run):
     model = randomised(Model(run, conv=conv(), one=conv(kernel=1), last=conv(3)))
     _, report = check(model, image(), finds=2)
     assert any(row.became == "conv2d 4→3 before the upsampling (1×1 first)" for row in report.rows)
 
 
-@pytest.mark.parametrize("run", CAT.values(), ids=CAT)
+@pytest.mark.parametrize("run", models.CAT.values(), ids=models.CAT)
 def test_concatenation_with_a_skip_connection(run):
     model = randomised(Model(run, conv=conv(7)))
     _, report = check(model, image(), image(3, 10, 12), others=[[image(4, 3, 6, 1), image(3, 6, 12, 1)]])
@@ -54,12 +40,12 @@ def test_slopes_of_channels_that_are_joined():
     check(randomised(Model(lambda m, x: m.conv(m.act(up(x))), conv=conv(), act=nn.PReLU(4))), image())
 
 
-@pytest.mark.parametrize("run", LEFT.values(), ids=LEFT)
+@pytest.mark.parametrize("run", models.LEFT.values(), ids=models.LEFT)
 def test_left_as_it_was_and_right(run):
     check(randomised(Model(run, conv=conv(), conv4=conv(4, 4))), image(width=6), finds=0)
 
 
-@pytest.mark.parametrize("run", IN_PLACE.values(), ids=IN_PLACE)
+@pytest.mark.parametrize("run", models.IN_PLACE.values(), ids=models.IN_PLACE)
 def test_changes_in_place(run):
     def forward(m, x):
         return run(m, x), m.other(up(x)), m.other(up(x[:, :2]).repeat(1, 2, 1, 1)), m.two(up(x[:, :2]))
@@ -67,7 +53,7 @@ def test_changes_in_place(run):
     compared(Model(forward, conv=conv(), other=conv(), two=conv(2)))
 
 
-@pytest.mark.parametrize("run", CLOSE.values(), ids=CLOSE)
+@pytest.mark.parametrize("run", models.CLOSE.values(), ids=models.CLOSE)
 def test_code_that_looks_closely(run):
     model, original = compared(Model(lambda m, x: (run(m, x), m.other(up(x))), conv=conv(), other=conv(), wide=conv(8)))
     if hasattr(model, "kept"):

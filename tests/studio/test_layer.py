@@ -123,28 +123,20 @@ def test_a_phase_answers_a_constant_input_with_its_gain(form, n, p):
 @pytest.mark.parametrize(
     ("layer", "verdict"),
     [
-        (
-            Layer(),
+        (Layer(),
             "Uneven coverage: stride 2 does not divide kernel 3, so each output is reached by 1, 2 or 4 taps, "
-            "in a regular pattern.",
-        ),
-        (
-            Layer(dims=1, kernel_size=4, dilation=2),
+            "in a regular pattern."),
+        (Layer(dims=1, kernel_size=4, dilation=2),
             "Uneven coverage: stride 2 and dilation 2 have a common divisor, so each output is reached by 0 or 4 taps, "
-            "in a regular pattern.",
-        ),
-        (
-            Layer(dims=1, kernel_size=4, kernel=(1, 2, 3, 4)),
+            "in a regular pattern."),
+        (Layer(dims=1, kernel_size=4, kernel=(1, 2, 3, 4)),
             "Even coverage, 2 taps for every phase; but the outputs for a constant input of 1 are 4 to 6 with these "
-            "weights: a checkerboard.",
-        ),
-        (
-            Layer(form="resize", padding=1),
-            "Even: every phase sums all taps of the kernel, whatever its weights. No checkerboard is possible.",
-        ),
+            "weights: a checkerboard."),
+        (Layer(form="resize", padding=1),
+            "Even: every phase sums all taps of the kernel, whatever its weights. No checkerboard is possible."),
         (Layer(stride=1), "Stride 1: there is a single phase, so coverage is even."),
     ],
-)
+)  # fmt: skip
 def test_the_verdict_in_words(layer, verdict):
     assert explain(layer).coverage.verdict == verdict
 
@@ -180,25 +172,17 @@ def test_products_are_those_of_the_plan():
     ("arguments", "message"),
     [
         ({"padding": 9}, "`padding` (=9) leaves nothing of the full output (=7): use at most 3."),
-        (
-            {"form": "resize", "output_padding": 1},
-            "`output_padding` (=1) belongs to transposed convolutions: set it to 0.",
-        ),
-        (
-            {"kernel": "1,two"},
-            "`kernel.1` (='two'): Input should be a valid number, unable to parse string as a number.",
-        ),
-        (
-            {"input_size": 12, "stride": 4},
+        ({"form": "resize", "output_padding": 1},
+            "`output_padding` (=1) belongs to transposed convolutions: set it to 0."),
+        ({"kernel": "1,two"},
+            "`kernel.1` (='two'): Input should be a valid number, unable to parse string as a number."),
+        ({"input_size": 12, "stride": 4},
             "The output would have 47 positions along each axis; up to 18 can be shown with 2 axes: choose a smaller "
-            "input, kernel, stride or dilation.",
-        ),
-        (
-            {"form": "conv", "input_size": 18, "kernel_size": 9, "stride": 1, "padding": 4},
-            "The layer makes 26,244 products; up to 12,000 can be shown: choose a smaller input or kernel.",
-        ),
+            "input, kernel, stride or dilation."),
+        ({"form": "conv", "input_size": 18, "kernel_size": 9, "stride": 1, "padding": 4},
+            "The layer makes 26,244 products; up to 12,000 can be shown: choose a smaller input or kernel."),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_shown_says_why(arguments, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         explain(read_layer(**arguments))

@@ -19,10 +19,15 @@ def decoded(model, code):
         return model.decode(latents).mul(255).round().to(torch.uint8)[0]
 
 
-def test_dragging_in_the_latent_plane_decodes_what_is_under_the_finger(visit, runs):
-    page = visit("/autoencoder?run=plane")
-    model = ConvAutoencoder.from_pretrained(runs / "plane")
+def opened(visit, runs, name):
+    """The page of a run that is shown, and its model."""
+    page = visit(f"/autoencoder?run={name}")
     settle(page)
+    return page, ConvAutoencoder.from_pretrained(runs / name)
+
+
+def test_dragging_in_the_latent_plane_decodes_what_is_under_the_finger(visit, runs):
+    page, model = opened(visit, runs, "plane")
     box = page.locator(".plane").bounding_box()
     page.mouse.move(box["x"] + 200, box["y"] + 150)
     page.mouse.down()
@@ -52,9 +57,7 @@ def move(page, place, end="max"):
 
 
 def test_a_single_number_of_the_code_is_moved(visit, runs):
-    page = visit("/autoencoder?run=deep")
-    model = ConvAutoencoder.from_pretrained(runs / "deep")
-    settle(page)
+    page, model = opened(visit, runs, "deep")
     with page.expect_response("**/decode") as answering:
         most = move(page, 3)
     sent = json.loads(answering.value.request.post_data)["code"]
@@ -64,9 +67,7 @@ def test_a_single_number_of_the_code_is_moved(visit, runs):
 
 
 def test_an_answer_takes_back_nothing_that_was_chosen_meanwhile(visit, runs):
-    page = visit("/autoencoder?run=deep")
-    model = ConvAutoencoder.from_pretrained(runs / "deep")
-    settle(page)
+    page, model = opened(visit, runs, "deep")
     held = []
     page.route("**/decode", lambda route: held.append(route))
 

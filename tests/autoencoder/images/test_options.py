@@ -70,28 +70,22 @@ def test_arrays_cannot_be_loaded_again():
     [
         ({"source": 3}, "`source` (=3) must be a str, or None."),
         ({"source": "a", "clean": ["b"]}, "`clean` (=['b']) must be a str, or None."),
-        (
-            {"source": None, "clean": "b"},
-            "`clean` (=b) must go with a folder of pictures as `source`, which is in memory.",
-        ),
+        ({"source": None, "clean": "b"},
+            "`clean` (=b) must go with a folder of pictures as `source`, which is in memory."),
         ({"source": "a", "size": [64]}, "`size` (=[64]) must be an int or (height, width)."),
         ({"source": "a", "channels": []}, "`channels` (=[]) must be 1 (grey), 3 (RGB) or None (as the images are)."),
         ({"source": "a", "fit": ["x\ny"]}, '`fit` (=[\'x\\ny\']) must be "crop", "pad" or "stretch".'),
         ({"source": "a", "test_fraction": None}, "`test_fraction` (=None) must lie between 0 and 1, such as 0.2."),
         ("`test_fraction` (=nan) must lie between 0 and 1, such as 0.2.",),
-        (
-            {"source": "a", "white": "4095"},
-            "`white` (='4095') must be a whole number from 1 to 65,535, such as 4095 for 12 bits.",
-        ),
+        ({"source": "a", "white": "4095"},
+            "`white` (='4095') must be a whole number from 1 to 65,535, such as 4095 for 12 bits."),
         ({"source": "a", "seed": 1.5}, "`seed` (=1.5) must be a whole number."),
-        (
-            {"source": "a", "colour\n": 1},
+        ({"source": "a", "colour\n": 1},
             "`colour\\n` (=1) must not be in the record of images: it knows source, clean, size, channels, fit, "
-            "test_fraction, white, seed.",
-        ),
+            "test_fraction, white, seed."),
         ({"size": [1, 2]}, "`record` (={'size': [1, 2]}) must have a `source`: add where the images are."),
         ([1], "`record` (=[1]) must be a mapping from names of options to values."),
     ],
-)
+)  # fmt: skip
 def test_a_damaged_record(record, text):
     assert message(ImageOptions.from_record, record) == text
