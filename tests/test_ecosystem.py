@@ -134,7 +134,7 @@ def test_export_for_any_batch_and_height(name):
 def run_onnx(layer, x):
     """The output of a layer exported to ONNX and run by ONNX Runtime, and the kinds of its operators."""
     onnxruntime = pytest.importorskip("onnxruntime")
-    program = torch.onnx.export(layer, (x,), dynamo=True, verbose=False)
+    program = torch.onnx.export(layer.eval(), (x,), dynamo=True, verbose=False)
     file = io.BytesIO()
     program.save(file)
     session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
