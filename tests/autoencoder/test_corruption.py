@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from errors import message
 from halfstride.autoencoder.corruption import Corruption, corrupt, parse_corruptions
 from halfstride.autoencoder.draws import Draw
 
@@ -127,7 +128,7 @@ def test_texts_are_read():
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "expected"),
     [
         ("rain:3",
             r"`corruption` \(='rain:3'\) must be one of gaussian:STD, poisson:PEAK, salt-and-pepper:SHARE, jpeg:Q"),
@@ -143,8 +144,8 @@ def test_texts_are_read():
         ("blur:-1", r"`strength` \(=-1\) must be above 0 to 100"),
     ],
 )  # fmt: skip
-def test_mistakes_are_named_on_one_line(text, message):
-    assert re.search(message, message(parse_corruptions, text))
+def test_mistakes_are_named_on_one_line(text, expected):
+    assert re.search(expected, message(parse_corruptions, text))
 
 
 def test_other_mistakes_are_named():
