@@ -13,7 +13,7 @@ from benchmarks import accuracy, report, runner
 from benchmarks.models import MODELS
 from benchmarks.peers import Peer, Task, network, network_inputs, peers_for, reference
 from benchmarks.quality import report as quality_report
-from benchmarks.rows import LAYERS, fewest_bytes, fewest_products, parse, select
+from benchmarks.rows import LAYERS, fewest_bytes, fewest_products, parse
 from benchmarks.worker import _Worker
 from halfstride._core.algorithms import ALGORITHMS
 from halfstride._core.planner import explain
@@ -51,13 +51,6 @@ def test_a_row_says_what_its_network_computes(row):
 def test_a_line_that_cannot_be_read_is_refused(line, message):
     with pytest.raises(ValueError, match=message):
         parse(line)
-
-
-def test_rows_are_selected_by_all_their_tags():
-    rows = select(LAYERS, ["resize", "s4", "tail"])
-    assert [row.name for row in rows] == ["resize 8x64x32x32 -> 3 k3 s4"]
-    assert select(LAYERS, []) == LAYERS
-    assert select(LAYERS, ["resize", "transposed"]) == []
 
 
 @pytest.mark.parametrize("scale", [2, 4])

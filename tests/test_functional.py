@@ -30,8 +30,6 @@ def random(*shape, dtype=torch.float64):
 
 
 # Samples of others ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize("algorithm", ["auto", "native", "scatter", "emulated", "phases"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
@@ -91,8 +89,6 @@ def test_onnx_backend_cases(attributes, x, weight, expected, algorithm):
 
 
 # Known bugs of the field ----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("axes", [1, 2, 3])
 def test_output_size_without_a_batch(axes):
     """pytorch#75889: torch's layers once took the channels of an unbatched input for a size."""
@@ -158,8 +154,6 @@ def test_nearest_neighbours_among_millions_of_positions_are_the_right_ones():
 
 
 # What the functions are -----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize("padding_mode", MODES)
 def test_resize_conv_is_interpolate_pad_and_conv(axes, padding_mode):
@@ -245,8 +239,6 @@ def test_a_constant_input_has_no_border_where_it_is_continued(padding_mode, padd
 
 
 # Sizes ----------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("functions", [TRANSPOSED, RESIZE, SUBPIXEL])
 @pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize("kernel", [1, 2, 3, 4])
@@ -271,8 +263,6 @@ def test_every_output_size_that_can_be_reached_is_the_beginning_of_the_largest()
 
 
 # Types and kinds of tensors -------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("functions", [TRANSPOSED, RESIZE, SUBPIXEL])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64])
 def test_types_unbatched_and_empty(functions, dtype):

@@ -45,8 +45,6 @@ def size_or_none(function, *args, **kwargs):
 
 
 # Sizes ----------------------------------------------------------------------------------------------------------------
-
-
 def test_conv_size_is_what_torch_returns_and_counts_the_places_of_the_kernel():
     for n, k, s, p, d in product(range(1, 13), range(1, 6), range(1, 5), range(4), range(1, 4)):
         size = size_or_none(conv_size, n, k, s, p, d)
@@ -111,8 +109,6 @@ def test_ints_are_repeated_for_every_axis_and_sizes_are_plain_ints():
 
 
 # The inverses ---------------------------------------------------------------------------------------------------------
-
-
 def test_conv_input_sizes_are_exactly_those_that_the_convolution_maps_there():
     for k, s, p, d in product(range(1, 6), range(1, 6), range(5), range(1, 4)):
         preimages: dict[int, list[int]] = {}
@@ -147,8 +143,6 @@ def test_output_padding_round_trips_and_refuses_all_else():
 
 
 # Phases and coverage --------------------------------------------------------------------------------------------------
-
-
 def test_phases_and_evenness_against_brute_force():
     for k, s, d in product(range(1, 13), range(1, 8), range(1, 8)):
         phases = phase_taps(k, s, d)
@@ -195,8 +189,6 @@ def test_receptive_field_is_the_support_of_the_gradient(layers):
 
 
 # Ways from a size to another ------------------------------------------------------------------------------------------
-
-
 def reached_by(way: Solution, n: int, m: int) -> int:
     if n < m:
         return conv_transpose_size(n, way.kernel_size, way.stride, way.padding, way.output_padding)
@@ -270,8 +262,6 @@ def test_solve_calculates_and_does_not_search(n, m):
 
 
 # Ints of any size -----------------------------------------------------------------------------------------------------
-
-
 def test_huge_ints():
     assert conv_size(HUGE, 3, 2, 1) == HUGE // 2
     assert conv_transpose_size(HUGE, HUGE, HUGE) == HUGE * HUGE
@@ -285,8 +275,6 @@ def test_huge_ints():
 
 
 # Errors ---------------------------------------------------------------------------------------------------------------
-
-
 LARGER = "is larger than the padded input"
 UNREACHED = "cannot be reached from input size"
 
@@ -370,8 +358,6 @@ def advice(function, *args) -> int:
 
 
 # The room -------------------------------------------------------------------------------------------------------------
-
-
 def test_geometry_needs_nothing_but_the_standard_library():
     code = (
         "import importlib.util, sys\n"

@@ -126,8 +126,6 @@ def flat(steps=1000):
 
 
 # Verdicts ---------------------------------------------------------------------------------------------------------
-
-
 def test_a_good_model():
     evaluation = evaluate(knowing(), collection(), metrics=flat())
     assert evaluation.verdict.kind == "good"
@@ -210,8 +208,6 @@ def test_a_model_that_is_worse_than_image_files_is_told_so():
 
 
 # Figures ----------------------------------------------------------------------------------------------------------
-
-
 def test_errors_are_those_of_their_definitions():
     images = collection(labels=True)
     model = of_pca(images, 3)
@@ -316,8 +312,6 @@ def test_latent_maps_and_colour():
 
 
 # Denoising --------------------------------------------------------------------------------------------------------
-
-
 def noisy(images, first):
     shares = [
         torch.randn(image.shape, generator=torch.Generator().manual_seed(first + i)) for i, image in enumerate(images)
@@ -389,8 +383,6 @@ def test_one_process_of_a_distributed_job_evaluates_without_the_others(monkeypat
 
 
 # Leaving things as they were --------------------------------------------------------------------------------------
-
-
 def test_modes_and_random_numbers_are_left_as_they_were():
     model = ConvAutoencoder(SIZE, latent_dim=2, width=8)
     model.train()
@@ -416,8 +408,6 @@ def test_progress_is_told():
 
 
 # Files ------------------------------------------------------------------------------------------------------------
-
-
 def test_it_goes_to_json_and_back():
     evaluation = evaluate(knowing(), collection(labels=True))
     text = json.dumps(evaluation.to_dict(), allow_nan=False)

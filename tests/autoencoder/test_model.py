@@ -36,8 +36,6 @@ def blobs(count, size, channels=1, seed=0):
 
 
 # Sizes ------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.filterwarnings("ignore::halfstride.UnevenKernelWarning")
 @settings(max_examples=80)
 @given(
@@ -112,15 +110,6 @@ def test_a_batch_of_no_images_keeps_its_shape(latent):
     assert model(torch.rand(0, 1, 13, 13)).shape == (0, 1, 13, 13)
 
 
-def test_default_downscale_follows_the_size():
-    def downscale(size, latent="vector", latent_dim=16):
-        return ConvAutoencoder(size, 20, latent_dim=latent_dim, latent=latent, width=1).downscale
-
-    assert [downscale(size) for size in (1, 28, 32, 33, 128, (16, 200))] == [4, 4, 4, 8, 16, 32]
-    assert [downscale(size, latent_dim=2) for size in (1, 28, 32, 33)] == [4, 8, 8, 16]
-    assert [downscale(size, "map") for size in (1, 7, (2, 9), 128)] == [2, 4, 8, 8]
-
-
 def test_training_lets_values_a_little_out_of_range_so_that_they_have_a_gradient():
     model = ConvAutoencoder(8, latent_dim=2, width=4)
     model.initialise(torch.full((4, 1, 8, 8), 255, dtype=torch.uint8))
@@ -134,8 +123,6 @@ def test_training_lets_values_a_little_out_of_range_so_that_they_have_a_gradient
 
 
 # The start --------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("variational", [False, True])
 @pytest.mark.parametrize(("latent", "count"), [("map", 60), ("vector", 60), ("vector", 5), ("map", 1)])
 def test_with_a_linear_path_it_starts_as_pca(latent, count, variational):
@@ -232,8 +219,6 @@ def test_untrained_is_what_was_never_loaded(tmp_path):
 
 
 # Variational models and samples -----------------------------------------------------------------------------------
-
-
 def test_a_variational_model_has_distributions():
     model = ConvAutoencoder(12, 1, 4, latent="map", width=8, variational=True)
     mean, log_variance = model.distribution(torch.rand(3, 1, 12, 12))
@@ -290,8 +275,6 @@ def test_equal_codes_give_samples_too():
 
 
 # Saving, exporting, diagnosing ------------------------------------------------------------------------------------
-
-
 def test_a_saved_model_is_loaded_from_its_folder_alone(tmp_path):
     arguments = {"image_size": (9, 14), "channels": 3, "latent_dim": 5, "latent": "vector", "downscale": 2, "width": 6}
     arguments |= {"blocks": 2, "downsampling": "pool", "upsampling": "transposed", "kernel_size": 5}
@@ -372,8 +355,6 @@ def test_diagnose_looks_at_all_upsamplings(upsampling):
 
 
 # Errors -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

@@ -46,8 +46,6 @@ def train_steps(model, steps=5):
 
 
 # Sizes ------------------------------------------------------------------------------------------------------------
-
-
 def stack(*layers, features=0):
     """Layers, and behind them a vector of 3 codes where the number of features is given."""
     return nn.Sequential(*layers, *([nn.Flatten(), nn.Linear(features, 3)] if features else []))
@@ -108,8 +106,6 @@ def test_it_exports_with_a_free_batch():
 
 
 # Freezing ---------------------------------------------------------------------------------------------------------
-
-
 def test_a_frozen_encoder_does_not_change_while_the_decoder_learns():
     torch.manual_seed(0)
     encoder = small_encoder().train()
@@ -137,8 +133,6 @@ def test_an_encoder_that_is_not_frozen_learns_too():
 
 
 # Normalisation ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("mean", "std"), [(MEAN, STD), (0.5, 0.25), (0, 1), ([0.1, 0.5, 0.9], 2)])
 def test_normalisation_is_undone_in_the_output(mean, std):
     encoder = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False))
@@ -168,8 +162,6 @@ def test_starting_from_images_changes_nothing():
 
 
 # What an encoder must return --------------------------------------------------------------------------------------
-
-
 class Returns(nn.Conv2d):
     """A convolution that `mirror` knows by its class, and that returns something else."""
 
@@ -266,8 +258,6 @@ def test_wrong_arguments_are_named(options, text):
 
 
 # Config and weights -----------------------------------------------------------------------------------------------
-
-
 def test_config_and_weights_come_back_from_json(tmp_path):
     from safetensors.torch import load_file, save_file
 
@@ -348,8 +338,6 @@ def test_weights_of_another_encoder_are_told_in_one_line():
 
 
 # Loading by name --------------------------------------------------------------------------------------------------
-
-
 def test_an_encoder_is_loaded_by_name_and_told_by_its_argument():
     assert isinstance(load_encoder("torch.nn:Identity"), nn.Identity)
     with pytest.raises(ValueError, match=r"`encoder` \(=torch\.nn:Absent\) is not in torch\.nn: AttributeError: "):

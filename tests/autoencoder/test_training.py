@@ -96,8 +96,6 @@ def test_pairs_are_learned(tmp_path):
 
 
 # Length -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("steps", [1, 20, 39])
 def test_twenty_scorings_or_one_per_step(tmp_path, steps):
     metrics = small_training(tmp_path / "run", steps=steps)
@@ -202,8 +200,6 @@ def test_the_learning_rate_rises_and_falls_in_each_training(tmp_path):
 
 
 # The model that is kept -------------------------------------------------------------------------------------------
-
-
 def test_the_best_model_on_the_validation_images_is_kept(tmp_path):
     generator = np.random.default_rng(0)
     noise = generator.integers(0, 256, (60, 9, 11), dtype=np.uint8)
@@ -240,8 +236,6 @@ def test_frozen_parameters_are_left_alone(tmp_path):
 
 
 # Small and odd data -----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("latent", ["vector", "map"])
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_a_few_images_are_enough(tmp_path, count, latent):
@@ -267,8 +261,6 @@ def test_images_larger_than_the_crop_are_trained_in_crops(tmp_path):
 
 
 # What goes wrong --------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("learning_rate", [1e6, 1e30])
 def test_a_diverging_training_stops_and_keeps_the_last_good_checkpoint(tmp_path, learning_rate):
     out = tmp_path / "run"

@@ -50,8 +50,6 @@ def digits():
 
 
 # Calibration ----------------------------------------------------------------------------------------------------------
-
-
 def boxes(seed):
     """Rectangles, whose straight edges put all their energy on the axes of the spectrum."""
     generator = np.random.default_rng(seed)
@@ -194,8 +192,6 @@ def test_what_cannot_be_measured_is_refused(signals, period, error):
 
 
 # Geometry and weights -------------------------------------------------------------------------------------------------
-
-
 def test_stack_coverage_is_what_torch_computes_with_ones():
     layers = [geometry.Window(3, 2, 1), geometry.Window(5, 3), geometry.Window(4, 2, 1, 2)]
     x = torch.ones(1, 1, 6, dtype=torch.float64)
@@ -215,8 +211,6 @@ def test_gain_spread_against_a_constant_input():
 
 
 # Models ---------------------------------------------------------------------------------------------------------------
-
-
 class DCGAN(nn.Sequential):
     """The generator of Radford et al. (2016), narrow."""
 
@@ -471,8 +465,6 @@ def test_models_that_cannot_be_judged_say_why():
 
 
 # Images ---------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("period", [2, 3, 4, 5, 6, 8])
 def test_an_image_tells_its_period(period):
     image = pink(1, 128, period)
@@ -497,8 +489,6 @@ def test_images_of_every_layout_and_type():
 
 
 # Warnings, figures, data ----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("downscale", "stride", "kernel", "better"), [(2, 2, 3, 4), (4, 4, 6, 8), (8, 4, 5, 8)])
 def test_an_uneven_autoencoder_is_warned_of_when_it_is_built_and_not_when_it_is_loaded(
     downscale, stride, kernel, better, tmp_path

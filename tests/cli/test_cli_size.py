@@ -47,8 +47,6 @@ def failure(capsys):
 
 
 # Every command --------------------------------------------------------------------------------------------------------
-
-
 def test_version():
     assert output("--version") == f"halfstride {halfstride.__version__}\n"
 
@@ -191,8 +189,6 @@ def test_the_examples_in_the_help_run(group):
 
 
 # halfstride size ------------------------------------------------------------------------------------------------------
-
-
 def test_the_lecture_s_slide():
     assert output("size transposed --input 2 --kernel 3 --stride 2") == (
         "Transposed convolution: 2 -> 5\n"

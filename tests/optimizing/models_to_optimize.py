@@ -207,8 +207,6 @@ LEFT = {
 
 
 # Changes in place, and aliases ----------------------------------------------------------------------------------------
-
-
 def changing(change):
     """A model that changes its input after it was upsampled."""
 
@@ -288,8 +286,6 @@ IN_PLACE = {
 
 
 # Code that looks closely ----------------------------------------------------------------------------------------------
-
-
 class Swish(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -406,8 +402,6 @@ def scripted(x):
 
 
 # Architectures --------------------------------------------------------------------------------------------------------
-
-
 class ResBlock(nn.Module):
     def __init__(self, inputs, outputs):
         super().__init__()

@@ -63,8 +63,6 @@ def ran_folded():
 
 
 # States ---------------------------------------------------------------------------------------------------------------
-
-
 def simple():
     return nn.Sequential(nn.Conv2d(4, 4, 1), nn.Upsample(scale_factor=2), conv(), nn.ConvTranspose2d(3, 2, 2, 2))
 
@@ -370,8 +368,6 @@ def test_under_transforms_tracing_and_compilation_it_is_the_original(pair):
 
 
 # Decisions ------------------------------------------------------------------------------------------------------------
-
-
 def clock(monkeypatch, *ratios):
     """Say how many times as long the changed model takes, in inference and in training."""
     monkeypatch.setattr(Example, "times", lambda self, gradients, _: Times(1.0, ratios[gradients]))
@@ -490,8 +486,6 @@ def test_the_modules_that_are_changed_are_the_smallest():
 
 
 # The report, and bad input --------------------------------------------------------------------------------------------
-
-
 def test_the_report_as_text_and_as_data():
     model = nn.Sequential(nn.Upsample(scale_factor=2), conv(), nn.Upsample(scale_factor=2, mode="bilinear"))
     _, report = optimize(model, image())

@@ -60,25 +60,6 @@ def test_packed_kernels_give_what_the_definition_gives(name, last, monkeypatch):
     assert len(calls) == 3
 
 
-def test_packing_is_left_where_torch_multiplies_one_matrix():
-    def packs(batch, channels, size, taps, form="transposed"):
-        shape, weight = (batch, channels, *size), torch.nn.Parameter(torch.empty(channels, channels, *taps))
-        case = transposed_case(len(size), shape, weight.shape, 2)
-        x = torch.empty(shape).movedim(1, -1).contiguous().movedim(-1, 1)
-        with torch.no_grad():
-            return packed.pays(case, x, weight, form, (0,) * len(size))
-
-    assert not packs(1, 64, (8, 8), (3, 3))
-    assert packs(2, 64, (8, 8), (3, 3))
-    assert packs(1, 64, (18, 18), (3, 3))
-    assert not packs(8, 64, (18, 18), (3, 3))
-    assert packs(8, 64, (18, 18), (3, 3), form="resize")
-    assert packs(1, 64, (8, 8), (4, 4))
-    assert packs(1, 256, (4, 4), (3, 3))
-    assert not packs(1, 64, (40,), (4,))
-    assert packs(1, 256, (40,), (16,))
-
-
 def test_one_weight_can_be_packed_in_several_ways(monkeypatch):
     monkeypatch.setattr(packed, "_gains", lambda *_: True)
     weight, x = torch.nn.Parameter(torch.randn(32, 32, 3, 3)), torch.randn(1, 32, 5, 5)

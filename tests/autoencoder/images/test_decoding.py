@@ -49,8 +49,6 @@ def decoded(data, channels=3, size=(6, 9), fit="crop"):
 
 
 # Formats and modes ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "PPM", "WEBP"])
 def test_colour_comes_through_unchanged(format):
     data = file_of(COLOUR, format, **({"lossless": True} if format == "WEBP" else {}))
@@ -264,8 +262,6 @@ def test_scaling_down_is_antialiased():
 
 
 # Sources and arrays ---------------------------------------------------------------------------------------------------
-
-
 def test_paths_bytes_files_and_arrays_are_the_same(tmp_path):
     data = file_of(COLOUR, "PNG")
     path = tmp_path / "a.png"
@@ -418,8 +414,6 @@ def test_a_jpeg_over_the_limit_whose_channels_come_one_after_the_other_is_refuse
 
 
 # Files that mean harm -------------------------------------------------------------------------------------------------
-
-
 def reason_of(source):
     for work in (lambda: inspect(source), lambda: decode(source, (3, 4, 4))):
         with pytest.raises(ImageError) as caught:

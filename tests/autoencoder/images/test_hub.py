@@ -112,8 +112,6 @@ def count_reads(monkeypatch):
 
 
 # Downloaded, or small enough to be kept -------------------------------------------------------------------------------
-
-
 def check_parquet(images):
     assert images.shape == (1, 4, 5)
     assert images.classes == ("even", "odd")
@@ -270,8 +268,6 @@ def test_addresses_are_fetched():
 
 
 # Streamed -------------------------------------------------------------------------------------------------------------
-
-
 def test_a_stream_gives_each_image_once_an_epoch(parquet):
     images = stream_of(f"hub:{parquet}")
     assert images.shape == (1, 4, 5)

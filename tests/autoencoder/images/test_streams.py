@@ -145,16 +145,6 @@ def test_single_gaps_are_forgiven_for_ever(folder, monkeypatch):
     assert len(list(images.train.batches(1))) == 16
 
 
-def test_a_process_without_an_image_in_the_last_step_still_takes_it(folder):
-    images = streamed(folder)
-    for rank in range(4):
-        shares = list(images.train.batches(5 * 3, rank=0, world_size=1))
-        assert [len(share) for share in shares] == [15, 1]
-        shares = list(images.train.batches(3 * 5, rank=rank % 3, world_size=3))
-        assert [len(share) for share in shares] == [5, 1 if rank % 3 == 0 else 0]
-        assert shares[1].shape[1:] == (1, 6, 6)
-
-
 @FORKS
 def test_an_array_on_disk_is_read_in_place(tmp_path):
     array = np.random.default_rng(0).integers(0, 256, (20, 3, 6, 7), dtype=np.uint8)
