@@ -11,6 +11,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from halfstride import cli
+
 # The same examples in every run, and no judgement by the clock: a test fails for a reason or not at all.
 settings.register_profile("halfstride", derandomize=True, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "halfstride"))
@@ -19,3 +21,32 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "halfstride"))
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def halfstride(capsys, monkeypatch, tmp_path):
+    """Run a command in an empty folder: its exit code, what it printed, and what it said on stderr.
+
+    `halfstride.out` is what one prints that must succeed, `halfstride.error` the one line of one that must fail.
+    """
+    monkeypatch.chdir(tmp_path)
+    for name in ("FORCE_COLOR", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(list(map(str, arguments)))
+        return stopped.value.code or 0, *capsys.readouterr()
+
+    def out(*arguments):
+        code, out, err = run(*arguments)
+        assert code == 0, err
+        return out
+
+    def error(*arguments):
+        code, _, err = run(*arguments)
+        assert (code, err.count("\n")) == (1, 1), err
+        return err
+
+    run.out, run.error = out, error
+    return run

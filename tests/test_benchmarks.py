@@ -13,7 +13,7 @@ from benchmarks import accuracy, report, runner
 from benchmarks.models import MODELS
 from benchmarks.peers import Peer, Task, network, network_inputs, peers_for, reference
 from benchmarks.quality import report as quality_report
-from benchmarks.rows import LAYERS, fewest_bytes, fewest_products, parse, select
+from benchmarks.rows import LAYERS, fewest_bytes, fewest_products, parse
 from benchmarks.worker import _Worker
 from halfstride._core.algorithms import ALGORITHMS
 from halfstride._core.planner import explain
@@ -28,9 +28,6 @@ SMALL = [
 ]
 
 
-# Rows -----------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("row", LAYERS, ids=lambda row: row.name)
 def test_a_row_says_what_its_network_computes(row):
     task = Task(row.name, device="meta")
@@ -38,10 +35,6 @@ def test_a_row_says_what_its_network_computes(row):
     output = module(*network_inputs(task))
     assert output.shape == row.output_shape
     assert row.weight_shape in [parameter.shape for parameter in module.parameters()]
-
-
-def test_no_row_is_in_the_grid_twice():
-    assert len({row.name for row in LAYERS}) == len(LAYERS)
 
 
 @pytest.mark.parametrize(
@@ -60,13 +53,6 @@ def test_a_line_that_cannot_be_read_is_refused(line, message):
         parse(line)
 
 
-def test_rows_are_selected_by_all_their_tags():
-    rows = select(LAYERS, ["resize", "s4", "tail"])
-    assert [row.name for row in rows] == ["resize 8x64x32x32 -> 3 k3 s4"]
-    assert select(LAYERS, []) == LAYERS
-    assert select(LAYERS, ["resize", "transposed"]) == []
-
-
 @pytest.mark.parametrize("scale", [2, 4])
 @pytest.mark.parametrize("size", ["6", "6x5", "6x5x4"])
 def test_fewest_products_are_those_of_the_most_frugal_algorithm(scale, size):
@@ -80,9 +66,6 @@ def test_fewest_bytes_count_every_tensor_once():
     row = parse("transposed 1x2x3x3 -> 4 k2 s2")
     assert fewest_bytes(row) == 4 * (2 * 9 + 2 * 4 * 4 + 4 * 36)
     assert fewest_bytes(row, itemsize=2, training=True) == fewest_bytes(row)
-
-
-# Peers ----------------------------------------------------------------------------------------------------------------
 
 
 def names(task):
@@ -159,9 +142,6 @@ def test_a_wrong_result_is_not_timed(tmp_path):
         worker.check(path)
 
 
-# Rounds ---------------------------------------------------------------------------------------------------------------
-
-
 class Scripted:
     """Workers that answer at once with seconds that were settled beforehand."""
 
@@ -207,16 +187,12 @@ def test_who_fails_is_named_and_the_others_go_on():
 
 
 def test_who_measures_to_decide_is_prepared_alone():
-    """Beside a compiler at work, `optimize` would decide by chance."""
     task = Task(MODELS[0].name)
     together, *alone = runner._prepared_together(peers_for(task), task)
     assert [[peer.name for peer in group] for group in alone] == [["halfstride channels_last"], ["halfstride"]]
     assert {"eager", "compile", "halfstride compile"} <= {peer.name for peer in together}
     task = Task(SMALL[0])
     assert runner._prepared_together(peers_for(task), task) == [peers_for(task)]
-
-
-# Tables ---------------------------------------------------------------------------------------------------------------
 
 
 def result(**changes):
@@ -250,13 +226,6 @@ def run_of(*rows, training=False):
     }
 
 
-def test_the_best_peer_has_the_smallest_median():
-    assert report.best(result(), "ready-made") == "eager channels_last"
-    assert report.best(result(), "halfstride") == "halfstride phases"
-    assert report.best(result(), "halfstride", "auto") == "halfstride"
-    assert report.best(result(peers={}), "ready-made") is None
-
-
 def test_results_keep_medians_and_quartiles():
     eager = result()["peers"]["eager"]
     assert eager == {
@@ -270,12 +239,6 @@ def test_results_keep_medians_and_quartiles():
     }
     alone = report.condensed({"eager": {"kind": "ready-made", "how": "eager", "seconds": [1.0]}})
     assert alone == {"eager": {"kind": "ready-made", "how": "eager", "seconds": [1.0, 1.0, 1.0]}}
-
-
-def test_the_limit_is_the_larger_of_products_and_bytes():
-    assert report.limit(result()) == 0.75  # two matrix products take 0.5
-    assert report.limit(result(products=400)) == 1.0
-    assert report.limit({"peers": {}}) is None
 
 
 def test_a_table_shows_losses_among_the_wins():
@@ -311,9 +274,6 @@ def test_a_models_table_says_what_share_upsampling_has():
 def test_committed_tables_are_those_of_the_committed_results(path):
     markdown = quality_report.markdown if path.stem == "quality" else report.markdown
     assert path.read_text() == markdown(json.loads(path.with_suffix(".json").read_text()))
-
-
-# Accuracy -------------------------------------------------------------------------------------------------------------
 
 
 def test_accuracy_compares_output_and_gradients_in_either_memory_format_with_float64():

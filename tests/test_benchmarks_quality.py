@@ -26,9 +26,6 @@ def noise(*shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
-# Sets -----------------------------------------------------------------------------------------------------------------
-
-
 def test_training_and_test_crops_come_from_different_columns():
     columns = np.broadcast_to(np.arange(0, 240, 3, dtype=np.uint8), (80, 80))
     left, right = photographs.regions(columns)
@@ -53,9 +50,6 @@ def test_crops_without_detail_are_left_out():
     assert all(len(np.unique(crop)) > 2 for crop in crops)
     with pytest.raises(ValueError, match=r"`pictures` \(=1 of them\) must have crops with detail"):
         photographs.draw_crops([np.zeros((32, 32), np.uint8)], 8, 1, seed=0)
-
-
-# Scores ---------------------------------------------------------------------------------------------------------------
 
 
 def test_scores_of_what_is_known():
@@ -100,9 +94,6 @@ def test_baselines_are_exact_where_numbers_suffice():
     assert baselines({"train": data["train"][:5], "test": data["test"]}, 16)["pca"]["test"]["numbers"] == 4
 
 
-# Peers ----------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("shape", "numbers"), [((1, 28, 28), 32), ((3, 64, 64), 256), ((1, 48, 48), 72)])
 @pytest.mark.parametrize("name", ["lecture", "keras-blog"])
 def test_peers_have_the_numbers_they_are_given(name, shape, numbers):
@@ -133,9 +124,6 @@ def test_the_rate_rises_and_falls_to_zero():
     assert rates[0] == pytest.approx(0.04)
     assert rates[-1] == pytest.approx(0, abs=1e-12)
     assert [peer.validation_size(images) for images in (60, 1040, 60000)] == [8, 104, 1000]
-
-
-# Rows -----------------------------------------------------------------------------------------------------------------
 
 
 def test_rows_fit_into_three_hours_and_ten_minutes():
@@ -213,9 +201,6 @@ def test_the_time_of_a_process_is_its_own(tmp_path):
     assert 0.3 <= used.cpu_seconds < 3
     with pytest.raises(TrainingError, match="exit status 3: before / the end"):
         _spend([sys.executable, "-c", "print('before\\nthe end'); raise SystemExit(3)"], tmp_path / "log", threads=1)
-
-
-# The table ------------------------------------------------------------------------------------------------------------
 
 
 def test_finished_rows_are_kept_and_failed_ones_tried_again(tmp_path):

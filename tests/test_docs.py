@@ -61,7 +61,6 @@ def test_every_block_of_python_runs_and_prints_the_text_below_it(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_size_command_prints_the_text_below_it(page):
-    """In blocks of `console`: lines `$ halfstride size ...`, each followed by its output, if any is shown."""
     for language, content in FENCE.findall(page.read_text(encoding="utf-8")):
         if language == "console":
             for command in re.split(r"^\$ ", content, flags=re.MULTILINE)[1:]:

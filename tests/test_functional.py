@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from errors import message
 from halfstride import functional, kernels
 from halfstride._core.algorithms import ALGORITHMS
 from tolerance import assert_close
@@ -29,8 +30,6 @@ def random(*shape, dtype=torch.float64):
 
 
 # Samples of others ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize("algorithm", ["auto", "native", "scatter", "emulated", "phases"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
@@ -90,8 +89,6 @@ def test_onnx_backend_cases(attributes, x, weight, expected, algorithm):
 
 
 # Known bugs of the field ----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("axes", [1, 2, 3])
 def test_output_size_without_a_batch(axes):
     """pytorch#75889: torch's layers once took the channels of an unbatched input for a size."""
@@ -140,7 +137,6 @@ def test_padding_is_cut_from_the_output_and_never_added_to_the_input():
 
 
 def test_nearest_neighbours_of_large_scales_are_the_right_ones():
-    """torch's interpolate computes its source positions in float32, and takes a wrong one at scale 41."""
     x, w = torch.randn(1, 1, 60), torch.ones(1, 1, 1)
     for scale in range(1, 65):
         expected = x.repeat_interleave(scale, dim=-1)
@@ -149,7 +145,6 @@ def test_nearest_neighbours_of_large_scales_are_the_right_ones():
 
 
 def test_nearest_neighbours_among_millions_of_positions_are_the_right_ones():
-    """Of float32 so many are not told apart: torch's "nearest-exact" is wrong at some of them."""
     x, w = torch.randn(1, 2, 1, 9000), torch.ones(2, 1, 1, 1)
     expected = x.repeat_interleave(1000, dim=-1)
     assert not torch.equal(F.interpolate(x, scale_factor=(1.0, 1000.0), mode="nearest-exact"), expected)
@@ -159,8 +154,6 @@ def test_nearest_neighbours_among_millions_of_positions_are_the_right_ones():
 
 
 # What the functions are -----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize("padding_mode", MODES)
 def test_resize_conv_is_interpolate_pad_and_conv(axes, padding_mode):
@@ -183,7 +176,6 @@ def test_subpixel_conv_is_pad_conv_and_shuffle(padding_mode):
 @pytest.mark.parametrize("kernel", [2, 3, 4, 5])
 @pytest.mark.parametrize("dilation", [1, 2])
 def test_same_is_torchs_for_convolutions(kernel, dilation):
-    """Where an even kernel asks for an odd number of positions, the end gets one more."""
     x, w = random(1, 2, 6), random(4, 2, kernel)
     upsampled = x.repeat_interleave(2, dim=-1)
     with warnings.catch_warnings():
@@ -246,19 +238,7 @@ def test_a_constant_input_has_no_border_where_it_is_continued(padding_mode, padd
     assert_close(output, output[..., :1, :1].expand_as(output).contiguous())
 
 
-def test_adjoint_of_a_convolution():
-    x, y, w = random(2, 5, 4, 6), random(2, 3, 8, 13), random(5, 3, 3, 4)
-    padding, stride = ((0, 1), (1, 2)), (2, 2)
-    convolved = F.conv2d(F.pad(y, (1, 2, 0, 1)), w, stride=stride)
-    assert convolved.shape[2:] == (4, 7)
-    x = random(*convolved.shape)
-    back = functional.conv_transpose2d(x, w, stride=stride, padding=padding, output_size=(8, 13))
-    assert abs((convolved * x).sum() - (y * back).sum()) < 1e-9
-
-
 # Sizes ----------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("functions", [TRANSPOSED, RESIZE, SUBPIXEL])
 @pytest.mark.parametrize("axes", [1, 2, 3])
 @pytest.mark.parametrize("kernel", [1, 2, 3, 4])
@@ -282,17 +262,7 @@ def test_every_output_size_that_can_be_reached_is_the_beginning_of_the_largest()
     assert_close(transposed[1], F.conv_transpose1d(x, wt, stride=3, padding=1, output_padding=1))
 
 
-def test_same_with_an_output_size_keeps_tensorflows_alignment_for_it():
-    x, w = random(1, 2, 4), random(2, 3, 5)
-    full = F.conv_transpose1d(x, w, stride=2)  # 11 positions
-    for size, start in {8: 1, 7: 2}.items():
-        output = functional.conv_transpose1d(x, w, stride=2, padding="same", output_size=size)
-        assert_close(output, full[..., start : start + size].contiguous())
-
-
 # Types and kinds of tensors -------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("functions", [TRANSPOSED, RESIZE, SUBPIXEL])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64])
 def test_types_unbatched_and_empty(functions, dtype):
@@ -321,7 +291,6 @@ def test_autocast(functions):
 
 
 def test_autocast_rounds_no_more_than_torchs_own():
-    """Whatever is formed from the weight, and whatever is added up, is so in float32."""
     x, w = torch.randn(2, 32, 12, 12).bfloat16().float(), torch.randn(16, 32, 3, 3)
     exact = functional.resize_conv2d(x.double(), w.double())
     errors = {}
@@ -331,13 +300,6 @@ def test_autocast_rounds_no_more_than_torchs_own():
         errors[algorithm] = (output.double() - exact).square().mean().sqrt()
     assert max(errors.values()) <= 1.5 * errors["native"]
     assert errors["by_parts"] < 0.9 * errors["native"]  # which rounds its weights too
-
-
-@pytest.mark.parametrize("functions", [TRANSPOSED, RESIZE, SUBPIXEL])
-def test_meta_tensors(functions):
-    shape = (4, 4) if functions is not SUBPIXEL else (16, 4)
-    x, w = torch.empty(2, 4, 5, 6, device="meta"), torch.empty(*shape, 3, 3, device="meta")
-    assert functions[1](x, w, padding="same").shape[:2] == (2, 4)
 
 
 # Bad input ------------------------------------------------------------------------------------------------------------
@@ -350,8 +312,6 @@ PINNED = {
     "choose 27 or 28.": lambda: T(X, WT, None, 2, 1, output_size=31),
     "`output_size` (=26) cannot be reached from input size 14 with kernel_size=3, stride=2, padding=(0, 1), "
     "dilation=3: choose 32 to 34.": lambda: T(X, WT, None, 2, ((0, 1), (0, 1)), dilation=3, output_size=26),
-    "`output_size` (=15) cannot be reached from input size 14 with kernel_size=3, stride=1, padding=1: "
-    "choose 14.": lambda: T(X, WT, None, 1, 1, output_size=15),
     "`output_size` (=29) cannot be reached from input size 14 with stride=2, padding='same': choose 27 or 28.": (
         lambda: T(X, WT, None, 2, "same", output_size=29)
     ),
@@ -381,15 +341,11 @@ PINNED = {
     "`padding` (=((1, 1, 1), 0)) must have pairs (before, after): (1, 1, 1) is none.": (
         lambda: R(X, WR, padding=((1, 1, 1), 0))
     ),
-    "`padding` (=0.5) must be an int.": lambda: R(X, WR, padding=0.5),
     "`padding` (=(-20, -20)) cuts away all of the upsampled input (of size 28): cut less.": (
         lambda: R(X, WR, padding=-20)
     ),
     "`kernel_size` (=3, spanning 31 with dilation 15) is larger than the padded upsampled input (=28): "
     "use a smaller kernel or 3 more padding.": lambda: R(X, WR, padding=0, dilation=15),
-    "`padding_mode` (='mirror') must be one of 'zeros', 'reflect', 'replicate', 'circular'.": (
-        lambda: T(X, WT, padding_mode="mirror")
-    ),
     "`padding_mode` (='reflect') can continue an input of 14 positions by at most 13 at each end, not by 14: use less "
     "padding, a smaller kernel or padding_mode='replicate'.": lambda: S(X, WS, padding=14, padding_mode="reflect"),
     "`padding_mode` (='circular') can continue an upsampled input of 28 positions by at most 28 at each end, not by "
@@ -398,16 +354,9 @@ PINNED = {
     ),
     "`stride` (=0) must be at least 1.": lambda: T(X, WT, stride=0),
     "`stride` (=1.5) must be an int of at least 1.": lambda: T(X, WT, stride=1.5),
-    "`stride` (=(1, 2, 3)) must be one int, or 2 ints (one per axis).": lambda: T(X, WT, stride=(1, 2, 3)),
-    "`stride` (='2') must be an int of at least 1.": lambda: T(X, WT, stride="2"),
-    "`dilation` (=0) must be at least 1.": lambda: R(X, WR, dilation=0),
-    "`scale_factor` (=1.5) must be an int of at least 1. For a scale that is no integer use "
-    "torch.nn.functional.interpolate and a convolution.": lambda: R(X, WR, scale_factor=1.5),
     "`groups` (=0) must be at least 1.": lambda: T(X, WT, groups=0),
     "`groups` (=3) must divide the 4 input channels.": lambda: T(X, WT, groups=3),
-    "`groups` (=4) must divide the 2 output channels.": lambda: R(X, WR[:, :1], groups=4),
     "`input` has 4 channels where `weight` (of shape (5, 2, 3, 3)) takes 5.": lambda: T(X, torch.ones(5, 2, 3, 3)),
-    "`input` has 4 channels where `weight` (of shape (2, 3, 3, 3)) takes 3.": lambda: R(X, torch.ones(2, 3, 3, 3)),
     "`weight` (of shape (6, 4, 3, 3)) must have a multiple of 4 output channels, one for each phase of "
     "scale_factor=(2, 2): 6 is none.": lambda: S(X, torch.ones(6, 4, 3, 3)),
     "`weight` (of shape (4, 2, 3)) must have 4 dimensions: two of channels and 2 spatial ones.": (
@@ -418,9 +367,7 @@ PINNED = {
     ),
     "`input` (of shape (1, 4, 0, 14)) must have at least one position along each axis.": lambda: T(X[:, :, :0], WT),
     "`bias` (of shape (3,)) must have shape (2,), one for each channel.": lambda: T(X, WT, torch.ones(3)),
-    "`bias` (of shape (2,)) must have shape (8,), one for each channel.": lambda: S(X, WS, torch.ones(2)),
     "`input` (of torch.int64) must be floating point or complex: convert it with `.float()`.": lambda: T(X.long(), WT),
-    "`weight` (of torch.bool) must be floating point or complex: convert it with `.float()`.": lambda: R(X, WR.bool()),
     "`input`, `weight` and `bias` (of torch.float32, torch.float64) must have the same type: convert them with "
     "`.to(...)`, or use torch.autocast.": lambda: T(X, WT.double()),
     "`algorithm` (='fast') must be one of 'auto', 'native', 'scatter', 'emulated', 'folded', 'phases', "
@@ -432,9 +379,7 @@ PINNED = {
 
 @pytest.mark.parametrize("text", PINNED)
 def test_bad_input(text):
-    with pytest.raises(ValueError) as error:  # noqa: PT011
-        PINNED[text]()
-    assert str(error.value) == text
+    assert message(PINNED[text]) == text
 
 
 def test_what_is_no_tensor_is_a_type_error():
@@ -443,14 +388,11 @@ def test_what_is_no_tensor_is_a_type_error():
         (lambda: T(X, None)): "`weight` must be a torch.Tensor, not NoneType.",
         (lambda: R(X, WR, np.ones(2))): "`bias` must be a torch.Tensor, not ndarray.",
     }.items():
-        with pytest.raises(TypeError) as error:
-            call()
-        assert str(error.value) == text
+        assert message(call, kind=TypeError) == text
 
 
 @pytest.mark.parametrize("trained", [False, True])
 def test_an_empty_batch_is_planned_too(trained):
-    """With the default algorithm, whose prediction is a matter of products per image."""
     x = torch.zeros(0, 3, 4, 5)
     for output in (
         functional.resize_conv2d(x, torch.zeros(2, 3, 3, 3, requires_grad=trained), scale_factor=2),

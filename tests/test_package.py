@@ -14,9 +14,6 @@ from halfstride._support.extras import _EXTRAS, naming_extras
 PACKAGE = Path(halfstride.__file__).parent
 
 
-# Names ----------------------------------------------------------------------------------------------------------------
-
-
 def test_every_public_name_can_be_imported_and_is_listed():
     for name in halfstride.__all__:
         value = getattr(halfstride, name)
@@ -28,14 +25,10 @@ def test_every_public_name_can_be_imported_and_is_listed():
 
 
 def test_no_file_hides_a_public_function():
-    """A folder `optimize` would become the attribute `halfstride.optimize` as soon as it is imported."""
     modules = {path.stem for path in PACKAGE.iterdir()}
     assert {"figures", "geometry", "optimizing"} < modules
     hidden = {name for name in modules & set(halfstride.__all__) if callable(getattr(halfstride, name))}
     assert not hidden
-
-
-# Dependencies ---------------------------------------------------------------------------------------------------------
 
 
 def normalized(distribution):

@@ -205,44 +205,23 @@ def trees():
     return private.tree_map_only(int, lambda n: n + 1, tree) == {"a": [2, (3, "x")]}
 
 
-CHECKS = {
+CHECKS = {name: check for name, check in globals().items() if name in private.__all__} | {
     "is_compiling": lambda: compiled(private.is_compiling),
-    "is_exporting": is_exporting,
     "is_jit_traced": lambda: jit_traces(private.is_jit_traced),
     "is_captured": lambda: jit_traces(private.is_captured) and compiled(private.is_captured),
-    "is_traced": is_traced,
-    "is_transformed": is_transformed,
-    "has_saved_tensor_hooks": has_saved_tensor_hooks,
-    "has_unbacked_symbols": has_unbacked_symbols,
-    "record_function": record_function,
-    "version_of": version_of,
-    "convolution_gradients": convolution_gradients,
     "cpu_features": lambda: "avx2" in private.cpu_features() or not private.cpu_features(),
     "is_onednn_enabled": private.is_onednn_enabled,
     "has_onednn_operators": private.has_onednn_operators,
     "onednn_pack": onednn_conv,
     "onednn_pack_transposed": onednn_conv_transpose,
-    "onednn_conv": onednn_conv,
-    "onednn_add_conv": onednn_add_conv,
-    "onednn_conv_transpose": onednn_conv_transpose,
-    "function_modes": function_modes,
-    "is_device_mode": is_device_mode,
-    "module_call_code": module_call_code,
     "disable_torch_function": function_modes,
-    "disable_torch_function_subclass": make_wrapper,
-    "disable_torch_dispatch": make_wrapper,
-    "make_wrapper": make_wrapper,
-    "forbid_memory_access": make_wrapper,
-    "is_functional": is_functional,
-    "compile_with_inductor": compile_with_inductor,
+    **dict.fromkeys(
+        ("disable_torch_function_subclass", "disable_torch_dispatch", "forbid_memory_access"), make_wrapper
+    ),
     "is_higher_order": lambda: (
         private.is_higher_order(torch.ops.higher_order.cond) and not private.is_higher_order(len)
     ),
-    "builtin_pad": builtin_pad,
-    "tree_flatten": trees,
-    "tree_leaves": trees,
-    "tree_map": trees,
-    "tree_map_only": trees,
+    **dict.fromkeys(("tree_flatten", "tree_leaves", "tree_map", "tree_map_only"), trees),
 }
 
 

@@ -14,7 +14,6 @@ from tolerance import assert_close
 
 @pytest.mark.parametrize("algorithm", [folded, scatter, by_parts])
 def test_what_is_kept_of_a_weight_follows_it(algorithm):
-    """However the weight changes, in inference the result is that of the weight as it is."""
     case = resize_case(2, (1, 3, 5, 4), (4, 3, 3, 3), 2)
     weight = torch.nn.Parameter(torch.randn(4, 3, 3, 3))
     x = torch.randn(1, 3, 5, 4)
@@ -42,7 +41,6 @@ def test_what_is_kept_of_a_weight_follows_it(algorithm):
 
 
 def test_what_is_kept_of_a_large_weight_follows_the_least_of_its_changes():
-    """Told by products with a random vector, not by all of its numbers."""
     weight, makes = torch.nn.Parameter(torch.randn(64, 32, 3, 3)), []
     weight.data[3], weight.data[5] = 0.0, 1e10 * weight.data[5]
 

@@ -88,7 +88,6 @@ def test_pca_of_fewer_images_than_numbers_says_so():
 
 
 def test_randomised_pca_is_nearly_exact(monkeypatch):
-    """Also in the weak axes, which float32 loses without normalisation: here the deviations fall from 1 to 1/10,000."""
     generator = torch.Generator().manual_seed(0)
     axes = torch.linalg.qr(torch.randn((900, 300), generator=generator)).Q
     weights = torch.randn((400, 300), generator=generator) * torch.logspace(0, -4, 300) * 2

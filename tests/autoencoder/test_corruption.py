@@ -1,6 +1,7 @@
 """Corruptions do what their strength says, for any images, and the same however the work is shared."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from errors import message
 from halfstride.autoencoder.corruption import Corruption, corrupt, parse_corruptions
 from halfstride.autoencoder.draws import Draw
 
@@ -70,12 +72,6 @@ def test_steps_and_images_differ_and_the_same_step_repeats():
     assert twice.std() == pytest.approx(0.1 * math.sqrt(2), rel=0.15)
 
 
-def test_evaluation_depends_on_the_index_alone():
-    images, corruptions = torch.rand(6, 3, 10, 10), parse_corruptions("gaussian:0.1,mask:0.2")
-    whole = corrupt(images, corruptions, Draw.of_images(0, range(6)))
-    assert torch.equal(corrupt(images[4:], corruptions, Draw.of_images(0, [4, 5])), whole[4:])
-
-
 def test_the_noise_is_as_strong_as_asked_for():
     grey = torch.full((4, 3, 64, 64), 0.4)
     assert (_apply(grey, "gaussian:0.1") - grey).std().item() == pytest.approx(0.1, rel=0.02)
@@ -132,12 +128,10 @@ def test_texts_are_read():
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "expected"),
     [
-        (
-            "rain:3",
-            r"`corruption` \(='rain:3'\) must be one of gaussian:STD, poisson:PEAK, salt-and-pepper:SHARE, jpeg:Q",
-        ),
+        ("rain:3",
+            r"`corruption` \(='rain:3'\) must be one of gaussian:STD, poisson:PEAK, salt-and-pepper:SHARE, jpeg:Q"),
         ("gaussian", r"`corruption` \(='gaussian'\) must be one of"),
         ("gaussian:a bit", r"`corruption` \(='gaussian:a bit'\) must be one of"),
         ("blur:1,,jpeg:3", r"`corruption` \(=''\) must be one of"),
@@ -149,11 +143,9 @@ def test_texts_are_read():
         ("jpeg:30.5", r"`strength` \(=30.5\) must be an integer from 1 to 95"),
         ("blur:-1", r"`strength` \(=-1\) must be above 0 to 100"),
     ],
-)
-def test_mistakes_are_named_on_one_line(text, message):
-    with pytest.raises(ValueError, match=message) as caught:
-        parse_corruptions(text)
-    assert "\n" not in str(caught.value)
+)  # fmt: skip
+def test_mistakes_are_named_on_one_line(text, expected):
+    assert re.search(expected, message(parse_corruptions, text))
 
 
 def test_other_mistakes_are_named():

@@ -46,13 +46,6 @@ def test_in_evaluation_numbers_depend_on_the_images_index_alone():
     assert Draw.of_images(5, []).uniforms("a", 2).shape == (0, 2)
 
 
-def test_the_global_generator_is_left_alone():
-    before = torch.get_rng_state()
-    _all(Draw(0, 0, 4))
-    _all(Draw.of_images(0, [1]))
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match=r"`rank` \(=2\) must lie in 0 to 1, since world=2"):
         Draw(0, 0, 4, 2, 2)

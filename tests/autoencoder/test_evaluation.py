@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-import halfstride
 from halfstride.autoencoder import ConvAutoencoder, Evaluation, evaluate, scores, scoring
 from halfstride.autoencoder.baselines import PCA, Thumbnail
 from halfstride.autoencoder.images import to_float
@@ -127,8 +126,6 @@ def flat(steps=1000):
 
 
 # Verdicts ---------------------------------------------------------------------------------------------------------
-
-
 def test_a_good_model():
     evaluation = evaluate(knowing(), collection(), metrics=flat())
     assert evaluation.verdict.kind == "good"
@@ -159,7 +156,6 @@ def test_a_collapsed_model():
 
 
 def test_an_undertrained_model():
-    """A real net, stopped while it learns."""
     images = collection()
     model, metrics = trained(images, 40)
     evaluation = evaluate(model, images, metrics=metrics)
@@ -199,7 +195,6 @@ def coarse(count, seed, size=SIZE):
 
 
 def test_a_model_that_is_worse_than_image_files_is_told_so():
-    """Images of sharp edges, which take a file few bytes and a smooth method many numbers."""
     images = collection(lambda count, seed: (coarse(count, seed, 64) > 127).to(torch.uint8) * 255)
     better = Thumbnail(images.train.images, 900)
     model = grey()
@@ -213,8 +208,6 @@ def test_a_model_that_is_worse_than_image_files_is_told_so():
 
 
 # Figures ----------------------------------------------------------------------------------------------------------
-
-
 def test_errors_are_those_of_their_definitions():
     images = collection(labels=True)
     model = of_pca(images, 3)
@@ -238,8 +231,6 @@ def test_errors_are_those_of_their_definitions():
 
 
 def test_nearest_neighbours_find_the_classes_that_a_code_tells():
-    """Blobs in the upper half are of another class than those in the lower half."""
-
     def labelled(count, seed):
         images = blobs(count, seed)
         return MemorySplit(images, (images[:, 0, :8].sum((1, 2)) > images[:, 0, 8:].sum((1, 2))).long())
@@ -262,7 +253,6 @@ def test_units_that_never_vary_are_not_in_use():
 
 
 def test_test_images_steer_nothing():
-    """Neither a baseline nor what is compared on validation images depends on them."""
     one, other = (evaluate(knowing(), collection(test=blobs(60, seed=seed))) for seed in (2, 3))
     assert [row.validation_mse for row in one.rows] == [row.validation_mse for row in other.rows]
     assert [row.note for row in one.rows] == [row.note for row in other.rows]
@@ -322,8 +312,6 @@ def test_latent_maps_and_colour():
 
 
 # Denoising --------------------------------------------------------------------------------------------------------
-
-
 def noisy(images, first):
     shares = [
         torch.randn(image.shape, generator=torch.Generator().manual_seed(first + i)) for i, image in enumerate(images)
@@ -367,7 +355,6 @@ def test_pairs_have_targets_of_their_own():
 
 
 def test_processes_corrupt_every_image_as_one_process_does(monkeypatch):
-    """Images are dealt out like cards; each keeps the corruption that belongs to its place."""
     images = MemorySplit(blobs(11))
     seen = {}
 
@@ -396,8 +383,6 @@ def test_one_process_of_a_distributed_job_evaluates_without_the_others(monkeypat
 
 
 # Leaving things as they were --------------------------------------------------------------------------------------
-
-
 def test_modes_and_random_numbers_are_left_as_they_were():
     model = ConvAutoencoder(SIZE, latent_dim=2, width=8)
     model.train()
@@ -423,8 +408,6 @@ def test_progress_is_told():
 
 
 # Files ------------------------------------------------------------------------------------------------------------
-
-
 def test_it_goes_to_json_and_back():
     evaluation = evaluate(knowing(), collection(labels=True))
     text = json.dumps(evaluation.to_dict(), allow_nan=False)
@@ -478,7 +461,3 @@ def test_the_picture_has_a_row_for_each_method():
     labels = [axes.get_ylabel().splitlines()[0] for axes in figure.axes[::count]]
     assert labels == ["original", "this model", "PCA", "thumbnail"]
     assert all(axes.get_xlabel().endswith(" dB") for axes in figure.axes[count:])
-
-
-def test_evaluate_is_public():
-    assert halfstride.evaluate is evaluate

@@ -1,7 +1,5 @@
 """Every mirror decoder gives back exactly the size that its encoder took, and aligned with it."""
 
-import math
-
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -19,6 +17,7 @@ CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 MAX_POOL = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 AVG_POOL = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 KINDS = ("transposed", "resize", "subpixel")
+CONVOLUTION = nn.Sequential(nn.Conv2d(3, 4, 3))
 
 
 @st.composite
@@ -121,7 +120,6 @@ def test_flatten_linear_and_norms_are_mirrored_in_their_order():
 
 
 def test_the_transposed_twin_is_the_adjoint():
-    """With the same weights, <conv x, y> = <x, twin y>."""
     encoder = nn.Sequential(
         nn.Conv2d(2, 3, (3, 4), stride=(2, 3), padding=(1, 2), dilation=(2, 1), bias=False)
     ).double()
@@ -138,7 +136,6 @@ def test_the_transposed_twin_is_the_adjoint():
     ("kernel", "stride", "padding"), [(3, 2, 1), (4, 2, 1), (4, 4, 0), (3, 2, 0), (7, 4, 3), (5, 1, 0), (3, 3, 0)]
 )
 def test_twins_stay_where_the_encoder_looked(kernel, stride, padding, upsampling):
-    """A single code lights up its own part of the image: the middle of its receptive field, to half a block."""
     size = 41
     encoder = nn.Sequential(nn.Conv1d(1, 1, kernel, stride, padding))
     decoder = mirror(encoder, (1, size), upsampling=upsampling)
@@ -155,23 +152,16 @@ def test_twins_stay_where_the_encoder_looked(kernel, stride, padding, upsampling
 @pytest.mark.parametrize(
     ("layer", "text"),
     [
-        (
-            nn.Upsample(scale_factor=2),
-            r"mirror cannot undo layer '1\.0' \(Upsample, taking 4×8×8\): it knows convolutions",
-        ),
-        (nn.Softmax2d(), None),
+        (nn.Upsample(scale_factor=2),
+            r"mirror cannot undo layer '1\.0' \(Upsample, taking 4×8×8\): it knows convolutions"),
         (nn.GLU(dim=1), r"mirror cannot undo layer '1\.0' \(GLU, taking 4×8×8\): it changes the shape to 2×8×8\."),
         (nn.MaxPool2d(2, return_indices=True), r"mirror cannot undo layer '1\.0' .* does not return one output"),
         (nn.Flatten(0), r"mirror cannot undo layer '1\.0' \(Flatten, taking 4×8×8\)"),
         (nn.MultiheadAttention(8, 2), r"mirror cannot undo layer '1\.0' \(MultiheadAttention"),
-        (nn.ModuleList(), r"mirror cannot undo layer '1\.0' \(ModuleList"),
     ],
-)
+)  # fmt: skip
 def test_a_layer_that_cannot_be_mirrored_is_named(layer, text):
     encoder = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Sequential(layer))
-    if text is None:
-        assert isinstance(mirror(encoder, (3, 8, 8)), nn.Sequential)
-        return
     with pytest.raises(MirrorError, match=text):
         mirror(encoder, (3, 8, 8))
 
@@ -190,9 +180,7 @@ class Named(nn.Sequential):
 
 def test_a_sequential_with_a_forward_of_its_own_is_not_undone_as_if_it_had_none():
     conv = nn.Conv2d(3, 3, 3, padding=1)
-    with pytest.raises(
-        MirrorError, match=r"cannot undo layer '0\.1' \(Residual\): it has a `forward` of its own; only"
-    ):
+    with pytest.raises(MirrorError, match=r"cannot undo layer '0\.1' \(Residual\): it has a `forward` of its own"):
         mirror(nn.Sequential(nn.Sequential(conv, Residual(conv))), (3, 8, 8))
     with pytest.raises(MirrorError, match=r"cannot undo `encoder` \(Residual\): it has a `forward` of its own"):
         mirror(Residual(conv), (3, 8, 8))
@@ -207,22 +195,24 @@ def test_lazy_layers_are_mirrored_once_they_have_weights():
     assert mirror(encoder, (3, 8, 8))(codes).shape == (2, 3, 8, 8)
 
 
-def test_other_mistakes_are_named():
-    conv = nn.Conv2d(3, 4, 3)
-    with pytest.raises(MirrorError, match="`encoder` is a Conv2d: only an nn.Sequential says"):
-        mirror(conv, (3, 8, 8))
-    with pytest.raises(MirrorError, match="there is nothing to mirror"):
-        mirror(nn.Sequential(nn.ReLU()), (3, 8, 8))
-    with pytest.raises(
-        ValueError, match=r"`input_size` \(=\(1, 8, 8\)\) does not fit the encoder at layer '0' \(Conv2d"
-    ):
-        mirror(nn.Sequential(conv), (1, 8, 8))
-    with pytest.raises(ValueError, match=r"`input_size` \(=\(3, 0, 8\)\) must be the shape of one input"):
-        mirror(nn.Sequential(conv), (3, 0, 8))
-    with pytest.raises(
-        ValueError, match=r"`upsampling` \(='bilinear'\) must be one of 'subpixel', 'resize', 'transposed'"
-    ):
-        mirror(nn.Sequential(conv), (3, 8, 8), upsampling="bilinear")
+@pytest.mark.parametrize(
+    ("encoder", "size", "options", "text"),
+    [
+        (nn.Conv2d(3, 4, 3), (3, 8, 8), {}, "`encoder` is a Conv2d: only an nn.Sequential says"),
+        (nn.Sequential(nn.ReLU()), (3, 8, 8), {}, "there is nothing to mirror"),
+        (CONVOLUTION, (1, 8, 8), {}, r"`input_size` \(=\(1, 8, 8\)\) does not fit the encoder at layer '0' \(Conv2d"),
+        (CONVOLUTION, (3, 0, 8), {}, r"`input_size` \(=\(3, 0, 8\)\) must be the shape of one input"),
+        (
+            CONVOLUTION,
+            (3, 8, 8),
+            {"upsampling": "bilinear"},
+            r"`upsampling` \(='bilinear'\) must be one of 'subpixel', ",
+        ),
+    ],
+)
+def test_other_mistakes_are_named(encoder, size, options, text):
+    with pytest.raises(ValueError, match=text):
+        mirror(encoder, size, **options)
 
 
 def test_the_encoder_is_left_alone_and_shared_layers_are_met_each_time():
@@ -233,23 +223,6 @@ def test_the_encoder_is_left_alone_and_shared_layers_are_met_each_time():
     assert decoder(encoder(torch.rand(4, 1, 19))).shape == (4, 1, 19)
     assert sum(isinstance(layer, nn.ReLU) for layer in decoder) == 2
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
-
-
-def test_a_mirror_learns():
-    torch.manual_seed(0)
-    encoder = nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 6 * 7, 8))
-    model = nn.Sequential(encoder, mirror(encoder, (1, 11, 13), upsampling="resize"))
-    images = torch.rand(8, 1, 11, 13)
-    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-    losses = []
-    for _ in range(200):
-        loss = nn.functional.mse_loss(model(images), images)
-        losses.append(loss.item())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert losses[-1] < 0.25 * losses[0]
-    assert math.isfinite(losses[-1])
 
 
 def test_a_transposed_twin_that_is_uneven_is_warned_of_and_an_even_one_is_not():

@@ -4,8 +4,7 @@ import copy
 import io
 import json
 import pickle
-import subprocess
-import sys
+import re
 import warnings
 
 import numpy as np
@@ -15,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import halfstride
+from errors import message
 from halfstride.autoencoder.mixture import draw_like
 from halfstride.autoencoder.model import ConvAutoencoder, largest_downscale
 from halfstride.checkerboard.coverage import UnevenKernelWarning
@@ -36,8 +36,6 @@ def blobs(count, size, channels=1, seed=0):
 
 
 # Sizes ------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.filterwarnings("ignore::halfstride.UnevenKernelWarning")
 @settings(max_examples=80)
 @given(
@@ -112,15 +110,6 @@ def test_a_batch_of_no_images_keeps_its_shape(latent):
     assert model(torch.rand(0, 1, 13, 13)).shape == (0, 1, 13, 13)
 
 
-def test_default_downscale_follows_the_size():
-    def downscale(size, latent="vector", latent_dim=16):
-        return ConvAutoencoder(size, 20, latent_dim=latent_dim, latent=latent, width=1).downscale
-
-    assert [downscale(size) for size in (1, 28, 32, 33, 128, (16, 200))] == [4, 4, 4, 8, 16, 32]
-    assert [downscale(size, latent_dim=2) for size in (1, 28, 32, 33)] == [4, 8, 8, 16]
-    assert [downscale(size, "map") for size in (1, 7, (2, 9), 128)] == [2, 4, 8, 8]
-
-
 def test_training_lets_values_a_little_out_of_range_so_that_they_have_a_gradient():
     model = ConvAutoencoder(8, latent_dim=2, width=4)
     model.initialise(torch.full((4, 1, 8, 8), 255, dtype=torch.uint8))
@@ -134,12 +123,9 @@ def test_training_lets_values_a_little_out_of_range_so_that_they_have_a_gradient
 
 
 # The start --------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("variational", [False, True])
 @pytest.mark.parametrize(("latent", "count"), [("map", 60), ("vector", 60), ("vector", 5), ("map", 1)])
 def test_with_a_linear_path_it_starts_as_pca(latent, count, variational):
-    """Of blocks of 8×8 pixels, or of whole images; as scikit-learn has it, also with fewer images than components."""
     from sklearn.decomposition import PCA
 
     torch.manual_seed(0)
@@ -202,7 +188,6 @@ def test_images_that_are_almost_constant_are_a_start_too():
 
 
 def test_of_many_blocks_a_sample_is_taken_from_all_places():
-    """Every fourth block would always come from the same two columns of eight."""
     images = torch.zeros(400, 1, 64, 64, dtype=torch.uint8)
     images[:, :, :, 8:16] = as_bytes(400, 1, 64, 1)
     model = ConvAutoencoder(64, 1, 8, latent="map", width=4).eval()
@@ -234,8 +219,6 @@ def test_untrained_is_what_was_never_loaded(tmp_path):
 
 
 # Variational models and samples -----------------------------------------------------------------------------------
-
-
 def test_a_variational_model_has_distributions():
     model = ConvAutoencoder(12, 1, 4, latent="map", width=8, variational=True)
     mean, log_variance = model.distribution(torch.rand(3, 1, 12, 12))
@@ -248,18 +231,6 @@ def test_a_variational_model_has_distributions():
     assert bounded[:, 1].unique().tolist() == [-20]
     with pytest.raises(ValueError, match=r"`variational` \(=False\): this model has a code for each image, and no dis"):
         ConvAutoencoder(8, latent_dim=2, width=4).distribution(torch.rand(1, 1, 8, 8))
-
-
-@pytest.mark.parametrize("latent", ["vector", "map"])
-def test_samples_of_a_variational_model(latent):
-    model = ConvAutoencoder((12, 9), 3, 4, latent=latent, width=8, variational=True)
-    first, again, other = (model.sample(5, seed=seed) for seed in (0, 0, 1))
-    assert first.shape == (5, 3, 12, 9)
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    assert first.min() >= 0
-    assert first.max() <= 1
-    assert model.training
 
 
 @pytest.mark.parametrize("latent", ["vector", "map"])
@@ -281,46 +252,43 @@ def test_samples_of_a_plain_model_follow_its_codes(latent):
         model.sample(0, codes=codes)
 
 
+@pytest.mark.parametrize("latent", ["vector", "map"])
+@pytest.mark.parametrize("variational", [False, True])
+def test_samples_follow_the_seed(latent, variational):
+    model = ConvAutoencoder((12, 9), 3, 4, latent=latent, width=8, variational=variational)
+    # With a gradient, as a person may hand them over.
+    given = {} if variational else {"codes": model.encode(torch.rand(200, 3, 12, 9))}
+    first, again, other = (model.sample(5, **given, seed=seed) for seed in (0, 0, 2**40 + 1))
+    assert first.shape == (5, 3, 12, 9)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert first.min() >= 0
+    assert first.max() <= 1
+    assert model.training
+    with pytest.raises(ValueError, match=r"`count` \(=0\) must be (an int of )?at least 1"):
+        model.sample(0, **given)
+
+
 def test_equal_codes_give_samples_too():
     model = ConvAutoencoder(8, latent_dim=2, width=4)
     assert model.sample(3, codes=torch.ones(200, 2)).isfinite().all()
 
 
 # Saving, exporting, diagnosing ------------------------------------------------------------------------------------
-
-
-def test_saved_model_loads_in_a_process_that_knows_nothing_of_its_arguments(tmp_path):
-    torch.manual_seed(0)
-    arguments = {
-        "image_size": (9, 14),
-        "channels": 3,
-        "latent_dim": 5,
-        "latent": "vector",
-        "downscale": 2,
-        "width": 6,
-        "blocks": 2,
-        "downsampling": "pool",
-        "upsampling": "transposed",
-        "kernel_size": 5,
-        "linear": True,
-        "variational": True,
-    }
+def test_a_saved_model_is_loaded_from_its_folder_alone(tmp_path):
+    arguments = {"image_size": (9, 14), "channels": 3, "latent_dim": 5, "latent": "vector", "downscale": 2, "width": 6}
+    arguments |= {"blocks": 2, "downsampling": "pool", "upsampling": "transposed", "kernel_size": 5}
+    arguments |= {"linear": True, "variational": True}
     with pytest.warns(UnevenKernelWarning):
         model = ConvAutoencoder(**arguments).eval()
-    model.save_pretrained(tmp_path / "model")
-    images = torch.rand(2, 3, 9, 14)
-    torch.save(images, tmp_path / "images.pt")
-    assert {"config.json", "model.safetensors"} <= {path.name for path in (tmp_path / "model").iterdir()}
-    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    model.save_pretrained(tmp_path)
+    assert {"config.json", "model.safetensors"} <= {path.name for path in tmp_path.iterdir()}
+    config = json.loads((tmp_path / "config.json").read_text())
     assert {name: config[name] for name in arguments} == {**arguments, "image_size": [9, 14]}
-    code = (
-        "import sys, torch; from halfstride import ConvAutoencoder;"
-        "model = ConvAutoencoder.from_pretrained(sys.argv[1] + '/model');"
-        "assert not model.training;"
-        "torch.save(model(torch.load(sys.argv[1] + '/images.pt')), sys.argv[1] + '/output.pt')"
-    )
-    subprocess.run([sys.executable, "-W", "error", "-c", code, str(tmp_path)], check=True, capture_output=True)
-    torch.testing.assert_close(torch.load(tmp_path / "output.pt"), model(images))
+    images = torch.rand(2, 3, 9, 14)
+    loaded = ConvAutoencoder.from_pretrained(tmp_path)
+    assert not loaded.training
+    torch.testing.assert_close(loaded(images), model(images))
 
 
 def test_a_folder_that_holds_no_model_is_refused(tmp_path):
@@ -387,70 +355,42 @@ def test_diagnose_looks_at_all_upsamplings(upsampling):
 
 
 # Errors -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
         ({"image_size": 0}, r"`image_size` \(=0\) must be (an int of )?at least 1\."),
-        ({"image_size": (8, -1)}, r"`image_size` \(=-1\) must be (an int of )?at least 1\."),
         ({"image_size": (8, 8, 8)}, r"`image_size` \(=\(8, 8, 8\)\) must be one int, or 2 ints \(one per axis\)\."),
         ({"channels": 0}, r"`channels` \(=0\) must be (an int of )?at least 1\."),
-        ({"channels": True}, r"`channels` \(=True\) must be (an int of )?at least 1\."),
         ({"latent_dim": 2.5}, r"`latent_dim` \(=2\.5\) must be (an int of )?at least 1\."),
         (
             {"image_size": 4, "latent_dim": 17},
             r"`latent_dim` \(=17\) makes a code of 17 numbers, more than the 16 of an image of 1×4×4: use at most 16\.",
         ),
-        (
-            {"image_size": (16, 24), "latent_dim": 65, "latent": "map"},
+        ({"image_size": (16, 24), "latent_dim": 65, "latent": "map"},
             r"`latent_dim` \(=65\) makes a code of 390 numbers, more than the 384 of an image of 1×16×24: use at most "
-            r"64, or a larger `downscale`\.",
-        ),
+            r"64, or a larger `downscale`\."),
         ({"latent": "spatial"}, r"`latent` \(='spatial'\) must be one of 'vector', 'map'\."),
         ({"downscale": 6}, r"`downscale` \(=6\) must be a power of 2, such as 4, 8 or 16\."),
         ({"downscale": 32}, r"`downscale` \(=32\) is larger than images of 28×28: use at most 16\."),
-        ({"downscale": 1}, r"`downscale` \(=1\) must be a power of 2, such as 4, 8 or 16\."),
-        ({"downscale": 4.0}, r"`downscale` \(=4\.0\) must be a power of 2, such as 4, 8 or 16\."),
-        ({"width": 0}, r"`width` \(=0\) must be (an int of )?at least 1\."),
-        ({"blocks": -1}, r"`blocks` \(=-1\) must be (an int of )?at least 0\."),
-        (
-            {"upsampling": "bilinear"},
-            r"`upsampling` \(='bilinear'\) must be one of 'subpixel', 'resize', 'transposed'\.",
-        ),
-        ({"downsampling": "avg"}, r"`downsampling` \(='avg'\) must be one of 'stride', 'pool'\."),
-        ({"kernel_size": 0}, r"`kernel_size` \(=0\) must be (an int of )?at least 1\."),
+        ({"upsampling": "bilinear"},
+            r"`upsampling` \(='bilinear'\) must be one of 'subpixel', 'resize', 'transposed'\."),
     ],
-)
+)  # fmt: skip
 def test_bad_arguments_are_named(arguments, text):
-    with pytest.raises(ValueError, match=text) as error:
-        ConvAutoencoder(**arguments)
-    assert "\n" not in str(error.value)
+    assert re.search(text, message(ConvAutoencoder, **arguments))
 
 
 def test_an_image_smaller_than_a_block_may_have_the_code_of_a_block():
     assert ConvAutoencoder(1, 1, 4, latent="map", width=4).latent_shape == (4, 1, 1)
 
 
-def test_uneven_kernels_are_told_of_once_built():
-    with pytest.warns(UnevenKernelWarning, match="kernel_size"):
-        ConvAutoencoder(8, latent_dim=2, width=4, upsampling="transposed", kernel_size=5)
-    ConvAutoencoder(8, latent_dim=2, width=4, upsampling="transposed", kernel_size=4)
-    with pytest.raises(ValueError, match=r"`kernel_size` \(=3\) must be at least 4, the stride .* or it leaves gaps"):
-        ConvAutoencoder(8, latent_dim=2, width=4, upsampling="transposed", kernel_size=3)
-
-
 def test_bad_images_and_latents_are_named():
     model = ConvAutoencoder(8, latent_dim=2, width=4)
     with pytest.raises(ValueError, match=r"`images` are torch.uint8: this model takes floats in \[0, 1\]"):
         model(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
-    with pytest.raises(
-        ValueError, match=r"`images` have the shape \(1, 3, 8, 8\): this model takes \(N, 1, height, width\)"
-    ):
+    with pytest.raises(ValueError, match=r"`images` have the shape \(1, 3, 8, 8\): this model takes \(N, 1, height"):
         model(torch.zeros(1, 3, 8, 8))
-    with pytest.raises(
-        ValueError, match=r'`images` are 9×8: this model takes 8×8; bring them to that size, or build it with latent="m'
-    ):
+    with pytest.raises(ValueError, match=r"`images` are 9×8: this model takes 8×8; bring them to that size, or build"):
         model(torch.zeros(1, 1, 9, 8))
     with pytest.raises(ValueError, match=r"`latents` have the shape N×3: this model decodes N×2\."):
         model.decode(torch.zeros(1, 3))

@@ -2,15 +2,15 @@
 
 import json
 import math
+import re
 import sys
 import warnings
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
+from errors import message
 from halfstride.autoencoder.mirroring import MirrorError
 from halfstride.autoencoder.own_encoder import EncoderAutoencoder, load_encoder
 
@@ -46,39 +46,28 @@ def train_steps(model, steps=5):
 
 
 # Sizes ------------------------------------------------------------------------------------------------------------
+def stack(*layers, features=0):
+    """Layers, and behind them a vector of 3 codes where the number of features is given."""
+    return nn.Sequential(*layers, *([nn.Flatten(), nn.Linear(features, 3)] if features else []))
 
 
-@st.composite
-def encoders(draw: st.DrawFn) -> tuple[nn.Sequential, tuple[int, int], int, bool]:
-    """Convolutions with strides and poolings, and sometimes a Linear behind them; image size, channels, vector?"""
-    size = tuple(draw(st.one_of(st.integers(7, 40), st.sampled_from((11, 13, 29, 31, 37)))) for _ in range(2))
-    channels = draw(st.sampled_from((1, 2, 3)))
-    stack, inputs, left = [], channels, min(size)
-    for _ in range(draw(st.integers(1, 3))):
-        kernel = draw(st.integers(1, min(5, left)))
-        stride = draw(st.integers(1, 3))
-        if draw(st.booleans()):
-            outputs = draw(st.integers(1, 4))
-            stack += [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2), nn.BatchNorm2d(outputs), nn.ReLU()]
-            inputs = outputs
-        else:
-            stack.append(draw(st.sampled_from((nn.MaxPool2d, nn.AvgPool2d)))(kernel, stride, kernel // 2))
-        left = (left + 2 * (kernel // 2) - kernel) // stride + 1
-    vector = draw(st.booleans())
-    if vector:
-        with torch.no_grad():
-            features = nn.Sequential(*stack).eval()(torch.zeros(1, channels, *size)).numel()
-        stack += [nn.Flatten(), nn.Linear(features, 3)]
-    return nn.Sequential(*stack), size, channels, vector
+# Image size, channels, encoder; all geometries are drawn in the tests of `mirror`.
+ENCODERS = {
+    "strides": ((37, 29), 1, lambda: stack(nn.Conv2d(1, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 5, 3))),
+    "poolings": ((11, 40), 3, lambda: stack(nn.Conv2d(3, 2, 4, padding=2), nn.MaxPool2d(3, 2), nn.AvgPool2d(2, 3, 1))),
+    "vector": ((31, 13), 2, lambda: stack(nn.Conv2d(2, 4, 3, 3), nn.ReLU(), nn.MaxPool2d(2), features=40)),
+    "one position": ((7, 7), 1, lambda: stack(nn.Conv2d(1, 4, 7), features=4)),
+}
 
 
-@settings(max_examples=60)
-@given(encoders(), st.sampled_from(("transposed", "resize", "subpixel")), st.booleans())
-def test_images_of_any_size_come_back_at_exactly_that_size(case, upsampling, freeze):
-    encoder, size, channels, vector = case
-    model = EncoderAutoencoder(encoder, size, channels, upsampling=upsampling, freeze=freeze)
-    assert model.latent == ("vector" if vector else "map")
-    assert len(model.latent_shape) == (1 if vector else 3)
+@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("upsampling", ["transposed", "resize", "subpixel"])
+@pytest.mark.parametrize("freeze", [False, True])
+def test_images_of_any_size_come_back_at_exactly_that_size(name, upsampling, freeze):
+    size, channels, make = ENCODERS[name]
+    model = EncoderAutoencoder(make(), size, channels, upsampling=upsampling, freeze=freeze)
+    assert model.latent == ("map" if name in ("strides", "poolings") else "vector")
+    assert len(model.latent_shape) == (3 if model.latent == "map" else 1)
     assert model.latent_dim == model.latent_shape[0]
     assert model.image_size == size
     images = torch.rand(2, channels, *size)
@@ -91,11 +80,6 @@ def test_images_of_any_size_come_back_at_exactly_that_size(case, upsampling, fre
     torch.testing.assert_close(model.decode(codes, size), output)
     assert output.min() >= 0
     assert output.max() <= 1
-
-
-def test_one_int_is_both_sides():
-    encoder = nn.Sequential(nn.Conv2d(1, 2, 4, 4))
-    assert EncoderAutoencoder(encoder, 9, 1).image_size == (9, 9)
 
 
 def test_images_and_codes_of_another_size_are_named():
@@ -122,8 +106,6 @@ def test_it_exports_with_a_free_batch():
 
 
 # Freezing ---------------------------------------------------------------------------------------------------------
-
-
 def test_a_frozen_encoder_does_not_change_while_the_decoder_learns():
     torch.manual_seed(0)
     encoder = small_encoder().train()
@@ -151,11 +133,8 @@ def test_an_encoder_that_is_not_frozen_learns_too():
 
 
 # Normalisation ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("mean", "std"), [(MEAN, STD), (0.5, 0.25), (0, 1), ([0.1, 0.5, 0.9], 2)])
 def test_normalisation_is_undone_in_the_output(mean, std):
-    """Of layers that change nothing, images come back as they were."""
     encoder = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False))
     model = EncoderAutoencoder(encoder, 8, 3, mean=mean, std=std).eval()
     with torch.no_grad():
@@ -165,14 +144,6 @@ def test_normalisation_is_undone_in_the_output(mean, std):
     torch.testing.assert_close(model(images), images)
     by_hand = (images - torch.tensor(mean).reshape(-1, 1, 1)) / torch.tensor(std).reshape(-1, 1, 1)
     torch.testing.assert_close(model.encode(images), by_hand)
-
-
-def test_the_output_of_a_decoder_that_says_nothing_is_the_mean():
-    model = small_model(mean=MEAN, std=STD).eval()
-    nn.init.zeros_(model.decoder[-1].weight)
-    nn.init.zeros_(model.decoder[-1].bias)
-    output = model(torch.rand(2, 3, 11, 13))
-    torch.testing.assert_close(output, torch.tensor(MEAN)[:, None, None].expand_as(output))
 
 
 def test_values_are_clipped_in_evaluation_mode_only():
@@ -191,8 +162,6 @@ def test_starting_from_images_changes_nothing():
 
 
 # What an encoder must return --------------------------------------------------------------------------------------
-
-
 class Returns(nn.Conv2d):
     """A convolution that `mirror` knows by its class, and that returns something else."""
 
@@ -216,18 +185,14 @@ def behind(made):
     ("made", "text"),
     [
         (lambda codes: (codes, codes), "`encoder` returns tuple: it must return one tensor, N×d or N×c×h×w: the codes"),
-        (lambda codes: [codes], "`encoder` returns list: it must return one tensor"),
         (lambda codes: {"codes": codes}, "`encoder` returns dict: it must return one tensor"),
         (lambda codes: codes[:1], r"returns a tensor of shape \(1, 4, 9, 9\) for 2 images: its first axis must be"),
-        (lambda codes: codes.mean(), r"returns a tensor of shape \(\) for 2 images"),
         (lambda codes: codes.flatten(2), r"returns codes of N×4×81: they must be N×d or N×c×h×w; add nn\.Flatten\(\)"),
         (lambda codes: codes / 0 if codes is None else codes.no_such(), "`encoder` does not take .* AttributeError"),
     ],
 )
 def test_what_is_no_tensor_of_codes_is_named(made, text):
-    with pytest.raises(ValueError, match=text) as caught:
-        EncoderAutoencoder(behind(made), 11, 3)
-    assert "\n" not in str(caught.value)
+    assert re.search(text, message(EncoderAutoencoder, behind(made), 11, 3))
 
 
 def test_a_size_that_changes_from_call_to_call_is_named():
@@ -255,17 +220,16 @@ def test_a_size_that_changes_from_call_to_call_is_named():
     ],
 )
 def test_what_mirror_cannot_undo_reaches_the_user_in_one_line(encoder, text):
-    with pytest.raises(MirrorError, match=text) as caught:
-        EncoderAutoencoder(encoder, 11, 3)
-    assert "\n" not in str(caught.value)
+    assert re.search(text, message(EncoderAutoencoder, encoder, 11, 3, kind=MirrorError))
 
 
 def test_an_encoder_that_does_not_fit_the_images_is_named():
     with pytest.raises(ValueError, match=r"`input_size` \(=\(1, 11, 13\)\) does not fit the encoder at layer '0'"):
         EncoderAutoencoder(small_encoder(), (11, 13), 1)
-    with pytest.raises(ValueError, match="`encoder` does not take float32 images of N×3×11×13: RuntimeError: ") as told:
-        EncoderAutoencoder(small_encoder().double(), (11, 13), 3)
-    assert "\n" not in str(told.value)
+    assert re.search(
+        "`encoder` does not take float32 images of N×3×11×13: RuntimeError: ",
+        message(EncoderAutoencoder, small_encoder().double(), (11, 13), 3),
+    )
 
 
 @pytest.mark.parametrize(
@@ -273,21 +237,15 @@ def test_an_encoder_that_does_not_fit_the_images_is_named():
     [
         ({"image_size": (11, 0)}, r"`image_size` \(=0\) must be at least 1"),
         ({"image_size": (11, 13, 3)}, r"`image_size` \(=\(11, 13, 3\)\) must be one int, or 2 ints"),
-        ({"image_size": "11"}, r"`image_size` \(='11'\) must be (an int of )?at least 1"),
         ({"image_size": [11, True]}, r"`image_size` \(=True\) must be an int of at least 1"),
         ({"channels": 0}, r"`channels` \(=0\) must be at least 1"),
         ({"channels": True}, r"`channels` \(=True\) must be an int of at least 1"),
-        ({"channels": 3.0}, r"`channels` \(=3\.0\) must be an int"),
         ({"upsampling": "bilinear"}, r"`upsampling` \(='bilinear'\) must be one of"),
         ({"freeze": 1}, r"`freeze` \(=1\) must be True or False"),
         ({"mean": (0.5, 0.5)}, r"`mean` \(=\(0\.5, 0\.5\)\) must be a finite number, or one for each of 3 channels"),
         ({"mean": math.nan}, r"`mean` \(=nan\) must be a finite number"),
-        ({"mean": True}, r"`mean` \(=True\) must be a finite number"),
-        ({"mean": "0.5"}, r"`mean` \(='0\.5'\) must be a finite number"),
-        ({"mean": ["a", 0, 1]}, r"`mean` \(=\['a', 0, 1\]\) must be a finite number"),
         ({"mean": None}, r"`mean` \(=None\) must be a finite number"),
         ({"std": 10**400}, r"`std` \(=1000"),
-        ({"std": math.inf}, r"`std` \(=inf\) must be a finite number"),
         ({"std": 0}, r"`std` \(=0\) must be above 0; use 1"),
         ({"std": (1, 1, -1)}, r"`std` \(=\(1, 1, -1\)\) must be above 0"),
         ({"std": 1e-60}, r"`std` \(=1e-60\) must be above 0"),
@@ -300,8 +258,6 @@ def test_wrong_arguments_are_named(options, text):
 
 
 # Config and weights -----------------------------------------------------------------------------------------------
-
-
 def test_config_and_weights_come_back_from_json(tmp_path):
     from safetensors.torch import load_file, save_file
 
@@ -336,10 +292,6 @@ def test_an_uneven_kernel_is_warned_of_once_and_not_when_it_is_loaded():
         EncoderAutoencoder.from_config(model.config(), small_encoder())
 
 
-def test_the_default_name_is_the_class():
-    assert small_model().config()["encoder"] == "Sequential"
-
-
 @pytest.mark.parametrize(
     ("change", "text"),
     [
@@ -347,24 +299,15 @@ def test_the_default_name_is_the_class():
         (lambda config: config.update(extra=1), "`config` has an entry 'extra' that it should not have"),
         (lambda config: config.update({"a\nb": 1}), r"`config` has an entry 'a\\nb' that it"),
         (lambda config: config.update(encoder=["mynets:make"]), r"`config` has an `encoder` \(=\['mynets:make'\]\)"),
-        (lambda config: config.update(image_size="11x13"), "`image_size` \\(='11x13'\\) must be an int"),
-        (lambda config: config.update(image_size=[11]), r"`image_size` \(=\[11\]\) must be one int, or 2 ints"),
         (lambda config: config.update(image_size=[11, 10**30]), r"`input_size` .* does not fit the encoder"),
         (lambda config: config.update(image_size=[10**6, 10**6]), r"does not fit the encoder at layer '4' \(Linear"),
-        (lambda config: config.update(channels=None), r"`channels` \(=None\) must be an int"),
         (lambda config: config.update(channels=10**12), r"does not fit the encoder at layer '0'"),
-        (lambda config: config.update(upsampling=["resize"]), r"`upsampling` \(=\['resize'\]\) must be one of"),
-        (lambda config: config.update(freeze="yes"), r"`freeze` \(='yes'\) must be True or False"),
-        (lambda config: config.update(mean={"r": 1}), r"`mean` \(=\{'r': 1\}\) must be a finite number"),
-        (lambda config: config.update(std=[0, 1, 1]), r"`std` \(=\[0, 1, 1\]\) must be above 0"),
     ],
 )
 def test_a_config_that_was_damaged_by_hand_is_refused(change, text):
     config = small_model().config()
     change(config)
-    with pytest.raises(ValueError, match=text) as caught:
-        EncoderAutoencoder.from_config(config, small_encoder())
-    assert "\n" not in str(caught.value)
+    assert re.search(text, message(EncoderAutoencoder.from_config, config, small_encoder()))
 
 
 def test_a_config_that_is_no_object_is_refused():
@@ -375,16 +318,11 @@ def test_a_config_that_is_no_object_is_refused():
 def test_weights_of_another_encoder_are_told_in_one_line():
     model = small_model()
     state = model.state_dict()
-    text = (
-        r"`encoder` is another one than the weights are of: encoder\.0\.weight is 4×3×3×3 in the weights and 8×3×3×3 "
-    )
-    with pytest.raises(ValueError, match=text) as caught:
-        EncoderAutoencoder.from_config(model.config(), small_encoder(width=8)).load_state_dict(state)
-    assert "\n" not in str(caught.value)
+    wider = EncoderAutoencoder.from_config(model.config(), small_encoder(width=8))
+    text = "is another one than the weights are of: encoder.0.weight is 4×3×3×3 in the weights and 8×3×3×3 "
+    assert text in message(wider.load_state_dict, state)
     deeper = nn.Sequential(*small_encoder(7), nn.Linear(7, 5))
-    with pytest.raises(
-        ValueError, match=r"encoder\.4\.weight is 5×168 in the weights and 7×168 here; name the encoder that the"
-    ):
+    with pytest.raises(ValueError, match=r"encoder\.4\.weight is 5×168 in the weights and 7×168 here; name the"):
         EncoderAutoencoder.from_config(model.config(), deeper).load_state_dict(state)
     without_norm = nn.Sequential(*(layer for layer in small_encoder() if not isinstance(layer, nn.BatchNorm2d)))
     with pytest.raises(ValueError, match=r"encoder\.3\.weight is absent in the weights and 5×168 here"):
@@ -397,8 +335,6 @@ def test_weights_of_another_encoder_are_told_in_one_line():
 
 
 # Loading by name --------------------------------------------------------------------------------------------------
-
-
 def test_an_encoder_is_loaded_by_name_and_told_by_its_argument():
     assert isinstance(load_encoder("torch.nn:Identity"), nn.Identity)
     with pytest.raises(ValueError, match=r"`encoder` \(=torch\.nn:Absent\) is not in torch\.nn: AttributeError: "):

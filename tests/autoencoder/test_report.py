@@ -57,11 +57,6 @@ def test_finishing_writes_the_evaluation_the_card_and_pictures(tmp_path):
     assert record["rows"][0]["mse"] == evaluation.rows[0].mse
 
 
-def test_a_plane_of_two_numbers_is_drawn_decoded(tmp_path):
-    _, written = finish(*trained(tmp_path, small(latent_dim=2)))
-    assert written[-1].name == "latent_plane.png"
-
-
 def test_finishing_corrupts_the_inputs_as_in_training(tmp_path):
     evaluation, _ = finish(*trained(tmp_path, corruption="gaussian:0.2"))
     noise = evaluation.row("input").mse
@@ -112,15 +107,6 @@ def test_pictures_come_back_in_the_models_channels_and_a_maps_in_their_own_size(
         (path,), _ = reconstruct_files(model, [tmp_path / "picture.png"], tmp_path / latent)
         with Image.open(path) as picture:
             assert (picture.size, picture.mode) == (size, "L" if channels == 1 else "RGB")
-
-
-def test_nothing_is_written_where_no_picture_can_be_read(tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="`images` hold nothing that can be read: 1 skipped"):
-        reconstruct_files(small(), [tmp_path / "broken.png"], tmp_path / "out")
-    with pytest.raises(ValueError, match="exists already: choose another name, or empty it"):
-        reconstruct_files(small(), [tmp_path / "broken.png"], tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["broken.png"]
 
 
 def own_encoder():

@@ -81,9 +81,7 @@ def test_interrupted_it_resumes_to_the_same_end(tmp_path, monkeypatch, whole, ki
         return original(self, *positional, **keywords)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", step_and_interrupt)
-    with pytest.raises(
-        Interrupted, match=rf"Stopped after step {step} of 12 and saved\. Go on with: train\(\.\.\., resume=True\)"
-    ):
+    with pytest.raises(Interrupted, match=rf"Stopped after step {step} of 12 and saved\. Go on with: train"):
         small_training(tmp_path / "run", small_model(**arguments), **options)
     monkeypatch.undo()
     assert_same_end(kind, whole, tmp_path / "run")
@@ -110,7 +108,6 @@ def test_killed_at_any_point_it_resumes_to_the_same_end(tmp_path, monkeypatch, w
 
 
 def test_checkpoints_between_two_scorings_are_of_one_moment(tmp_path, monkeypatch):
-    """Every step is saved, and one in the middle of an interval of three is where it is killed."""
     monkeypatch.setattr(module, "_SCORINGS", 4)
     expected = curve(small_training(tmp_path / "whole", **{**RANDOM, "steps": 12}))
     monkeypatch.setattr(module, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
@@ -146,9 +143,6 @@ def test_killed_for_real_it_resumes_to_the_same_end(tmp_path):
         assert entry == pytest.approx(other, rel=1e-4)  # threads may be more here than there
 
 
-# More steps -------------------------------------------------------------------------------------------------------
-
-
 def test_a_finished_run_can_be_given_more(tmp_path, monkeypatch):
     first = small_training(tmp_path / "run", **RANDOM)
     assert small_training(tmp_path / "run", seed=0, resume=True, **{**RANDOM, "steps": None}) == first
@@ -163,9 +157,7 @@ def test_a_finished_run_can_be_given_more(tmp_path, monkeypatch):
     with pytest.raises(Killed):
         small_training(tmp_path / "torn", small_model(seed=5), resume=True, steps=10)
     monkeypatch.undo()
-    with pytest.raises(
-        ValueError, match=r"`steps` \(=7\) cannot be added yet: .* stands at step 27 of 34; resume it without, and then"
-    ):
+    with pytest.raises(ValueError, match=r"`steps` \(=7\) cannot be added yet: .* stands at step 27 of 34; resume it"):
         small_training(tmp_path / "torn", resume=True, steps=7)
     resumed = small_training(tmp_path / "torn", small_model(seed=6), resume=True, steps=10)
     for entry, other in zip(curve(resumed), curve(more), strict=True):
@@ -178,9 +170,6 @@ def test_minutes_can_be_added_too(tmp_path):
     assert Run.open(tmp_path / "run").stages == [24, 1]
     assert more[:-1] == first
     assert more[-1]["step"] == 25
-
-
-# What must match --------------------------------------------------------------------------------------------------
 
 
 def test_equal_options_are_accepted_and_others_named(tmp_path):
@@ -221,9 +210,7 @@ def test_moved_images_are_accepted_and_changed_ones_named(tmp_path):
     assert Run.open(tmp_path / "run").record["data"]["source"] == str(tmp_path / "moved")
 
     Image.fromarray(pictures(1, seed=7)[0]).save(tmp_path / "moved" / "added.png")
-    with pytest.raises(
-        ValueError, match=r"`images` are not those that .* was started with: new or .*: 1 \(added\.png\)\."
-    ):
+    with pytest.raises(ValueError, match=r"`images` are not those that .* was started with: new or .*: 1"):
         small_training(tmp_path / "run", None, load_images(tmp_path / "moved"), resume=True)
     (tmp_path / "moved" / "added.png").unlink()
     (tmp_path / "moved" / "07.png").rename(tmp_path / "moved" / "seven.png")
@@ -235,7 +222,6 @@ def test_moved_images_are_accepted_and_changed_ones_named(tmp_path):
 
 
 def test_images_of_another_size_are_named(tmp_path):
-    """A latent map takes them, but the run's figures would be of other images."""
     images = write(tmp_path / "images", 20)
     small_training(tmp_path / "run", small_model("map"), images, steps=2)
     smaller = load_images(tmp_path / "images", size=8)

@@ -22,12 +22,7 @@ def facts(**changes):
         "test": 0.005,
         "data_variance": 0.06,
         "output_variance": 0.05,
-        "rivals": [
-            Rival("mean image", 0.06, 0.06),
-            Rival("thumbnail", 0.03, 0.03),
-            Rival("PCA", 0.01, 0.01),
-            *rivals,
-        ],
+        "rivals": [Rival("mean image", 0.06, 0.06), Rival("thumbnail", 0.03, 0.03), Rival("PCA", 0.01, 0.01), *rivals],
         "numbers": 32,
         "latent": "vector",
         "doubled": 0.008,
@@ -38,27 +33,22 @@ def facts(**changes):
 
 
 EXPECTED = {
-    "a good model": (
-        {},
+    "a good model": ({},
         "good",
-        r"^Good: 3\.0 dB better than PCA and 7\.8 dB better than a thumbnail with as many num",
-    ),
+        r"^Good: 3\.0 dB better than PCA and 7\.8 dB better than a thumbnail with as many num"),
     "without a curve": ({"metrics": []}, "good", "the curve is too short to tell if more steps would help"),
     "a gap": ({"train": 0.003}, "good", "more images or --augment"),
     "constant data": ({"data_variance": 1e-7, "metrics": FALLING}, "constant", "check the data"),
     "a falling error": ({"metrics": FALLING}, "undertrained", r"fell by 20% .* --resume --steps 1000\."),
-    "a falling error, and behind": (
-        {"metrics": FALLING, "validation": 0.07, "train": 0.07},
+    "a falling error, and behind": ({"metrics": FALLING, "validation": 0.07, "train": 0.07},
         "undertrained",
-        "train longer",
-    ),
+        "train longer"),
     "the same outputs": ({"output_variance": 1e-6}, "collapsed", "--latent map or a smaller --learning-rate"),
     "the same outputs, of a map": ({"output_variance": 1e-6, "latent": "map"}, "collapsed", "with a smaller --learn"),
     "no better than the mean": ({"train": 0.061, "validation": 0.061}, "collapsed", "even on the training images"),
     "a gap of three": ({"train": 0.0017}, "memorising", r"2\.9 times .* --augment flip"),
     "a gap of three, of many images": ({"train": 0.0017, "images": 50_000}, "good", "--augment"),
-    "a rising error": (
-        {
+    "a rising error": ({
             "metrics": [
                 {"step": 1, "train_mse": 0.02, "validation_mse": 0.02},
                 {"step": 2, "train_mse": 0.01, "validation_mse": 0.004},
@@ -66,28 +56,21 @@ EXPECTED = {
             ]
         },
         "memorising",
-        "lowest at step 2 and has risen since",
-    ),
+        "lowest at step 2 and has risen since"),
     "PCA gains much": ({"validation": 0.0101, "train": 0.0101, "doubled": 0.004}, "latent too small", "60% less error"),
-    "PCA gains much, and the model is far behind": (
-        {"validation": 0.02, "train": 0.02, "doubled": 0.004},
+    "PCA gains much, and the model is far behind": ({"validation": 0.02, "train": 0.02, "doubled": 0.004},
         "worse than PCA",
-        "3.0 dB worse than PCA with as many numbers on the validation images",
-    ),
+        "3.0 dB worse than PCA with as many numbers on the validation images"),
     "worse on test images only": ({"test": 0.02}, "worse than PCA", "on the test images"),
-    "a vector where a thumbnail is best": (
-        {"rivals": [Rival("thumbnail", 0.001, 0.001)], "doubled": None},
+    "a vector where a thumbnail is best": ({"rivals": [Rival("thumbnail", 0.001, 0.001)], "doubled": None},
         "worse than thumbnail",
-        "7.0 dB worse than a thumbnail",
-    ),
-    "files": (
-        {"rivals": [Rival("WebP", 0.001, 0.001)]},
+        "7.0 dB worse than a thumbnail"),
+    "files": ({"rivals": [Rival("WebP", 0.001, 0.001)]},
         "good",
-        "Good: 3.0 dB better than PCA .* and 7.0 dB worse than WebP files of as many bytes",
-    ),
+        "Good: 3.0 dB better than PCA .* and 7.0 dB worse than WebP files of as many bytes"),
     "the input": ({"rivals": [Rival("input", 0.001, 0.001)]}, "worse than input", "worse than the input as it is"),
     "no baseline": ({"rivals": None}, "good", "no baseline to compare with"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", EXPECTED)
@@ -114,7 +97,6 @@ def test_each_defect_has_its_verdict_and_names_the_way_out(case):
     ],
 )
 def test_the_kind_of_latent_is_doubted_only_where_the_data_speak_for_the_other(layout, latent, way):
-    """PCA beats the thumbnail by far only where images share a layout."""
     rivals = [Rival("thumbnail", 0.01, 0.01), Rival("PCA", 0.004 if layout else 0.01, 0.004 if layout else 0.01)]
     verdict = judge(Facts(0.02, 0.02, 0.02, 0.06, 0.05, rivals, 32, latent))
     assert verdict.kind.startswith("worse than")

@@ -1,6 +1,5 @@
 """The checkerboard doctor: calibrated on what has no pattern, and on patterns put in by hand."""
 
-import json
 import math
 
 import numpy as np
@@ -10,16 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.checkerboard import Autoencoder
-from halfstride import (
-    ConvAutoencoder,
-    ResizeConv2d,
-    SubpixelConv2d,
-    checkerboard,
-    figures,
-    geometry,
-    load_images,
-    to_float,
-)
+from halfstride import ConvAutoencoder, ResizeConv2d, SubpixelConv2d, figures, geometry, load_images, to_float
 from halfstride.checkerboard import UnevenKernelWarning, diagnose, diagnose_image, gain_spread, measure, stack_coverage
 
 
@@ -60,8 +50,6 @@ def digits():
 
 
 # Calibration ----------------------------------------------------------------------------------------------------------
-
-
 def boxes(seed):
     """Rectangles, whose straight edges put all their energy on the axes of the spectrum."""
     generator = np.random.default_rng(seed)
@@ -129,7 +117,6 @@ def test_evidence_is_the_probability_that_it_says():
 
 @pytest.mark.parametrize("kind", ["overlap", "checkers", "rows"])
 def test_no_miss_of_ten_percent_multiplied_with_the_strokes_of_forty_digits(kind, digits):
-    """A grid that is only where something is drawn, which differs from image to image."""
     tile = pattern(kind, 28).float()
     for seed in range(100):
         images = digits[40 * seed : 40 * seed + 40]
@@ -142,7 +129,6 @@ def test_no_miss_of_ten_percent_multiplied_with_the_strokes_of_forty_digits(kind
 
 
 def test_additive_and_multiplicative_are_told_apart():
-    """An additive grid stays where the content is at its mean; a multiplicative one is not there."""
     content = pink(32, 64, 0)
     content /= content.std()
     grid = 0.1 * pattern("rows", 64)
@@ -155,7 +141,6 @@ def test_additive_and_multiplicative_are_told_apart():
 
 
 def test_a_pattern_of_white_noise_needs_pixels():
-    """The evidence grows with strength² times pixels: 5 % takes 32 times as many as the 64² of a natural image."""
     for size, expected in ((64, False), (256, True)):
         assert measure(with_pattern(noise(0, 1, 1, size, size), 0.05, "checkers"), (2, 2)).found is expected
 
@@ -207,8 +192,6 @@ def test_what_cannot_be_measured_is_refused(signals, period, error):
 
 
 # Geometry and weights -------------------------------------------------------------------------------------------------
-
-
 def test_stack_coverage_is_what_torch_computes_with_ones():
     layers = [geometry.Window(3, 2, 1), geometry.Window(5, 3), geometry.Window(4, 2, 1, 2)]
     x = torch.ones(1, 1, 6, dtype=torch.float64)
@@ -228,8 +211,6 @@ def test_gain_spread_against_a_constant_input():
 
 
 # Models ---------------------------------------------------------------------------------------------------------------
-
-
 class DCGAN(nn.Sequential):
     """The generator of Radford et al. (2016), narrow."""
 
@@ -294,7 +275,6 @@ def test_an_even_kernel_is_not_enough_and_the_doctor_says_so_with_numbers():
 
 
 def test_what_a_layer_makes_is_what_is_measured():
-    """Computed from weights and average input on the one hand, found in the output on the other."""
     for seed in range(5):
         torch.manual_seed(seed)
         layer = nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(6, 4, 4, 2, 1, groups=2))
@@ -329,7 +309,6 @@ def test_in_inference_mode_the_same_is_found():
 
 
 def test_nor_where_an_axis_is_not_enlarged():
-    """As time is not in the decoder of a video."""
     model = nn.Sequential(
         nn.ReLU(),
         nn.ConvTranspose3d(8, 8, 3, (1, 2, 2), padding=(1, 0, 0)),
@@ -380,7 +359,6 @@ def test_a_resize_decoder_is_never_accused_in_a_hundred_seeds(content, digits):
 
 
 def test_a_rectifier_behind_an_even_layer_can_make_a_true_pattern():
-    """Its phases have one gain, but not one variance: rectified, their means differ. Without the rectifier: nothing."""
     torch.manual_seed(36)
     layers = [nn.Conv2d(1, 4, 3, 2, 1), nn.ReLU(), ResizeConv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)]
     found = diagnose(nn.Sequential(*layers), noise(0, 32, 1, 64, 64))
@@ -487,8 +465,6 @@ def test_models_that_cannot_be_judged_say_why():
 
 
 # Images ---------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("period", [2, 3, 4, 5, 6, 8])
 def test_an_image_tells_its_period(period):
     image = pink(1, 128, period)
@@ -513,8 +489,6 @@ def test_images_of_every_layout_and_type():
 
 
 # Warnings, figures, data ----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("downscale", "stride", "kernel", "better"), [(2, 2, 3, 4), (4, 4, 6, 8), (8, 4, 5, 8)])
 def test_an_uneven_autoencoder_is_warned_of_when_it_is_built_and_not_when_it_is_loaded(
     downscale, stride, kernel, better, tmp_path
@@ -541,14 +515,6 @@ def test_an_autoencoder_with_gaps_between_its_kernels_is_refused(downscale, stri
     )
     with pytest.raises(ValueError, match=expected):
         ConvAutoencoder(16, latent_dim=2, downscale=downscale, width=4, upsampling="transposed", kernel_size=kernel)
-
-
-def test_the_diagnosis_as_data_can_be_written_down():
-    found = json.loads(json.dumps(diagnose(DCGAN(5), torch.randn(8, 16, 1, 1)).to_dict()))
-    assert found["found"] is True
-    assert found["layers"][0]["verdict"] == "checkerboard"
-    assert found["output"][-1]["measured"]["period"] == [2, 2]
-    assert found["thresholds"]["evidence"] == checkerboard.EVIDENCE
 
 
 def test_figures_show_the_gains_and_the_pattern(tmp_path):

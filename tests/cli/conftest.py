@@ -13,21 +13,6 @@ from halfstride import cli
 from small_commands import VECTOR
 
 
-@pytest.fixture
-def halfstride(capsys, monkeypatch, tmp_path):
-    """Run a command in an empty folder: its exit code, what it printed, and what it said on stderr."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("FORCE_COLOR", "COLUMNS"):
-        monkeypatch.delenv(name, raising=False)
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as stopped:
-            cli.main(list(map(str, arguments)))
-        return stopped.value.code or 0, *capsys.readouterr()
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """A folder of two classes of small pictures of different sizes and of broken ones, and a run on it."""

@@ -3,23 +3,7 @@
 import json
 
 import numpy as np
-import pytest
 from PIL import Image
-
-from halfstride import cli
-
-
-@pytest.fixture
-def halfstride(capsys, monkeypatch, tmp_path):
-    """Run a command in an empty folder: its exit code, what it printed, and what it said on stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as stopped:
-            cli.main(list(map(str, arguments)))
-        return stopped.value.code or 0, *capsys.readouterr()
-
-    return run
 
 
 def write_image(path, strength):
@@ -37,18 +21,16 @@ def test_a_picture_with_a_pattern_and_one_without(halfstride, tmp_path):
     assert json.loads((tmp_path / "report" / "doctor.json").read_text())["period"] == 2
     with Image.open(tmp_path / "report" / "doctor.png") as picture:
         assert picture.width > 500
-    assert halfstride("doctor", "--image", "checkered.png")[0] == 0
-    code, out, _ = halfstride("doctor", "--image", "clean.png", "--check")
-    assert code == 0
+    halfstride.out("doctor", "--image", "checkered.png")
+    out = halfstride.out("doctor", "--image", "clean.png", "--check")
     assert "No periodic pattern found." in out
 
 
 def test_a_run_from_its_folder(halfstride, tmp_path):
     np.save(tmp_path / "noise.npy", np.random.default_rng(0).integers(0, 255, (40, 16, 16), dtype=np.uint8))
     options = ("--epochs", "1", "--latent", "vector", "--latent-dim", "4", "--width", "8", "--upsampling", "resize")
-    assert halfstride("train", "noise.npy", *options, "--out", "run")[0] == 0
-    code, out, err = halfstride("doctor", "run", "--check", "--out", "report")
-    assert (code, err) == (0, "")
+    halfstride.out("train", "noise.npy", *options, "--out", "run")
+    out = halfstride.out("doctor", "run", "--check", "--out", "report")
     assert "decoder.1" in out
     assert "No checkerboard found in the output." in out
     report = json.loads((tmp_path / "report" / "doctor.json").read_text())
@@ -69,7 +51,7 @@ def test_a_factory_in_the_working_folder(halfstride, tmp_path):
     code, out, _ = halfstride("doctor", "zoo:generator", "--input-shape", "16x8x16x16", "--check")
     assert code == 1
     assert "made by 1." in out
-    assert halfstride("doctor", "zoo:with_inputs")[0] == 0
+    halfstride.out("doctor", "zoo:with_inputs")
     for arguments, error in (
         (("zoo:generator",), "`target` (=zoo:generator) returns no example inputs: give --input-shape."),
         (("zoo:generator", "--input-shape", "big"), "`--input-shape` (=big) must be sizes such as 16x100x1x1."),
@@ -86,9 +68,7 @@ def test_a_factory_in_the_working_folder(halfstride, tmp_path):
 
 
 def test_help_names_the_factory_in_words(halfstride):
-    """Between two colons it would be drawn as an emoji."""
-    code, out, _ = halfstride("doctor", "--help")
-    assert code == 0
+    out = halfstride.out("doctor", "--help")
     assert "\N{FACTORY}" not in out
 
 

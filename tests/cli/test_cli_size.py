@@ -47,8 +47,6 @@ def failure(capsys):
 
 
 # Every command --------------------------------------------------------------------------------------------------------
-
-
 def test_version():
     assert output("--version") == f"halfstride {halfstride.__version__}\n"
 
@@ -65,17 +63,10 @@ def test_without_a_command_comes_the_help(line, capsys):
 
 def test_a_value_out_of_range_is_one_line(failure):
     assert failure("size conv -n 5 -k 0") == (1, "error: `--kernel` (=0) must be at least 1.\n")
-    assert failure("size conv -n 5 -k -3") == (1, "error: `--kernel` (=-3) must be at least 1.\n")
-    assert failure("size transposed -n 5 -k 3 -o 1") == (
-        1,
-        "error: `--output-padding` (=1) must be less than the stride (=1) or the dilation (=1): use at most 0.\n",
-    )
+    assert failure("size transposed -n 5 -k 3 -o 1")[1].startswith("error: `--output-padding` (=1) must be less than")
     assert failure("size conv -n 5x5 -k 3x3x3")[1].startswith("error: `--kernel` (=(3, 3, 3)) has 3 axes where")
-    assert failure("size solve --from 0 --to 3") == (1, "error: `--from` (=0) must be at least 1.\n")
-    assert failure("size solve --from 3x4 --to 3x4x5") == (
-        1,
-        "error: 2 axes do not go with 3: give one number for all axes, or one for each.\n",
-    )
+    text = "error: 2 axes do not go with 3: give one number for all axes, or one for each.\n"
+    assert failure("size solve --from 3x4 --to 3x4x5") == (1, text)
 
 
 @pytest.mark.parametrize("number", ["2.5", "three", "", "3x", "1e3", "inf", "9" * 5000])
@@ -198,8 +189,6 @@ def test_the_examples_in_the_help_run(group):
 
 
 # halfstride size ------------------------------------------------------------------------------------------------------
-
-
 def test_the_lecture_s_slide():
     assert output("size transposed --input 2 --kernel 3 --stride 2") == (
         "Transposed convolution: 2 -> 5\n"
@@ -217,57 +206,16 @@ def test_the_lecture_s_slide():
     )
 
 
-def test_a_convolution_of_two_axes():
-    assert output("size conv --input 6x5 --kernel 4x3 --stride 2 --padding 1") == (
-        "Convolution: 6 -> 3\n"
-        "  o = floor((n + 2p - k) / s) + 1\n"
-        "    = floor((6 + 2*1 - 4) / 2) + 1\n"
-        "    = floor(4 / 2) + 1\n"
-        "    = 2 + 1\n"
-        "    = 3\n"
-        "\n"
-        "coverage     even, no checkerboard in the gradient from overlap\n"
-        "             1 2 2 2 2 1\n"
-        "convolution  6, 7 -> 3\n"
-        "transposed   3 -> 6, 3 -> 7 with output_padding=1\n"
-        "\n"
-        "Convolution: 5 -> 3\n"
-        "  o = floor((n + 2p - k) / s) + 1\n"
-        "    = floor((5 + 2*1 - 3) / 2) + 1\n"
-        "    = floor(4 / 2) + 1\n"
-        "    = 2 + 1\n"
-        "    = 3\n"
-        "\n"
-        "coverage     uneven in the gradient: stride 2 does not divide kernel 3\n"
-        "             1 2 1 2 1\n"
-        "convolution  5, 6 -> 3\n"
-        "transposed   3 -> 5, 3 -> 6 with output_padding=1\n"
-        "\n"
-        "torch.nn.Conv2d(in_channels, out_channels, kernel_size=(4, 3), stride=2, padding=1)\n"
-    )
-
-
-def test_dilation_and_output_padding():
-    assert output("size transposed -n 3 -k 3 -s 2 -d 4 -p 1 -o 3") == (
-        "Transposed convolution: 3 -> 14\n"
-        "  o = s(n - 1) + d(k - 1) + 1 - 2p + op\n"
-        "    = 2*(3 - 1) + 4*(3 - 1) + 1 - 2*1 + 3\n"
-        "    = 4 + 9 - 2 + 3\n"
-        "    = 14\n"
-        "\n"
-        "coverage     uneven: stride 2 and dilation 4 have a common divisor\n"
-        "             0 1 0 2 0 1 0 2 0 1 0 1 0 0\n"
-        "convolution  none leads back to 3: output_padding 3 is not less than stride 2\n"
-        "\n"
-        "torch.nn.ConvTranspose2d(in_channels, out_channels, kernel_size=3, stride=2, padding=1, output_padding=3, "
-        "dilation=4)\n"
-    )
-    assert "convolution  none leads back to 3: output_padding 2 is not less than stride 2\n" in output(
-        "size transposed -n 3 -k 3 -s 2 -d 4 -o 2"
-    )
-    assert "  o = floor((n + 2p - d(k - 1) - 1) / s) + 1\n    = floor((9 + 2*0 - 2*(3 - 1) - 1) / 3) + 1\n" in output(
-        "size conv -n 9 -k 3 -s 3 -d 2"
-    )
+def test_dilation_output_padding_and_uneven_gradients():
+    text = output("size transposed -n 3 -k 3 -s 2 -d 4 -p 1 -o 3")
+    assert "  o = s(n - 1) + d(k - 1) + 1 - 2p + op\n    = 2*(3 - 1) + 4*(3 - 1) + 1 - 2*1 + 3\n" in text
+    assert "coverage     uneven: stride 2 and dilation 4 have a common divisor\n" in text
+    assert "convolution  none leads back to 3: output_padding 3 is not less than stride 2\n" in text
+    text = output("size conv -n 9x6 -k 3x4 -s 3x2 -d 2x1")
+    assert "  o = floor((n + 2p - d(k - 1) - 1) / s) + 1\n    = floor((9 + 2*0 - 2*(3 - 1) - 1) / 3) + 1\n" in text
+    assert "coverage     even, no checkerboard in the gradient from overlap\n" in text
+    text = output("size conv -n 5 -k 3 -s 2 -p 1")
+    assert "coverage     uneven in the gradient: stride 2 does not divide kernel 3\n             1 2 1 2 1\n" in text
 
 
 def test_many_sizes_and_small_ones():
@@ -291,21 +239,7 @@ def test_solve():
         "\n"
         "torch.nn.ConvTranspose2d(in_channels, out_channels, kernel_size=2, stride=2)\n"
     )
-    assert output("size solve --from 5 --to 3") == (
-        "Convolution: 5 -> 3\n"
-        "kernel_size  stride  padding  overlap\n"
-        "          2       2        1  even: no checkerboard\n"
-        "          3       1        0  even: no checkerboard\n"
-        "          4       2        2  even: no checkerboard\n"
-        "          5       1        1  even: no checkerboard\n"
-        "          6       2        3  even: no checkerboard\n"
-        "          7       1        2  even: no checkerboard\n"
-        "          3       2        1  uneven\n"
-        "          5       2        2  uneven\n"
-        "          7       2        3  uneven\n"
-        "\n"
-        "torch.nn.Conv2d(in_channels, out_channels, kernel_size=2, stride=2, padding=1)\n"
-    )
+    assert "Convolution: 5 -> 3\nkernel_size  stride  padding  overlap\n" in output("size solve --from 5 --to 3")
 
 
 def test_solve_with_axes_that_differ():
@@ -334,40 +268,21 @@ def test_resize():
         "\n"
         "halfstride.ResizeConv2d(in_channels, out_channels, kernel_size=3, scale_factor=2)\n"
     )
-    assert output("size resize -n 14x7 -k 4 -s 2x3 -p 1 -d 2") == (
-        "Resize-convolution: 14 -> 24\n"
-        "  o = s*n + 2p - d(k - 1)\n"
-        "    = 2*14 + 2*1 - 2*(4 - 1)\n"
-        "    = 28 + 2 - 6\n"
-        "    = 24\n"
-        "\n"
-        "Resize-convolution: 7 -> 17\n"
-        "  o = s*n + 2p - d(k - 1)\n"
-        "    = 3*7 + 2*1 - 2*(4 - 1)\n"
-        "    = 21 + 2 - 6\n"
-        "    = 17\n"
-        "\n"
-        "No checkerboard from overlap: every phase sums the whole kernel.\n"
-        "\n"
-        "halfstride.ResizeConv2d(in_channels, out_channels, kernel_size=4, scale_factor=(2, 3), padding=1, "
-        "dilation=2)\n"
-    )
+    text = output("size resize -n 14x7 -k 4 -s 2x3 -p 1 -d 2")
+    assert text.count("  o = s*n + 2p - d(k - 1)\n") == 2
+    assert "kernel_size=4, scale_factor=(2, 3), padding=1, dilation=2)\n" in text
 
 
 @pytest.mark.parametrize(
     ("line", "plan"),
     [
         ("size resize -n 14 -k 3", explain("resize", (1, 64, 14, 14), (64, 64, 3, 3), scale_factor=2)),
-        (
-            "size resize -n 5x4x3 -k 3x2x1 -s 3 -p 2 -d 2 --channels 8x6",
-            explain("resize", (1, 8, 5, 4, 3), (6, 8, 3, 2, 1), scale_factor=3, padding=2, dilation=2),
-        ),
-        (
-            "size transposed -n 14x7 -k 3 -s 2 -p 1 -o 0x1 --channels 16x32",
-            explain("transposed", (1, 16, 14, 7), (16, 32, 3, 3), stride=2, padding=1, output_padding=(0, 1)),
-        ),
+        ("size resize -n 5x4x3 -k 3x2x1 -s 3 -p 2 -d 2 --channels 8x6",
+            explain("resize", (1, 8, 5, 4, 3), (6, 8, 3, 2, 1), scale_factor=3, padding=2, dilation=2)),
+        ("size transposed -n 14x7 -k 3 -s 2 -p 1 -o 0x1 --channels 16x32",
+            explain("transposed", (1, 16, 14, 7), (16, 32, 3, 3), stride=2, padding=1, output_padding=(0, 1))),
     ],
-)
+)  # fmt: skip
 def test_explain_shows_the_plan(line, plan):
     text = output(f"{line} --explain")
     assert text.startswith(output(line))
@@ -462,5 +377,4 @@ def test_huge_numbers_are_answered_and_no_row_of_them_is_made():
     assert "coverage     even" in output(f"size conv -n {huge} -k {huge} -p {huge // 2}")
     assert f"convolution  1, ..., {huge} -> 1\n" in output(f"size conv -n 5 -k 1 -s {huge}")
     assert f"Transposed convolution: 3 -> {huge}\n" in output(f"size solve --from 3 --to {huge}")
-    assert "    = 3\n" in output(f"size transposed -n 3 -k {2 * huge + 1} -p {huge}")
     assert f"Transposed convolution: 2 -> {huge + 1}\n" in output(f"size transposed -n 2 -k 1 -s {huge}")

@@ -9,8 +9,7 @@ from halfstride.autoencoder import Run
 def test_a_sweep_trains_each_size_and_its_last_line_can_be_pasted(halfstride, photos, tmp_path, monkeypatch):
     photos.rename(tmp_path / "my photos")
     arguments = ["sweep", "my photos", "--latents", "4,2", "--latent", "map", "--size", "16", "--steps", "6"]
-    code, out, err = halfstride(*arguments, "--out", "sweep")
-    assert code == 0, err
+    out = halfstride.out(*arguments, "--out", "sweep")
     assert (tmp_path / "sweep" / "sweep.png").exists()
     rows = [line.split() for line in out.splitlines() if re.match(r" +[24] +\d+ ", line)]
     assert [row[:2] for row in rows] == [["2", "8"], ["4", "16"]]
@@ -23,8 +22,7 @@ def test_a_sweep_trains_each_size_and_its_last_line_can_be_pasted(halfstride, ph
     command = out.splitlines()[-1].strip()
     assert "'my photos'" in command
     assert "--latent map --size 16" in command
-    code, _, err = halfstride(*shlex.split(command)[1:], "--steps", "2", "--out", "pasted")
-    assert code == 0, err
+    halfstride.out(*shlex.split(command)[1:], "--steps", "2", "--out", "pasted")
 
 
 def test_a_sweep_refuses_several_processes(halfstride, monkeypatch):
@@ -37,8 +35,6 @@ def test_a_sweep_refuses_several_processes(halfstride, monkeypatch):
 
 
 def test_a_sweep_that_is_behind_pca_names_no_size(halfstride):
-    """On digits, where a vector starts at random, one step is nothing."""
-    code, out, err = halfstride("sweep", "--latents", "2,4", "--steps", "2", "--out", "sweep", "--seed", "3")
-    assert code == 0, err
+    out = halfstride.out("sweep", "--latents", "2,4", "--steps", "2", "--out", "sweep", "--seed", "3")
     assert "Which size pays cannot be told yet: after 1 steps the model is behind PCA with 2 and 4 numbers." in out
     assert out.splitlines()[-1] == "  halfstride sweep digits --latents 2,4 --steps 8 --seed 3"

@@ -29,7 +29,6 @@ def test_coverage_of_few_or_no_taps_can_be_drawn(row, tmp_path):
 
 
 def test_classes_of_any_name_stand_in_the_latent_spaces_legend(tmp_path):
-    """Dollars would begin a formula, and matplotlib leaves out what begins with `_`."""
     codes = np.random.default_rng(0).normal(size=(9, 2))
     figure = figures.latent_space(codes, np.arange(9) % 3, ["$5_$", "_private", "$1 to $2"])
     figure.savefig(tmp_path / "latent.png")

@@ -87,6 +87,19 @@ def check(model, *inputs, finds=1, others=()):
     return model, report
 
 
+def compared(model):
+    """Optimise a model in float64, and compare it with its original in training and in inference; returns both."""
+    model = randomised(model)
+    model, original = model.double(), copy.deepcopy(model).double()
+    model, report = optimize(model, image().double())
+    assert report.optimized, str(report)
+    for x in (image().double(), image(height=3).double()):
+        assert_same(results(model, [x]), results(original, [x]))
+        with torch.inference_mode():
+            assert_same(model(x), original(x))
+    return model, original
+
+
 def prefer(monkeypatch, **preferred):
     """Let the planner choose the first algorithm of a form that can compute the case."""
 
@@ -194,34 +207,16 @@ LEFT = {
 
 
 # Changes in place, and aliases ----------------------------------------------------------------------------------------
+def changing(change):
+    """A model that changes its input after it was upsampled."""
 
+    def run(m, x):
+        x = x * 1
+        y = up(x)
+        change(x)
+        return m.conv(y) + m.other(up(x)) + x.mean()
 
-def source_changed(m, x):
-    x = x * 1
-    y = up(x)
-    x.mul_(2)
-    return m.conv(y) + x.mean()
-
-
-def source_changed_by_index(m, x):
-    x = x * 1
-    y = up(x)
-    x[:, :1] = 0
-    return m.conv(y) + m.other(up(x))
-
-
-def source_changed_through_a_view(m, x):
-    x = x * 1
-    y, view = up(x), x[:, 1]
-    view += 1
-    return m.conv(y) + view.sum()
-
-
-def source_changed_by_relu(m, x):
-    x = x * 1
-    y = F.silu(up(x))
-    F.relu(x, inplace=True)
-    return m.conv(y) + x.sum()
+    return run
 
 
 def source_changed_by_out(m, x):
@@ -232,13 +227,6 @@ def source_changed_by_out(m, x):
     return m.conv(y)
 
 
-def source_changed_by_data(m, x):
-    x = x * 1
-    y = up(x)
-    x.data.zero_()
-    return m.conv(y)
-
-
 def source_changed_by_numpy(m, x):
     x = x.detach().clone()
     y = up(x)
@@ -246,25 +234,11 @@ def source_changed_by_numpy(m, x):
     return m.conv(y)
 
 
-def source_changed_by_aten(m, x):
-    x = x * 1
-    y = up(x)
-    torch.ops.aten.mul_(x, 2)
-    torch.ops.aten.mul_.Tensor(x, x.mean().detach())
-    return m.conv(y) + x.mean()
-
-
 def skip_changed(m, x):
     skip = up(x, 2, "bilinear")[:, :2] * 1
     y = torch.cat([up(x[:, :2]), skip], 1)
     skip.zero_()
     return m.conv(y)
-
-
-def result_changed(m, x):
-    y = up(x)
-    y.mul_(x.mean())
-    return m.conv(y), y
 
 
 def result_changed_after_use(m, x):
@@ -281,48 +255,37 @@ def result_changed_through_a_view(m, x):
     return m.conv(y), y
 
 
-def cast_result_changed(m, x):
-    y = up(x)
-    z = y.to(y.dtype)  # the same tensor
-    z.add_(1)
-    return m.conv(y), z
+def changed(change):
+    """A model that returns what a function of the upsampled tensor, which may change it in place, returns."""
+
+    def run(m, x):
+        y = up(x)
+        z = change(y)
+        return m.conv(y), y, z
+
+    return run
 
 
-def dropout_result_changed(m, x):
-    y = up(x)
-    z = F.dropout(y, training=False)  # the same tensor
-    z.add_(1)
-    return m.conv(y), z
-
-
-def copy_changed(m, x):
-    y = up(x)
-    y.clone().add_(1)
-    return m.conv(y), y
-
-
-IN_PLACE = [
-    source_changed,
-    source_changed_by_index,
-    source_changed_through_a_view,
-    source_changed_by_relu,
-    source_changed_by_out,
-    source_changed_by_data,
-    source_changed_by_numpy,
-    source_changed_by_aten,
-    skip_changed,
-    result_changed,
-    result_changed_after_use,
-    result_changed_through_a_view,
-    cast_result_changed,
-    dropout_result_changed,
-    copy_changed,
-]
+IN_PLACE = {
+    "source": changing(lambda x: x.mul_(2)),
+    "source by index": changing(lambda x: operator.setitem(x, (slice(None), slice(1)), 0)),
+    "source through a view": changing(lambda x: operator.iadd(x[:, 1], 1)),
+    "source by relu": changing(lambda x: F.relu(x, inplace=True)),
+    "source by data": changing(lambda x: x.data.zero_()),
+    "source by aten": changing(lambda x: torch.ops.aten.mul_.Tensor(torch.ops.aten.mul_(x, 2), x.mean().detach())),
+    "source by out": source_changed_by_out,
+    "source by numpy": source_changed_by_numpy,
+    "skip": skip_changed,
+    "result": changed(lambda y: y.mul_(y.mean())),
+    "result after use": result_changed_after_use,
+    "result through a view": result_changed_through_a_view,
+    "result of a cast": changed(lambda y: y.to(y.dtype).add_(1)),  # the same tensor
+    "result of dropout": changed(lambda y: F.dropout(y, training=False).add_(1)),  # the same tensor
+    "copy": changed(lambda y: y.clone().add_(1)),
+}
 
 
 # Code that looks closely ----------------------------------------------------------------------------------------------
-
-
 class Swish(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -439,8 +402,6 @@ def scripted(x):
 
 
 # Architectures --------------------------------------------------------------------------------------------------------
-
-
 class ResBlock(nn.Module):
     def __init__(self, inputs, outputs):
         super().__init__()

@@ -4,28 +4,11 @@ import copy
 import logging
 import shutil
 
+import models_to_optimize as models
 import pytest
 import torch
 import torch.nn.functional as F
-from models_to_optimize import (
-    CAT,
-    CLOSE,
-    FOUND,
-    IN_PLACE,
-    LEFT,
-    ONE_BY_ONE,
-    Model,
-    UNet,
-    Vocoder,
-    assert_same,
-    conv,
-    gan_generator,
-    image,
-    randomised,
-    results,
-    up,
-    vae_decoder,
-)
+from models_to_optimize import Model, assert_same, conv, image, randomised, results, up
 from torch import nn
 from torch._dynamo.backends.registry import lookup_backend
 from torch.utils._pytree import tree_leaves
@@ -71,40 +54,40 @@ def check(model, *samples, modes=(False,), inference=True, **options):
         assert_same(list(model.state_dict().values()), list(original.state_dict().values()))
 
 
-@pytest.mark.parametrize("run", FOUND.values(), ids=FOUND)
+@pytest.mark.parametrize("run", models.FOUND.values(), ids=models.FOUND)
 def test_found_and_right(run, became):
     check(Model(run, up=nn.Upsample(scale_factor=2), conv=conv()), [image()])
     assert became() == {"resize-convolution"}
 
 
-@pytest.mark.parametrize("run", ONE_BY_ONE.values(), ids=ONE_BY_ONE)
+@pytest.mark.parametrize("run", models.ONE_BY_ONE.values(), ids=models.ONE_BY_ONE)
 def test_one_by_one_convolutions_come_before_the_upsampling(run, became):
     check(Model(run, conv=conv(), one=conv(kernel=1), last=conv(3)), [image()])
     assert became() == {"conv2d 4→3 before the upsampling", "resize-convolution"}
 
 
-@pytest.mark.parametrize("run", CAT.values(), ids=CAT)
+@pytest.mark.parametrize("run", models.CAT.values(), ids=models.CAT)
 def test_concatenation_with_a_skip_connection(run, became):
     check(Model(run, conv=conv(7)), [image(), image(3, 10, 12)])
     assert became() == {"resize-convolution of the parts"}
 
 
 # From this scale on nearest neighbours differ between torch's own operators and what it compiles.
-@pytest.mark.parametrize("name", sorted(LEFT.keys() - {"scale 41 is not exact"}))
+@pytest.mark.parametrize("name", sorted(models.LEFT.keys() - {"scale 41 is not exact"}))
 def test_left_as_it_was_and_right(name, became):
-    check(Model(LEFT[name], conv=conv(), conv4=conv(4, 4)), [image(width=6)], inference=False)
+    check(Model(models.LEFT[name], conv=conv(), conv4=conv(4, 4)), [image(width=6)], inference=False)
     assert not became()
 
 
-@pytest.mark.parametrize("run", IN_PLACE, ids=lambda run: run.__name__)
+@pytest.mark.parametrize("run", models.IN_PLACE.values(), ids=models.IN_PLACE)
 def test_changes_in_place(run, became):
     check(Model(lambda m, x: (run(m, x), m.other(up(x))), conv=conv(), other=conv()), [image()], inference=False)
     assert "resize-convolution" in became()
 
 
-@pytest.mark.parametrize("name", sorted(CLOSE.keys() - {"values"}))  # which breaks the graph at every line
+@pytest.mark.parametrize("name", sorted(models.CLOSE.keys() - {"values"}))  # which breaks the graph at every line
 def test_code_that_looks_closely(name, became):
-    model = Model(lambda m, x: (CLOSE[name](m, x), m.other(up(x))), conv=conv(), other=conv(), wide=conv(8))
+    model = Model(lambda m, x: (models.CLOSE[name](m, x), m.other(up(x))), conv=conv(), other=conv(), wide=conv(8))
     check(model, [image()], inference=False)
     assert "resize-convolution" in became()
 
@@ -112,14 +95,14 @@ def test_code_that_looks_closely(name, became):
 @pytest.mark.parametrize(
     ("make", "shape", "finds"),
     [
-        (vae_decoder, (2, 4, 5, 6), {"resize-convolution"}),
-        (UNet, (2, 3, 16, 24), {"resize-convolution of the parts", "transposed convolution"}),
-        (Vocoder, (2, 6, 5), {"transposed convolution"}),
-        (gan_generator, (2, 8, 2, 3), {"resize-convolution", "transposed convolution"}),
+        (models.vae_decoder, (2, 4, 5, 6), {"resize-convolution"}),
+        (models.UNet, (2, 3, 16, 24), {"resize-convolution of the parts", "transposed convolution"}),
+        (models.Vocoder, (2, 6, 5), {"transposed convolution"}),
+        (models.gan_generator, (2, 8, 2, 3), {"resize-convolution", "transposed convolution"}),
     ],
 )
 def test_architectures(make, shape, finds, became):
-    modes = (False,) if make is UNet else (True, False)  # dropout of compiled models draws other numbers
+    modes = (False,) if make is models.UNet else (True, False)  # dropout of compiled models draws other numbers
     check(make(), [torch.randn(shape)], modes=modes)
     assert became() == finds
 
@@ -213,7 +196,6 @@ def test_what_is_easily_overlooked(run, order):
 
 @pytest.mark.parametrize("outputs", [3, 40])
 def test_sizes_of_a_decoder_that_change(outputs, became):
-    """Up to the size of a skip connection, and with batches of any size in one graph."""
     graphs = []
 
     def backend(graph, example_inputs):
@@ -260,7 +242,6 @@ def test_autocast_and_half_types(became):
 
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler")
 def test_by_its_name_through_inductor(became):
-    """As a stranger calls it; also a model that `optimize` has been at."""
     model = randomised(Model(lambda m, x: m.conv(F.silu(up(x))), conv=conv()))
     x = image()
     expected = results(copy.deepcopy(model), [x])

@@ -7,31 +7,17 @@ import pickle
 import random
 import threading
 
+import models_to_optimize as models
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from models_to_optimize import (
-    Model,
-    UNet,
-    Vocoder,
-    assert_same,
-    check,
-    conv,
-    gan_generator,
-    image,
-    prefer,
-    randomised,
-    results,
-    up,
-    vae_decoder,
-)
+from models_to_optimize import Model, assert_same, check, compared, conv, image, prefer, randomised, results, up
 from torch import nn
 from torch.nn.utils import parametrizations
 from torch.overrides import TorchFunctionMode
 
 import halfstride
-from halfstride import cli
 from halfstride._core.algorithms import folded, packed
 from halfstride.optimizing import optimize
 from halfstride.optimizing.example import Example
@@ -42,15 +28,15 @@ pytestmark = pytest.mark.usefixtures("everything_pays")
 # Architectures --------------------------------------------------------------------------------------------------------
 
 ARCHITECTURES = {
-    "VAE decoder": (vae_decoder, [(2, 4, 5, 6)], [(1, 4, 3, 4)], 2),
-    "U-Net": (lambda: UNet().eval(), [(2, 3, 16, 24)], [(1, 3, 8, 12)], 3),
-    "U-Net, odd size": (lambda: UNet().eval(), [(2, 3, 16, 24)], [(1, 3, 13, 11)], 3),
-    "GAN": (gan_generator, [(2, 8, 2, 3)], [(3, 8, 1, 1)], 3),
+    "VAE decoder": (models.vae_decoder, [(2, 4, 5, 6)], [(1, 4, 3, 4)], 2),
+    "U-Net": (lambda: models.UNet().eval(), [(2, 3, 16, 24)], [(1, 3, 8, 12)], 3),
+    "U-Net, odd size": (lambda: models.UNet().eval(), [(2, 3, 16, 24)], [(1, 3, 13, 11)], 3),
+    "GAN": (models.gan_generator, [(2, 8, 2, 3)], [(3, 8, 1, 1)], 3),
     "normalised in between": (
         lambda: nn.Sequential(nn.Upsample(scale_factor=2), nn.BatchNorm2d(4), nn.GroupNorm(2, 4), conv()).eval(),
         [(2, 4, 5, 6)], [(3, 4, 3, 2)], 1,
     ),
-    "vocoder": (Vocoder, [(2, 6, 5)], [(1, 6, 9)], 2),
+    "vocoder": (models.Vocoder, [(2, 6, 5)], [(1, 6, 9)], 2),
     "volumes": (
         lambda: nn.Sequential(nn.ConvTranspose3d(4, 3, 2, 2), nn.Upsample(scale_factor=(1, 2, 2)), nn.Conv3d(3, 2, 3)),
         [(1, 4, 2, 3, 2)], [(2, 4, 3, 2, 2)], 2,
@@ -77,8 +63,6 @@ def ran_folded():
 
 
 # States ---------------------------------------------------------------------------------------------------------------
-
-
 def simple():
     return nn.Sequential(nn.Conv2d(4, 4, 1), nn.Upsample(scale_factor=2), conv(), nn.ConvTranspose2d(3, 2, 2, 2))
 
@@ -111,34 +95,16 @@ def test_weights_that_change(pair):
     assert_same(model(x), fresh(x))
 
 
-def test_other_types_and_memory_formats(pair):
+def test_other_types_and_devices(pair):
     model, original = (each.float() for each in pair)
     x = image()
     assert_same(model(x), original(x), 1e-5)
     with torch.autocast("cpu", torch.bfloat16):
         assert model(x).dtype == torch.bfloat16
         assert_same(model(x), original(x), 3e-2)
-    model, original = (each.to(memory_format=torch.channels_last) for each in (model, original))
-    for given in (x, x.to(memory_format=torch.channels_last)):
-        actual, expected = model(given), original(given)
-        assert_same(actual, expected, 1e-5)
-        assert actual.stride() == expected.stride()
     model, original = (each.bfloat16() for each in (model, original))
     assert_same(model(x.bfloat16()), original(x.bfloat16()), 3e-2)
     assert model.to("meta")(x.bfloat16().to("meta")).shape == original(x.bfloat16()).shape
-
-
-@pytest.mark.parametrize(
-    "make", [lambda: nn.Sequential(nn.Upsample(scale_factor=2), conv()), lambda: nn.ConvTranspose2d(4, 3, 2, 2)]
-)
-def test_the_weights_memory_format_decides_the_outputs(make):
-    model = make().to(memory_format=torch.channels_last)
-    x = image()
-    expected = model(x)
-    _, report = optimize(model, x)
-    assert report.optimized, str(report)
-    assert model(x).stride() == expected.stride()
-    assert not expected.is_contiguous()
 
 
 def test_no_batch_and_an_empty_one(pair):
@@ -147,22 +113,6 @@ def test_no_batch_and_an_empty_one(pair):
     x = image(3)[0].double()
     assert_same(one[0](x), one[1](x))
     assert_same(model(image(batch=0).double()), original(image(batch=0).double()))
-
-
-def test_errors_are_those_of_the_model(pair):
-    model, original = pair
-    for x in (image(5).double(), image(), torch.randn(4).double()):
-        with pytest.raises((RuntimeError, ValueError, NotImplementedError)) as theirs:
-            original(x)
-        with pytest.raises(type(theirs.value)) as ours:
-            model(x)
-        assert str(ours.value) == str(theirs.value)
-    wrong = Model(lambda m, x: m.conv(up(x[:, : m.channels])), conv=conv())
-    wrong.channels = 4
-    optimize(wrong, image())
-    wrong.channels = 3
-    with pytest.raises(RuntimeError, match="expected input.* to have 4 channels, but got 3 channels instead"):
-        wrong(image())
 
 
 def test_copies_go_their_own_way(pair):
@@ -217,7 +167,6 @@ def test_undo_of_a_forward_that_was_wrapped_since():
 
 
 def test_what_a_mode_of_other_code_records():
-    """Such as `diagnose`, which judges the model's own operators."""
     model = nn.Sequential(nn.Upsample(scale_factor=2), conv())
     optimize(model, image())
     with Calls() as calls, ran_folded() as ran:
@@ -391,12 +340,7 @@ def test_gradient_checkpointing():
     def forward(m, x):
         return torch.utils.checkpoint.checkpoint(lambda y: m.conv(F.silu(up(y))), x, use_reentrant=False).mean((2, 3))
 
-    model = randomised(Model(forward, conv=conv())).double()
-    original = copy.deepcopy(model)
-    _, report = optimize(model, image().double())
-    assert report.optimized, str(report)
-    x = image().double()
-    assert_same(results(model, [x]), results(original, [x]))
+    compared(Model(forward, conv=conv()))
 
 
 def test_running_statistics_and_random_numbers_stay():
@@ -424,8 +368,6 @@ def test_under_transforms_tracing_and_compilation_it_is_the_original(pair):
 
 
 # Decisions ------------------------------------------------------------------------------------------------------------
-
-
 def clock(monkeypatch, *ratios):
     """Say how many times as long the changed model takes, in inference and in training."""
     monkeypatch.setattr(Example, "times", lambda self, gradients, _: Times(1.0, ratios[gradients]))
@@ -454,6 +396,7 @@ def test_a_heavy_transposed_convolution_keeps_its_kernel_packed(monkeypatch):
     with torch.no_grad():
         model, report = optimize(model, x)
         assert report.rows[0].became == "transposed convolution (native)"
+        assert report.training is None  # without gradients it is not measured
         calls, compute = [], packed.transposed
         monkeypatch.setattr(packed, "transposed", lambda *arguments: calls.append(1) or compute(*arguments))
         torch.testing.assert_close(model(x), expected)
@@ -507,13 +450,6 @@ def test_a_model_that_upsamples_another_size_in_every_run():
     assert report.note == "the result differs by inf"
 
 
-def test_without_gradients_training_is_not_measured():
-    with torch.no_grad():
-        _, report = optimize(simple(), image())
-    assert report.optimized
-    assert report.training is None
-
-
 def test_a_wrong_result_is_never_kept(monkeypatch):
     from halfstride._core.algorithms import ALGORITHMS
 
@@ -550,8 +486,6 @@ def test_the_modules_that_are_changed_are_the_smallest():
 
 
 # The report, and bad input --------------------------------------------------------------------------------------------
-
-
 def test_the_report_as_text_and_as_data():
     model = nn.Sequential(nn.Upsample(scale_factor=2), conv(), nn.Upsample(scale_factor=2, mode="bilinear"))
     _, report = optimize(model, image())
@@ -577,9 +511,7 @@ def test_bad_input():
     expected = r"^`model` \(Sequential\) raises RuntimeError on the example inputs \(2×5×5×6\): Given groups=1, weight"
     with pytest.raises(ValueError, match=expected):
         halfstride.optimize(simple(), image(5))
-    with pytest.raises(
-        ValueError, match=r"^`model` \(Sequential\) raises TypeError on the example inputs \(x=2×4×5×6\): "
-    ):
+    with pytest.raises(ValueError, match=r"^`model` \(Sequential\) raises TypeError on the example inputs"):
         halfstride.optimize(simple(), {"x": image()})
     model = Model(lambda m, x, scale: F.interpolate(x, scale_factor=scale), conv=conv())
     assert not halfstride.optimize(model, (image(), 2))[1].optimized
@@ -593,25 +525,15 @@ net = make()
 
 
 @pytest.fixture
-def command(capsys, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
+def nets(halfstride, tmp_path):
     (tmp_path / "nets_to_optimize.py").write_text(NETS)
 
-    def run(*arguments):
-        with pytest.raises(SystemExit) as stopped:
-            cli.main(["optimize", *arguments])
-        return stopped.value.code or 0, *capsys.readouterr()
 
-    return run
-
-
-def test_the_command(command):
-    code, out, _ = command("nets_to_optimize:make", "--input", "1x4x8x8")
-    assert code == 0
+def test_the_command(halfstride, nets):
+    out = halfstride.out("optimize", "nets_to_optimize:make", "--input", "1x4x8x8")
     assert out.startswith("Optimised, forward 10.00× ")
     assert "backward" not in out.splitlines()[0]
-    code, out, _ = command("nets_to_optimize:net", "--input", "1×4×8×8", "--training", "--json")
-    assert code == 0
+    out = halfstride.out("optimize", "nets_to_optimize:net", "--input", "1×4×8×8", "--training", "--json")
     assert json.loads(out)["training"]["speedup"] == 10
 
 
@@ -620,15 +542,13 @@ def test_the_command(command):
     [
         (["nowhere:make", "-i", "1x4"], 1, "`model` (=nowhere:make) cannot be imported: ModuleNotFoundError: No"),
         (["nets_to_optimize:make", "-i", "1xtwo"], 2, "--input '1xtwo' must be sizes of 1 or more, as 1x4x32x32."),
-        (["nets_to_optimize:make", "-i", "1x0x3"], 2, "--input '1x0x3' must be sizes of 1 or more"),
         (["nets_to_optimize:make", "-i", f"1x4x{10**12}"], 2, f"--input '1x4x{10**12}' must fit into memory"),
         (["nets_to_optimize:make", "-i", f"{10**30}"], 2, f"--input '{10**30}' must fit into memory"),
         (["nets_to_optimize:make", "-i", "1x3x8x8"], 1, "`model` (Sequential) raises RuntimeError on the"),
         (["nets_to_optimize:make"], 2, "Missing option '--input'"),
     ],
-)  # fmt: skip
-def test_the_command_says_what_is_wrong(command, arguments, code, message):
-    actual, _, err = command(*arguments)
-    assert actual == code
+)
+def test_the_command_says_what_is_wrong(halfstride, nets, arguments, code, message):
+    actual, _, err = halfstride("optimize", *arguments)
+    assert (actual, err.count("\n")) == (code, 1)
     assert message in err
-    assert err.count("\n") == 1

@@ -2,25 +2,11 @@
 
 import copy
 
+import models_to_optimize as models
 import pytest
 import torch
 import torch.nn.functional as F
-from models_to_optimize import (
-    CAT,
-    CLOSE,
-    FOUND,
-    IN_PLACE,
-    LEFT,
-    ONE_BY_ONE,
-    Model,
-    assert_same,
-    check,
-    conv,
-    image,
-    randomised,
-    results,
-    up,
-)
+from models_to_optimize import Model, assert_same, check, compared, conv, image, randomised, up
 from torch import nn
 
 from halfstride.optimizing import optimize
@@ -28,36 +14,20 @@ from halfstride.optimizing import optimize
 pytestmark = pytest.mark.usefixtures("everything_pays")
 
 
-def compared(model):
-    """Optimise a model in float64, and compare it with its original in training and in inference; returns both."""
-    model = randomised(model)
-    model, original = model.double(), copy.deepcopy(model).double()
-    model, report = optimize(model, image().double())
-    assert report.optimized, str(report)
-    for x in (image().double(), image(height=3).double()):
-        assert_same(results(model, [x]), results(original, [x]))
-        with torch.inference_mode():
-            assert_same(model(x), original(x))
-    return model, original
-
-
-# Upsampling, however it is written ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("run", FOUND.values(), ids=FOUND)
+@pytest.mark.parametrize("run", models.FOUND.values(), ids=models.FOUND)
 def test_found_and_right(run):
     model = randomised(Model(run, up=nn.Upsample(scale_factor=2), conv=conv()))
     check(model, image(), others=[[image(height=7, width=4, batch=1)]])
 
 
-@pytest.mark.parametrize("run", ONE_BY_ONE.values(), ids=ONE_BY_ONE)
+@pytest.mark.parametrize("run", models.ONE_BY_ONE.values(), ids=models.ONE_BY_ONE)
 def test_one_by_one_convolutions_come_before_the_upsampling(run):
     model = randomised(Model(run, conv=conv(), one=conv(kernel=1), last=conv(3)))
     _, report = check(model, image(), finds=2)
     assert any(row.became == "conv2d 4→3 before the upsampling (1×1 first)" for row in report.rows)
 
 
-@pytest.mark.parametrize("run", CAT.values(), ids=CAT)
+@pytest.mark.parametrize("run", models.CAT.values(), ids=models.CAT)
 def test_concatenation_with_a_skip_connection(run):
     model = randomised(Model(run, conv=conv(7)))
     _, report = check(model, image(), image(3, 10, 12), others=[[image(4, 3, 6, 1), image(3, 6, 12, 1)]])
@@ -65,34 +35,25 @@ def test_concatenation_with_a_skip_connection(run):
 
 
 def test_slopes_of_channels_that_are_joined():
-    """A PReLU that has one for each channel, of which the parts of a concatenation have fewer."""
     model = randomised(Model(lambda m, x: m.wide(m.act(torch.cat([up(x), up(x)], 1))), wide=conv(8), act=nn.PReLU(8)))
     check(model, image(), finds=0)
     check(randomised(Model(lambda m, x: m.conv(m.act(up(x))), conv=conv(), act=nn.PReLU(4))), image())
 
 
-@pytest.mark.parametrize("run", LEFT.values(), ids=LEFT)
+@pytest.mark.parametrize("run", models.LEFT.values(), ids=models.LEFT)
 def test_left_as_it_was_and_right(run):
     check(randomised(Model(run, conv=conv(), conv4=conv(4, 4))), image(width=6), finds=0)
 
 
-# Changes in place, and aliases ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("run", IN_PLACE, ids=lambda run: run.__name__)
+@pytest.mark.parametrize("run", models.IN_PLACE.values(), ids=models.IN_PLACE)
 def test_changes_in_place(run):
-    """The second convolution is there to be found, so that upsampling is put off in any case."""
-
     def forward(m, x):
         return run(m, x), m.other(up(x)), m.other(up(x[:, :2]).repeat(1, 2, 1, 1)), m.two(up(x[:, :2]))
 
     compared(Model(forward, conv=conv(), other=conv(), two=conv(2)))
 
 
-# Code that looks closely ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("run", CLOSE.values(), ids=CLOSE)
+@pytest.mark.parametrize("run", models.CLOSE.values(), ids=models.CLOSE)
 def test_code_that_looks_closely(run):
     model, original = compared(Model(lambda m, x: (run(m, x), m.other(up(x))), conv=conv(), other=conv(), wide=conv(8)))
     if hasattr(model, "kept"):
@@ -107,13 +68,7 @@ def test_code_that_looks_closely(run):
         assert_same(*seconds)
 
 
-def upsampled(x):
-    return F.interpolate(x, scale_factor=2.0, mode="nearest")
-
-
 def test_memory_that_another_tensor_takes():
-    """By `set_`, which `torch.compile` does not know."""
-
     def run(m, x):
         y = up(x)
         y.set_(up(x + 1))
@@ -143,7 +98,7 @@ def asked_for_its_class(y):
 )
 def test_a_model_that_does_not_bear_being_looked_into_is_left_as_it_was(look, error):
     def run(model, x):
-        return model.conv(upsampled(x)) + model.conv(look(upsampled(x)))
+        return model.conv(up(x)) + model.conv(look(up(x)))
 
     model, x = Model(run, conv=nn.Conv2d(4, 3, 3)), torch.randn(1, 4, 5, 6)
     with torch.no_grad():
@@ -158,7 +113,7 @@ def test_a_model_that_does_not_bear_being_looked_into_is_left_as_it_was(look, er
 
 
 def test_an_example_may_be_expanded_and_hold_no_numbers():
-    model = Model(lambda model, x: model.conv(upsampled(x)), conv=nn.Conv2d(4, 3, 3))
+    model = Model(lambda model, x: model.conv(up(x)), conv=nn.Conv2d(4, 3, 3))
     x = torch.full((1,), float("nan")).expand(1, 4, 5, 6)
     optimize(model, x)
     assert x.isnan().all()
@@ -167,9 +122,7 @@ def test_an_example_may_be_expanded_and_hold_no_numbers():
 @pytest.mark.parametrize("everywhere", [False, True])
 def test_what_a_hook_before_a_module_keeps_has_gradients(everywhere):
     kept = []
-    model = Model(
-        lambda model, x: model.conv(upsampled(model.first(x))), first=nn.Conv2d(4, 4, 1), conv=nn.Conv2d(4, 3, 3)
-    )
+    model = Model(lambda model, x: model.conv(up(model.first(x))), first=nn.Conv2d(4, 4, 1), conv=nn.Conv2d(4, 3, 3))
     optimize(model, torch.randn(1, 4, 5, 6))
 
     def keep(module, inputs):

@@ -43,9 +43,6 @@ def assert_like(original, model, *inputs):
         assert difference(model(*inputs), expected) <= 1e-10
 
 
-# Inputs that have another form than the example -----------------------------------------------------------------------
-
-
 def only_if_large(change):
     """A model that does something to larger batches than the example's."""
 
@@ -83,23 +80,22 @@ def test_what_happens_to_other_inputs_only(change):
     assert_like(*pair(only_if_large(change), signal()), signal(batch=3).double())
 
 
-def test_a_signal_of_one_position_is_not_shared_with_what_is_made_of_it():
-    def run(m, x):
-        y = m.a(x)
-        upsampled = up(y, 3)
-        y[:, 0] = 5.0
-        return m.b(upsampled)
-
-    assert_like(*pair(run, signal()), signal(length=1).double())
+def source_changed(m, x):
+    y = m.a(x)
+    upsampled = up(y, 3)
+    y[:, 0] = 5.0
+    return m.b(upsampled)
 
 
-def test_an_expansion_of_one_position_is_a_view():
-    def run(m, x):
-        x = x * 1
-        repeated = x[..., None].expand(*x.shape, 2).reshape(*x.shape[:-1], -1)
-        x.add_(1)
-        return m.b(repeated)
+def source_of_an_expansion_changed(m, x):
+    x = x * 1
+    repeated = x[..., None].expand(*x.shape, 2).reshape(*x.shape[:-1], -1)
+    x.add_(1)
+    return m.b(repeated)
 
+
+@pytest.mark.parametrize("run", [source_changed, source_of_an_expansion_changed])
+def test_memory_of_a_signal_of_one_position_is_shared_where_torch_shares_it(run):
     assert_like(*pair(run, signal()), signal(length=1).double())
 
 
@@ -115,7 +111,6 @@ def test_an_expansion_of_one_position_is_a_view():
     ids=["transposed", "resize", "circular convolution", "circular padding"],
 )
 def test_orders_in_memory_and_images_of_one_position(make, order):
-    """Also the strides of the results are those that torch gives them: what follows may view."""
     model = randomised(make()).eval().to(memory_format=order)
     original = copy.deepcopy(model)
     with torch.no_grad():
@@ -129,6 +124,9 @@ def test_orders_in_memory_and_images_of_one_position(make, order):
 
 
 WRONG = {
+    "other channels": lambda m, x: m.conv(up(x[:, :3])),
+    "another type": lambda m, x: m.conv(up(x.float())),
+    "too few axes": lambda m, x: m.conv(up(x[0, 0])),
     "transposed, too few axes": lambda m, x: F.conv_transpose2d(x[0, 0], m.up.weight, stride=2),
     "transposed, no axes": lambda m, x: F.conv_transpose2d(x.sum(), m.up.weight, stride=2),
     "transposed, no channels": lambda m, x: F.conv_transpose2d(x[:, :0], m.up.weight, stride=2),
@@ -163,9 +161,6 @@ def test_what_torch_refuses_is_refused_in_its_words(wrong):
     assert str(raised.value) == str(expected.value)
 
 
-# Gradients ------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # which forward_ad scripts by
 def test_tangents_pass_through():
     original, model = pair(lambda m, x: m.conv(torch.tanh(up(x))), image())
@@ -197,13 +192,9 @@ def test_a_model_that_cannot_be_trained_is_optimised_for_inference():
     assert_like(original, model, image().double())
 
 
-# Models ---------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
 @pytest.mark.parametrize("registered", [True, False])
 def test_attention_keeps_its_fast_path(registered):
-    """Where it writes zeros at positions that are masked, which the slow one does not."""
     encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 1).eval()
     parts = {"encoder": encoder} if registered else {}
     model = Model(lambda m, x, mask: m.a(up(encoder(x, src_key_padding_mask=mask).mT)), a=conv1d(), **parts).eval()
@@ -293,8 +284,6 @@ def test_example_inputs_that_cannot_be_compared():
 
 
 def test_a_coordinate_grid_of_repeated_numbers():
-    """Repetition of a tensor without channels, as reference points of attention are written."""
-
     def run(m, x):
         y, z = torch.meshgrid(torch.arange(5.0), torch.arange(6.0), indexing="ij")
         grid = y.reshape(-1) + z.reshape(-1)

@@ -106,8 +106,6 @@ def folder_client(folder_runs):
         yield client
 
 
-# The browser ----------------------------------------------------------------------------------------------------------
-
 READY = "#views[aria-busy='false'], .walk canvas, [id$=findings][data-frames], .alarm:not([hidden])"
 
 

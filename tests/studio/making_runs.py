@@ -66,8 +66,6 @@ def change(run, **values):
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **values}), encoding="utf-8")
 
 
-# Runs on folders of pictures ----------------------------------------------------------------------------------------
-
 CLASSES = ("кошки", "犬", "a class whose name is much longer than anything that was ever meant to stand in a legend")
 
 

@@ -1,6 +1,7 @@
 """What the tests of the studio share: images as pages show them, and columns as rows."""
 
 import base64
+import contextlib
 import io
 from collections import namedtuple
 from dataclasses import asdict
@@ -31,3 +32,13 @@ def pixels(picture):
 def as_shown(image):
     """A uint8 image C×H×W as pages show it: H×W×3."""
     return np.broadcast_to(np.moveaxis(np.asarray(image), 0, -1), (*image.shape[1:], 3))
+
+
+@contextlib.contextmanager
+def restored(path):
+    """Bring a file back to what it was, whatever happens to it meanwhile."""
+    before = path.read_bytes()
+    try:
+        yield before
+    finally:
+        path.write_bytes(before)

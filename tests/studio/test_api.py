@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fastapi.testclient import TestClient
-from studio_helpers import as_shown, pixels, png
+from studio_helpers import as_shown, pixels, png, restored
 
 from halfstride import ConvAutoencoder, diagnose, diagnose_image, to_float
 from halfstride.autoencoder import decode, reconstruct
@@ -19,8 +19,6 @@ from halfstride.studio.app import create_app
 from halfstride.studio.explanation import explain
 from halfstride.studio.layer import Layer
 from halfstride.studio.pages import doctor
-
-# The layer ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_layer_is_told_as_explain_tells_it(client):
@@ -32,12 +30,10 @@ def test_a_layer_is_told_as_explain_tells_it(client):
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ("padding=9", "`padding` (=9) leaves nothing of the full output (=7): use at most 3."),
         ("stride=-1", "`stride` (='-1'): Input should be greater than or equal to 1"),
         ("input_size=" + "9" * 400, "`input_size`: Input should be"),
         ("input_size=three", "`input_size` (='three'): Input should be a valid integer"),
         ("form=pool", "`form` (='pool'): Input should be 'conv', 'transposed', 'resize' or 'subpixel'"),
-        ("input=1,2", "`input` (of 2 numbers) must have 9, row by row."),
         ("kernel=1e999", "`kernel.0` (='1e999'): Input should be a finite number."),
         ("input=<script>", "`input.0` (='<script>'): Input should be a valid number"),
         ("input=1" + ",1" * 20_000, "`input`"),
@@ -55,9 +51,6 @@ def test_animations_are_files_to_keep(client):
         assert answer.status_code == 200
         assert answer.content.startswith(begins)
         assert answer.headers["content-disposition"].startswith('attachment; filename="transposed-scatter.')
-
-
-# Runs -----------------------------------------------------------------------------------------------------------------
 
 
 def test_the_runs_are_listed_and_links_out_of_the_folder_are_not(client):
@@ -86,15 +79,10 @@ def test_a_run_is_described(client, runs):
 
 def test_metrics_follow_a_training(client, runs):
     path = runs / "plane" / "metrics.jsonl"
-    before = path.read_text(encoding="utf-8")
-    try:
-        path.write_text(
-            before + '{"step": 400, "train_mse": 0.01, "test_mse": NaN, "validation_loss": NaN}\n{"step": 500, "tr',
-            encoding="utf-8",
-        )
+    with restored(path) as before:
+        more = b'{"step": 400, "train_mse": 0.01, "test_mse": NaN, "validation_loss": NaN}\n{"step": 500, "tr'
+        path.write_bytes(before + more)
         progress = client.get("/api/runs/plane/progress").json()
-    finally:
-        path.write_text(before, encoding="utf-8")
     assert len(progress["metrics"]) == 4  # what is being written is not there yet
     told = {name: value for name, value in progress["metrics"][-1].items() if value is not None}
     assert told == {"step": 400, "train_mse": 0.01}
@@ -172,17 +160,14 @@ def test_a_run_that_trained_on_is_loaded_anew(client, runs):
     version = client.get("/api/runs/plane/progress").json()["model"]
     assert client.get("/api/runs/plane/progress").json()["model"] == version
     before = client.post("/api/runs/plane/decode", json={"point": [0, 0]}).json()
-    kept = (path / "model.safetensors").read_bytes()
     model = ConvAutoencoder.from_pretrained(path)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(-2)
-    try:
+    with restored(path / "model.safetensors"):
         model.save_pretrained(path)
         assert client.get("/api/runs/plane/progress").json()["model"] != version
         assert client.post("/api/runs/plane/decode", json={"point": [0, 0]}).json()["image"] != before["image"]
-    finally:
-        (path / "model.safetensors").write_bytes(kept)
     assert client.post("/api/runs/plane/decode", json={"point": [0, 0]}).json() == before
 
 
@@ -192,9 +177,6 @@ def test_a_single_run_can_be_shown_and_so_can_none(runs):
     with TestClient(create_app(), base_url="http://localhost") as client:
         assert client.get("/api/runs").json() == []
         assert client.get("/").status_code == 200
-
-
-# The doctor -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -240,17 +222,13 @@ def test_a_model_is_diagnosed_once_until_it_trains_on(client, runs, monkeypatch)
 
 
 def test_a_model_that_cannot_be_diagnosed_says_why(client, runs):
-    weights = runs / "deep" / "model.safetensors"
-    kept = weights.read_bytes()
     model = ConvAutoencoder.from_pretrained(runs / "deep")
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(math.inf)
-    try:
+    with restored(runs / "deep" / "model.safetensors"):
         model.save_pretrained(runs / "deep")
         answer = client.get("/api/runs/deep/checkup")
-    finally:
-        weights.write_bytes(kept)
     assert answer.status_code == 409
     assert "not finite" in answer.json()["error"]
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 from making_runs import CLASSES, change
-from studio_helpers import as_shown, pixels, png
+from studio_helpers import as_shown, pixels, png, restored
 
 from halfstride import ConvAutoencoder, TrainingOptions, to_float
 from halfstride.autoencoder import ImageOptions, Run, reconstruct
@@ -104,9 +104,6 @@ def test_pairs_show_the_noisy_image_and_its_clean_twin(folder_client, folder_run
         assert one["mse"] == pytest.approx(error.mean().item(), rel=1e-4)
 
 
-# Bounds -------------------------------------------------------------------------------------------------------------
-
-
 def test_codes_too_long_for_the_page_stay_with_the_server(folder_runs, monkeypatch):
     monkeypatch.setattr(open_run, "_CODE_NUMBERS", 100)
     with TestClient(create_app(folder_runs), base_url="http://localhost") as client:
@@ -160,9 +157,6 @@ def test_a_map_trained_on_images_of_another_size_shows_theirs(folder_runs, tmp_p
     assert run.decode_image(0).image.height == 64
 
 
-# Is it any good? ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", ["classes", "photographs"])
 def test_the_evaluation_is_the_runs_own(folder_client, folder_runs, name):
     found = Run(folder_runs / name).evaluation
@@ -184,33 +178,23 @@ def test_a_run_without_an_evaluation_has_none(folder_client):
 
 
 def test_an_evaluation_of_a_model_that_trains_on_is_called_outdated(folder_client, folder_runs):
-    record = Run(folder_runs / "classes").record
-    before = folder_client.get("/api/runs/classes/progress").json()["evaluation"]
-    assert before is not None
-    change(folder_runs / "classes", stages=[2, 5])
-    try:
+    assert folder_client.get("/api/runs/classes/progress").json()["evaluation"] is not None
+    with restored(folder_runs / "classes" / "run.json"):
+        change(folder_runs / "classes", stages=[2, 5])
         assert folder_client.get("/api/runs/classes/evaluation").json()["outdated"]
-    finally:
-        change(folder_runs / "classes", stages=record["stages"])
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "{}", '{"verdict": NaN}', "[1]"])
 def test_a_damaged_evaluation_is_told_in_one_line(folder_client, folder_runs, text):
     path = folder_runs / "classes" / "evaluation.json"
-    before = path.read_text(encoding="utf-8")
-    try:
+    with restored(path):
         path.write_text(text, encoding="utf-8")
         answer = folder_client.get("/api/runs/classes/evaluation")
-    finally:
-        path.write_text(before, encoding="utf-8")
     assert answer.status_code == 409
     assert re.search(
         r"^evaluation\.json: (`.*evaluation.json` is damaged|`evaluation` has|.*recursion)", answer.json()["error"]
     )
     assert "\n" not in answer.json()["error"]
-
-
-# Records changed by hand --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -235,9 +219,6 @@ def test_a_damaged_record_costs_the_images_and_says_so_in_one_line(folder_runs, 
     assert answer.status_code == 409
     assert answer.json()["error"].startswith(message)
     assert "\n" not in answer.json()["error"]
-
-
-# An encoder of the user's own ---------------------------------------------------------------------------------------
 
 
 def test_a_run_with_an_encoder_of_ones_own_shows_its_figures_and_is_not_run(folder_client, folder_runs, monkeypatch):

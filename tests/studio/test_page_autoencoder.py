@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from browser_helpers import canvas, drop, settle, shows, until
-from studio_helpers import as_shown, png
+from studio_helpers import as_shown, png, restored
 
 from halfstride import ConvAutoencoder, to_float
 from halfstride.autoencoder import ImageOptions, Run, decode, reconstruct
@@ -19,10 +19,15 @@ def decoded(model, code):
         return model.decode(latents).mul(255).round().to(torch.uint8)[0]
 
 
-def test_dragging_in_the_latent_plane_decodes_what_is_under_the_finger(visit, runs):
-    page = visit("/autoencoder?run=plane")
-    model = ConvAutoencoder.from_pretrained(runs / "plane")
+def opened(visit, runs, name):
+    """The page of a run that is shown, and its model."""
+    page = visit(f"/autoencoder?run={name}")
     settle(page)
+    return page, ConvAutoencoder.from_pretrained(runs / name)
+
+
+def test_dragging_in_the_latent_plane_decodes_what_is_under_the_finger(visit, runs):
+    page, model = opened(visit, runs, "plane")
     box = page.locator(".plane").bounding_box()
     page.mouse.move(box["x"] + 200, box["y"] + 150)
     page.mouse.down()
@@ -52,9 +57,7 @@ def move(page, place, end="max"):
 
 
 def test_a_single_number_of_the_code_is_moved(visit, runs):
-    page = visit("/autoencoder?run=deep")
-    model = ConvAutoencoder.from_pretrained(runs / "deep")
-    settle(page)
+    page, model = opened(visit, runs, "deep")
     with page.expect_response("**/decode") as answering:
         most = move(page, 3)
     sent = json.loads(answering.value.request.post_data)["code"]
@@ -64,10 +67,7 @@ def test_a_single_number_of_the_code_is_moved(visit, runs):
 
 
 def test_an_answer_takes_back_nothing_that_was_chosen_meanwhile(visit, runs):
-    """Sliders and plane are moved while earlier answers are still on their way, and these come one by one."""
-    page = visit("/autoencoder?run=deep")
-    model = ConvAutoencoder.from_pretrained(runs / "deep")
-    settle(page)
+    page, model = opened(visit, runs, "deep")
     held = []
     page.route("**/decode", lambda route: held.append(route))
 
@@ -149,16 +149,13 @@ def test_the_losses_follow_a_training(visit, runs):
     assert page.locator("#live").inner_text() == "step 300 of 500"
     assert page.locator("#loss dl").inner_text().startswith("kept\nstep 200\ntrain MSE\n0.05000")
     path = runs / "plane" / "metrics.jsonl"
-    before = path.read_text(encoding="utf-8")
-    try:
+    with restored(path) as before:
         errors = dict.fromkeys(("train_mse", "validation_mse", "validation_loss"), 0.02)
         line = {"step": 500, **errors, "test_mse": 0.0123, "test_psnr": 20.0, "test_ssim": 0.9}
-        path.write_text(before + json.dumps(line) + "\n", encoding="utf-8")
+        path.write_bytes(before + json.dumps(line).encode() + b"\n")
         until(page, "document.querySelector('#live').textContent === '500 steps'")
         assert page.locator("#loss dl").inner_text().startswith("kept\nstep 500\n")
         assert "0.01230" in page.locator("#loss").inner_text()
-    finally:
-        path.write_text(before, encoding="utf-8")
 
 
 def test_a_run_that_does_not_name_its_images_takes_ones_own(visit, runs):
@@ -174,14 +171,11 @@ def test_a_run_that_does_not_name_its_images_takes_ones_own(visit, runs):
 
 def test_a_run_without_a_model_waits_for_it(visit, runs):
     weights = runs / "imageless" / "model.safetensors"
-    kept = weights.read_bytes()
-    weights.unlink()
-    try:
+    with restored(weights):
+        weights.unlink()
         page = visit("/autoencoder?run=imageless", ready="#live:not(:empty)")
         assert page.locator("#live").inner_text() == "no model yet"
         assert page.locator("#error").is_hidden()
-    finally:
-        weights.write_bytes(kept)
     until(page, "document.querySelector('#facts').innerText.startsWith('image')")
 
 
@@ -190,9 +184,6 @@ def test_a_damaged_run_says_so_and_the_others_can_be_chosen(visit):
     assert "does not hold the weights of this model" in page.locator("#error").inner_text()
     page.locator("#runs a", has_text="deep").first.click()
     page.wait_for_selector(".walk canvas")
-
-
-# Runs on folders of pictures -----------------------------------------------------------------------------------------
 
 
 def test_a_map_run_on_a_folder_is_seen_judged_and_decoded(visit, folder_address, folder_runs):
@@ -242,11 +233,8 @@ def test_a_run_with_an_encoder_of_ones_own_is_seen_and_not_run(visit, folder_add
 
 def test_a_damaged_evaluation_is_told_and_the_rest_is_shown(visit, folder_address, folder_runs):
     path = folder_runs / "classes" / "evaluation.json"
-    before = path.read_text(encoding="utf-8")
-    try:
+    with restored(path):
         path.write_text("{", encoding="utf-8")
         page = visit("/autoencoder?run=classes", at=folder_address, ready=".walk canvas")
-    finally:
-        path.write_text(before, encoding="utf-8")
     assert page.locator("#judged .alarm").inner_text().startswith(f"evaluation.json: `{path}` is damaged")
     assert page.locator("#legend span").count() == 3

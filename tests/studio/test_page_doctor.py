@@ -75,9 +75,6 @@ def test_a_damaged_run_cannot_be_examined_and_a_picture_can(visit):
     page.wait_for_selector("#picture-findings .verdict")
 
 
-# All pages ------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "path",
     [

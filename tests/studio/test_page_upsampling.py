@@ -140,7 +140,6 @@ def test_pointing_at_a_cell_lights_up_what_it_depends_on(visit, query):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_what_is_lit_is_seen(visit, scheme):
-    """The pixels themselves: in the canvas's colours, with a number's ink where there is a number."""
     page = visit("/?step=0&padding=1", color_scheme=scheme)
     assert None in outputs(page)
     colors = {}

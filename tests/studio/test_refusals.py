@@ -148,9 +148,6 @@ def test_a_picture_with_too_many_channels_for_the_model_is_refused():
         read_picture(b"nothing", (5, 8, 8))
 
 
-# Who may ask ----------------------------------------------------------------------------------------------------------
-
-
 HOSTS = ["evil.example", "evil.example:8765", "127.0.0.1.evil.example", "10.0.0.5:8765", ""]
 ORIGINS = ["https://evil.example", "http://127.0.0.1:3000", "null"]
 OWN = [{}, {"host": "localhost:8765"}, {"host": "[::1]:8765"}, {"origin": "http://127.0.0.1:8765"}]
@@ -167,7 +164,6 @@ def test_only_the_page_itself_may_ask(client, headers, status):
 
 
 def test_a_link_from_elsewhere_still_opens_the_page(client):
-    """A shared address is for following; the page that it opens then asks by itself."""
     assert client.get("/", headers={"sec-fetch-site": "cross-site"}).status_code == 200
 
 
@@ -216,7 +212,6 @@ def test_two_hundred_requests_at_once_are_all_answered(client):
 
 
 def test_pages_and_drags_do_not_wait_for_pictures_and_diagnoses(runs, monkeypatch):
-    """Everything that takes long is held up; everything else answers all the same."""
     begun, go_on = threading.Event(), threading.Event()
 
     def held(*_):
@@ -249,7 +244,6 @@ def test_a_port_that_is_taken_is_stepped_over():
 
 
 def test_answers_are_sent_at_once_and_by_one_thread_each(monkeypatch):
-    """Nagle's algorithm would hold the second half of every answer back until the browser confirms the first."""
     import asyncio
 
     import uvicorn

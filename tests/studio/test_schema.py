@@ -6,23 +6,11 @@ from hypothesis import HealthCheck, given, settings
 from halfstride.studio.app import create_app
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis needs Python 3.11")
-OPERATIONS = [
-    ("GET", "/api/layer"),
-    ("GET", "/api/layer/animation"),
-    ("GET", "/api/layer/schema"),
-    ("GET", "/api/runs"),
-    ("GET", "/api/runs/{name}"),
-    ("GET", "/api/runs/{name}/progress"),
-    ("GET", "/api/runs/{name}/evaluation"),
-    ("GET", "/api/runs/{name}/pictures/{file}"),
-    ("GET", "/api/runs/{name}/images"),
-    ("GET", "/api/runs/{name}/latent"),
-    ("POST", "/api/runs/{name}/decode"),
-    ("POST", "/api/runs/{name}/walk"),
-    ("POST", "/api/runs/{name}/reconstruct"),
-    ("GET", "/api/runs/{name}/checkup"),
-    ("POST", "/api/pictures/checkup"),
-]
+RUN = "/api/runs/{name}"
+GET = ["/api/layer", "/api/layer/animation", "/api/layer/schema", "/api/runs", RUN]
+GET += [f"{RUN}/{rest}" for rest in ("progress", "evaluation", "pictures/{file}", "images", "latent", "checkup")]
+POST = ["/api/pictures/checkup", *(f"{RUN}/{rest}" for rest in ("decode", "walk", "reconstruct"))]
+OPERATIONS = [*(("GET", path) for path in GET), *(("POST", path) for path in POST)]
 SLOW = ("animation", "checkup")
 
 

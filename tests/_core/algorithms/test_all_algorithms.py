@@ -28,7 +28,6 @@ def test_all_algorithms_compute_the_defining_sums(call):
 @settings(max_examples=100)
 @given(drawn(forms=("transposed", "resize"), most=4), st.booleans())
 def test_what_compilers_read_is_equal(call, last):
-    """The lines that are for compilers give what the others give, of every order in memory, and the same gradients."""
     case, *tensors = call
     expected, gradient, of_expected = native_with_gradients(case, tensors, last)
     with pytest.MonkeyPatch.context() as patch:
@@ -41,7 +40,6 @@ def test_what_compilers_read_is_equal(call, last):
 
 
 def test_a_window_of_the_same_size_elsewhere():
-    """Folded, the kernel makes as many outputs as are asked for, but begins before them."""
     case = resize_case(1, (1, 1, 4), (1, 1, 2), 1, ((-1, 3),))
     x, weight, bias = (torch.randn(size).double() for size in ((1, 1, 4), (1, 1, 2), (1,)))
     assert case.output_size == as_transposed(case)[0].full_size
@@ -50,7 +48,6 @@ def test_a_window_of_the_same_size_elsewhere():
 
 @pytest.mark.parametrize("name", able(resize_case(2, (2, 3, 5, 5), (4, 3, 3, 3), 2, ((1, 1), (1, 1)))))
 def test_nothing_waits_for_the_garbage_collection(name):
-    """What a forward and backward pass made is gone with them: no cycle keeps a tensor."""
     case = resize_case(2, (2, 3, 5, 5), (4, 3, 3, 3), 2, ((1, 1), (1, 1)))
     tensors = [torch.randn(size, requires_grad=True) for size in ((2, 3, 5, 5), (4, 3, 3, 3), (4,))]
 
@@ -185,7 +182,6 @@ def test_vmap_and_gradients_per_sample(name, algorithm):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's forward mode about itself
 @pytest.mark.parametrize(("name", "algorithm"), EVERY)
 def test_transforms_of_a_recorded_pass(name, algorithm):
-    """A pass that was recorded without a transform may be differentiated under vmap or in forward mode."""
     case = FIXED[name]
     x, weight, bias = (tensor.requires_grad_() for tensor in tensors_for(case))
     output = ALGORITHMS[algorithm].compute(case, x, weight, bias)

@@ -18,7 +18,6 @@ from tolerance import assert_close
 @settings(max_examples=200)
 @given(drawn(forms=("resize",), most=4), st.sampled_from([1, 20, 200, 2**22]), st.sampled_from([1, 5, 20]), st.data())
 def test_summation_by_parts_in_blocks_with_anchors_apart(call, block, rows, data):
-    """An anchor at every second or third position along some axes, as in large layers, in blocks of any size."""
     case, *tensors = call
     assume(by_parts.unsupported_reason(case) is None)
     expected, gradient, of_expected = native_with_gradients(case, tensors)
@@ -57,21 +56,8 @@ def test_a_single_image_is_cut_into_rows():
     )
 
 
-def test_kernels_that_are_made_at_each_call_set_anchors_apart_more_rarely():
-    """512 channels at 32x32: along both axes where kernels are kept, along one where they are not, none of few rows."""
-    case, small = (resize_case(2, (1, 512, n, n), (512, 512, 3, 3), 2, ((1, 1), (1, 1))) for n in (32, 16))
-
-    def periods(case, **kept):
-        return [axis.period for axis in by_parts_plan.plan(case, **kept).axes]
-
-    assert periods(case, kernels_last=True) == [2, 2]
-    assert periods(case) == [2, 1]
-    assert periods(small) == [1, 1]
-
-
 @pytest.mark.parametrize(("k", "s", "m"), [(3, 2, 2), (5, 2, 3), (3, 1, 3), (4, 2, 2), (3, 4, 1)])
 def test_an_axis_costs_a_product_less_for_every_anchor_less(k, s, m):
-    """`k - 1` products for each jump and one for each anchor: 2.5 instead of 3 for 3 taps at scale 2."""
     n = 2400
     (axis,) = by_parts_plan.plan(resize_case(1, (64, 512, n), (512, 512, k), s)).axes
     assert axis.period == m

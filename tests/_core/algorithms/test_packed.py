@@ -60,27 +60,7 @@ def test_packed_kernels_give_what_the_definition_gives(name, last, monkeypatch):
     assert len(calls) == 3
 
 
-def test_packing_is_left_where_torch_multiplies_one_matrix():
-    def packs(batch, channels, size, taps, form="transposed"):
-        shape, weight = (batch, channels, *size), torch.nn.Parameter(torch.empty(channels, channels, *taps))
-        case = transposed_case(len(size), shape, weight.shape, 2)
-        x = torch.empty(shape).movedim(1, -1).contiguous().movedim(-1, 1)
-        with torch.no_grad():
-            return packed.pays(case, x, weight, form, (0,) * len(size))
-
-    assert not packs(1, 64, (8, 8), (3, 3))
-    assert packs(2, 64, (8, 8), (3, 3))
-    assert packs(1, 64, (18, 18), (3, 3))
-    assert not packs(8, 64, (18, 18), (3, 3))
-    assert packs(8, 64, (18, 18), (3, 3), form="resize")
-    assert packs(1, 64, (8, 8), (4, 4))
-    assert packs(1, 256, (4, 4), (3, 3))
-    assert not packs(1, 64, (40,), (4,))
-    assert packs(1, 256, (40,), (16,))
-
-
 def test_one_weight_can_be_packed_in_several_ways(monkeypatch):
-    """As a transposed and as a resize kernel, and as one of two dilations, where all else is the same."""
     monkeypatch.setattr(packed, "_gains", lambda *_: True)
     weight, x = torch.nn.Parameter(torch.randn(32, 32, 3, 3)), torch.randn(1, 32, 5, 5)
     ways = [
@@ -93,11 +73,3 @@ def test_one_weight_can_be_packed_in_several_ways(monkeypatch):
         with torch.no_grad():
             output = algorithm.compute(case, x, weight, None)
             assert_close(output, native.compute(case, x.double(), weight.double(), None).float())
-
-
-def test_kernels_of_stride_1_are_not_packed():
-    """With many images oneDNN finds an order of its own twice as fast."""
-    with torch.no_grad():
-        for stride, worth in ((2, True), (1, False)):
-            case = transposed_case(2, (64, 128, 1, 1), (128, 64, 4, 4), stride)
-            assert packed._gains.__wrapped__(case, "transposed", True) is worth

@@ -13,7 +13,6 @@ from tolerance import assert_close
 @settings(max_examples=150)
 @given(drawn(forms=("transposed", "resize"), most=4), st.booleans())
 def test_products_by_onednn_give_what_the_definition_gives(call, last):
-    """However small they are: with gradients, in inference with what is kept from call to call, and under vmap."""
     case, *tensors = call
     expected, gradient, of_expected = native_with_gradients(case, tensors, last)
     input, weight, bias = (tensor.detach().float().requires_grad_() for tensor in tensors)
@@ -52,7 +51,6 @@ def test_where_avx512_is_two_halves_products_are_made_as_with_avx2(capability, k
 
 @pytest.mark.filterwarnings("ignore:TF32 acceleration:UserWarning")  # by torch.backends.mkldnn.flags, which sets all
 def test_kernels_are_packed_for_so_many_rows_as_there_are(monkeypatch):
-    """As oneDNN wants them to be; and not without it, though there may be some already."""
     packs, pack = [], torch.ops.mkldnn._reorder_convolution_weight
     monkeypatch.setattr(
         torch.ops.mkldnn,

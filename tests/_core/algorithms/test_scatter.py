@@ -17,7 +17,6 @@ from tolerance import assert_close
 @settings(max_examples=100)
 @given(drawn(forms=("transposed", "resize")), st.booleans(), st.booleans())
 def test_scattering_in_runs_of_taps_and_in_both_layouts(call, together, last):
-    """Added one by one or together, with channels first or last, the result and the gradients are the definition's."""
     case, *tensors = call
     assume(scatter.unsupported_reason(case) is None)
     expected, gradient, of_expected = native_with_gradients(case, tensors, last)
@@ -33,7 +32,6 @@ def test_scattering_in_runs_of_taps_and_in_both_layouts(call, together, last):
 @pytest.mark.parametrize("padding", [4, ((0, 3),), ((5, 1),), ((9, 13),)])
 @pytest.mark.parametrize(("k", "d"), [(16, 1), (11, 1), (5, 3)])
 def test_scattering_at_a_large_stride(k, d, padding):
-    """Where the output ends in the middle of a step, the taps beyond its end are left out."""
     case = transposed_case(1, (2, 3, 5), (3, 2, k), 8, padding, dilation=d)
     generator = torch.Generator().manual_seed(k)
     x, weight, bias = (torch.randn(size, generator=generator).double() for size in ((2, 3, 5), (3, 2, k), (2,)))
@@ -44,7 +42,6 @@ def test_scattering_at_a_large_stride(k, d, padding):
 @pytest.mark.parametrize("bias", [None, torch.randn(6, dtype=torch.float64)], ids=["no bias", "bias"])
 @pytest.mark.parametrize("training", [False, True])
 def test_scattering_kernels_that_lie_side_by_side(size, bias, training):
-    """Nothing is added to anything: a copy puts the products in their places. One position more, and it is added."""
     axes = len(size)
     taps = (2, 3, 2)[-axes:]
     order = torch.channels_last if axes == 2 else torch.channels_last_3d
@@ -67,7 +64,6 @@ def test_scattering_kernels_that_lie_side_by_side(size, bias, training):
 
 
 def test_heavy_kernels_scatter_rows_of_channels_and_keep_the_order_of_the_images(monkeypatch):
-    """With more weights than numbers in and out, in inference."""
     case = transposed_case(2, (3, 64, 2, 3), (64, 48, 4, 4), 2, 1)
     assert scatter._is_heavy(case) is False  # gradients are wanted
     x, w, bias = torch.randn(3, 64, 2, 3), torch.randn(64, 48, 4, 4), torch.randn(48)

@@ -22,7 +22,6 @@ from tolerance import assert_close
     ],
 )
 def test_volumes_by_the_gradient_of_a_convolution(form, geometry, last, monkeypatch):
-    """The output, its first derivatives and their derivatives."""
     case = CASES[form](3, (1, 4, 3, 5, 4), (4, 4, 3, 3, 2), **geometry)
     algorithm = native if form == "transposed" else folded
     tensors = [torch.randn(1, 4, 3, 5, 4), torch.randn(4, 4, 3, 3, 2), torch.randn(4)]

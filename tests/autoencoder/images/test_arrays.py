@@ -1,5 +1,6 @@
 """Arrays: which axis is which, what numbers mean, and files that mean harm."""
 
+import functools
 import io
 import pickle
 import zipfile
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from errors import message
 from halfstride.autoencoder.images import load_images
 
 rng = np.random.default_rng(0)
@@ -71,59 +73,32 @@ def test_alpha_and_other_sizes_go_through_decode():
     assert load_images(COLOUR, size=4, channels=1).shape == (1, 4, 4)
 
 
-def error_of(source, **options):
-    with pytest.raises(ValueError) as caught:  # noqa: PT011  # the text is compared whole
-        load_images(source, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+error_of = functools.partial(message, load_images)
 
 
 @pytest.mark.parametrize(
     ("source", "text"),
     [
-        (
-            np.zeros((4, 3, 5, 3), np.uint8),
+        (np.zeros((4, 3, 5, 3), np.uint8),
             "`source` (=array, shape (4, 3, 5, 3)) may be N×H×W×C or N×C×H×W: "
-            "give a torch tensor, which is taken as N×C×H×W.",
-        ),
-        (
-            np.zeros((200, 300, 3), np.uint8),
+            "give a torch tensor, which is taken as N×C×H×W."),
+        (np.zeros((200, 300, 3), np.uint8),
             "`source` (=array, shape (200, 300, 3)) may be one picture in colour, or 200 grey ones: "
-            "give four axes, array[None] or array[..., None].",
-        ),
-        (
-            np.zeros((4, 9, 9, 9), np.uint8),
-            "`source` (=array, shape (4, 9, 9, 9)) has no axis of 1 to 4 channels, last or second.",
-        ),
+            "give four axes, array[None] or array[..., None]."),
+        (np.zeros((4, 9, 9, 9), np.uint8),
+            "`source` (=array, shape (4, 9, 9, 9)) has no axis of 1 to 4 channels, last or second."),
         (np.zeros((9, 9), np.uint8), "`source` (=array, shape (9, 9)) must be N×H×W, N×H×W×C or N×C×H×W."),
         (np.zeros((0, 9, 9), np.uint8), "`source` (=array, shape (0, 9, 9, 1)) holds no images."),
-        (
-            torch.zeros(4, 9, 9, 3),
-            "`source` (=tensor of shape (4, 9, 9, 3)) must be N×H×W or N×C×H×W with 1 to 4 channels.",
-        ),
-        (
-            np.zeros((4, 9, 9), np.int64),
-            "`source` (=array) has dtype int64, where bool, uint8, uint16 or floats from 0 to 1 are taken.",
-        ),
-        (
-            np.full((4, 9, 9), 255.0),
-            "`source` (=array) has values from 255 to 255, where floats from 0 to 1 are taken.",
-        ),
-        (
-            np.full((4, 9, 9), np.nan),
-            "`source` (=array) has values from nan to nan, where floats from 0 to 1 are taken.",
-        ),
-        (
-            np.full((4, 9, 9), "a"),
-            "`source` (=array) has dtype <U1, where bool, uint8, uint16 or floats from 0 to 1 are taken.",
-        ),
+        (torch.zeros(4, 9, 9, 3),
+            "`source` (=tensor of shape (4, 9, 9, 3)) must be N×H×W or N×C×H×W with 1 to 4 channels."),
+        (np.zeros((4, 9, 9), np.int64),
+            "`source` (=array) has dtype int64, where bool, uint8, uint16 or floats from 0 to 1 are taken."),
+        (np.full((4, 9, 9), 255.0),
+            "`source` (=array) has values from 255 to 255, where floats from 0 to 1 are taken."),
     ],
-)
+)  # fmt: skip
 def test_wrong_arrays(source, text):
     assert error_of(source) == text
-
-
-# Files ----------------------------------------------------------------------------------------------------------------
 
 
 def test_npy(tmp_path):

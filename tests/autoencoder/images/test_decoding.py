@@ -2,7 +2,6 @@
 
 import base64
 import io
-import os
 import struct
 import sys
 import threading
@@ -17,9 +16,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
+from errors import message
 from halfstride.autoencoder.images import MAX_PIXELS, ImageError, decode, decoding, formats, to_float
 from halfstride.autoencoder.images.decoding import as_uint8, inspect, largest_value
-from halfstride.autoencoder.images.formats import _quiet, printable
+from halfstride.autoencoder.images.formats import printable
 
 rng = np.random.default_rng(0)
 COLOUR = rng.integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -49,8 +49,6 @@ def decoded(data, channels=3, size=(6, 9), fit="crop"):
 
 
 # Formats and modes ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "PPM", "WEBP"])
 def test_colour_comes_through_unchanged(format):
     data = file_of(COLOUR, format, **({"lossless": True} if format == "WEBP" else {}))
@@ -64,12 +62,6 @@ def test_grey_comes_through_unchanged_and_is_seen_to_be_grey(format):
     np.testing.assert_array_equal(decoded(data, 1)[:, :, 0], GREY)
     np.testing.assert_array_equal(decoded(data, 3), np.repeat(GREY[:, :, None], 3, axis=2))
     assert inspect(data)[:3] == (6, 9, True)
-
-
-def test_jpeg():
-    smooth = np.linspace(0, 255, 16 * 24).reshape(16, 24).astype(np.uint8)
-    found = decoded(file_of(smooth, "JPEG", quality=95), 1, (16, 24))[:, :, 0]
-    assert np.abs(found.astype(int) - smooth).max() <= 4
 
 
 def test_a_jpeg_with_a_second_picture_in_it_gives_the_first():
@@ -88,13 +80,7 @@ EIGHT_BITS = np.array([[0, 0, 0, 1, 1, 1], [1, 2, 127, 128, 255, 255]])
 
 @pytest.mark.parametrize(
     ("image", "format"),
-    [
-        (DEEP, "PNG"),
-        (DEEP, "TIFF"),
-        (DEEP, "PPM"),
-        (DEEP.astype(">u2"), "TIFF"),
-        (DEEP.astype(np.int32), "TIFF"),
-    ],
+    [(DEEP, "PNG"), (DEEP, "TIFF"), (DEEP, "PPM"), (DEEP.astype(">u2"), "TIFF"), (DEEP.astype(np.int32), "TIFF")],
 )
 def test_16_bits_are_divided_by_257(image, format):
     data = file_of(image, format)
@@ -126,17 +112,16 @@ def test_other_numbers_are_refused(values, text):
     assert caught.value.reason == text
 
 
-def test_transparent_pixels_show_white():
+def test_transparent_pixels_show_white_and_grey_ones_and_single_bits_are_grey():
     pixels = np.array([[[200, 100, 0, 0], [200, 100, 0, 51], [200, 100, 0, 255]]], dtype=np.uint8)
     expected = [[255, 255, 255], [244, 224, 204], [200, 100, 0]]
     assert decoded(file_of(pixels, "PNG"), 3, (1, 3))[0].tolist() == expected
-
-
-def test_transparent_grey_is_grey():
-    pixels = Image.merge("LA", [Image.new("L", (1, 1), 100), Image.new("L", (1, 1), 51)])
-    data = file_of(pixels, "PNG")
-    assert decode(data, (1, 1, 1)).item() == 224
-    assert inspect(data).grey
+    half_clear = Image.merge("LA", [Image.new("L", (1, 1), 100), Image.new("L", (1, 1), 51)])
+    bits = Image.fromarray(np.array([[False, True]]))
+    for image, values in ((half_clear, [224]), (bits, [0, 255])):
+        data = file_of(image, "PNG")
+        assert decoded(data, 1, (1, len(values)))[0, :, 0].tolist() == values
+        assert inspect(data).grey
 
 
 def test_a_colour_that_stands_for_transparent_shows_white():
@@ -158,12 +143,6 @@ def test_a_palette_is_looked_up_and_is_grey_where_its_colours_are():
     image.putpalette([10, 10, 10, 200, 200, 200])
     data = file_of(image, "PNG")
     assert decoded(data, 1, (1, 2))[0, :, 0].tolist() == [10, 200]
-    assert inspect(data).grey
-
-
-def test_one_bit():
-    data = file_of(Image.fromarray(np.array([[False, True]])), "PNG")
-    assert decoded(data, 1, (1, 2))[0, :, 0].tolist() == [0, 255]
     assert inspect(data).grey
 
 
@@ -283,8 +262,6 @@ def test_scaling_down_is_antialiased():
 
 
 # Sources and arrays ---------------------------------------------------------------------------------------------------
-
-
 def test_paths_bytes_files_and_arrays_are_the_same(tmp_path):
     data = file_of(COLOUR, "PNG")
     path = tmp_path / "a.png"
@@ -317,34 +294,23 @@ def test_values_are_rounded_to_the_nearest_share_of_white(value, white):
     assert abs(as_uint8(np.array([value], np.uint16), white).item() - exact) <= Fraction(1, 2)
 
 
-@given(st.integers(0, 65_535))
-def test_16_bits_are_rounded_to_the_nearest_of_8(value):
-    assert as_uint8(np.array([value], np.uint16)).item() == round(Fraction(value, 257))
-
-
 @given(st.floats(0, 1))
 def test_floats_are_rounded(value):
     assert as_uint8(np.array([value], np.float64)).item() == pytest.approx(value * 255, abs=0.50001)
 
 
-def test_dtypes_of_arrays():
+def test_arrays_of_other_dtypes_values_and_shapes_are_refused():
     assert as_uint8(np.array([False, True])).tolist() == [0, 255]
-    with pytest.raises(ValueError, match="dtype int64, where bool, uint8, uint16 or floats from 0 to 1 are taken"):
-        as_uint8(np.array([1]))
-    with pytest.raises(ValueError, match="values from 0 to 255, where floats from 0 to 1 are taken"):
-        as_uint8(np.array([0, 255.0]))
-    with pytest.raises(ValueError, match="values from nan to nan"):
-        as_uint8(np.array([0, np.nan]))
     assert as_uint8(np.empty(0)).tolist() == []
-
-
-def test_arrays_of_other_shapes_are_refused():
-    with pytest.raises(ImageError, match=r"is an array of shape \(2, 3, 5\), where H×W or H×W×C with C = 1 to 4"):
-        decode(np.zeros((2, 3, 5), np.uint8), (1, 2, 3))
-    with pytest.raises(ImageError, match="has dtype int64, where bool, uint8, uint16 or floats from 0 to 1 are taken"):
-        decode(np.zeros((2, 3), np.int64), (1, 2, 3))
-    with pytest.raises(ImageError, match="has no pixels"):
-        decode(np.zeros((0, 3), np.uint8), (1, 2, 3))
+    for array, text in (
+        (np.array([1]), "dtype int64, where bool, uint8, uint16 or floats from 0 to 1 are taken"),
+        (np.array([0, 255.0]), "values from 0 to 255, where floats from 0 to 1 are taken"),
+        (np.array([0, np.nan]), "values from nan to nan, where floats from 0 to 1 are taken"),
+    ):
+        assert text in message(as_uint8, array)
+    text = "is an array of shape (2, 3, 5), where H×W or H×W×C with C = 1 to 4"
+    assert text in message(decode, np.zeros((2, 3, 5), np.uint8), (1, 2, 3), kind=ImageError)
+    assert "has no pixels" in message(decode, np.zeros((0, 3), np.uint8), (1, 2, 3), kind=ImageError)
 
 
 def test_to_float():
@@ -357,16 +323,11 @@ def test_to_float():
 
 def test_wrong_arguments():
     for white in (0, 65_536, 1.5, True):
-        with pytest.raises(ValueError, match=rf"`white` \(={white}\) must be a whole number from 1 to 65,535, such as"):
-            decode(GREY, (1, 4, 4), white=white)
-    with pytest.raises(
-        ValueError, match=r"`shape` \(=\(2, 4, 4\)\) must be channels, height, width, with 1 channel \(grey\) or"
-    ):
-        decode(GREY, (2, 4, 4))
-    with pytest.raises(ValueError, match=r"`shape` \(=\(1, 0, 4\)\) must have a height and a width of at least 1"):
-        decode(GREY, (1, 0, 4))
-    with pytest.raises(ValueError, match=r'`fit` \(=\'cover\'\) must be "crop", "pad" or "stretch"'):
-        decode(GREY, (1, 4, 4), "cover")
+        text = f"`white` (={white}) must be a whole number from 1 to 65,535, such as"
+        assert message(decode, GREY, (1, 4, 4), white=white).startswith(text)
+    assert message(decode, GREY, (2, 4, 4)).startswith("`shape` (=(2, 4, 4)) must be channels, height, width, with 1")
+    assert message(decode, GREY, (1, 0, 4)).startswith("`shape` (=(1, 0, 4)) must have a height and a width of at")
+    assert message(decode, GREY, (1, 4, 4), "cover").startswith('`fit` (=\'cover\') must be "crop", "pad" or "str')
 
 
 # AVIF, HEIC and large JPEGs -------------------------------------------------------------------------------------------
@@ -420,10 +381,6 @@ def test_avif(monkeypatch):
     assert reason_of(data) == "is an AVIF picture, which this Pillow cannot read: pip install --upgrade pillow"
 
 
-def test_a_film_is_no_picture():
-    assert reason_of(b"\0\0\0\x18ftypisom\0\0\0\0isommp42" + bytes(90)).startswith("is not a picture that can be read")
-
-
 @pytest.mark.parametrize(("most", "factor"), [(2400, 2), (600, 4), (599, 8), (150, 8)])
 def test_a_jpeg_over_the_limit_is_decoded_reduced(monkeypatch, most, factor):
     monkeypatch.setattr(formats, "MAX_PIXELS", most)
@@ -457,8 +414,6 @@ def test_a_jpeg_over_the_limit_whose_channels_come_one_after_the_other_is_refuse
 
 
 # Files that mean harm -------------------------------------------------------------------------------------------------
-
-
 def reason_of(source):
     for work in (lambda: inspect(source), lambda: decode(source, (3, 4, 4))):
         with pytest.raises(ImageError) as caught:
@@ -473,12 +428,6 @@ def test_what_is_no_file(tmp_path):
     assert reason_of(tmp_path / "empty.png") == "is empty"
     with pytest.raises(ImageError, match=r"empty\.png: is empty"):
         decode(tmp_path / "empty.png", (3, 4, 4))
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
-def test_a_pipe_is_not_waited_for(tmp_path):
-    os.mkfifo(tmp_path / "pipe.png")
-    assert reason_of(tmp_path / "pipe.png") == "is not a file"
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"hello " * 100, b"%!PS-Adobe-3.0 EPSF-3.0\n", b"%PDF-1.4\n", b"\0" * 999])
@@ -556,17 +505,6 @@ def test_a_damaged_file_is_decoded_or_refused_and_nothing_else(data):
             assert len(str(found)) < 200
         else:
             assert found.shape == (3, 4, 5) if isinstance(found, torch.Tensor) else found.height > 0
-
-
-def test_warnings_are_silent_until_the_last_one_is_out():
-    before = list(warnings.filters)
-    first, second = _quiet(), _quiet()
-    first.__enter__()
-    second.__enter__()
-    first.__exit__(None, None, None)
-    warnings.warn("not heard", stacklevel=1)
-    second.__exit__(None, None, None)
-    assert list(warnings.filters) == before
 
 
 def test_warnings_of_others_come_through_again():

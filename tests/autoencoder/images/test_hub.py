@@ -1,8 +1,10 @@
 """Data sets of the library `datasets`, made here: downloaded or streamed, whole or in shards."""
 
 import contextlib
+import functools
 import io
 import itertools
+import json
 import tarfile
 import threading
 
@@ -13,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+from errors import message
 from halfstride.autoencoder.images import iterable, load_images
 from halfstride.autoencoder.images.iterable import IterableSplit
 from halfstride.autoencoder.images.splits import MemorySplit
@@ -67,42 +70,14 @@ def parquet(tmp_path):
 
 def tell_sizes(folder, download_size):
     """Let the data set's card say how many images there are and how large its files."""
-    (folder / "README.md").write_text(
-        f"""---
-dataset_info:
-  features:
-  - name: image
-    dtype: image
-  - name: label
-    dtype:
-      class_label:
-        names:
-          '0': even
-          '1': odd
-  splits:
-  - name: train
-    num_bytes: 4000
-    num_examples: 40
-  - name: validation
-    num_bytes: 500
-    num_examples: 5
-  - name: test
-    num_bytes: 1000
-    num_examples: 10
-  download_size: {download_size}
-  dataset_size: 5000
-configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: train-*
-  - split: validation
-    path: validation-*
-  - split: test
-    path: test-*
----
-"""
-    )
+    counts = {"train": 40, "validation": 5, "test": 10}
+    splits = [{"name": name, "num_bytes": 100 * count, "num_examples": count} for name, count in counts.items()]
+    files = [{"split": name, "path": f"{name}-*"} for name in counts]
+    label = {"name": "label", "dtype": {"class_label": {"names": {"0": "even", "1": "odd"}}}}
+    info = {"features": [{"name": "image", "dtype": "image"}, label], "splits": splits}
+    info |= {"download_size": download_size, "dataset_size": 5500}
+    card = {"dataset_info": info, "configs": [{"config_name": "default", "data_files": files}]}
+    (folder / "README.md").write_text(f"---\n{json.dumps(card)}\n---\n")  # JSON is YAML
 
 
 def numbers(batches):
@@ -137,8 +112,6 @@ def count_reads(monkeypatch):
 
 
 # Downloaded, or small enough to be kept -------------------------------------------------------------------------------
-
-
 def check_parquet(images):
     assert images.shape == (1, 4, 5)
     assert images.classes == ("even", "odd")
@@ -152,13 +125,10 @@ def check_parquet(images):
     )
 
 
-def test_a_small_data_set_of_unknown_size_is_kept(parquet):
+def test_a_small_data_set_is_kept_and_one_of_known_size_downloaded(parquet, tmp_path):
     images = load_images(f"hub:{parquet}")
     assert images.name == f"hub:{parquet}"
     check_parquet(images)
-
-
-def test_a_small_data_set_of_known_size_is_downloaded_once(parquet, tmp_path):
     tell_sizes(parquet, download_size=4000)
     check_parquet(load_images(f"hub:{parquet}"))
     assert list((tmp_path / "cache").rglob("*.arrow"))
@@ -298,8 +268,6 @@ def test_addresses_are_fetched():
 
 
 # Streamed -------------------------------------------------------------------------------------------------------------
-
-
 def test_a_stream_gives_each_image_once_an_epoch(parquet):
     images = stream_of(f"hub:{parquet}")
     assert images.shape == (1, 4, 5)
@@ -436,17 +404,11 @@ def test_a_stream_that_breaks_off_says_so():
         raise OSError("the network\nis gone")
 
     broken = datasets.IterableDataset.from_generator(examples, features=datasets.Features({"image": datasets.Image()}))
-    with pytest.raises(
-        ValueError, match=r"`source` \(=data set\) broke off while it was read: .*the network is gone\."
-    ):
+    with pytest.raises(ValueError, match=r"`source` \(=data set\) broke off while it was read: .*the network is"):
         load_images(broken)
 
 
-def error_of(source, **options):
-    with pytest.raises(ValueError) as caught:  # noqa: PT011  # the text is compared whole
-        load_images(source, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+error_of = functools.partial(message, load_images)
 
 
 def test_errors(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from errors import message
 from halfstride.autoencoder.images import decode, load_images
 from halfstride.autoencoder.images.collection import in_threads
 
@@ -148,17 +149,13 @@ def test_an_interruption_stops_the_threads():
     ("arguments", "text"),
     [
         ({"size": 0}, "`size` (=0) must be at least 1."),
-        ({"size": (3, -1)}, "`size` (=(3, -1)) must be at least 1."),
         ({"size": (1, 2, 3)}, "`size` (=(1, 2, 3)) must be an int or (height, width)."),
         ({"size": 2.5}, "`size` (=2.5) must be an int or (height, width)."),
         ({"channels": 2}, "`channels` (=2) must be 1 (grey), 3 (RGB) or None (as the images are)."),
         ({"fit": "cover"}, '`fit` (=\'cover\') must be "crop", "pad" or "stretch".'),
         ({"test_fraction": 0.0}, "`test_fraction` (=0.0) must lie between 0 and 1, such as 0.2."),
-        ({"test_fraction": 1.0}, "`test_fraction` (=1.0) must lie between 0 and 1, such as 0.2."),
         ({"memory_limit": -1}, "`memory_limit` (=-1) must be a number of bytes, 0 or more."),
     ],
 )
 def test_wrong_arguments(arguments, text):
-    with pytest.raises(ValueError) as caught:  # noqa: PT011  # the text is compared whole
-        load_images("digits", **arguments)
-    assert str(caught.value) == text
+    assert message(load_images, "digits", **arguments) == text

@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from errors import message
 from halfstride.autoencoder.images import decode, inputs_and_targets, load_images
 
 
@@ -112,10 +113,7 @@ def test_colour_and_size_of_pairs(tmp_path):
 
 
 def error_of(noisy, clean):
-    with pytest.raises(ValueError) as caught:  # noqa: PT011  # the text is compared whole
-        load_images(noisy, clean=clean)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return message(load_images, noisy, clean=clean)
 
 
 def test_pairs_that_do_not_match_are_named(folders, tmp_path):
@@ -149,10 +147,6 @@ def test_other_errors(folders, tmp_path):
     )
     (tmp_path / "empty").mkdir()
     assert error_of(noisy, tmp_path / "empty").startswith(f"`clean` (={tmp_path / 'empty'}) holds no images: ")
-    np.save(tmp_path / "a.npy", np.zeros((3, 4, 5), np.uint8))
-    assert error_of(tmp_path / "a.npy", clean) == (
-        f"`clean` (={clean}) must go with a folder of pictures as `source`, which is {tmp_path / 'a.npy'}."
-    )
     assert error_of(np.zeros((3, 4, 5), np.uint8), clean) == (
         f"`clean` (={clean}) must go with a folder of pictures as `source`, which is in memory."
     )

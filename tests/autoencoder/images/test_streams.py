@@ -68,7 +68,6 @@ def test_worker_processes_change_neither_order_nor_random_numbers(folder):
 
 
 def test_what_the_workers_need_can_be_sent_to_them(folder):
-    """Where processes are not forked, what the workers know goes there as bytes."""
     split = streamed(folder).train
     decoder = pickle.loads(pickle.dumps(split.decoder))
     share = next(split._shares(Epoch(4, seed=0, epoch=0, shuffle=True, rank=0, world_size=1, skip=0)))
@@ -107,14 +106,6 @@ def test_a_folder_that_changes_harms_nothing(folder):
     assert "3 skipped (" in images.describe()
 
 
-def test_images_in_memory_do_not_care_what_becomes_of_their_folder(folder):
-    images = load_images(folder)
-    before = list(images.train.batches(4))
-    for path in folder.rglob("*.png"):
-        path.unlink()
-    assert all(torch.equal(a, b) for a, b in zip(before, images.train.batches(4), strict=True))
-
-
 def test_batches_keep_their_sizes_where_the_first_ones_cannot_be_read(folder):
     images = streamed(folder)
     for name in images.train.names[:9]:
@@ -142,9 +133,7 @@ def test_a_folder_that_goes_in_the_middle_is_an_error_after_a_while(folder, monk
     for path in folder.rglob("*.png"):
         path.unlink()
     assert [len(next(batches)) for _ in range(3)] == [1, 1, 1]
-    with pytest.raises(
-        ValueError, match=r"4 steps in a row found no image, the last time because a/\d\d.png cannot be"
-    ):
+    with pytest.raises(ValueError, match=r"4 steps in a row found no image, the last time because a/\d\d.png cannot"):
         next(batches)
 
 
@@ -154,16 +143,6 @@ def test_single_gaps_are_forgiven_for_ever(folder, monkeypatch):
     for name in images.train.names[1::2]:
         (folder / name).unlink()
     assert len(list(images.train.batches(1))) == 16
-
-
-def test_a_process_without_an_image_in_the_last_step_still_takes_it(folder):
-    images = streamed(folder)
-    for rank in range(4):
-        shares = list(images.train.batches(5 * 3, rank=0, world_size=1))
-        assert [len(share) for share in shares] == [15, 1]
-        shares = list(images.train.batches(3 * 5, rank=rank % 3, world_size=3))
-        assert [len(share) for share in shares] == [5, 1 if rank % 3 == 0 else 0]
-        assert shares[1].shape[1:] == (1, 6, 6)
 
 
 @FORKS
@@ -207,7 +186,5 @@ def test_a_sample_decodes_only_what_it_shows(folder, monkeypatch):
     assert dict(stream.train.skipped)[found.names[2]] == "is empty"
     for path in folder.rglob("*.png"):
         path.unlink(missing_ok=True)
-    with pytest.raises(
-        ValueError, match=r"gives no image of 6 for a sample: ./\d\d.png cannot be opened: No such file"
-    ):
+    with pytest.raises(ValueError, match=r"gives no image of 6 for a sample: ./\d\d.png cannot be opened: No such"):
         stream.train.sample(6)

@@ -12,7 +12,7 @@ from benchmarks.report import geometric_mean
 from benchmarks.rows import LAYERS, parse
 from halfstride._core import planner
 
-RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 
 
 @pytest.fixture(scope="module", params=list(product(("avx2", "avx512"), ("forward", "training"))), ids="-".join)
@@ -23,7 +23,6 @@ def measured(request):
 
 
 def test_choices_are_fast_on_layers_that_their_costs_were_not_fitted_to(measured):
-    """Each half of the rows is judged with costs fitted to the other half."""
     _, circumstance, times = measured
     choices = calibrate.cross_validated(circumstance, times)
     assert len(choices) == len(times)
@@ -34,7 +33,6 @@ def test_choices_are_fast_on_layers_that_their_costs_were_not_fitted_to(measured
 
 
 def test_no_choice_on_the_grid_is_far_slower_than_torch(measured):
-    """Nor is torch's own operator chosen where another one is twice as fast."""
     instructions, circumstance, times = measured
     costs = json.loads(calibrate._COSTS.read_text())[instructions]
     table = {key: planner.Costs(*each) for key, each in costs.items()}
@@ -83,7 +81,6 @@ def test_algorithms_alternate_and_slow_ones_run_less_often(monkeypatch):
 
 
 def test_an_interrupted_run_continues(tmp_path, monkeypatch):
-    """With the row that was being measured; earlier rows are kept."""
     two = calibrate.rows()[:2]
     asked, interrupted, file = [], [], tmp_path / "calibration.json"
 
