@@ -11,6 +11,8 @@ from PIL import Image
 import halfstride
 from halfstride.autoencoder import ImageOptions, load_images
 
+NAMES = "source, clean, size, channels, fit, test_fraction, white, seed."
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -110,12 +112,11 @@ def test_arrays_cannot_be_loaded_again():
         ({"source": "a", "seed": 1.5}, "`seed` (=1.5) must be a whole number."),
         (
             {"source": "a", "colour\n": 1},
-            "`colour\\n` (=1) must not be in the record of images: it knows source, clean, size, channels, fit, "
-            "test_fraction, white, seed.",
+            "`record` (={'source': 'a', 'colour\\n': 1}) must be a mapping with a `source` and no names but " + NAMES,
         ),
-        ({"size": [1, 2]}, "`record` (={'size': [1, 2]}) must have a `source`: add where the images are."),
-        ([1], "`record` (=[1]) must be a mapping from names of options to values."),
-        (None, "`record` (=None) must be a mapping from names of options to values."),
+        ({"size": [1, 2]}, "`record` (={'size': [1, 2]}) must be a mapping with a `source` and no names but " + NAMES),
+        ([1], "`record` (=[1]) must be a mapping with a `source` and no names but " + NAMES),
+        (None, "`record` (=None) must be a mapping with a `source` and no names but " + NAMES),
     ],
 )
 def test_a_damaged_record(record, text):

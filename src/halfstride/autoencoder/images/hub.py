@@ -161,10 +161,7 @@ def _streams(
 
 
 def _split_names(data: Any, source: str) -> dict[str, str | None]:
-    """The names of the splits for training, validation and testing; one alone where the split is to be drawn.
-
-    The name is None for a data set without splits.
-    """
+    """The splits for training, validation and testing; one alone where it is to be drawn from, None where it is all."""
     if not isinstance(data, dict):
         return {TRAIN: None}
     if not data:
@@ -248,10 +245,7 @@ class _Pictures(Sequence[Picture]):
 def _read_examples(
     parts: Sequence[Any], column: str, source: str, memory_limit: int, progress: Progress | None
 ) -> tuple[list[list[Any]], bool]:
-    """The first examples of streams with the bytes of their pictures, and whether they are all.
-
-    They are not where they take more than `memory_limit` bytes, or the download would: then a sample is enough.
-    """
+    """Examples of streams with their pictures' bytes, and whether they are all; if `memory_limit` is less, a sample."""
     enough = _SAMPLE if (parts[0].info.download_size or 0) > memory_limit else None
     kept: list[list[Any]] = []
     size = done = 0
