@@ -25,8 +25,6 @@ from halfstride._support.arguments import (
     read_sizes,
 )
 
-__all__ = ["CASES", "Case", "Cost", "Form", "resize_case", "subpixel_case", "transposed_case"]
-
 Form = Literal["transposed", "resize", "subpixel"]
 
 

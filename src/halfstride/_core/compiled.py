@@ -20,8 +20,6 @@ from halfstride._core.common import as_channels_last, is_channels_last, wants_gr
 from halfstride._support.torch_private import is_compiling, is_exporting, is_transformed
 from halfstride._support.weight_cache import cache_on_weight, is_cacheable
 
-__all__ = ["is_one_operator", "part", "resize_conv"]
-
 
 def is_one_operator(case: Case, algorithm: str, input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether a compiler should meet a resize-convolution as one operator, given the algorithm that is planned for it.

@@ -36,19 +36,6 @@ from halfstride._core.common import as_transposed
 from halfstride._support.torch_private import is_captured, is_compiling, is_exporting, is_jit_traced
 from halfstride._support.weight_cache import cached
 
-__all__ = [
-    "Candidate",
-    "Choice",
-    "Costs",
-    "choose",
-    "explain",
-    "features",
-    "predict",
-    "predictions",
-    "read_algorithm",
-    "trains_by_parts",
-]
-
 
 @dataclass(frozen=True)
 class Candidate:

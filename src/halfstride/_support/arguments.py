@@ -11,23 +11,6 @@ from typing import Any
 
 import torch
 
-__all__ = [
-    "PADDING_MODES",
-    "Padding",
-    "Pairs",
-    "Sizes",
-    "check_channels",
-    "read_choice",
-    "read_groups",
-    "read_int",
-    "read_output_size",
-    "read_padding",
-    "read_padding_mode",
-    "read_scale_factor",
-    "read_shapes",
-    "read_sizes",
-]
-
 Sizes = int | Sequence[int]
 Padding = int | str | Sequence[int | tuple[int, int]]
 Pairs = tuple[tuple[int, int], ...]

@@ -11,8 +11,6 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["evaluating", "load_model", "one_line_errors"]
-
 
 def load_model(argument: str, reference: str, *, with_inputs: bool = False) -> Any:
     """Import the model that `reference` names, or call the function of that name for it.

@@ -18,8 +18,6 @@ from torch import Tensor
 
 from halfstride.autoencoder.images import to_float
 
-__all__ = ["PCA", "Baseline", "Codec", "CorruptedInput", "MeanImage", "Thumbnail", "fit_baselines"]
-
 _CHUNK = 2**24  # values in float at a time
 _CODEC_LEAST_SIDE = 64  # of smaller images a codec's headers are most of the file
 _ITERATIONS = 3

@@ -13,8 +13,6 @@ from torch import nn
 
 from halfstride.autoencoder.devices import find_device
 
-__all__ = ["Processes"]
-
 
 class Processes:
     """The processes that train together, started by `torchrun` or `accelerate launch`; without those just this one.

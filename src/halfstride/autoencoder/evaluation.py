@@ -24,8 +24,6 @@ from halfstride.autoencoder.verdict import Facts, Rival, Verdict, judge
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Evaluation", "Neighbours", "Row", "evaluate"]
-
 MODEL = "this model"
 
 _TRAIN_IMAGES = 1_000  # that errors are computed on; validation images are no more either

@@ -12,10 +12,8 @@ from torch.nn.parameter import is_lazy
 
 from halfstride import layers
 from halfstride._support.arguments import read_choice
-from halfstride.autoencoder.model import Upsampling
+from halfstride.autoencoder.blocks import Upsampling
 from halfstride.checkerboard.coverage import warn_if_uneven
-
-__all__ = ["MirrorError", "mirror"]
 
 _Layers = tuple[Callable[..., nn.Module], ...]  # one for each number of dimensions
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     from halfstride.autoencoder.images import Images
 
-__all__ = ["SMALL_VECTOR", "ConvAutoencoder", "Downsampling", "Latent", "Upsampling"]
-
 Latent = Literal["vector", "map"]
 
 _LARGEST_PATCH = 4  # pixels a side that the encoder's first layer takes together

@@ -16,8 +16,6 @@ from torch import nn
 if TYPE_CHECKING:
     from halfstride.autoencoder.evaluation import Evaluation, Row
 
-__all__ = ["card_text"]
-
 
 def card_text(
     model: nn.Module,

@@ -12,14 +12,13 @@ from torch import Tensor, nn
 
 from halfstride._support.arguments import read_choice, read_int, read_sizes
 from halfstride._support.models import load_model, one_line_errors
+from halfstride.autoencoder.blocks import Upsampling
 from halfstride.autoencoder.mirroring import mirror
-from halfstride.autoencoder.model import ConvAutoencoder, Latent, Upsampling
+from halfstride.autoencoder.model import ConvAutoencoder, Latent
 from halfstride.checkerboard.coverage import UnevenKernelWarning
 
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt8
-
-__all__ = ["Autoencoder", "EncoderAutoencoder", "load_encoder"]
 
 
 class EncoderAutoencoder(nn.Module):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["principal_axes"]
-
 _MOST_ROWS = 20_000
 
 

@@ -30,8 +30,6 @@ from halfstride.autoencoder.writing import require_free, writing, writing_folder
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_samples", "finish", "reconstruct", "reconstruct_files"]
-
 _SHOWN = 10  # images in the picture of reconstructions
 _CODES = 2_000  # points in the picture of the latent space
 _GRID = 16  # images along each side of the picture of a latent plane

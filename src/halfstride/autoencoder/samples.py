@@ -13,8 +13,6 @@ from halfstride.autoencoder.images import Split, to_float
 from halfstride.autoencoder.images.splits import inputs_and_targets
 from halfstride.autoencoder.scoring import Corrupt, Scores, psnr, ssim
 
-__all__ = ["Measures", "SampledPairs", "draw_sample", "measure", "prepared"]
-
 
 class SampledPairs(NamedTuple):
     """Some images of a split."""

@@ -13,8 +13,6 @@ from halfstride.autoencoder.principal import principal_axes
 if TYPE_CHECKING:
     from halfstride.autoencoder.model import ConvAutoencoder
 
-__all__ = ["start_from_images"]
-
 _MOST_VALUES = 2**26  # of the images that a model starts from: 256 MiB as floats
 
 

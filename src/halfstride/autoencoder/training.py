@@ -30,8 +30,6 @@ from halfstride.autoencoder.training_options import TrainingOptions, sample_of
 from halfstride.autoencoder.validation import Validation
 from halfstride.autoencoder.writing import require_free
 
-__all__ = ["Position", "TrainingOptions", "corruption_of", "train"]
-
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
 _STEPS_BETWEEN_REPORTS = 20
 _SCORINGS = 20  # per training

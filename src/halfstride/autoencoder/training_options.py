@@ -18,8 +18,6 @@ from halfstride.autoencoder.losses import Loss
 from halfstride.autoencoder.model import SMALL_VECTOR, ConvAutoencoder
 from halfstride.autoencoder.own_encoder import Autoencoder
 
-__all__ = ["TrainingOptions", "sample_of"]
-
 Precision = Literal["auto", "float32", "bfloat16"]
 
 _STEPS, _MOST_STEPS, _PASSES = 4_000, 20_000, 5

@@ -12,8 +12,6 @@ from halfstride.autoencoder.images.splits import inputs_and_targets
 from halfstride.autoencoder.objective import Objective
 from halfstride.autoencoder.scoring import Corrupt, evaluation_batch_size, scores
 
-__all__ = ["Validation"]
-
 _TEST_IMAGES = 500  # that each scoring looks at; the whole set is for `evaluate`
 _SSIM_IMAGES = 128  # of these
 

@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
-__all__ = ["Facts", "Kind", "Rival", "Verdict", "judge"]
-
 Kind = Literal[
     "constant",
     "undertrained",

@@ -22,8 +22,6 @@ from halfstride.checkerboard.fitting import Free, fit, weighted_calls
 from halfstride.checkerboard.replacing import Method, Replacement, replacement
 from halfstride.checkerboard.thresholds import EQUAL_GAINS, STRENGTH
 
-__all__ = ["CureReport", "Method", "cure"]
-
 _TRACE = 1.0  # evidence from which on a pattern is fitted away: on more images than these it may count as found
 
 _ROUNDING = 1e-5  # smaller differences of phase gains are float32's rounding of equal ones

@@ -15,8 +15,6 @@ from halfstride.checkerboard.diagnosis_report import Diagnosis, LayerReport, Out
 from halfstride.checkerboard.find_layers import StridedConvolution, UpsamplingCall, run, upsampling_modules, watch
 from halfstride.checkerboard.pattern import TooSmallError, measure
 
-__all__ = ["as_batch", "diagnose", "gain_spread", "in_output"]
-
 _KEPT = 16  # outputs kept for pictures
 
 

@@ -17,8 +17,6 @@ from halfstride import kernels, layers
 from halfstride._support.models import evaluating
 from halfstride._support.torch_private import version_of
 
-__all__ = ["StridedConvolution", "UpsamplingCall", "arguments_of", "run", "upsampling_modules", "watch"]
-
 _TRANSPOSED = {getattr(home, f"conv_transpose{axes}d") for home in (F, torch) for axes in (1, 2, 3)}
 _CONVOLUTIONS = {getattr(home, f"conv{axes}d") for home in (F, torch) for axes in (1, 2, 3)}
 _SHUFFLES = {F.pixel_shuffle, torch.pixel_shuffle}

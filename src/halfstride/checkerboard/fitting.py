@@ -15,8 +15,6 @@ from torch.nn.utils import parametrize
 from halfstride import kernels
 from halfstride.checkerboard.find_layers import arguments_of, run
 
-__all__ = ["Free", "fit", "weighted_calls"]
-
 _CHUNK = 64  # examples whose intermediate results are held at once
 _HISTORY = 20  # of L-BFGS
 _DIVERGED = 1e10  # the loss, which begins at 1, where a step of the line search gave infinity

@@ -14,8 +14,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Lines", "View", "harmonics", "lines_in", "probabilities", "view_of"]
-
 _MOST_TAPERS = 32  # per axis
 _COARSE = 3  # tapers per axis that the shape of an envelope is taken from
 

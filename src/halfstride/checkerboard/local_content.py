@@ -16,8 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Averages", "averages", "extended", "local_mean"]
-
 _AT_ONCE = 2**21  # values of a batch that are held in float64 at a time
 _BLUR = 2  # periods that the content is averaged over, four times
 _RIDGE = 0.25  # of the mean energy: positions with less content than usual count less

@@ -10,8 +10,6 @@ import typer
 if TYPE_CHECKING:
     from halfstride.autoencoder import ImageOptions, Run, TrainingOptions
 
-__all__ = ["MODEL_OPTIONS", "PLACES", "check_encoder", "check_resumed", "named"]
-
 MODEL_OPTIONS = (
     *("latent", "latent_dim", "downscale", "width", "blocks", "downsampling", "upsampling", "kernel_size"),
 )

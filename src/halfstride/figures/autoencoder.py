@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from matplotlib.figure import Figure
 
-__all__ = ["decoded_plane", "latent_space", "losses", "principal_plane", "reconstructions"]
-
 _CURVES: dict[str, dict[str, Any]] = {
     "train": {"color": "#7a7a7a", "linestyle": "--", "marker": ".", "markersize": 5, "linewidth": 1.2},
     "validation": {"color": "#0b5fa8", "marker": ".", "markersize": 6, "linewidth": 1.6},

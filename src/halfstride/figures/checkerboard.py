@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from halfstride.checkerboard import CureReport, Diagnosis, ImageDiagnosis, LayerReport, Pattern
 
-__all__ = ["coverage", "cure", "diagnosis", "image_diagnosis"]
-
 
 def coverage(rows: Mapping[str, Sequence[int]]) -> Figure:
     """How many kernel taps reach each output position of square layers, side by side.

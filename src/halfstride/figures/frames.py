@@ -17,8 +17,6 @@ from xml.sax.saxutils import escape, quoteattr
 if TYPE_CHECKING:
     from PIL import Image, ImageFont
 
-__all__ = ["Frame", "Rectangle", "Words", "animated_svg", "gif", "png"]
-
 
 class Rectangle(NamedTuple):
     """A filled or outlined rectangle; pixels."""

@@ -13,8 +13,6 @@ from halfstride.figures.frames import Frame, Rectangle, Words
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-__all__ = ["Theme", "UpsamplingSteps", "View", "number", "upsampling_frames"]
-
 View = Literal["scatter", "sliding"]
 Theme = Literal["light", "dark"]
 

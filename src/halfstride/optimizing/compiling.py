@@ -27,8 +27,6 @@ from halfstride.optimizing.rewrites import Call, Origin, Rewrites
 from halfstride.optimizing.rewriting import Rewriting
 from halfstride.optimizing.rules import RULES
 
-__all__ = ["backend", "rewritten"]
-
 _log = logging.getLogger(__name__)
 
 

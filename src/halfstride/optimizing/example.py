@@ -17,8 +17,6 @@ from halfstride._support.torch_private import tree_flatten, tree_leaves, tree_ma
 from halfstride.optimizing.report import Times
 from halfstride.optimizing.rewriting import fields_of, is_watched
 
-__all__ = ["TOLERANCE", "Example", "difference"]
-
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 """The largest difference allowed for one layer, as a share of the original's largest value: the rounding of sums of
 thousands."""

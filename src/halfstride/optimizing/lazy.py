@@ -29,8 +29,6 @@ from halfstride._support.torch_private import (
     tree_map_only,
 )
 
-__all__ = ["LazyTensor", "Recipe", "is_ordinary", "lazy", "plain", "recipe_of", "suggests_channels_last"]
-
 
 @dataclass(eq=False)
 class Recipe:

@@ -18,8 +18,6 @@ from halfstride.optimizing.report import Report, Row
 from halfstride.optimizing.rewrites import Call, Origin, Rewrites, scale_text
 from halfstride.optimizing.rewriting import OptimizedMethod, Rewriting, optimized_methods
 
-__all__ = ["optimize"]
-
 _GAIN = 0.97
 """A changed model must take less than this share of the original's time: less is noise."""
 _OUTPUTS, _GRADIENTS = 10, 1000

@@ -35,8 +35,6 @@ from halfstride.optimizing.lazy import LazyTensor, plain
 from halfstride.optimizing.rewrites import Rewrites
 from halfstride.optimizing.rules import RULES, UsedBefore
 
-__all__ = ["OptimizedMethod", "Rewriting", "fields_of", "is_watched", "optimized_methods"]
-
 _log = logging.getLogger(__name__)
 
 

@@ -21,8 +21,6 @@ from halfstride.optimizing.convolutions import PADDING_MODES, conv, conv_transpo
 from halfstride.optimizing.lazy import LazyTensor, Recipe, plain, recipe_of, suggests_channels_last
 from halfstride.optimizing.rewrites import Origin, Rewrites, scale_text, size_text
 
-__all__ = ["RULES", "UsedBefore"]
-
 
 class UsedBefore(RuntimeError):  # noqa: N818
     """A gradient was asked for that an optimised model cannot give."""

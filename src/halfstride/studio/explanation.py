@@ -23,8 +23,6 @@ from halfstride._core import planner
 from halfstride.studio.layer import Layer
 from halfstride.studio.text import Code, Formula, code, formula
 
-__all__ = ["Explanation", "explain"]
-
 _LARGEST = {1: 40, 2: 18}
 """Input and output positions along each axis, by the number of axes: more cannot be told apart on a screen."""
 

@@ -28,8 +28,6 @@ from halfstride.studio.pictures import error_map, picture
 from halfstride.studio.responses import Decoded, LatentSpace, Reconstruction, Slider
 from halfstride.studio.run_files import Stamp, image_options, load_model, read_record, reading
 
-__all__ = ["OpenRun", "Shown"]
-
 _IMAGES_SHOWN = 1_000
 _SHOWN_BYTES = 2**28
 """Bytes of all images shown, as uint8."""

@@ -17,22 +17,6 @@ from halfstride.autoencoder import ConvAutoencoder, ImageOptions, Run
 from halfstride.studio.errors import StudioError
 from halfstride.studio.responses import Scoring
 
-__all__ = [
-    "Model",
-    "Stamp",
-    "check_sizes",
-    "encoder_of",
-    "image_options",
-    "load_model",
-    "read_evaluation",
-    "read_metrics",
-    "read_record",
-    "read_stages",
-    "reading",
-    "stamp",
-    "why_not_run",
-]
-
 _LARGEST = {
     "run.json": 2**24,
     "config.json": 2**16,

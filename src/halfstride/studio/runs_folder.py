@@ -23,8 +23,6 @@ from halfstride.studio.run_files import (
     why_not_run,
 )
 
-__all__ = ["RunsFolder"]
-
 _MODELS_KEPT = 2
 _MODEL = ("config.json", "model.safetensors", "run.json")
 _READ = (*_MODEL, "metrics.jsonl", "evaluation.json")

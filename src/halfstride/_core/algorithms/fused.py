@@ -15,8 +15,6 @@ from torch import Tensor
 from halfstride._core.case import Case
 from halfstride._core.common import pad, window
 
-__all__ = ["added", "gathered"]
-
 
 def added(products: Tensor, bias: Tensor | None, case: Case) -> Tensor:
     """(batch, out, *output_size) from products (batch, out, *taps, *input_size) of a transposed case, with the same

@@ -22,8 +22,6 @@ from halfstride._core.common import as_channels_last, as_transposed, pad, symmet
 from halfstride._support.weight_cache import cached
 from halfstride.kernels import shuffle
 
-__all__ = ["compute", "conv", "cost", "is_torchs_own", "transposed", "unsupported_reason"]
-
 _CONV: tuple[Callable[..., Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
 _CONV_TRANSPOSE: tuple[Callable[..., Tensor], ...] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 

@@ -17,8 +17,6 @@ from halfstride._core.common import is_channels_last
 from halfstride._support.torch_private import onednn_conv_transpose, onednn_pack_transposed
 from halfstride._support.weight_cache import cache_on_weight, cached, is_cacheable
 
-__all__ = ["pays", "transposed"]
-
 _LEAST = 2**12
 """Packing pays from this many weights on."""
 _LEAST_SMALL = 2**18

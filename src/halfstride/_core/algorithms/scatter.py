@@ -37,8 +37,6 @@ from halfstride._support.torch_private import is_compiling, is_transformed
 from halfstride._support.weight_cache import cache_on_weight, cached, is_cacheable
 from halfstride.kernels import widened
 
-__all__ = ["compute", "cost", "unsupported_reason"]
-
 unsupported_reason = unsupported_by_phases
 
 _COLUMNS = 8

@@ -16,8 +16,6 @@ from halfstride.studio.dependencies import UPLOAD, Runs, Upload, run_slow
 from halfstride.studio.pages import STATIC
 from halfstride.studio.pictures import read_picture
 
-__all__ = ["router"]
-
 router = APIRouter()
 
 _LARGEST = 512

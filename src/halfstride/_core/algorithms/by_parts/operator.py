@@ -68,8 +68,6 @@ from halfstride._support.torch_private import is_transformed
 from halfstride._support.weight_cache import cache_on_weight, cached, is_cacheable
 from halfstride.kernels import widened
 
-__all__ = ["compute", "cost", "gradients", "unsupported_reason"]
-
 
 def unsupported_reason(case: Case) -> str | None:
     """The reason why a case cannot be summed by parts; None where it can."""

@@ -13,8 +13,6 @@ from halfstride._core.case import Case
 from halfstride._support.torch_private import is_compiling
 from halfstride._support.weight_cache import cached
 
-__all__ = ["AxisPlan", "Block", "Component", "Gaps", "PartsPlan", "blocks", "furthest_periods", "plan", "with_periods"]
-
 Component = tuple[int, ...]
 """By axis: 0 for the values at the anchors, or the class of jumps, counted from 1."""
 

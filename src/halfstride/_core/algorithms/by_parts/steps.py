@@ -21,17 +21,6 @@ from halfstride._core.algorithms.products import Kernel, times
 from halfstride._core.common import store
 from halfstride._support.weight_cache import cached
 
-__all__ = [
-    "Kernels",
-    "add_sums_of_taps_adjoint",
-    "of_components",
-    "of_lead_gaps",
-    "signs_of_taps",
-    "sum_products",
-    "sums_of_taps",
-    "through_components",
-]
-
 Kernels = Mapping[tuple[int, Component], Tensor | Kernel]
 """(gaps·out, in) for a gap of the first axis and a component of the others, of all gaps of the latter together."""
 
