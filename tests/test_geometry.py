@@ -399,12 +399,12 @@ def test_huge_ints():
         (
             lambda: output_padding_for(14, 31, 3, 2, 1),
             "`output_size` (=31) cannot be reached from input size 14 with kernel_size=3, stride=2, padding=1: "
-            "choose 27 or 28.",
+            "choose 27 to 28.",
         ),
         (
             lambda: output_padding_for((14, 14), (28, 31), 3, 2, 1),
             "`output_size` (=31) cannot be reached from input size 14 with kernel_size=3, stride=2, padding=1: "
-            "choose 27 or 28.",
+            "choose 27 to 28.",
         ),
         (
             lambda: output_padding_for(14, 31, 3, 1, 1),

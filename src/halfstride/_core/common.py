@@ -181,9 +181,7 @@ def transposed_weight(case: Case, weight: Tensor, dtype: torch.dtype) -> Tensor:
         return typed(weight, dtype)
 
     def folded() -> Tensor:
-        # Sums of taps are formed in the wider dtype and rounded once.
-        return typed(
-            kernels.transposed_from_resize(kernels.widened(weight), case.stride, case.dilation, case.groups), dtype
-        )
+        wide = kernels.widened(weight)  # sums of taps are rounded once
+        return typed(kernels.transposed_from_resize(wide, case.stride, case.dilation, case.groups), dtype)
 
     return cache_on_weight(weight, (case.stride, case.dilation, case.groups, dtype), folded)

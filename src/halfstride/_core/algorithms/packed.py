@@ -67,18 +67,9 @@ def transposed(
 ) -> Tensor:
     """The transposed convolution of an input by `kernel()`, which is made of a weight of this form."""
     signal = case.axes == 1  # to oneDNN an image of one row
-
-    def shaped(sizes: Sequence[int], of_rows: int) -> list[int]:
-        return [of_rows, *sizes] if signal else list(sizes)
-
     x = input.unsqueeze(2) if signal else input
-    geometry = (
-        shaped(padding, 0),
-        shaped(output_padding, 0),
-        shaped(case.stride, 1),
-        shaped(case.dilation, 1),
-        case.groups,
-    )
+    sizes = ((padding, 0), (output_padding, 0), (case.stride, 1), (case.dilation, 1))
+    geometry = (*([of_row, *size] if signal else list(size) for size, of_row in sizes), case.groups)
 
     def pack() -> Tensor:
         made = kernel().unsqueeze(2) if signal else kernel()
