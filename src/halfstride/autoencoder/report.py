@@ -114,6 +114,8 @@ def reconstruct_files(
     Raises:
         ValueError: where no picture can be read, or the folder is not free.
     """
+    from PIL import Image
+
     require_free(out, "or empty it")  # before work that takes a while
     pictures, skipped = _pictures(sources)
     written: list[Path] = []
@@ -127,7 +129,8 @@ def reconstruct_files(
                 skipped.append(Skipped(str(picture), error.reason))
                 continue
             output = reconstruct(model, original[None])[0]
-            _save_png(folder / name, output)
+            channels = output if len(output) in (1, 3) else output[:1]
+            Image.fromarray(channels.movedim(0, -1).squeeze(-1).numpy()).save(folder / name, format="png")
             written.append(out / name)
             shown = [*shown, (original, output)][:_SHOWN]
             if progress is not None:
@@ -161,14 +164,6 @@ def _pictures(sources: Sequence[Path]) -> tuple[dict[str, Path], list[Skipped]]:
             unique, number = f"{stem}-{number}.png", number + 1
         pictures[unique] = path
     return pictures, skipped
-
-
-def _save_png(path: Path, image: Tensor) -> None:
-    """Write a uint8 image C×H×W; of one with neither 1 nor 3 channels the first."""
-    from PIL import Image
-
-    channels = image if len(image) in (1, 3) else image[:1]
-    Image.fromarray(channels.movedim(0, -1).squeeze(-1).numpy()).save(path, format="png")
 
 
 def _codes(model: Autoencoder, images: Tensor) -> np.ndarray:

@@ -109,12 +109,8 @@ def measure(restore: Callable[[Tensor], Tensor], pairs: Iterable[tuple[Tensor, T
     mse = torch.cat(errors)
     count = len(mse)
     variances = [float((squares - mean.square()).clamp_min(0).mean()) for mean, squares in (m / count for m in moments)]
-    found = Scores(
-        float(mse.mean()),
-        float(psnr(mse).mean()),
-        float(torch.cat(similarities).mean()) if similarities else None,
-        count,
-    )
+    similarity = float(torch.cat(similarities).mean()) if similarities else None
+    found = Scores(float(mse.mean()), float(psnr(mse).mean()), similarity, count)
     return Measures(found, low, high, *variances, *(energies / count).tolist())
 
 

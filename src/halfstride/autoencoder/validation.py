@@ -34,12 +34,8 @@ class Validation:
 
     def score(self) -> dict[str, Any]:
         """The scores, by the names that they have in a run's metrics."""
-        model, rank, count, device = (
-            self.objective.model,
-            self.processes.rank,
-            self.processes.count,
-            self.processes.device,
-        )
+        model, processes = self.objective.model, self.processes
+        rank, count, device = processes.rank, processes.count, processes.device
         validation = self.images.batches(self.batch_size, rank=rank, world_size=count)
         found = scores(model, validation, device, ssim_images=0, corrupt=self.corrupt)
         test = (batch[rank::count] for batch in torch.split(self.test_images, self.batch_size))
