@@ -40,10 +40,8 @@ def reconstructions(
     for row, (images, label) in enumerate(((originals, "original"), (reconstructed, "reconstructed"))):
         for column in range(count):
             show(axes[row, column], images[column])
-        if tallest < _LABEL:
-            axes[row, 0].set_ylabel(label, fontsize=8, rotation=0, ha="right", va="center")
-        else:
-            axes[row, 0].set_ylabel(label, fontsize=8)
+        across = {"rotation": 0, "ha": "right", "va": "center"} if tallest < _LABEL else {}
+        axes[row, 0].set_ylabel(label, fontsize=8, **across)
     return figure
 
 
