@@ -150,10 +150,10 @@ def resize_conv_size(
     sizes = {
         "input_size": input_size, "kernel_size": kernel_size, "scale_factor": scale_factor, "dilation": dilation
     }  # fmt: skip
-    if padding == "same":
-        return _per_axis(lambda n, k, s, d: n * s, **sizes)
     if isinstance(padding, str):
-        raise ValueError(f'`padding` (={padding!r}) must be "same" or an int of at least 0.')
+        if padding != "same":
+            raise ValueError(f'`padding` (={padding!r}) must be "same" or an int of at least 0.')
+        return _per_axis(lambda n, k, s, d: n * s, **sizes)
     return _per_axis(lambda n, k, s, d, p: _conv_size(n * s, k, 1, p, d), **sizes, padding=padding)
 
 

@@ -17,7 +17,6 @@ from halfstride._support.arguments import (
     Sizes,
     check_channels,
     read_groups,
-    read_output_size,
     read_padding,
     read_padding_mode,
     read_scale_factor,
@@ -186,7 +185,7 @@ def _case(
     pairs: Sequence[tuple[int, int] | None] | None = read_padding(padding, axes)
     if pairs is None:
         pairs = (None,) * axes if form == "transposed" else _same(kernel_size, dilations)
-    sizes = read_output_size(output_size, axes)
+    sizes = (None,) * axes if output_size is None else read_sizes("output_size", output_size, axes, 1)
     by_axis = zip(input_size, kernel_size, strides, dilations, pairs, output_padding or (0,) * axes, sizes, strict=True)
     starts, outputs = zip(*(_AXES[form](*axis) for axis in by_axis), strict=True)
     mode = read_padding_mode(padding_mode)

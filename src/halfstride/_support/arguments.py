@@ -86,10 +86,6 @@ def read_scale_factor(scale_factor: Any, axes: int) -> tuple[int, ...]:
         ) from None
 
 
-def read_output_size(output_size: Any, axes: int) -> tuple[int | None, ...]:
-    return (None,) * axes if output_size is None else read_sizes("output_size", output_size, axes, 1)
-
-
 def read_groups(groups: Any, *channels: tuple[str, int]) -> int:
     number = read_int("groups", groups, 1)
     for side, count in channels:

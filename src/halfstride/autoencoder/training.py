@@ -339,8 +339,7 @@ class _Training:
         unfinished = resume and self._load(length)
         self.processes.accelerator.wait_for_everyone()  # all have read the record before it changes
         if not resume or (length and not unfinished):
-            options = self.options
-            steps = self._steps_in(options.minutes) if options.minutes else options.steps
+            steps = self._steps_in(self.options.minutes) if self.options.minutes else self.options.steps
             assert steps is not None
             self.stages = [*self.stages, steps]
         self.processes.main_first(lambda: self._write(length, resume))

@@ -181,11 +181,8 @@ def explain(layer: Layer) -> Explanation:
 def _check_size(layer: Layer) -> None:
     axes = f"{layer.dims} {'axis' if layer.dims == 1 else 'axes'}"
     padded = len(_emulated_axis(layer)[0])
-    for name, size, largest in (
-        ("input", layer.input_size, _LARGEST),
-        ("output", layer.output_size, _LARGEST),
-        ("padded input", padded, _LARGEST_PADDED),
-    ):
+    sizes = {"input": layer.input_size, "output": layer.output_size, "padded input": padded}
+    for (name, size), largest in zip(sizes.items(), (_LARGEST, _LARGEST, _LARGEST_PADDED), strict=True):
         if size > largest[layer.dims]:
             raise ValueError(
                 f"The {name} would have {size} positions along each axis; up to {largest[layer.dims]} can be shown "

@@ -176,22 +176,21 @@ def _columns(part: Any, source: str) -> tuple[str, str | None]:
     import datasets
 
     features = part.features or {}
-    images = [
-        column
-        for column, feature in features.items()
-        if isinstance(feature, datasets.Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
-    ]
+    images: list[str] = []
+    classes: list[str] = []
+    numbers: list[str] = []
+    for column, feature in features.items():
+        if isinstance(feature, datasets.Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"}):
+            images.append(column)
+        elif isinstance(feature, datasets.ClassLabel):
+            classes.append(column)
+        elif column in ("label", "labels", "cls") and getattr(feature, "dtype", "").startswith(("int", "uint")):
+            numbers.append(column)
     if not images:
         told = ", ".join(features) or "none that it tells of"
         raise ValueError(f"`source` (={source}) must have a column of images; its columns: {told}.")
-    labels = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    labels += [
-        column
-        for column, feature in features.items()
-        if column in ("label", "labels", "cls") and getattr(feature, "dtype", "").startswith(("int", "uint"))
-    ]
     image = next((column for column in ("image", "img") if column in images), images[0])
-    return image, labels[0] if labels else None
+    return image, next(iter([*classes, *numbers]), None)
 
 
 def _count(part: Any) -> int | None:

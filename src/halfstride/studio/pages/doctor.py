@@ -18,7 +18,7 @@ from halfstride.studio.pictures import read_picture
 router = APIRouter()
 
 _LARGEST = 512
-"""Pixels along each axis, from the middle, that are analysed: enough for a pattern of half a percent, in a few seconds."""
+"""Pixels along each axis, from the middle, that are analysed: enough for a pattern of half a percent, in seconds."""
 
 _INK = {"light": "#1d1f23", "dark": "#e9e7e2"}
 """The text colours of studio.css."""
