@@ -177,8 +177,8 @@ class _Painter:
         across = padded + 2 + o if self.two else max(padded, o)
         side = min((_BOTTOM - _TOP) // tall, (_WIDTH - 2 * _LEFT) // across, 64)
         grid = _Grid(_LEFT, _TOP, side, padded)
-        place = (_LEFT + (padded + 2) * side, _TOP) if self.two else (_LEFT, _TOP + 3 * side)
-        outputs = _Grid(*place, side, o)
+        x, y = (_LEFT + (padded + 2) * side, _TOP) if self.two else (_LEFT, _TOP + 3 * side)
+        outputs = _Grid(x, y, side, o)
         window = {} if step is None else {int(cell): int(tap) for cell, tap in steps.windows[step]}
         kernel = steps.kernels.ravel()
         for cell, source in enumerate(steps.source.ravel()):

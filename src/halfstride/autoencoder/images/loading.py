@@ -193,9 +193,9 @@ def load(
             notes.append("All images are of one and the same grey or colour: there is nothing to learn.")
     else:
         notes.append(f"More than memory_limit ({memory_limit:,} bytes): decoded anew in every epoch.")
-    classes, splits = _split(found, images, preparation)
-    all_notes = (*found.notes, *notes, *how)
-    return Images(found.name, preparation.shape, classes, *splits, options, all_notes, tuple(found.skipped))
+    classes, (train, validation, test) = _split(found, images, preparation)
+    all_notes, skipped = (*found.notes, *notes, *how), tuple(found.skipped)
+    return Images(found.name, preparation.shape, classes, train, validation, test, options, all_notes, skipped)
 
 
 def _divide(found: Collection, options: ImageOptions, drawn: bool) -> list[str]:
