@@ -357,11 +357,12 @@ class _Evaluator:
         found = {row.name: row for row in rows}
         shown = [name for name in ("input", MODEL, "PCA", "thumbnail", "JPEG", "WebP") if name in found]
         labels = ["original"]
-        for row in map(found.__getitem__, shown):
+        for row in (found[name] for name in shown):
             size = f"{row.numbers:,} numbers" if row.numbers is not None else ""
             size = f"{row.bytes:,.0f} bytes" if row.bytes is not None else size
             labels.append("\n".join(filter(None, (row.name, size, f"{row.psnr:.1f} dB on average"))))
-        return Examples(tuple(labels), tuple(picture.numpy() for picture in (targets, *map(restored.get, shown))))  # type: ignore[union-attr]
+        pictures = targets, *(restored[name] for name in shown)
+        return Examples(tuple(labels), tuple(picture.numpy() for picture in pictures))
 
 
 def _rival(row: Row) -> Rival:
