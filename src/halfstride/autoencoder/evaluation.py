@@ -225,7 +225,8 @@ class _Evaluator:
         progress("reading images", 0, 1)
         self.fitted = draw_sample(images.train, fitted)
         self.train = self.fitted.some(_TRAIN_IMAGES)
-        self.validation = draw_sample(images.validation, _TRAIN_IMAGES) if images.validation.size != 0 else None
+        held_out = images.validation
+        self.validation = None if held_out is None or held_out.size == 0 else draw_sample(held_out, _TRAIN_IMAGES)
         self.test = draw_sample(images.test, min(_TEST_IMAGES, max(256, _TEST_VALUES // values)))
         progress("reading images", 1, 1)
 

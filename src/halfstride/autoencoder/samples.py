@@ -109,8 +109,8 @@ def measure(restore: Callable[[Tensor], Tensor], pairs: Iterable[tuple[Tensor, T
     mse = torch.cat(errors)
     count = len(mse)
     variances = [float((squares - mean.square()).clamp_min(0).mean()) for mean, squares in (m / count for m in moments)]
-    similarity = float(torch.cat(similarities).mean()) if similarities else None
-    found = Scores(float(mse.mean()), float(psnr(mse).mean()), similarity, count)
+    mean_ssim = float(torch.cat(similarities).mean()) if similarities else None
+    found = Scores(float(mse.mean()), float(psnr(mse).mean()), mean_ssim, count)
     return Measures(found, low, high, *variances, *(energies / count).tolist())
 
 
