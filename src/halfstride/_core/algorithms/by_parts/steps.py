@@ -274,11 +274,13 @@ def sum_products(values: Tensor, kernels: Kernels, bias: Tensor | None, plan: Pa
             along_lead.update(zip(others.gaps[component], torch.split(summed, output.shape[-1], -1), strict=True))
         for phases in product((phase,), *(axis.phases for axis in others.axes)):
             along, *across = (slice(r, None, axis.step) for r, axis in zip(phases, plan.axes, strict=True))
-            target = output[(along, slice(None), *across)]
+            place = along, slice(None), *across
+            target = output[place]
             summands = []
             for terms in product(*(axis.terms[r] for r, axis in zip(phases[1:], others.axes, strict=True))):
-                added = [slice(start, start + n) for (_, start), n in zip(terms, target.shape[2:-1], strict=True)]
-                summands.append(along_lead[tuple(gap for gap, _ in terms)][(slice(None), slice(None), *added)])
+                added = (slice(start, start + n) for (_, start), n in zip(terms, target.shape[2:-1], strict=True))
+                place = slice(None), slice(None), *added
+                summands.append(along_lead[tuple(gap for gap, _ in terms)][place])
             _store_sum(summands, target)
 
 
