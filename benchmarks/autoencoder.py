@@ -22,8 +22,8 @@ import torch
 
 from benchmarks.report import spread
 from halfstride import ConvAutoencoder, TrainingOptions, load_images, train
+from halfstride.autoencoder.blocks import Upsampling
 from halfstride.autoencoder.images import Images
-from halfstride.autoencoder.model import Upsampling
 
 RESULTS = Path(__file__).parent / "results" / "autoencoder.json"
 VARIANTS: dict[str, tuple[Upsampling, str]] = {

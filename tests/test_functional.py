@@ -309,16 +309,18 @@ T, R, S = functional.conv_transpose2d, functional.resize_conv2d, functional.subp
 
 PINNED = {
     "`output_size` (=31) cannot be reached from input size 14 with kernel_size=3, stride=2, padding=1: "
-    "choose 27 or 28.": lambda: T(X, WT, None, 2, 1, output_size=31),
+    "choose 27 to 28.": lambda: T(X, WT, None, 2, 1, output_size=31),
     "`output_size` (=26) cannot be reached from input size 14 with kernel_size=3, stride=2, padding=(0, 1), "
     "dilation=3: choose 32 to 34.": lambda: T(X, WT, None, 2, ((0, 1), (0, 1)), dilation=3, output_size=26),
-    "`output_size` (=29) cannot be reached from input size 14 with stride=2, padding='same': choose 27 or 28.": (
+    "`output_size` (=15) cannot be reached from input size 14 with kernel_size=3, stride=1, padding=1: "
+    "choose 14.": lambda: T(X, WT, None, 1, 1, output_size=15),
+    "`output_size` (=29) cannot be reached from input size 14 with stride=2, padding='same': choose 27 to 28.": (
         lambda: T(X, WT, None, 2, "same", output_size=29)
     ),
     "`output_size` (=30) cannot be reached from input size 14 with scale_factor=2, padding=1: "
     "choose 27 to 29.": lambda: R(X, WR, None, 2, 1, output_size=30),
     "`output_size` (=29) cannot be reached from input size 14 with scale_factor=2, padding=1: "
-    "choose 27 or 28.": lambda: S(X, WS, None, 2, 1, output_size=29),
+    "choose 27 to 28.": lambda: S(X, WS, None, 2, 1, output_size=29),
     "`output_size` (=(27,)) must be one int, or 2 ints (one per axis).": lambda: T(
         X, WT, None, 2, 1, output_size=(27,)
     ),

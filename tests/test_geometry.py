@@ -306,7 +306,7 @@ UNREACHED = "cannot be reached from input size"
             "`output_size` (=1) is reached by no input with kernel_size=3, stride=2, padding=5, dilation=2: "
             "use a padding of at most 2."),
         (output_padding_for, ((14, 14), (28, 31), 3, 2, 1),
-            f"`output_size` (=31) {UNREACHED} 14 with kernel_size=3, stride=2, padding=1: choose 27 or 28."),
+            f"`output_size` (=31) {UNREACHED} 14 with kernel_size=3, stride=2, padding=1: choose 27 to 28."),
         (
             output_padding_for, (14, 31, 3, 1, 1, 3),
             f"`output_size` (=31) {UNREACHED} 14 with kernel_size=3, stride=1, padding=1, dilation=3: choose 18 to 20.",

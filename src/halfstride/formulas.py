@@ -5,12 +5,13 @@ Each term has a role (input, kernel, output) that pages show as a colour; `plain
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Literal, NamedTuple
 
 from halfstride import geometry
 
-__all__ = ["Line", "Role", "Term", "conv", "conv_transpose", "plain", "resize_conv", "subpixel_conv"]
+__all__ = ["Line", "Role", "Term", "conv", "conv_transpose", "plain", "resize_conv", "subpixel_conv", "why_uneven"]
 
 Role = Literal["plain", "input", "kernel", "output"]
 
@@ -117,6 +118,18 @@ def subpixel_conv(n: int, k: int, s: int = 2, p: int = 0, d: int = 1) -> list[Li
         [Term(f"= {s}·{shuffled}")],
         _answer(s * shuffled),
     ]
+
+
+def why_uneven(k: int, s: int, d: int = 1) -> str:
+    """Return why the phases of kernel size `k`, stride `s` and dilation `d` have different numbers of taps.
+
+    Example:
+        >>> why_uneven(3, s=2)
+        'stride 2 does not divide kernel 3'
+    """
+    if math.gcd(s, d) > 1:
+        return f"stride {s} and dilation {d} have a common divisor"
+    return f"stride {s} does not divide kernel {k}"
 
 
 _PLAIN = str.maketrans({"·": "*", "−": "-", "⌊": "floor(", "⌋": ")"})

@@ -403,7 +403,9 @@ def upsample(
     cast = autocast_type(input)
     tensors = input.device.type, cast or input.dtype, wants_gradients(input, weight), is_channels_last(images)
     case, chosen = plan(form, axes, shape, kernel.shape, geometry, algorithm, *tensors)
-    _check_bias(case, bias)
+    channels = case.out_channels * (math.prod(case.stride) if case.form == "subpixel" else 1)
+    if bias is not None and tuple(bias.shape) != (channels,):
+        raise ValueError(f"`bias` (of shape {tuple(bias.shape)}) must have shape {(channels,)}, one for each channel.")
     if captured and algorithm == "auto" and compiled.is_one_operator(case, chosen, input, weight, bias):
         output = compiled.resize_conv(case, images, weight, bias, first)
     else:
@@ -466,9 +468,3 @@ def _check_tensors(input: Any, weight: Any, bias: Any) -> None:
             raise ValueError(
                 f"`{name}` (of {tensor.dtype}) must be floating point or complex: convert it with `.float()`."
             )
-
-
-def _check_bias(case: Case, bias: Tensor | None) -> None:
-    channels = case.out_channels * (math.prod(case.stride) if case.form == "subpixel" else 1)
-    if bias is not None and tuple(bias.shape) != (channels,):
-        raise ValueError(f"`bias` (of shape {tuple(bias.shape)}) must have shape {(channels,)}, one for each channel.")

@@ -148,16 +148,13 @@ def resize_conv_size(
         (12, 13)
     """
     sizes = {
-        "input_size": input_size,
-        "kernel_size": kernel_size,
-        "scale_factor": scale_factor,
-        "dilation": dilation,
-    }
+        "input_size": input_size, "kernel_size": kernel_size, "scale_factor": scale_factor, "dilation": dilation
+    }  # fmt: skip
     if isinstance(padding, str):
         if padding != "same":
             raise ValueError(f'`padding` (={padding!r}) must be "same" or an int of at least 0.')
-        return _per_axis(lambda input_size, kernel_size, scale_factor, dilation: input_size * scale_factor, **sizes)
-    return _per_axis(_resize_conv_size, **sizes, padding=padding)
+        return _per_axis(lambda n, k, s, d: n * s, **sizes)
+    return _per_axis(lambda n, k, s, d, p: _conv_size(n * s, k, 1, p, d), **sizes, padding=padding)
 
 
 def conv_input_sizes(output_size: int, kernel_size: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> range:
@@ -201,7 +198,7 @@ def output_padding_for(
         >>> output_padding_for(14, 31, kernel_size=3, stride=2, padding=1)
         Traceback (most recent call last):
         ValueError: `output_size` (=31) cannot be reached from input size 14 with kernel_size=3, stride=2, padding=1: \
-choose 27 or 28.
+choose 27 to 28.
     """
     return _per_axis(
         _output_padding_for,
@@ -345,7 +342,7 @@ def solve(input_size: int, output_size: int) -> list[Solution]:
 
 
 def _narrow_kernels(narrowest: int, stride: int) -> list[int]:
-    """The smallest even kernels and the smallest others from `narrowest` on, without searching: sizes may be huge."""
+    """The smallest even kernels and the smallest others, without searching: sizes may be huge."""
     first = -(-narrowest // stride) * stride
     step = max(stride, 2)  # With stride 1 there is no output padding to make up for a position more or less.
     even = range(first, first + _KERNELS_OF_A_KIND * step, step)
@@ -410,10 +407,6 @@ def _conv_size(input_size: int, kernel_size: int, stride: int, padding: int, dil
     return (padded - span) // stride + 1
 
 
-def _resize_conv_size(input_size: int, kernel_size: int, scale_factor: int, dilation: int, padding: int) -> int:
-    return _conv_size(input_size * scale_factor, kernel_size, 1, padding, dilation)
-
-
 def _conv_transpose_size(
     input_size: int, kernel_size: int, stride: int, padding: int, output_padding: int, dilation: int
 ) -> int:
@@ -439,12 +432,9 @@ def _output_padding_for(
     largest = smallest + max(stride, dilation) - 1
     if not smallest <= output_size <= largest:
         first = max(smallest, 1)
+        way_out = f"choose {first}" + (f" to {largest}" if largest > first else "")
         if largest < 1:
             way_out = f"use a padding of at most {padding + (largest - 1) // 2}"
-        elif largest == first:
-            way_out = f"choose {first}"
-        else:
-            way_out = f"choose {first} {'or' if largest == first + 1 else 'to'} {largest}"
         dilated = f", dilation={dilation}" if dilation > 1 else ""
         raise ValueError(
             f"`output_size` (={output_size}) cannot be reached from input size {input_size} with "

@@ -201,7 +201,10 @@ def test_a_damaged_evaluation_is_told_in_one_line(folder_client, folder_runs, te
     ("changes", "message"),
     [
         ({"data": "digits"}, "`data` in run.json: `record` (='digits') must be a mapping"),
-        ({"data": {"source": "digits", "colour": 3}}, "`data` in run.json: `colour` (=3) must not be"),
+        (
+            {"data": {"source": "digits", "colour": 3}},
+            "`data` in run.json: `record` (={'source': 'digits', 'colour': 3}) must",
+        ),
         ({"data": {"size": [16, 16]}}, "`data` in run.json: `record`"),
         ({"data": {"source": "/nowhere"}}, "The run's images cannot be read: `source` (=/nowhere) does not exist"),
         ({"data": None}, "The run's images were passed as arrays"),

@@ -17,15 +17,12 @@ from halfstride._support.arguments import (
     Sizes,
     check_channels,
     read_groups,
-    read_output_size,
     read_padding,
     read_padding_mode,
     read_scale_factor,
     read_shapes,
     read_sizes,
 )
-
-__all__ = ["CASES", "Case", "Cost", "Form", "resize_case", "subpixel_case", "transposed_case"]
 
 Form = Literal["transposed", "resize", "subpixel"]
 
@@ -143,7 +140,8 @@ def transposed_case(
     return _case("transposed", *shapes, strides, padding, dilation, groups, output_size, padding_mode, extra)
 
 
-def resize_case(
+def _convolution_case(
+    form: Form,
     axes: int,
     input_shape: Sequence[int],
     weight_shape: Sequence[int],
@@ -154,34 +152,17 @@ def resize_case(
     output_size: Sizes | None = None,
     padding_mode: str = "zeros",
 ) -> Case:
-    """The case of a resize-convolution; arguments as those of `functional.resize_conv2d`."""
+    """The case of a resize- or sub-pixel convolution; arguments as those of `functional.resize_conv2d`."""
     scales = read_scale_factor(scale_factor, axes)
     shapes = axes, input_shape, weight_shape
-    return _case("resize", *shapes, scales, padding, dilation, groups, output_size, padding_mode)
+    return _case(form, *shapes, scales, padding, dilation, groups, output_size, padding_mode)
 
 
-def subpixel_case(
-    axes: int,
-    input_shape: Sequence[int],
-    weight_shape: Sequence[int],
-    scale_factor: Sizes = 2,
-    padding: Padding = "same",
-    dilation: Sizes = 1,
-    groups: int = 1,
-    output_size: Sizes | None = None,
-    padding_mode: str = "zeros",
-) -> Case:
-    """The case of a sub-pixel convolution; arguments as those of `functional.subpixel_conv2d`."""
-    scales = read_scale_factor(scale_factor, axes)
-    shapes = axes, input_shape, weight_shape
-    return _case("subpixel", *shapes, scales, padding, dilation, groups, output_size, padding_mode)
-
-
+resize_case = partial(_convolution_case, "resize")
+subpixel_case = partial(_convolution_case, "subpixel")
 CASES: dict[str, Callable[..., Case]] = {
-    "transposed": transposed_case,
-    "resize": resize_case,
-    "subpixel": subpixel_case,
-}
+    "transposed": transposed_case, "resize": resize_case, "subpixel": subpixel_case
+}  # fmt: skip
 """The function that makes a case, by form."""
 
 
@@ -204,7 +185,7 @@ def _case(
     pairs: Sequence[tuple[int, int] | None] | None = read_padding(padding, axes)
     if pairs is None:
         pairs = (None,) * axes if form == "transposed" else _same(kernel_size, dilations)
-    sizes = read_output_size(output_size, axes)
+    sizes = (None,) * axes if output_size is None else read_sizes("output_size", output_size, axes, 1)
     by_axis = zip(input_size, kernel_size, strides, dilations, pairs, output_padding or (0,) * axes, sizes, strict=True)
     starts, outputs = zip(*(_AXES[form](*axis) for axis in by_axis), strict=True)
     mode = read_padding_mode(padding_mode)
@@ -337,12 +318,8 @@ def _check_reachable(size: int, smallest: int, largest: int, input_size: int, **
     smallest = max(smallest, 1)
     if smallest <= size <= largest:
         return
-    if largest < smallest:
-        way_out = "use less padding"
-    elif largest < smallest + 2:
-        way_out = f"choose {smallest}" + (f" or {largest}" if largest > smallest else "")
-    else:
-        way_out = f"choose {smallest} to {largest}"
+    choice = f"choose {smallest}" + (f" to {largest}" if largest > smallest else "")
+    way_out = "use less padding" if largest < smallest else choice
     described = ", ".join(f"{name}={_shown(value)!r}" for name, value in geometry.items())
     raise ValueError(
         f"`output_size` (={size}) cannot be reached from input size {input_size} with {described}: {way_out}."

@@ -21,25 +21,6 @@ from halfstride._support.arguments import Pairs
 from halfstride._support.torch_private import is_compiling, record_function
 from halfstride._support.weight_cache import cache_on_weight, cached
 
-__all__ = [
-    "after_padding",
-    "apply_function",
-    "as_channels_last",
-    "as_transposed",
-    "input_padding",
-    "is_channels_last",
-    "low_resolution_mode",
-    "pad",
-    "pad_input",
-    "store",
-    "symmetric_crop",
-    "transposed_weight",
-    "typed",
-    "unsupported_by_phases",
-    "wants_gradients",
-    "window",
-]
-
 
 def pad(input: Tensor, padding: Sequence[tuple[int, int]], mode: str = "zeros") -> Tensor:
     """`input` padded by (before, after) positions per axis in a padding mode; negative padding crops."""
@@ -200,9 +181,7 @@ def transposed_weight(case: Case, weight: Tensor, dtype: torch.dtype) -> Tensor:
         return typed(weight, dtype)
 
     def folded() -> Tensor:
-        # Sums of taps are formed in the wider dtype and rounded once.
-        return typed(
-            kernels.transposed_from_resize(kernels.widened(weight), case.stride, case.dilation, case.groups), dtype
-        )
+        wide = kernels.widened(weight)  # sums of taps are rounded once
+        return typed(kernels.transposed_from_resize(wide, case.stride, case.dilation, case.groups), dtype)
 
     return cache_on_weight(weight, (case.stride, case.dilation, case.groups, dtype), folded)

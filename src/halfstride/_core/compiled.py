@@ -20,8 +20,6 @@ from halfstride._core.common import as_channels_last, is_channels_last, wants_gr
 from halfstride._support.torch_private import is_compiling, is_exporting, is_transformed
 from halfstride._support.weight_cache import cache_on_weight, is_cacheable
 
-__all__ = ["is_one_operator", "part", "resize_conv"]
-
 
 def is_one_operator(case: Case, algorithm: str, input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether a compiler should meet a resize-convolution as one operator, given the algorithm that is planned for it.
@@ -60,10 +58,11 @@ def part(weight: Tensor, first: int | None, channels: int) -> Tensor:
     if not is_cacheable(weight):
         return weight.narrow(1, first, channels)
 
-    def lasting() -> Tensor:
-        return nn.Parameter(weight.narrow(1, first, channels).clone(), requires_grad=False)
-
-    return cache_on_weight(weight, ("part", first, channels), lasting)
+    return cache_on_weight(
+        weight,
+        ("part", first, channels),
+        lambda: nn.Parameter(weight.narrow(1, first, channels).clone(), requires_grad=False),
+    )
 
 
 _Sizes = list[int]
@@ -72,20 +71,8 @@ _Sizes = list[int]
 def _case(input: Tensor, out_channels: int, *geometry: Sequence[int], mode: str = "zeros", groups: int = 1) -> Case:
     batch, in_channels, *input_size = input.shape
     output_size, kernel_size, scale_factor, dilation, padding = map(tuple, geometry)
-    return Case(
-        "resize",
-        tuple(input_size),
-        output_size,
-        kernel_size,
-        scale_factor,
-        dilation,
-        padding,
-        mode,
-        groups,
-        batch,
-        in_channels,
-        out_channels,
-    )
+    sizes = tuple(input_size), output_size, kernel_size, scale_factor, dilation, padding
+    return Case("resize", *sizes, mode, groups, batch, in_channels, out_channels)
 
 
 def _empty_output(input: Tensor, weight: Tensor, output_size: Sequence[int]) -> Tensor:
@@ -157,8 +144,7 @@ def _gradients_by_parts(
     dilation: _Sizes,
     padding: _Sizes,
 ) -> tuple[Tensor, Tensor]:
-    """To the input and to the weight, in the order in memory in which they come about; an empty one that is not asked
-    for."""
+    """To the input and to the weight, in the order in memory in which they come about; empty if not asked for."""
     case = _case(input, weight.shape[0], output_size, kernel_size, scale_factor, dilation, padding)
     of_both = by_parts.gradients(case, gradient, input if to_weight else None, weight if to_input else None)
     of_input, of_weight = (input.new_empty(0) if of_one is None else of_one for of_one in of_both)

@@ -36,19 +36,6 @@ from halfstride._core.common import as_transposed
 from halfstride._support.torch_private import is_captured, is_compiling, is_exporting, is_jit_traced
 from halfstride._support.weight_cache import cached
 
-__all__ = [
-    "Candidate",
-    "Choice",
-    "Costs",
-    "choose",
-    "explain",
-    "features",
-    "predict",
-    "predictions",
-    "read_algorithm",
-    "trains_by_parts",
-]
-
 
 @dataclass(frozen=True)
 class Candidate:
@@ -245,24 +232,17 @@ def predictions(case: Case, table: Mapping[str, Costs], circumstances: str, *, c
 
 
 def _eligible(case: Case, channels_last: bool) -> list[str]:
-    """Return the algorithms whose predictions are compared: those that can compute the case, less two exceptions.
-
-    The exceptions correct errors that the linear prediction makes on measured layers of one kind:
-
-    - A transposed convolution of a batch of single positions (then "scatter" is one matrix product), or with a large
-      kernel at few positions: the beginning of generators. torch's took up to 2.9 times as long as "scatter", which was
-      predicted to be slower in half of these layers.
-    - Many more output than input channels in contiguous memory. "scatter" and "by_parts" compute with channels last and
-      rearrange the large output afterwards, which takes longer than predicted; not if there is only one position.
-    """
+    """Return the algorithms whose predictions are compared: less two exceptions where the linear prediction errs."""
     able = [name for name in ELIGIBLE[case.form] if ALGORITHMS[name].unsupported_reason(case) is None]
     positions = math.prod(case.input_size)
     if case.form == "transposed" and "scatter" in able:
+        # The beginning of generators: torch's took up to 2.9 times as long, and was predicted to be faster in half.
         weights = case.in_channels * case.out_channels * math.prod(case.kernel_size)
         if (positions == 1 and case.batch >= _MANY_IMAGES) or (
             positions <= _FEW_POSITIONS and weights >= _LARGE_KERNEL
         ):
             return ["scatter"]
+    # "scatter" and "by_parts" rearrange a large contiguous output afterwards, which takes longer than predicted.
     if not channels_last and positions > 1 and case.out_channels >= _MANY_OUTPUTS * case.in_channels:
         return [name for name in able if name in ("native", "folded")]
     return able
@@ -287,12 +267,7 @@ def _measured_as(device: str, dtype: torch.dtype, training: bool) -> str:
 
 @cached
 def _decide(case: Case, algorithm: str, circumstances: str, channels_last: bool) -> tuple[str, str]:
-    """Return the algorithm and the reason.
-
-    Args:
-        circumstances: "forward", "training", "compiled" (for a CPU), "compiled for another device", "exporting" or
-            "unmeasured".
-    """
+    """Return the algorithm and the reason; circumstances are those of `choose` and `_measured_as`."""
     if read_algorithm(algorithm) != "auto":
         reason = ALGORITHMS[algorithm].unsupported_reason(case)
         if reason is not None:

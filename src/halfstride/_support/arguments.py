@@ -11,23 +11,6 @@ from typing import Any
 
 import torch
 
-__all__ = [
-    "PADDING_MODES",
-    "Padding",
-    "Pairs",
-    "Sizes",
-    "check_channels",
-    "read_choice",
-    "read_groups",
-    "read_int",
-    "read_output_size",
-    "read_padding",
-    "read_padding_mode",
-    "read_scale_factor",
-    "read_shapes",
-    "read_sizes",
-]
-
 Sizes = int | Sequence[int]
 Padding = int | str | Sequence[int | tuple[int, int]]
 Pairs = tuple[tuple[int, int], ...]
@@ -101,10 +84,6 @@ def read_scale_factor(scale_factor: Any, axes: int) -> tuple[int, ...]:
         raise ValueError(
             f"{error} For a scale that is no integer use torch.nn.functional.interpolate and a convolution."
         ) from None
-
-
-def read_output_size(output_size: Any, axes: int) -> tuple[int | None, ...]:
-    return (None,) * axes if output_size is None else read_sizes("output_size", output_size, axes, 1)
 
 
 def read_groups(groups: Any, *channels: tuple[str, int]) -> int:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["naming_extras"]
-
 _EXTRAS = {
     "train": (
         "accelerate datasets huggingface_hub matplotlib mlxtend PIL pyarrow safetensors scipy sklearn torchmetrics"

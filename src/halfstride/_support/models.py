@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
-
-__all__ = ["evaluating", "load_model", "one_line_errors"]
 
 
 def load_model(argument: str, reference: str, *, with_inputs: bool = False) -> Any:
@@ -52,6 +50,23 @@ def load_model(argument: str, reference: str, *, with_inputs: bool = False) -> A
     if not isinstance(model, nn.Module):
         raise ValueError(f"{label} returns {type(model).__name__}: it must return a torch.nn.Module.")
     return found
+
+
+def arguments_of(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Example inputs, one tensor, a tuple or a dict, as positional and named arguments."""
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    return (tuple(example_inputs) if isinstance(example_inputs, tuple | list) else (example_inputs,)), {}
+
+
+@contextlib.contextmanager
+def removing(handles: list[Any]) -> Iterator[None]:
+    """Remove hooks afterwards, also those that are added to `handles` within."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextlib.contextmanager

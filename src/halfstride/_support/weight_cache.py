@@ -12,8 +12,6 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from halfstride._support.torch_private import is_captured, is_traced, version_of
 
-__all__ = ["cache_on_weight", "cached", "is_cacheable"]
-
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 

@@ -11,7 +11,8 @@ from halfstride.autoencoder.progress import Interrupted
 from halfstride.autoencoder.report import draw_samples, finish, reconstruct, reconstruct_files
 from halfstride.autoencoder.run_folder import Run
 from halfstride.autoencoder.scoring import Scores, scores
-from halfstride.autoencoder.training import TrainingOptions, train
+from halfstride.autoencoder.training import train
+from halfstride.autoencoder.training_options import TrainingOptions
 
 __all__ = [
     "ConvAutoencoder",

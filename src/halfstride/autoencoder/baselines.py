@@ -18,8 +18,6 @@ from torch import Tensor
 
 from halfstride.autoencoder.images import to_float
 
-__all__ = ["PCA", "Baseline", "Codec", "CorruptedInput", "MeanImage", "Thumbnail", "fit_baselines"]
-
 _CHUNK = 2**24  # values in float at a time
 _CODEC_LEAST_SIDE = 64  # of smaller images a codec's headers are most of the file
 _ITERATIONS = 3
@@ -249,14 +247,8 @@ def _principal_axes(images: Tensor, mean: Tensor, count: int) -> tuple[Tensor, s
         centred = flat.astype(np.float32)
         centred /= 255
         # Without normalisation, float32 would lose all but the strongest axes in a few products.
-        model = decomposition.PCA(
-            count,
-            svd_solver="randomized",
-            iterated_power=_ITERATIONS,
-            power_iteration_normalizer="QR",
-            copy=False,
-            random_state=0,
-        )
+        solver = {"svd_solver": "randomized", "iterated_power": _ITERATIONS, "power_iteration_normalizer": "QR"}
+        model = decomposition.PCA(count, **solver, copy=False, random_state=0)
         return torch.from_numpy(model.fit(centred).components_), "randomised"
     from scipy.linalg import eigh
 
@@ -282,8 +274,7 @@ def _principal_axes(images: Tensor, mean: Tensor, count: int) -> tuple[Tensor, s
 
 
 def _seconds(number: int, size: int, count: int) -> tuple[float, float]:
-    """Roughly how long exact and randomised PCA take on one core: products in float64 and eigenvectors, against eight
-    products in float32."""
+    """Roughly how long exact PCA (in float64, with eigenvectors) and randomised PCA (eight products) take on a core."""
     side = min(number, size)
     exact = number * size * side / 56e9 + 1.4 * side**3 / 8e9
     return exact, 16 * number * size * (count + 10) / 45e9

@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from halfstride import layers
 
-__all__ = ["Downsample", "Downsampling", "ResidualBlock", "Upsample", "Upsampling", "patch_layer", "upsampling_layer"]
-
 Downsampling = Literal["stride", "pool"]
 Upsampling = Literal["subpixel", "resize", "transposed"]
 

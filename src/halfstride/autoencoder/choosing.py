@@ -10,8 +10,6 @@ from halfstride.autoencoder.images import Images, to_float
 from halfstride.autoencoder.images.splits import inputs_and_targets
 from halfstride.autoencoder.model import Latent, largest_downscale
 
-__all__ = ["LatentChoice", "choose_latent"]
-
 _COMPRESSION = 48  # numbers of an image over those of its code
 _LEAST_VECTOR, _MOST_VECTOR = 32, 512
 _MAP_DOWNSCALE = 8

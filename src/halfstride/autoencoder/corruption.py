@@ -18,8 +18,6 @@ from torch import Tensor
 
 from halfstride.autoencoder.draws import Draw
 
-__all__ = ["Corruption", "corrupt", "parse_corruptions"]
-
 # For each kind: what its number is, the least and the greatest, and whether the least itself is allowed.
 _KINDS: dict[str, tuple[str, float, float, bool]] = {
     "gaussian": ("STD", 0, 1, False),

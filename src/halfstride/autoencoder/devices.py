@@ -7,8 +7,6 @@ from collections.abc import Iterator
 
 import torch
 
-__all__ = ["find_device", "within_memory"]
-
 
 def find_device(name: str | torch.device) -> torch.device:
     """The device of this name.

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from halfstride.autoencoder.devices import find_device
-
-__all__ = ["Processes"]
 
 
 class Processes:
@@ -32,8 +29,10 @@ class Processes:
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState, PartialState
 
-        if tensorboard is not None:
-            _require_tensorboard()
+        if tensorboard is not None and find_spec("tensorboard") is None:
+            raise ValueError(
+                "`tensorboard` (=True) needs a package that is not installed: pip install 'halfstride[tensorboard]'."
+            )
         several = int(os.environ.get("WORLD_SIZE", "1")) > 1
         if several and ":" in device:
             raise ValueError(f"`device` (={device}) is one device for several processes: use {device.split(':')[0]}.")
@@ -64,13 +63,6 @@ class Processes:
         self.is_main: bool = self.accelerator.is_main_process
         self._tracking = tensorboard is not None
 
-    def prepare(self, model: nn.Module) -> nn.Module:
-        """The model on its device; with several processes a replica that averages its gradients with the others'."""
-        return self.accelerator.prepare_model(model)  # type: ignore[no-any-return]
-
-    def autocast(self) -> AbstractContextManager[None]:
-        return self.accelerator.autocast()  # type: ignore[no-any-return]
-
     def sum(self, *numbers: float) -> list[float]:
         """Numbers summed over all processes."""
         if self.count == 1:
@@ -94,10 +86,6 @@ class Processes:
             if failure[0] is not None:
                 raise ValueError(failure[0])
 
-    def wait(self) -> None:
-        """Wait for all processes."""
-        self.accelerator.wait_for_everyone()
-
     def track(self, entry: dict[str, Any]) -> None:
         """Hand an epoch's metrics to TensorBoard, where that was asked for."""
         if not self._tracking:
@@ -106,15 +94,3 @@ class Processes:
             self.accelerator.init_trackers("tensorboard")
         numbers = {name: value for name, value in entry.items() if isinstance(value, float)}
         self.accelerator.log(numbers, step=entry["step"])
-
-    def end(self) -> None:
-        self.accelerator.end_training()
-
-
-def _require_tensorboard() -> None:
-    try:
-        import tensorboard  # noqa: F401
-    except ImportError:
-        raise ValueError(
-            "`tensorboard` (=True) needs a package that is not installed: pip install 'halfstride[tensorboard]'."
-        ) from None

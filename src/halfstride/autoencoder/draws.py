@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Draw"]
-
 
 @dataclass(frozen=True)
 class Draw:
@@ -90,16 +88,13 @@ class Draw:
         It is one object, seeded anew for each image: use it before asking for the next.
         """
         generator = torch.Generator()
-        for seed in self._seeds(purpose):
-            yield generator.manual_seed(seed)
-
-    def _seeds(self, purpose: str) -> list[int]:
         if self._indices is None:
             seeds = self._sequence(purpose).generate_state(self.count, np.uint64)[self.rank :: self.world]
         else:
             sequences = [self._sequence(purpose, index) for index in self._indices]
             seeds = np.array([sequence.generate_state(1, np.uint64)[0] for sequence in sequences], np.uint64)
-        return [int(seed) >> 1 for seed in seeds]  # torch takes 63 bits
+        for seed in seeds:
+            yield generator.manual_seed(int(seed) >> 1)  # torch takes 63 bits
 
     def _sequence(self, purpose: str, index: int | None = None) -> np.random.SeedSequence:
         # Another word of entropy where the index counts: the numbers of evaluation are not those of training.

@@ -24,8 +24,6 @@ from halfstride.autoencoder.verdict import Facts, Rival, Verdict, judge
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Evaluation", "Neighbours", "Row", "evaluate"]
-
 MODEL = "this model"
 
 _TRAIN_IMAGES = 1_000  # that errors are computed on; validation images are no more either
@@ -224,15 +222,13 @@ class _Evaluator:
         fitted = max(_FITTED_VALUES // values, 1)
         if images.train.images is None:
             fitted = min(fitted, _DECODED_IMAGES)
-        progress("reading images", 0, 3)
+        progress("reading images", 0, 1)
         self.fitted = draw_sample(images.train, fitted)
         self.train = self.fitted.some(_TRAIN_IMAGES)
-        progress("reading images", 1, 3)
         held_out = images.validation
         self.validation = None if held_out is None or held_out.size == 0 else draw_sample(held_out, _TRAIN_IMAGES)
-        progress("reading images", 2, 3)
         self.test = draw_sample(images.test, min(_TEST_IMAGES, max(256, _TEST_VALUES // values)))
-        progress("reading images", 3, 3)
+        progress("reading images", 1, 1)
 
     def run(self, metrics: Sequence[Mapping[str, Any]]) -> Evaluation:
         self.progress("running the model", 0, 3)
@@ -254,7 +250,20 @@ class _Evaluator:
         for place, baseline in enumerate(baselines):
             self.progress("comparing", place, len(baselines))
             against = None if self.validation is None else self._measure(baseline.reconstruct, self.validation)
-            rows.append(_row(baseline, self._measure(baseline.reconstruct, self.test), against))
+            found = self._measure(baseline.reconstruct, self.test)
+            rows.append(
+                Row(
+                    baseline.name,
+                    found.scores.mse,
+                    found.scores.psnr,
+                    None if against is None else against.scores.mse,
+                    baseline.numbers,
+                    baseline.size,
+                    found.gradient_energy,
+                    baseline.comparable,
+                    baseline.note,
+                )
+            )
         pca = next(baseline for baseline in baselines if isinstance(baseline, PCA))
         doubled = None
         if self.validation is not None and pca.doubled:
@@ -348,24 +357,13 @@ class _Evaluator:
         restored[MODEL] = self._restore(inputs)
         found = {row.name: row for row in rows}
         shown = [name for name in ("input", MODEL, "PCA", "thumbnail", "JPEG", "WebP") if name in found]
-        return Examples(
-            ("original", *(_label(found[name]) for name in shown)),
-            tuple(picture.numpy() for picture in (targets, *(restored[name] for name in shown))),
-        )
-
-
-def _row(baseline: Baseline, test: Measures, validation: Measures | None) -> Row:
-    return Row(
-        baseline.name,
-        test.scores.mse,
-        test.scores.psnr,
-        None if validation is None else validation.scores.mse,
-        baseline.numbers,
-        baseline.size,
-        test.gradient_energy,
-        baseline.comparable,
-        baseline.note,
-    )
+        labels = ["original"]
+        for row in (found[name] for name in shown):
+            size = f"{row.numbers:,} numbers" if row.numbers is not None else ""
+            size = f"{row.bytes:,.0f} bytes" if row.bytes is not None else size
+            labels.append("\n".join(filter(None, (row.name, size, f"{row.psnr:.1f} dB on average"))))
+        pictures = targets, *(restored[name] for name in shown)
+        return Examples(tuple(labels), tuple(picture.numpy() for picture in pictures))
 
 
 def _rival(row: Row) -> Rival:
@@ -382,9 +380,3 @@ def _used(codes: Tensor, variational: bool) -> int:
     if mean <= 1e-12 * codes.double().square().mean():  # nothing but rounding errors
         return 0
     return int((variances >= 0.01 * mean).sum())
-
-
-def _label(row: Row) -> str:
-    size = f"{row.numbers:,} numbers" if row.numbers is not None else ""
-    size = f"{row.bytes:,.0f} bytes" if row.bytes is not None else size
-    return "\n".join(filter(None, (row.name, size, f"{row.psnr:.1f} dB on average")))

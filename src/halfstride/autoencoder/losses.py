@@ -11,8 +11,6 @@ from torch import Tensor
 
 from halfstride._support.arguments import read_choice
 
-__all__ = ["Loss", "loss"]
-
 Loss = Literal["mse", "l1", "bce", "sharp"]
 
 # Wang et al., "Multiscale structural similarity for image quality assessment" (2003), table 1: finest scale first.

@@ -12,10 +12,8 @@ from torch.nn.parameter import is_lazy
 
 from halfstride import layers
 from halfstride._support.arguments import read_choice
-from halfstride.autoencoder.model import Upsampling
+from halfstride.autoencoder.blocks import Upsampling
 from halfstride.checkerboard.coverage import warn_if_uneven
-
-__all__ = ["MirrorError", "mirror"]
 
 _Layers = tuple[Callable[..., nn.Module], ...]  # one for each number of dimensions
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -178,11 +176,10 @@ def _keeps_shape(layer: nn.Module) -> bool:
 
 def _fresh(layer: nn.Module) -> nn.Module:
     """A layer like this one, to be trained, also where this one no longer is."""
-    twin = copy.deepcopy(layer).train().requires_grad_()
-    reset = getattr(twin, "reset_parameters", None)
-    if reset is not None:
-        reset()
-    return twin
+    twin: Any = copy.deepcopy(layer).train().requires_grad_()
+    if hasattr(twin, "reset_parameters"):
+        twin.reset_parameters()
+    return twin  # type: ignore[no-any-return]
 
 
 def _twins(step: _Step, upsampling: Upsampling, like: Tensor) -> list[nn.Module]:
@@ -247,26 +244,18 @@ def _upsampling_twins(step: _Step, upsampling: Upsampling, factory: dict[str, An
     else:
         channels = (step.given[0], step.taken[0])
         options = factory
-    if upsampling == "transposed":
-        return _transposed_twin(channels, axes, options)
-    if upsampling == "resize":
-        return _resize_twin(channels, axes, options)
-    return _subpixel_twin(channels, axes, options)
+    build = {"transposed": _transposed_twin, "resize": _resize_twin, "subpixel": _subpixel_twin}[upsampling]
+    return build(channels, axes, options)
 
 
 def _transposed_twin(channels: tuple[int, int], axes: list[_Axis], options: dict[str, Any]) -> list[nn.Module]:
     """The adjoint of the layer: its full output, cut where the layer's padding began."""
     full = [(axis.small - 1) * axis.stride + axis.reach + 1 for axis in axes]
     missing = [axis.large - (size - 2 * axis.before) for axis, size in zip(axes, full, strict=True)]
-    twin = _TRANSPOSED[len(axes) - 1](
-        *channels,
-        kernel_size=tuple(axis.kernel for axis in axes),
-        stride=tuple(axis.stride for axis in axes),
-        padding=tuple(axis.before for axis in axes),
-        output_padding=tuple(max(size, 0) for size in missing),
-        dilation=tuple(axis.dilation for axis in axes),
-        **options,
-    )
+    _, _, kernel, stride, before, dilation = zip(*axes, strict=True)
+    extra = tuple(max(size, 0) for size in missing)
+    sizes = {"stride": stride, "padding": before, "output_padding": extra, "dilation": dilation}
+    twin = _TRANSPOSED[len(axes) - 1](*channels, kernel, **sizes, **options)
     # Too large only where the layer padded its end more than its start: padding="same" or ceil_mode.
     return [twin, *_crop([(0, min(size, 0)) for size in missing])]
 
@@ -277,16 +266,9 @@ def _resize_twin(channels: tuple[int, int], axes: list[_Axis], options: dict[str
         before = axis.reach - axis.before - (axis.stride - 1) // 2
         total = axis.large + axis.reach - axis.stride * axis.small
         padding.append(_within_reach(before, total, axis.reach))
-    return [
-        _RESIZE[len(axes) - 1](
-            *channels,
-            kernel_size=tuple(axis.kernel for axis in axes),
-            scale_factor=tuple(axis.stride for axis in axes),
-            padding=tuple(padding),
-            dilation=tuple(axis.dilation for axis in axes),
-            **options,
-        )
-    ]
+    _, _, kernel, stride, _, dilation = zip(*axes, strict=True)
+    sizes = {"scale_factor": stride, "padding": tuple(padding), "dilation": dilation}
+    return [_RESIZE[len(axes) - 1](*channels, kernel, **sizes, **options)]
 
 
 def _subpixel_twin(channels: tuple[int, int], axes: list[_Axis], options: dict[str, Any]) -> list[nn.Module]:
@@ -305,15 +287,9 @@ def _subpixel_twin(channels: tuple[int, int], axes: list[_Axis], options: dict[s
         blocks = -(-(axis.large + start) // axis.stride)
         padding.append(_within_reach(before, blocks - axis.small + reach, reach))
         crop.append((-start, axis.large + start - axis.stride * blocks))
-    twin = _SUBPIXEL[len(axes) - 1](
-        *channels,
-        kernel_size=tuple(taps),
-        scale_factor=tuple(axis.stride for axis in axes),
-        padding=tuple(padding),
-        dilation=tuple(dilation),
-        **options,
-    )
-    return [twin, *_crop(crop)]
+    scale = tuple(axis.stride for axis in axes)
+    sizes = {"scale_factor": scale, "padding": tuple(padding), "dilation": tuple(dilation)}
+    return [_SUBPIXEL[len(axes) - 1](*channels, tuple(taps), **sizes, **options), *_crop(crop)]
 
 
 def _within_reach(before: int, total: int, reach: int) -> tuple[int, int]:

@@ -7,8 +7,6 @@ import warnings
 import torch
 from torch import Tensor
 
-__all__ = ["draw_like"]
-
 
 def draw_like(codes: Tensor, count: int, seed: int) -> Tensor:
     """Codes from a Gaussian mixture, which is fitted to others along the axes in which those differ most.

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     from halfstride.autoencoder.images import Images
 
-__all__ = ["SMALL_VECTOR", "ConvAutoencoder", "Downsampling", "Latent", "Upsampling"]
-
 Latent = Literal["vector", "map"]
 
 _LARGEST_PATCH = 4  # pixels a side that the encoder's first layer takes together
@@ -122,6 +120,8 @@ class ConvAutoencoder(
         self.latent_dim = read_int("latent_dim", latent_dim, 1)
         self.latent = read_choice("latent", latent, get_args(Latent))
         self.upsampling = read_choice("upsampling", upsampling, get_args(Upsampling))
+        self.takes_any_size = self.latent == "map"
+        """Whether images of other sizes than `image_size` can be encoded."""
         self.variational = variational
         self.linear = latent == "map" if linear is None else linear
         read_choice("downsampling", downsampling, get_args(Downsampling))
@@ -180,11 +180,6 @@ class ConvAutoencoder(
         self.untrained = True
         """Whether the weights are those of the constructor: training starts such a model by `initialise`."""
         self.register_load_state_dict_post_hook(_mark_trained)  # type: ignore[no-untyped-call]
-
-    @property
-    def takes_any_size(self) -> bool:
-        """Whether images of other sizes than `image_size` can be encoded."""
-        return bool(self.latent == "map")
 
     def _default_downscale(self) -> int:
         if self.latent == "map":
@@ -245,7 +240,7 @@ class ConvAutoencoder(
         return mean, log_variance.clamp(-20, 10)
 
     def _statistics(self, images: Tensor) -> Tensor:
-        self._check_images(images)
+        check_images(images, self.channels, self.image_size if self.latent == "vector" else None)
         extended = self.extend(images)
         code: Tensor = self.to_latent(self.encoder(extended))
         if self.linear:
@@ -346,19 +341,17 @@ class ConvAutoencoder(
     def _output_size(self, latents: Tensor, output_size: Sequence[int] | None) -> tuple[int, int]:
         if latents.shape[1:] == self.latent_shape and output_size is None:
             return self.image_size
-        expected = "×".join(map(str, self.latent_shape))
-        found = "×".join(map(str, latents.shape[1:]))
-        if self.latent == "vector":
-            if latents.shape[1:] != self.latent_shape:
-                raise ValueError(f"`latents` have the shape N×{found}: this model decodes N×{expected}.")
+        is_vector = self.latent == "vector"
+        if latents.ndim != (2 if is_vector else 4) or latents.shape[1] != self.latent_dim:
+            found, rest = "×".join(map(str, latents.shape[1:])), "" if is_vector else "×h×w"
+            raise ValueError(f"`latents` have the shape N×{found}: this model decodes N×{self.latent_dim}{rest}.")
+        if is_vector:
             if output_size is not None and tuple(output_size) != self.image_size:
                 raise ValueError(
                     f"`output_size` (={tuple(output_size)}) must be the model's image_size {self.image_size}: "
                     'only a model with latent="map" decodes to other sizes.'
                 )
             return self.image_size
-        if latents.ndim != 4 or latents.shape[1] != self.latent_dim:
-            raise ValueError(f"`latents` have the shape N×{found}: this model decodes N×{self.latent_dim}×h×w.")
         height, width = latents.shape[-2:]
         largest = height * self.downscale, width * self.downscale
         if output_size is None:
@@ -385,26 +378,22 @@ class ConvAutoencoder(
                 + ("." if self.latent == "vector" else ", or a larger `downscale`.")
             )
 
-    def _check_images(self, images: Tensor) -> None:
-        if not images.is_floating_point():
-            raise ValueError(
-                f"`images` are {images.dtype}: this model takes floats in [0, 1]; see halfstride.to_float."
-            )
-        if images.ndim != 4 or images.shape[1] != self.channels:
-            raise ValueError(
-                f"`images` have the shape {tuple(images.shape)}: this model takes (N, {self.channels}, height, width)."
-            )
-        if self.latent == "vector" and images.shape[-2:] != self.image_size:
-            raise ValueError(
-                f"`images` are {images.shape[-2]}×{images.shape[-1]}: this model takes {self.image_size[0]}×"
-                f'{self.image_size[1]}; bring them to that size, or build it with latent="map".'
-            )
-
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The card that `save_pretrained` writes where there is none: what is known of the model itself."""
         from halfstride.autoencoder.model_card import card_text
 
         return ModelCard(card_text(self))
+
+
+def check_images(images: Tensor, channels: int, size: tuple[int, int] | None) -> None:
+    """Raise where a model of so many channels, and of this size alone, does not take these images."""
+    if not images.is_floating_point():
+        raise ValueError(f"`images` are {images.dtype}: this model takes floats in [0, 1]; see halfstride.to_float.")
+    if images.ndim != 4 or images.shape[1] != channels or (size is not None and images.shape[-2:] != size):
+        raise ValueError(
+            f"`images` have the shape {tuple(images.shape)}: this model takes (N, {channels}, "
+            + ("height, width)." if size is None else f"{size[0]}, {size[1]}); bring them to that size.")
+        )
 
 
 def largest_downscale(image_size: Sequence[int]) -> int:

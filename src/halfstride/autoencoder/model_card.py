@@ -16,8 +16,6 @@ from torch import nn
 if TYPE_CHECKING:
     from halfstride.autoencoder.evaluation import Evaluation, Row
 
-__all__ = ["card_text"]
-
 
 def card_text(
     model: nn.Module,
@@ -73,11 +71,9 @@ def card_text(
 
 def _summary(shape: tuple[int, ...], latent: tuple[int, ...]) -> str:
     numbers = math.prod(latent)
-    code = (
-        f"a vector of {numbers:,} numbers"
-        if len(latent) == 1
-        else f"a map of {_product(latent)} (channels × height × width: {numbers:,} numbers)"
-    )
+    code = f"a vector of {numbers:,} numbers"
+    if len(latent) > 1:
+        code = f"a map of {_product(latent)} (channels × height × width: {numbers:,} numbers)"
     compression = math.prod(shape) / numbers
     return (
         f"Encodes images of {_product(shape)} (channels × height × width: {math.prod(shape):,} numbers) to {code}, "
@@ -98,14 +94,12 @@ def _data(evaluation: Evaluation) -> str:
 
 def _figures(evaluation: Evaluation) -> str:
     lines = ["## Figures\n", "| images | MSE | PSNR | SSIM |", "|---|---:|---:|---:|"]
-    for name, scores in (
-        ("training", evaluation.train),
-        ("validation", evaluation.validation),
-        ("test", evaluation.test),
-    ):
+    of_parts = {"training": evaluation.train, "validation": evaluation.validation, "test": evaluation.test}
+    for name, scores in of_parts.items():
         if scores is not None:
             ssim = "" if scores.ssim is None else f"{scores.ssim:.3f}"
             lines.append(f"| {name} ({scores.images:,}) | {scores.mse:.3g} | {scores.psnr:.2f} dB | {ssim} |")
+    varies = evaluation.output_variance / evaluation.data_variance if evaluation.data_variance > 0 else 0.0
     lines += [
         "",
         f"On {evaluation.compared:,} test images, beside simple methods fitted on the training images "
@@ -117,7 +111,7 @@ def _figures(evaluation: Evaluation) -> str:
         "",
         f"{evaluation.used:,} of {evaluation.numbers:,} latent numbers are in use. Outputs range from "
         f"{evaluation.output_range[0]:.2f} to {evaluation.output_range[1]:.2f} (images: 0 to 1) and vary over images "
-        f"{_share(evaluation.output_variance, evaluation.data_variance)} as much as the images do.",
+        f"{varies:.0%} as much as the images do.",
     ]
     if (found := evaluation.neighbours) is not None:
         lines.append(
@@ -137,22 +131,19 @@ def _line(row: Row) -> str:
 
 
 def _usage(shape: tuple[int, ...], latent: tuple[int, ...], location: str) -> str:
-    loading = [
-        "import halfstride",
+    imports = ["import halfstride", "from halfstride.autoencoder import decode"]
+    images = [
+        f'picture = decode("picture.png", {shape})  # uint8, scaled and cropped',
+        "images = halfstride.to_float(picture.unsqueeze(0))  # a batch of images with values in [0, 1]",
+    ]
+    if shape[0] not in (1, 3):  # no picture has such channels
+        imports = ["import torch", "import halfstride"]
+        images = [f"images = torch.rand(1, {', '.join(map(str, shape))})  # in place of images in [0, 1]"]
+    lines = [
+        *imports,
         "",
         f"model = halfstride.ConvAutoencoder.from_pretrained({json.dumps(location)})  # a folder, or a name on the Hub",
-    ]
-    if shape[0] in (1, 3):
-        loading.insert(1, "from halfstride.autoencoder import decode")
-        loading += [
-            f'picture = decode("picture.png", {shape})  # uint8, scaled and cropped',
-            "images = halfstride.to_float(picture.unsqueeze(0))  # a batch of images with values in [0, 1]",
-        ]
-    else:
-        loading.insert(0, "import torch")
-        loading.append(f"images = torch.rand(1, {', '.join(map(str, shape))})  # in place of images in [0, 1]")
-    lines = [
-        *loading,
+        *images,
         f"codes = model.encode(images)  # N×{_product(latent)}",
         f"restored = model.decode(codes)  # N×{_product(shape)}, values in [0, 1]",
         "print((restored - images).square().mean())",
@@ -173,10 +164,6 @@ def _installed() -> dict[str, str]:
 
 def _product(sizes: tuple[int, ...]) -> str:
     return "×".join(map(str, sizes))
-
-
-def _share(part: float, whole: float) -> str:
-    return f"{part / whole:.0%}" if whole > 0 else "0%"
 
 
 def _escaped(text: str) -> str:

@@ -11,8 +11,6 @@ from halfstride.autoencoder.model import ConvAutoencoder
 from halfstride.autoencoder.own_encoder import Autoencoder
 from halfstride.autoencoder.training_options import TrainingOptions
 
-__all__ = ["Objective", "latent_noise"]
-
 
 class Objective(nn.Module):
     """A model and its loss as one module, which is what several processes keep in step."""

@@ -12,14 +12,13 @@ from torch import Tensor, nn
 
 from halfstride._support.arguments import read_choice, read_int, read_sizes
 from halfstride._support.models import load_model, one_line_errors
+from halfstride.autoencoder.blocks import Upsampling
 from halfstride.autoencoder.mirroring import mirror
-from halfstride.autoencoder.model import ConvAutoencoder, Latent, Upsampling
+from halfstride.autoencoder.model import ConvAutoencoder, Latent, check_images
 from halfstride.checkerboard.coverage import UnevenKernelWarning
 
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt8
-
-__all__ = ["Autoencoder", "EncoderAutoencoder", "load_encoder"]
 
 
 class EncoderAutoencoder(nn.Module):
@@ -110,7 +109,7 @@ class EncoderAutoencoder(nn.Module):
 
     def encode(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n *latent"]:
         """The latent codes of images with values in [0, 1]."""
-        self._check_images(images)
+        check_images(images, self.channels, self.image_size)
         codes = _checked_codes(self.encoder((images - self._mean) / self._std), images.shape[0])
         if codes.shape[1:] != self.latent_shape:
             raise ValueError(
@@ -177,17 +176,14 @@ class EncoderAutoencoder(nn.Module):
         Raises:
             ValueError: for an entry that is missing, unknown or of another type, and as the class does.
         """
-        names = {"encoder", "image_size", "channels", "upsampling", "freeze", "mean", "std"}
-        if not isinstance(config, Mapping):
-            raise ValueError(f"`config` must be an object, not {type(config).__name__}: restore it, or train again.")
-        if missing := sorted(names - set(config)):
-            raise ValueError(f"`config` has no `{missing[0]}`: restore it, or train again.")
-        if unknown := sorted(map(str, set(config) - names)):
-            raise ValueError(f"`config` has an entry {unknown[0]!r} that it should not have: restore it.")
+        names = ("encoder", "image_size", "channels", "upsampling", "freeze", "mean", "std")
+        if not isinstance(config, Mapping) or set(config) != set(names) or not isinstance(config["encoder"], str):
+            raise ValueError(
+                f"`config` (={config!r}) must have `encoder`, a text, and {', '.join(names[1:])}, and nothing else: "
+                "restore it, or train again."
+            )
         arguments = dict(config)
         name = arguments.pop("encoder")
-        if not isinstance(name, str):
-            raise ValueError(f"`config` has an `encoder` (={name!r}) that is no text: restore it, or train again.")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UnevenKernelWarning)  # given when the model was built first
             return cls(encoder, encoder_name=name, **arguments)
@@ -208,18 +204,6 @@ class EncoderAutoencoder(nn.Module):
                         f"weights and {_or_absent(here)} here; name the encoder that the run was trained with."
                     )
         return super().load_state_dict(state_dict, strict, assign)
-
-    def _check_images(self, images: Tensor) -> None:
-        if not images.is_floating_point():
-            raise ValueError(
-                f"`images` are {images.dtype}: this model takes floats in [0, 1]; see halfstride.to_float."
-            )
-        height, width = self.image_size
-        if images.ndim != 4 or images.shape[1:] != (self.channels, height, width):
-            raise ValueError(
-                f"`images` have the shape {tuple(images.shape)}: this model takes "
-                f"(N, {self.channels}, {height}, {width}), one size only."
-            )
 
 
 Autoencoder = ConvAutoencoder | EncoderAutoencoder
@@ -257,19 +241,11 @@ def _code_shape(encoder: nn.Module, image: tuple[int, ...]) -> tuple[int, ...]:
 
 def _checked_codes(codes: Any, count: int) -> Tensor:
     """What an encoder returned for `count` images, where it is one code for each."""
-    if not isinstance(codes, Tensor):
+    if not isinstance(codes, Tensor) or codes.ndim not in (2, 4) or codes.shape[0] != count:
+        told = f"a tensor of {tuple(codes.shape)}" if isinstance(codes, Tensor) else type(codes).__name__
         raise ValueError(
-            f"`encoder` returns {type(codes).__name__}: it must return one tensor, N×d or N×c×h×w: the codes alone."
-        )
-    if codes.ndim == 0 or codes.shape[0] != count:
-        raise ValueError(
-            f"`encoder` returns a tensor of shape {tuple(codes.shape)} for {count} images: its first axis must be the "
-            "images; flatten from axis 1 on."
-        )
-    if codes.ndim not in (2, 4):
-        raise ValueError(
-            f"`encoder` returns codes of N×{_times(codes.shape[1:])}: they must be N×d or N×c×h×w; "
-            "add nn.Flatten() to its end."
+            f"`encoder` returns {told} for {count} images: it must return one tensor of codes, N×d or N×c×h×w; where "
+            "they have other axes, add nn.Flatten() to its end."
         )
     return codes
 

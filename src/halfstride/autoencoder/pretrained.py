@@ -10,8 +10,6 @@ from huggingface_hub import PyTorchModelHubMixin, constants, hf_hub_download
 
 from halfstride.checkerboard.coverage import UnevenKernelWarning
 
-__all__ = ["PretrainedMixin"]
-
 
 class PretrainedMixin(PyTorchModelHubMixin):
     """`from_pretrained`, `save_pretrained` and `push_to_hub` of huggingface_hub, reading no pickles."""

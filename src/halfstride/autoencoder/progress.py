@@ -11,8 +11,6 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-__all__ = ["Interrupted", "Progress", "StopSignal"]
-
 
 class Interrupted(KeyboardInterrupt):
     """A training was asked to stop and has saved itself; the text says how to go on."""

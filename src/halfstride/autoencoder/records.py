@@ -8,8 +8,6 @@ import types
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["from_json", "to_json"]
-
 T = TypeVar("T")
 
 

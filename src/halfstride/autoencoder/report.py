@@ -116,6 +116,7 @@ def reconstruct_files(
     Raises:
         ValueError: where no picture can be read, or the folder is not free.
     """
+
     require_free(out, "or empty it")  # before work that takes a while
     pictures, skipped = _pictures(sources)
     written: list[Path] = []

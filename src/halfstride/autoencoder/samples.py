@@ -13,8 +13,6 @@ from halfstride.autoencoder.images import Split, to_float
 from halfstride.autoencoder.images.splits import inputs_and_targets
 from halfstride.autoencoder.scoring import Corrupt, Scores, psnr, ssim
 
-__all__ = ["Measures", "SampledPairs", "draw_sample", "measure", "prepared"]
-
 
 class SampledPairs(NamedTuple):
     """Some images of a split."""
@@ -111,12 +109,8 @@ def measure(restore: Callable[[Tensor], Tensor], pairs: Iterable[tuple[Tensor, T
     mse = torch.cat(errors)
     count = len(mse)
     variances = [float((squares - mean.square()).clamp_min(0).mean()) for mean, squares in (m / count for m in moments)]
-    found = Scores(
-        float(mse.mean()),
-        float(psnr(mse).mean()),
-        float(torch.cat(similarities).mean()) if similarities else None,
-        count,
-    )
+    mean_ssim = float(torch.cat(similarities).mean()) if similarities else None
+    found = Scores(float(mse.mean()), float(psnr(mse).mean()), mean_ssim, count)
     return Measures(found, low, high, *variances, *(energies / count).tolist())
 
 

@@ -13,8 +13,6 @@ from halfstride._support.models import evaluating
 from halfstride.autoencoder.images import to_float
 from halfstride.autoencoder.images.splits import inputs_and_targets
 
-__all__ = ["Corrupt", "Scores", "device_of", "evaluation_batch_size", "psnr", "scores", "ssim"]
-
 Corrupt = Callable[[Tensor, int], Tensor]
 """Corrupts images N×C×H×W with values in [0, 1], of which the first has the given index among all images."""
 

@@ -8,13 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from halfstride.autoencoder.principal import principal_axes
-
 if TYPE_CHECKING:
     from halfstride.autoencoder.model import ConvAutoencoder
 
-__all__ = ["start_from_images"]
-
+_MOST_ROWS = 20_000  # of blocks of pixels; of more a random sample is used, always the same
 _MOST_VALUES = 2**26  # of the images that a model starts from: 256 MiB as floats
 
 
@@ -44,7 +41,7 @@ def _start_linear_path(model: ConvAutoencoder, values: Tensor) -> None:
     else:
         rows = values.flatten(1)
         encode, decode, last = encode[1], decode[0], last[-1]
-    mean, axes, deviations = principal_axes(rows, model.latent_dim)
+    mean, axes, deviations = _principal_axes(rows, model.latent_dim)
     found = len(axes)  # fewer than wanted where there are few images: the other codes add nothing at first
     encoder, decoder = axes / deviations[:, None], axes * deviations[:, None]
     encode.weight[:found] = encoder.reshape(found, *encode.weight.shape[1:])
@@ -56,3 +53,23 @@ def _start_linear_path(model: ConvAutoencoder, values: Tensor) -> None:
     nn.init.zeros_(last.bias)
     if model.variational:  # narrow distributions, so that training starts from PCA here too
         last.bias[model.latent_dim :] = -4.0
+
+
+def _principal_axes(rows: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean of N×D rows, the directions (up to `count`×D) in which they differ most, and the deviations along them.
+
+    There are fewer where there are fewer rows or columns, and none where all rows are equal; deviations are at least a
+    thousandth of the largest, so that one can divide by them.
+    """
+    from sklearn.decomposition import PCA
+
+    rows = rows.cpu()
+    if len(rows) > _MOST_ROWS:  # at random: every k-th block could always be from the same column of the image
+        rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:_MOST_ROWS]]
+    if bool((rows == rows[0]).all()):
+        return rows[0], rows.new_empty(0, rows.shape[1]), rows.new_empty(0)
+    found = min(count, *rows.shape)
+    model = PCA(found, random_state=0).fit(rows.numpy())
+    deviations = torch.from_numpy(model.explained_variance_).float().clamp_min(0).sqrt()
+    deviations = deviations.clamp_min(max(1e-3 * float(deviations[0]), 1e-4))
+    return torch.from_numpy(model.mean_).float(), torch.from_numpy(model.components_).float(), deviations

@@ -30,8 +30,6 @@ from halfstride.autoencoder.training_options import TrainingOptions, sample_of
 from halfstride.autoencoder.validation import Validation
 from halfstride.autoencoder.writing import require_free
 
-__all__ = ["Position", "TrainingOptions", "corruption_of", "train"]
-
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
 _STEPS_BETWEEN_REPORTS = 20
 _SCORINGS = 20  # per training
@@ -120,7 +118,7 @@ def train(
             if processes.is_main and not resume and training.position.step == 0:
                 training.run.discard()  # so that the same command with another batch size finds its folder free
             raise
-    processes.end()
+    processes.accelerator.end_training()
     model.eval()
     return training.metrics
 
@@ -157,7 +155,7 @@ class _Training:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = self._new_optimizer()
         objective = Objective(model, options)
-        self.replica = processes.prepare(objective)
+        self.replica = processes.accelerator.prepare_model(objective)
         self.validation = Validation(objective, images, processes, corruption_of(options))
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
@@ -193,13 +191,16 @@ class _Training:
             position.step += 1
             position.step_in_epoch += 1
             self.save_due = time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS
-            if self._is_scored(position.step):
+            stage = self.stages[-1]
+            done = position.step - sum(self.stages[:-1])
+            # 20 times in each training, the last time at its end.
+            if done * _SCORINGS // stage > (done - 1) * _SCORINGS // stage:
                 self._add(errors)
                 self._score(bar, position.images - images_before, time.monotonic() - started)
                 self.save()
                 started = saved = time.monotonic()
                 images_before = position.images
-        self.processes.wait()  # until the first has written the weights
+        self.processes.accelerator.wait_for_everyone()  # until the first has written the weights
         if position.best_step:
             self.run.load_weights(self.model)
 
@@ -248,7 +249,7 @@ class _Training:
             inputs = target = target.new_zeros(1, *target.shape[1:])
         noise = latent_noise(self.model, draw, inputs) if self.model.variational else None
         warm = min(1.0, (self.position.step + 1) / (_WARM_UP * self.stages[0]))
-        with processes.autocast():
+        with processes.accelerator.autocast():
             per_image, errors = self.replica(inputs, target, noise, warm)
         # The mean of the processes' gradients is then that over all images, whatever their shares.
         (per_image.sum() * (counts * processes.count / count)).backward()
@@ -256,12 +257,6 @@ class _Training:
         self.optimizer.step()
         self.optimizer.zero_grad()
         return counts * errors.sum()  # type: ignore[no-any-return]
-
-    def _is_scored(self, step: int) -> bool:
-        """Whether the model is scored after so many steps: 20 times in each training, the last time at its end."""
-        steps = self.stages[-1]
-        done = step - sum(self.stages[:-1])
-        return done * _SCORINGS // steps > (done - 1) * _SCORINGS // steps
 
     def _learning_rate(self, step: int) -> float:
         """The rate of one step of its stage: up on a line, then down on half a cosine."""
@@ -342,10 +337,9 @@ class _Training:
     def open(self, length: dict[str, Any], resume: bool) -> None:
         """Create the run, or load its last checkpoint; `length` is what was asked for."""
         unfinished = resume and self._load(length)
-        self.processes.wait()  # all have read the record before it changes
+        self.processes.accelerator.wait_for_everyone()  # all have read the record before it changes
         if not resume or (length and not unfinished):
-            options = self.options
-            steps = self._steps_in(options.minutes) if options.minutes else options.steps
+            steps = self._steps_in(self.options.minutes) if self.options.minutes else self.options.steps
             assert steps is not None
             self.stages = [*self.stages, steps]
         self.processes.main_first(lambda: self._write(length, resume))

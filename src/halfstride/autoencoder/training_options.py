@@ -18,8 +18,6 @@ from halfstride.autoencoder.losses import Loss
 from halfstride.autoencoder.model import SMALL_VECTOR, ConvAutoencoder
 from halfstride.autoencoder.own_encoder import Autoencoder
 
-__all__ = ["TrainingOptions", "sample_of"]
-
 Precision = Literal["auto", "float32", "bfloat16"]
 
 _STEPS, _MOST_STEPS, _PASSES = 4_000, 20_000, 5
@@ -96,12 +94,9 @@ class TrainingOptions:
         if len(self.length) > 1:
             told = " and ".join(f"`{name}` (={value})" for name, value in self.length.items())
             raise ValueError(f"{told} exclude each other: give one of them.")
-        for name in ("steps", "epochs", "batch_size"):
+        for name, least in (("steps", 1), ("epochs", 1), ("batch_size", 1), ("shift", 0), ("crop", 0)):
             if getattr(self, name) is not None:
-                read_int(name, getattr(self, name), 1)
-        for name in ("shift", "crop"):
-            if getattr(self, name) is not None:
-                read_int(name, getattr(self, name), 0)
+                read_int(name, getattr(self, name), least)
         read_choice("loss", self.loss, get_args(Loss))
         read_choice("precision", self.precision, get_args(Precision))
         if self.augment is not None:
@@ -144,6 +139,9 @@ class TrainingOptions:
     def chosen(self, model: Autoencoder, images: Images) -> TrainingOptions:
         """The same options with everything filled in but a length in minutes."""
         is_map = model.latent == "map"
+        # Others, which may start from what they know, learn best at the lower rate.
+        is_plain_vector = isinstance(model, ConvAutoencoder) and not is_map and not model.linear
+        is_plain_vector = is_plain_vector and model.latent_dim >= SMALL_VECTOR
         batch_size = self.batch_size or (16 if is_map else 32)
         crop = self.crop
         if crop is None:
@@ -163,7 +161,7 @@ class TrainingOptions:
             steps=None if self.minutes else self.steps or self._default_steps(images, batch_size),
             epochs=None,
             batch_size=batch_size,
-            learning_rate=self.learning_rate or (_VECTOR_RATE if _is_plain_vector(model) else _RATE),
+            learning_rate=self.learning_rate or (_VECTOR_RATE if is_plain_vector else _RATE),
             augment=augment,
             shift=shift,
             crop=crop,
@@ -210,9 +208,3 @@ def _default_crop(model: Autoencoder, images: Images) -> int:
     block = model.downscale if isinstance(model, ConvAutoencoder) else 1
     crop = int(min(_CROPPED * max(images.shape[1:]), _MOST_CROP)) // block * block
     return crop if crop >= _LEAST_CROP else 0
-
-
-def _is_plain_vector(model: Autoencoder) -> bool:
-    """Whether a model is of the kind that learns best at the higher rate; others may start from what they know."""
-    is_vector = isinstance(model, ConvAutoencoder) and model.latent == "vector" and not model.linear
-    return is_vector and model.latent_dim >= SMALL_VECTOR

@@ -12,8 +12,6 @@ from halfstride.autoencoder.images.splits import inputs_and_targets
 from halfstride.autoencoder.objective import Objective
 from halfstride.autoencoder.scoring import Corrupt, evaluation_batch_size, scores
 
-__all__ = ["Validation"]
-
 _TEST_IMAGES = 500  # that each scoring looks at; the whole set is for `evaluate`
 _SSIM_IMAGES = 128  # of these
 
@@ -36,12 +34,8 @@ class Validation:
 
     def score(self) -> dict[str, Any]:
         """The scores, by the names that they have in a run's metrics."""
-        model, rank, count, device = (
-            self.objective.model,
-            self.processes.rank,
-            self.processes.count,
-            self.processes.device,
-        )
+        model, processes = self.objective.model, self.processes
+        rank, count, device = processes.rank, processes.count, processes.device
         validation = self.images.batches(self.batch_size, rank=rank, world_size=count)
         found = scores(model, validation, device, ssim_images=0, corrupt=self.corrupt)
         test = (batch[rank::count] for batch in torch.split(self.test_images, self.batch_size))

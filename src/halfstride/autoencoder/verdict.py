@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
-__all__ = ["Facts", "Kind", "Rival", "Verdict", "judge"]
-
 Kind = Literal[
     "constant",
     "undertrained",
@@ -138,16 +136,13 @@ def judge(facts: Facts) -> Verdict:
     6. *worse* than a baseline, on the validation images or on the test images.
     7. *good*.
     """
-    for rule in (_constant, _undertrained, _collapsed, _memorising, _too_small, _worse):
+    if facts.data_variance < _EQUAL:
+        told = "The training images are all the same, so there is nothing to learn: check the data."
+        return Verdict("constant", told)
+    for rule in (_undertrained, _collapsed, _memorising, _too_small, _worse):
         if verdict := rule(facts):
             return verdict
     return _good(facts)
-
-
-def _constant(facts: Facts) -> Verdict | None:
-    if facts.data_variance >= _EQUAL:
-        return None
-    return Verdict("constant", "The training images are all the same, so there is nothing to learn: check the data.")
 
 
 def _undertrained(facts: Facts) -> Verdict | None:
@@ -181,9 +176,10 @@ def _memorising(facts: Facts) -> Verdict | None:
     gap = facts.validation / max(facts.train, 1e-12)
     few = facts.images is not None and facts.images < _FEW_IMAGES
     curve = _curve(facts.metrics)
+    best = min(curve, key=lambda entry: entry[2], default=None)
     if few and gap > _GAP and facts.validation > _EQUAL:
         reason = f"the error on validation images is {_times(gap)} that on training images"
-    elif curve and (best := min(curve, key=lambda entry: entry[2])) and _has_risen(best, curve[-1]):
+    elif best and curve[-1][2] > max(_ROSE * best[2], _EQUAL) and curve[-1][1] < best[1]:
         reason = f"the validation error was lowest at step {best[0]} and has risen since, while the training error fell"
     else:
         return None
@@ -254,8 +250,7 @@ def _curve(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[int, float, float
 
 
 def _fall(metrics: Sequence[Mapping[str, Any]]) -> float | None:
-    """The share of the validation error that went in the last fifth of the steps, 0 where the training error did not
-    fall with it; None where the curve has no point near the beginning of that fifth."""
+    """The share of the validation error that went in the last fifth; None where no point is near its beginning."""
     curve = _curve(metrics)
     if not curve or curve[-1][0] < 1:
         return None
@@ -263,11 +258,8 @@ def _fall(metrics: Sequence[Mapping[str, Any]]) -> float | None:
     before = min(curve, key=lambda entry: abs(entry[0] / last[0] - _BEFORE))
     if not 0.6 <= before[0] / last[0] <= 0.9:
         return None
+    # Nothing has fallen where the training error did not fall with it.
     return 1 - last[2] / max(before[2], 1e-12) if last[1] < before[1] else 0.0
-
-
-def _has_risen(best: tuple[int, float, float], last: tuple[int, float, float]) -> bool:
-    return last[2] > max(_ROSE * best[2], _EQUAL) and last[1] < best[1]
 
 
 def _rival(facts: Facts, name: str) -> Rival | None:
@@ -275,19 +267,14 @@ def _rival(facts: Facts, name: str) -> Rival | None:
 
 
 def _behind(facts: Facts) -> tuple[str, str, float] | None:
-    """The baseline that the model is furthest behind, on which images, and by how many dB; None where it is ahead.
-
-    Files do not count: they give each image the bits that it needs, and say nothing of what is wrong with a code.
-    """
+    """The baseline that the model is furthest behind, on which images, and by how many dB; None where it is ahead."""
+    # Files do not count: they give each image the bits that it needs, and say nothing of what is wrong with a code.
     losses = [
         (_decibels(own, other), rival.name, images)
         for rival in facts.rivals
         if rival.name not in _FILES
-        for images, own, other in (
-            ("validation", facts.validation, rival.validation),
-            ("test", facts.test, rival.test),
-        )
-        if own > other
+        for images in ("validation", "test")
+        if (own := getattr(facts, images)) > (other := getattr(rival, images))
     ]
     if not losses:
         return None
@@ -296,23 +283,17 @@ def _behind(facts: Facts) -> tuple[str, str, float] | None:
 
 
 def _standing(facts: Facts) -> str:
-    return (
-        ""
-        if _behind(facts) or all(rival.name in _FILES for rival in facts.rivals)
-        else f" (all the same it is {_lead(facts)})"
-    )
+    if _behind(facts) or all(rival.name in _FILES for rival in facts.rivals):
+        return ""
+    return f" (all the same it is {_lead(facts)})"
 
 
 def _lead(facts: Facts) -> str:
     """How the model compares on the test images with PCA and the thumbnail, the better one first."""
-    ranked = sorted(
-        (rival for rival in facts.rivals if rival.name in ("PCA", "thumbnail")), key=lambda found: found.test
-    )
+    ranked = sorted((r for r in facts.rivals if r.name in ("PCA", "thumbnail")), key=lambda rival: rival.test)
     known = ranked or [rival for rival in facts.rivals if rival.name not in _FILES][:1]
-    parts = " and ".join(
-        f"{_decibels(rival.test, facts.test):.1f} dB better than {_NAMES[rival.name]}" for rival in known
-    )
-    return f"{parts}{' with as many numbers' if ranked else ''} on the test images"
+    leads = [f"{_decibels(rival.test, facts.test):.1f} dB better than {_NAMES[rival.name]}" for rival in known]
+    return f"{' and '.join(leads)}{' with as many numbers' if ranked else ''} on the test images"
 
 
 def _decibels(larger: float, smaller: float) -> float:

@@ -9,8 +9,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["move_files", "next_free", "require_free", "storage_errors", "temporary_folder", "writing", "writing_folder"]
-
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[Path]:

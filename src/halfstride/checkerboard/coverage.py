@@ -13,8 +13,6 @@ from torch import Tensor
 
 from halfstride import geometry
 
-__all__ = ["UnevenKernelWarning", "even_kernel", "phase_counts", "stack_coverage", "warn_if_uneven"]
-
 
 class UnevenKernelWarning(UserWarning):
     """A layer's kernel is not divisible by its stride, so that its phases sum different numbers of taps."""

@@ -13,16 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from halfstride._support.arguments import read_int
-from halfstride._support.models import evaluating
+from halfstride._support.arguments import read_choice, read_int
+from halfstride._support.models import evaluating, removing
 from halfstride.checkerboard.diagnosis import as_batch, diagnose, gain_spread, in_output
 from halfstride.checkerboard.diagnosis_report import Diagnosis
 from halfstride.checkerboard.find_layers import UpsamplingCall, run, watch
 from halfstride.checkerboard.fitting import Free, fit, weighted_calls
 from halfstride.checkerboard.replacing import Method, Replacement, replacement
 from halfstride.checkerboard.thresholds import EQUAL_GAINS, STRENGTH
-
-__all__ = ["CureReport", "Method", "cure"]
 
 _TRACE = 1.0  # evidence from which on a pattern is fitted away: on more images than these it may count as found
 
@@ -146,8 +144,7 @@ def cure(
         >>> report.before.found, report.after.found
         (True, False)
     """
-    if method not in get_args(Method):
-        raise ValueError(f"`method` (={method!r}) must be one of {', '.join(map(repr, get_args(Method)))}.")
+    read_choice("method", method, get_args(Method))
     read_int("steps", steps, 0)
     before = diagnose(model, example_inputs)
     cured = copy.deepcopy(model)
@@ -172,8 +169,9 @@ def cure(
     original = run(model, example_inputs)
     fitted = _fit(cured, done, before, example_inputs, original, steps) if steps else ()
     after = diagnose(cured, example_inputs)
-    result = run(cured, example_inputs)
-    return cured, _report(method, tuple(done), fitted, left, before, after, example_inputs, original, result)
+    old, new_output = (as_batch(returned, before.layers) for returned in (original, run(cured, example_inputs)))
+    costs = _costs(old, new_output, example_inputs)
+    return cured, CureReport(method, tuple(done), fitted, left, before, after, *costs)
 
 
 def _to_change(diagnosis: Diagnosis, layers: Sequence[str] | None) -> set[str]:
@@ -229,11 +227,7 @@ def _keep_means(model: nn.Module, cured: nn.Module, done: dict[str, Replacement]
 
 
 def _output_means(model: nn.Module, channels: dict[str, int], example_inputs: Any) -> dict[str, Tensor]:
-    """The mean of each output channel of layers, in the order in which they run, at their first calls.
-
-    Args:
-        channels: the layers' names, and how many channels each has when its phases are shuffled into place.
-    """
+    """The mean of each of the layers' output channels, after a shuffle, at their first calls, in the order of these."""
     means: dict[str, Tensor] = {}
 
     def note(name: str, layer: Any, inputs: Any, output: Tensor) -> None:
@@ -242,11 +236,8 @@ def _output_means(model: nn.Module, channels: dict[str, int], example_inputs: An
             means[name] = by_channel.reshape(channels[name], -1).mean(1)
 
     handles = [model.get_submodule(name).register_forward_hook(partial(note, name)) for name in channels]
-    try:
+    with removing(handles):
         run(model, example_inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
     return means
 
 
@@ -283,15 +274,8 @@ def _fit(
     required = [parameter for parameter in cured.parameters() if parameter.requires_grad]
     cured.requires_grad_(False)  # so that no intermediate results are kept before the fitted parameters
     with evaluating(cured):
-        is_fitted = fit(
-            cured,
-            example_inputs,
-            target,
-            free,
-            lambda returned: as_batch(returned, before.layers),
-            lambda output: _remaining(output, before),
-            steps,
-        )
+        read, unwanted = partial(as_batch, layers=before.layers), partial(_remaining, before=before)
+        is_fitted = fit(cured, example_inputs, target, free, read, unwanted, steps)
     for parameter in required:
         parameter.requires_grad_(True)
     return tuple(names) if is_fitted else ()
@@ -312,24 +296,15 @@ def _remaining(output: Tensor, before: Diagnosis) -> Tensor | None:
 # The report -----------------------------------------------------------------------------------------------------------
 
 
-def _report(
-    method: str,
-    changed: tuple[str, ...],
-    fitted: tuple[str, ...],
-    left: dict[str, str],
-    before: Diagnosis,
-    after: Diagnosis,
-    example_inputs: Any,
-    original: Any,
-    result: Any,
-) -> CureReport:
-    old, new = as_batch(original, before.layers), as_batch(result, before.layers)
-    difference = error_before = error_after = inputs = None
-    if old is not None and new is not None:
-        spread = float(old.double().movedim(1, 0).flatten(1).var(1, correction=0).mean().sqrt())
-        difference = float((new.double() - old.double()).square().mean().sqrt()) / spread if spread else 0.0
-        if isinstance(example_inputs, Tensor) and example_inputs.shape == old.shape:
-            error_before = float(F.mse_loss(old.double(), example_inputs.double()))
-            error_after = float(F.mse_loss(new.double(), example_inputs.double()))
-            inputs = example_inputs[:16].float().cpu()
-    return CureReport(method, changed, fitted, left, before, after, difference, error_before, error_after, inputs)
+def _costs(
+    old: Tensor | None, new: Tensor | None, example_inputs: Any
+) -> tuple[float | None, float | None, float | None, Tensor | None]:
+    """The last four fields of the report: the change of the output, the errors before and after, and the inputs."""
+    if old is None or new is None:
+        return None, None, None, None
+    spread = float(old.double().movedim(1, 0).flatten(1).var(1, correction=0).mean().sqrt())
+    difference = float((new.double() - old.double()).square().mean().sqrt()) / spread if spread else 0.0
+    if not isinstance(example_inputs, Tensor) or example_inputs.shape != old.shape:
+        return difference, None, None, None
+    before, after = (float(F.mse_loss(output.double(), example_inputs.double())) for output in (old, new))
+    return difference, before, after, example_inputs[:16].float().cpu()

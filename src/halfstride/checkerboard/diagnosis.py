@@ -15,8 +15,6 @@ from halfstride.checkerboard.diagnosis_report import Diagnosis, LayerReport, Out
 from halfstride.checkerboard.find_layers import StridedConvolution, UpsamplingCall, run, upsampling_modules, watch
 from halfstride.checkerboard.pattern import TooSmallError, measure
 
-__all__ = ["as_batch", "diagnose", "gain_spread", "in_output"]
-
 _KEPT = 16  # outputs kept for pictures
 
 
@@ -52,10 +50,13 @@ def diagnose(model: nn.Module, example_inputs: Any) -> Diagnosis:
     layers: dict[str, LayerReport] = {}
     gradients: list[str] = []
 
+    def evidence(report: LayerReport) -> float:
+        return -1.0 if report.pattern is None else report.pattern.evidence
+
     def upsampled(call: UpsamplingCall, output: Tensor) -> None:
         report = _judge(call, output)
         # Of a module that runs several times the worst run counts.
-        layers[call.name] = max(layers.get(call.name, report), report, key=_evidence)
+        layers[call.name] = max(layers.get(call.name, report), report, key=evidence)
 
     def downsampled(layer: StridedConvolution) -> None:
         overlaps = all(k >= s for k, s in zip(layer.kernel_size, layer.stride, strict=True))
@@ -119,10 +120,6 @@ def _judge(call: UpsamplingCall, output: Tensor) -> LayerReport:
     return LayerReport(call.name, call.kind, *sizes, taps, spread, gains, made, pattern, refusal)
 
 
-def _evidence(report: LayerReport) -> float:
-    return -1.0 if report.pattern is None else report.pattern.evidence
-
-
 def _made(call: UpsamplingCall, kernel: Tensor, output: Tensor) -> tuple[Tensor, float]:
     """Each phase's gain, projected on the mean gain, and the strength of the pattern that the mean input makes."""
     assert call.input_mean is not None  # as the kernel is known
@@ -142,8 +139,7 @@ def _made(call: UpsamplingCall, kernel: Tensor, output: Tensor) -> tuple[Tensor,
 
 
 def in_output(output: Tensor, layers: Sequence[LayerReport]) -> tuple[OutputPattern, ...]:
-    """The patterns in a model's output: each layer's has, after the layers that follow, a period and harmonics of its
-    own."""
+    """The patterns in a model's output: each layer's has its own period and harmonics after the layers that follow."""
     axes = output.dim() - 2
     families: dict[tuple[tuple[int, ...], tuple[int, ...]], list[str]] = {}
     for place, layer in enumerate(layers):
@@ -176,8 +172,10 @@ def _enlarges(layer: LayerReport, size: Sequence[int]) -> bool:
 
 
 def as_batch(returned: Any, layers: Sequence[LayerReport]) -> Tensor | None:
-    """The tensor in what a model returns that has a batch, channels and as many axes as its last upsampling; of several
-    the first of the largest pictures, since a latent is smaller than what it is decoded to."""
+    """The tensor in what a model returns that has a batch, channels and the axes of its last upsampling.
+
+    Of several the first of the largest pictures, since a latent is smaller than what it is decoded to.
+    """
     if not layers:
         return None
     axes = len(layers[-1].stride)

@@ -13,8 +13,6 @@ from halfstride.checkerboard.coverage import even_kernel
 from halfstride.checkerboard.pattern import Pattern
 from halfstride.checkerboard.thresholds import EQUAL_GAINS, EVIDENCE, STRENGTH
 
-__all__ = ["Diagnosis", "LayerReport", "OutputPattern", "joined", "table"]
-
 
 @dataclass(frozen=True)
 class LayerReport:

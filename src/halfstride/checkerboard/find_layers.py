@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,10 +14,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from halfstride import kernels, layers
-from halfstride._support.models import evaluating
+from halfstride._support.models import arguments_of, evaluating, removing
 from halfstride._support.torch_private import version_of
-
-__all__ = ["StridedConvolution", "UpsamplingCall", "arguments_of", "run", "upsampling_modules", "watch"]
 
 _TRANSPOSED = {getattr(home, f"conv_transpose{axes}d") for home in (F, torch) for axes in (1, 2, 3)}
 _CONVOLUTIONS = {getattr(home, f"conv{axes}d") for home in (F, torch) for axes in (1, 2, 3)}
@@ -77,13 +75,6 @@ def run(model: nn.Module, example_inputs: Any) -> Any:
         return model(*positional, **named)
 
 
-def arguments_of(example_inputs: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
-    """Example inputs as positional and named arguments."""
-    if isinstance(example_inputs, Mapping):
-        return (), example_inputs
-    return example_inputs if isinstance(example_inputs, tuple | list) else (example_inputs,), {}
-
-
 @contextmanager
 def watch(
     model: nn.Module,
@@ -93,15 +84,12 @@ def watch(
     """Report every upsampling call, with its output, and every strided convolution of a model that runs inside."""
     watcher = _Watcher(upsampled, downsampled)
     handles: list[Any] = []
-    try:
+    with removing(handles):
         for name, module in model.named_modules():
             handles.append(module.register_forward_pre_hook(partial(watcher.enter, name)))
             handles.append(module.register_forward_hook(watcher.leave, always_call=True))
         with watcher:
             yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class _Watcher(TorchFunctionMode):

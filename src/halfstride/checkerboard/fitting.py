@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from halfstride import kernels
-from halfstride.checkerboard.find_layers import arguments_of, run
-
-__all__ = ["Free", "fit", "weighted_calls"]
+from halfstride._support.models import arguments_of, removing
+from halfstride.checkerboard.find_layers import run
 
 _CHUNK = 64  # examples whose intermediate results are held at once
 _HISTORY = 20  # of L-BFGS
@@ -69,8 +68,9 @@ def fit(
     problem = _LeastSquares(model, example_inputs, free, read, len(target))
     target = target.double()
     problem.scale = wrong = float((problem.outputs() - target).square().sum())
-    if not wrong or not problem.has_gradient():
-        return False
+    with torch.enable_grad():
+        if not wrong or not problem.run(problem.chunks[0][0]).requires_grad:
+            return False
     problem.minimise(target, steps)
     outputs = problem.outputs()
     if not float((outputs - target).square().sum()) < wrong:
@@ -104,7 +104,11 @@ class _LeastSquares:
         count: int,
     ) -> None:
         self.model, self.free, self.read = model, free, read
-        self.chunks = list(_chunks(example_inputs, count))
+        self.chunks: list[tuple[Any, slice]] = [(example_inputs, slice(None))]
+        """Examples, and which outputs are theirs: a part of the batch at a time where it can be split."""
+        if isinstance(example_inputs, Tensor) and len(example_inputs) == count:
+            parts = [slice(first, first + _CHUNK) for first in range(0, count, _CHUNK)]
+            self.chunks = [(example_inputs[here], here) for here in parts]
         self.scale = 1.0  # the squared error that counts as 1
         self.starts = {name: kernels.widened(part.start.detach()).clone() for name, part in free.items()}
         weights = torch.cat([start.flatten() for start in self.starts.values() if start.dim() > 1])
@@ -124,9 +128,7 @@ class _LeastSquares:
     def run(self, inputs: Any) -> Tensor:
         # None of them is tied to another, but a module may have several names, which torch would mistake for that.
         positional, named = arguments_of(inputs)
-        returned = torch.func.functional_call(
-            self.model, self.parameters(), tuple(positional), dict(named), tie_weights=False
-        )
+        returned = torch.func.functional_call(self.model, self.parameters(), positional, named, tie_weights=False)
         output = self.read(returned)
         assert output is not None  # as the target was
         return output
@@ -135,11 +137,6 @@ class _LeastSquares:
     def outputs(self) -> Tensor:
         """The outputs for all examples."""
         return torch.cat([self.run(inputs) for inputs, _ in self.chunks])
-
-    @torch.enable_grad()
-    def has_gradient(self) -> bool:
-        """Whether gradients come through the model to its free parameters."""
-        return self.run(self.chunks[0][0]).requires_grad
 
     @torch.enable_grad()
     def minimise(self, target: Tensor, iterations: int) -> None:
@@ -185,19 +182,6 @@ def weighted_calls(model: nn.Module, example_inputs: Any) -> list[tuple[str, nn.
         if not isinstance(module, parametrize.ParametrizationList)
         and (parametrize.is_parametrized(module) or any(p.dim() > 1 for p in module.parameters(recurse=False)))
     ]
-    try:
+    with removing(handles):
         run(model, example_inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
     return calls
-
-
-def _chunks(example_inputs: Any, count: int) -> Iterator[tuple[Any, slice]]:
-    """Examples, and which of `count` outputs are theirs: a part of the batch at a time where it can be split."""
-    if isinstance(example_inputs, Tensor) and len(example_inputs) == count:
-        for first in range(0, count, _CHUNK):
-            here = slice(first, first + _CHUNK)
-            yield example_inputs[here], here
-    else:
-        yield example_inputs, slice(None)

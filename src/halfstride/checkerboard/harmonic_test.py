@@ -14,8 +14,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Lines", "View", "harmonics", "lines_in", "probabilities", "view_of"]
-
 _MOST_TAPERS = 32  # per axis
 _COARSE = 3  # tapers per axis that the shape of an envelope is taken from
 
@@ -125,8 +123,8 @@ def probabilities(lines: Lines, wanted: Tensor) -> Tensor:
 
 
 def _sine_tapers(size: int, s: int) -> Tensor:
-    """The first sine tapers, orthonormal, (taper, position): as many as reach no further than halfway to the
-    next harmonic's neighbourhood, and no more than a good estimate of the noise needs."""
+    """The first sine tapers, orthonormal, (taper, position)."""
+    # As many as reach no further than halfway to the next harmonic, and no more than the estimate of the noise needs.
     count = min(max(3, size // (2 * s) - 1), _MOST_TAPERS)
     positions = torch.arange(1, size + 1, dtype=torch.float64)
     orders = torch.arange(1, count + 1, dtype=torch.float64)

@@ -14,8 +14,6 @@ from halfstride.checkerboard.diagnosis_report import joined, table
 from halfstride.checkerboard.pattern import Pattern, measure
 from halfstride.checkerboard.thresholds import EVIDENCE, STRENGTH
 
-__all__ = ["ImageDiagnosis", "diagnose_image"]
-
 _PERIODS = range(2, 9)
 
 

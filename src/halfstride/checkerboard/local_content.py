@@ -16,8 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Averages", "averages", "extended", "local_mean"]
-
 _AT_ONCE = 2**21  # values of a batch that are held in float64 at a time
 _BLUR = 2  # periods that the content is averaged over, four times
 _RIDGE = 0.25  # of the mean energy: positions with less content than usual count less
@@ -44,9 +42,8 @@ class Averages(NamedTuple):
     """How much each position counts, (*size less 2 (s - 1)); the sum is 1."""
 
     def in_proportion(self, least: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The detail in proportion to the content, least squares at each position; what it is for a gain of 1; what it
-        is for an additive pattern of 1, each (channels, *size less 2 (s - 1)); and the variance that rounding errors of
-        a variance of `least` give it, (channels, 1, ...)."""
+        """The detail in proportion to the content (least squares), what it is for a gain and an additive pattern of 1,
+        and the variance, (channels, 1, ...), that rounding errors of a variance of `least` give it."""
         usual = (self.energy * self.weight).sum(tuple(range(1, self.energy.dim())), keepdim=True)
         ridged = self.energy + _RIDGE * usual + least
         return self.product / ridged, self.proportion / ridged, self.content / ridged, least / (usual + least)
@@ -69,14 +66,8 @@ def averages(signals: Tensor, period: Sequence[int], weight: Tensor) -> Averages
             share = _explained(blurred, bends, _curvatures(inner, period), weight)
         content = blurred - (share * bends).sum(0)
         detail = inner - local
-        new = [
-            detail.sum(0),
-            (detail * content).sum(0),
-            (inner * content).sum(0),
-            content.square().sum(0),
-            content.sum(0),
-            local.square().sum(0),
-        ]
+        averaged = (detail, detail * content, inner * content, content.square(), content, local.square())
+        new = [each.sum(0) for each in averaged]
         sums = [old + more for old, more in itertools.zip_longest(sums, new, fillvalue=torch.zeros(()).to(mean))]
     detail, product, proportion, energy, content, square = (total / len(signals) for total in sums)
     return Averages(detail, product, proportion, energy, content, square.flatten(1).mean(1), mean.flatten(), weight)

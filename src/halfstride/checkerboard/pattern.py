@@ -38,8 +38,6 @@ from halfstride.checkerboard.harmonic_test import Lines, harmonics, lines_in, pr
 from halfstride.checkerboard.local_content import averages, extended, local_mean
 from halfstride.checkerboard.thresholds import EVIDENCE, STRENGTH
 
-__all__ = ["Part", "Pattern", "TooSmallError", "measure"]
-
 _PERIODS = 4  # the fewest along an axis that can be measured
 _MOST_EVIDENCE = 300.0  # the smallest float64 is 1e-308
 _TESTS = 2  # additive and multiplicative

@@ -17,8 +17,6 @@ from halfstride._support.arguments import Pairs, read_padding
 from halfstride.checkerboard.find_layers import UpsamplingCall
 from halfstride.checkerboard.fitting import Free
 
-__all__ = ["Method", "Replacement", "replacement"]
-
 Method = Literal["equalize", "resize", "smooth"]
 
 _TRANSPOSED = (halfstride_layers.ConvTranspose1d, halfstride_layers.ConvTranspose2d, halfstride_layers.ConvTranspose3d)

@@ -10,11 +10,7 @@ import typer
 if TYPE_CHECKING:
     from halfstride.autoencoder import ImageOptions, Run, TrainingOptions
 
-__all__ = ["MODEL_OPTIONS", "PLACES", "check_encoder", "check_resumed", "named"]
-
-MODEL_OPTIONS = (
-    *("latent", "latent_dim", "downscale", "width", "blocks", "downsampling", "upsampling", "kernel_size"),
-)
+MODEL_OPTIONS = ("latent", "latent_dim", "downscale", "width", "blocks", "downsampling", "upsampling", "kernel_size")
 PLACES = {"source": "data", "clean": "clean"}
 """Fields of `ImageOptions` that say where the images are, and the parameters of the command that name them."""
 
@@ -37,12 +33,8 @@ def check_encoder(own: dict[str, Any], asked: dict[str, Any]) -> None:
 
 def named(context: typer.Context) -> dict[str, Any]:
     """What the command line names itself, by the names of the parameters."""
-    found = {}
-    for name, value in context.params.items():
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
-            found[name] = value
-    return found
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name: context.params[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"}
 
 
 def check_resumed(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
@@ -108,7 +107,8 @@ def transposed(
     plan = _plan("transposed", channels, input_size, kernel_size, layer) if explain else None
     axes = _by_axis(input_size, output_size, kernel_size, stride, padding, output_padding, dilation)
     _print_layer("ConvTranspose", [_Axis(*axis) for axis in axes])
-    _print_plan(plan)
+    if plan is not None:
+        _print_plan(plan)
 
 
 @size.command()
@@ -152,7 +152,8 @@ def resize(
     if padding == "same":
         del arguments["padding"]
     _print_call(console, "halfstride.ResizeConv", arguments, defaults={"dilation": 1})
-    _print_plan(plan)
+    if plan is not None:
+        _print_plan(plan)
 
 
 @size.command()
@@ -172,7 +173,13 @@ def solve(
     console = make_console()
     for (n, m), ways_of_axis in zip(sizes, ways, strict=True):
         _print_heading(console, "ConvTranspose" if n < m else "Conv", n, m)
-        _print_ways(console, ways_of_axis, transposed=n < m)
+        names = ["kernel_size", "stride", "padding", *(["output_padding"] if n < m else [])]
+        overlaps = ["even: no checkerboard" if way.even else "uneven" for way in ways_of_axis]
+        rows = [
+            [*(str(getattr(way, name)) for name in names), overlap]
+            for way, overlap in zip(ways_of_axis, overlaps, strict=True)
+        ]
+        _print_table(console, [*names, "overlap"], rows, ["green" if way.even else None for way in ways_of_axis])
         console.print()
     upwards, downwards = any(n < m for n, m in sizes), any(n > m for n, m in sizes)
     if upwards and downwards:
@@ -239,10 +246,8 @@ def _print_coverage(console: Console, layer: str, axis: _Axis) -> None:
     if geometry.is_even(k, s, d):
         console.print(_LABEL("coverage", f"even, no checkerboard{where} from overlap"), style="green", soft_wrap=True)
     else:
-        reason = f"stride {s} does not divide kernel {k}"
-        if math.gcd(s, d) > 1:
-            reason = f"stride {s} and dilation {d} have a common divisor"
-        console.print(_LABEL("coverage", f"uneven{where}: {reason}"), style="yellow", soft_wrap=True)
+        text = f"uneven{where}: {formulas.why_uneven(k, s, d)}"
+        console.print(_LABEL("coverage", text), style="yellow", soft_wrap=True)
     if large <= console.width and small * k <= 1000:
         row = _LABEL("", " ".join(map(str, geometry.coverage(small, k, s, p, op, d))))
         if len(row) <= console.width:
@@ -265,15 +270,6 @@ def _print_joined_sizes(console: Console, axis: _Axis) -> None:
         ways_back.append(f"{small} -> {large}" + (f" with output_padding={needed}" if needed else ""))
     console.print(_LABEL("convolution", f"{comma.join(map(str, shown))} -> {small}"), soft_wrap=True)
     console.print(_LABEL("transposed", comma.join(ways_back)), soft_wrap=True)
-
-
-def _print_ways(console: Console, ways: list[geometry.Solution], transposed: bool) -> None:
-    names = ["kernel_size", "stride", "padding", *(["output_padding"] if transposed else [])]
-    rows = [
-        [*(str(getattr(way, name)) for name in names), "even: no checkerboard" if way.even else "uneven"]
-        for way in ways
-    ]
-    _print_table(console, [*names, "overlap"], rows, ["green" if way.even else None for way in ways])
 
 
 def _print_table(console: Console, header: list[str], rows: list[list[str]], styles: list[str | None]) -> None:
@@ -330,9 +326,7 @@ def _plan(
     return planner.explain(form, (1, inputs, *sizes), weight_shape, **layer | dict(zip(per_axis, columns, strict=True)))
 
 
-def _print_plan(plan: Choice | None) -> None:
-    if plan is None:
-        return
+def _print_plan(plan: Choice) -> None:
     console, case = make_console(), plan.case
     sizes = "x".join(map(str, case.input_size))
     rows = [

@@ -72,7 +72,8 @@ def sweep(
     options["device"] = None if device == "auto" else device
     given = "".join(f" --{name} {value}" for name, value in options.items() if value is not None)
     if behind := [f"{row['numbers']:,}" for row in rows if row["pca"] is not None and row["model"] > row["pca"]]:
-        behind_pca = f"after {each:,} steps the model is behind PCA with {_and(behind)} numbers"
+        those = " and ".join(filter(None, (", ".join(behind[:-1]), behind[-1])))
+        behind_pca = f"after {each:,} steps the model is behind PCA with {those} numbers"
         tell(console, f"Which size pays cannot be told yet: {behind_pca}. Train longer:", style="bold")
         command = f"halfstride sweep {shlex.quote(data)} --latents {latents} --steps {4 * steps}{given}"
     else:
@@ -142,7 +143,3 @@ def _knee(rows: list[dict[str, Any]]) -> tuple[int, str]:
     else:
         told = f"More than {knee:,} numbers gain little: less than a fifth per doubling."
     return rows[place]["latent_dim"], told
-
-
-def _and(names: list[str]) -> str:
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

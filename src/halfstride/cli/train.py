@@ -191,12 +191,8 @@ def train(
         seed=seed,
     )
     model_options = {name: given[name] for name in MODEL_OPTIONS} | {"variational": variational is not None}
-    own: dict[str, Any] = {
-        "encoder": encoder,
-        "freeze": freeze,
-        "mean": _floats("--mean", mean),
-        "std": _floats("--std", std),
-    }
+    own: dict[str, Any] = {"encoder": encoder, "freeze": freeze}
+    own |= {"mean": _floats("--mean", mean), "std": _floats("--std", std)}
     check_encoder(own, asked)
     if recorded is not None and out is not None:
         run = Run(out)
@@ -243,29 +239,15 @@ def build_model(
     with within_memory(None), warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         if own["encoder"] is not None:
-            model = EncoderAutoencoder(
-                own["module"],
-                size,
-                channels,
-                upsampling=options["upsampling"],
-                freeze=own["freeze"],
-                mean=_per_channel(own["mean"], 0.0),
-                std=_per_channel(own["std"], 1.0),
-                encoder_name=own["encoder"],
-            )
+            given = {name: own[name] if len(own[name]) > 1 else own[name][0] for name in ("mean", "std") if own[name]}
+            given |= {"upsampling": options["upsampling"], "freeze": own["freeze"], "encoder_name": own["encoder"]}
+            model = EncoderAutoencoder(own["module"], size, channels, **given)
         else:
             choice = choose_latent(images, **{name: options[name] for name in ("latent", "latent_dim", "downscale")})
             options |= {name: value for name, value in choice._asdict().items() if name != "reason"}
             model = ConvAutoencoder(size, channels, **options)
             lines.append(f"Latent {model.latent}: {choice.reason}.")
     return model, lines + [f"warning: {warning.message}" for warning in told]
-
-
-def _per_channel(numbers: tuple[float, ...] | None, default: float) -> float | tuple[float, ...]:
-    """One number stands for all channels."""
-    if numbers is None:
-        return default
-    return numbers[0] if len(numbers) == 1 else numbers
 
 
 def _train_and_finish(

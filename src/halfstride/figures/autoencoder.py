@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from matplotlib.figure import Figure
 
-__all__ = ["decoded_plane", "latent_space", "losses", "principal_plane", "reconstructions"]
-
 _CURVES: dict[str, dict[str, Any]] = {
     "train": {"color": "#7a7a7a", "linestyle": "--", "marker": ".", "markersize": 5, "linewidth": 1.2},
     "validation": {"color": "#0b5fa8", "marker": ".", "markersize": 6, "linewidth": 1.6},
@@ -42,10 +40,8 @@ def reconstructions(
     for row, (images, label) in enumerate(((originals, "original"), (reconstructed, "reconstructed"))):
         for column in range(count):
             show(axes[row, column], images[column])
-        if tallest < _LABEL:
-            axes[row, 0].set_ylabel(label, fontsize=8, rotation=0, ha="right", va="center")
-        else:
-            axes[row, 0].set_ylabel(label, fontsize=8)
+        across = {"rotation": 0, "ha": "right", "va": "center"} if tallest < _LABEL else {}
+        axes[row, 0].set_ylabel(label, fontsize=8, **across)
     return figure
 
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from halfstride.checkerboard import CureReport, Diagnosis, ImageDiagnosis, LayerReport, Pattern
 
-__all__ = ["coverage", "cure", "diagnosis", "image_diagnosis"]
-
 
 def coverage(rows: Mapping[str, Sequence[int]]) -> Figure:
     """How many kernel taps reach each output position of square layers, side by side.
@@ -164,14 +162,9 @@ def _draw_samples(figure: Any, samples: Tensor, patterns: Sequence[Pattern]) -> 
     if sound:
         start = _loudest(alone[strong], 64)[0]
         axes[0].plot(content[0, :256], color="#0f766e", linewidth=0.9)
-        axes[2].plot(
-            np.arange(start, start + 64)[: alone.shape[1] - start],
-            alone[strong, start : start + 64],
-            color="#c2410c",
-            linewidth=0.9,
-            marker="o",
-            markersize=2,
-        )
+        part = alone[strong, start : start + 64]
+        positions = np.arange(start, start + len(part))
+        axes[2].plot(positions, part, color="#c2410c", linewidth=0.9, marker="o", markersize=2)
         for ax in (axes[0], axes[2]):
             ax.set_xlabel("position", fontsize=8)
     else:

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from matplotlib.figure import Figure
 
-__all__ = ["comparison", "grid", "knee", "sweep"]
-
 _GAIN = 0.2
 
 

@@ -17,8 +17,6 @@ from xml.sax.saxutils import escape, quoteattr
 if TYPE_CHECKING:
     from PIL import Image, ImageFont
 
-__all__ = ["Frame", "Rectangle", "Words", "animated_svg", "gif", "png"]
-
 
 class Rectangle(NamedTuple):
     """A filled or outlined rectangle; pixels."""
@@ -72,14 +70,8 @@ def gif(frames: Sequence[Frame], seconds: float) -> bytes:
     painted = [_painted(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     each = round(1000 * seconds)
     stream = io.BytesIO()
-    painted[0].save(
-        stream,
-        format="gif",
-        save_all=True,
-        append_images=painted[1:],
-        duration=[*[each] * (len(painted) - 1), 3 * each],
-        loop=0,
-    )
+    durations = [*[each] * (len(painted) - 1), 3 * each]
+    painted[0].save(stream, format="gif", save_all=True, append_images=painted[1:], duration=durations, loop=0)
     return stream.getvalue()
 
 
@@ -109,19 +101,16 @@ def animated_svg(frames: Sequence[Frame], seconds: float) -> bytes:
             f'dur="{count * seconds:.5g}s" repeatCount="indefinite"/>'
         )
         drawn.append(_svg_shape(shape, animation, hidden=not last))
-    return _svg_file(frames[0], drawn)
-
-
-# SVG ------------------------------------------------------------------------------------------------------------------
-
-
-def _svg_file(frame: Frame, shapes: Sequence[str]) -> bytes:
+    frame = frames[0]
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {frame.width} {frame.height}" '
         f'width="{frame.width}" height="{frame.height}" font-family="DejaVu Sans, Verdana, sans-serif">\n'
         f'<rect width="100%" height="100%" fill="{frame.ground}"/>\n'
     )
-    return (head + "\n".join(shapes) + "\n</svg>\n").encode()
+    return (head + "\n".join(drawn) + "\n</svg>\n").encode()
+
+
+# SVG ------------------------------------------------------------------------------------------------------------------
 
 
 def _svg_shape(shape: Rectangle | Words, inside: str = "", hidden: bool = False) -> str:
@@ -153,21 +142,16 @@ def _painted(frame: Frame) -> Image.Image:
     image = Image.new("RGB", (frame.width, frame.height), frame.ground)
     draw = ImageDraw.Draw(image)
     for rectangle in frame.rectangles:
-        corners = (
-            rectangle.x,
-            rectangle.y,
-            rectangle.x + rectangle.width - 1,
-            rectangle.y + rectangle.height - 1,
-        )
-        draw.rectangle(corners, rectangle.fill, rectangle.edge, rectangle.thickness if rectangle.edge else 0)
+        x, y, width, height, fill, edge, thickness = rectangle
+        draw.rectangle((x, y, x + width - 1, y + height - 1), fill, edge, thickness if edge else 0)
     for words in frame.words:
         font = _font(words.size, words.bold)
-        x: float = words.x
+        left: float = words.x
         if words.centred:
-            x -= font.getlength("".join(text for text, _ in words.pieces)) / 2
+            left -= font.getlength("".join(text for text, _ in words.pieces)) / 2
         for text, color in words.pieces:
-            draw.text((round(x), words.y + round(words.size * 0.36)), text, fill=color, font=font, anchor="ls")
-            x += font.getlength(text)
+            draw.text((round(left), words.y + round(words.size * 0.36)), text, fill=color, font=font, anchor="ls")
+            left += font.getlength(text)
     return image
 
 

@@ -13,8 +13,6 @@ from halfstride.figures.frames import Frame, Rectangle, Words
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-__all__ = ["Theme", "UpsamplingSteps", "View", "number", "upsampling_frames"]
-
 View = Literal["scatter", "sliding"]
 Theme = Literal["light", "dark"]
 
@@ -156,15 +154,8 @@ class _Painter:
             self._cell(frame, inputs, index, value, "input", lit=index == step)
         self._kernels(frame, kernel_place, side, lit_kernel)
         for index, value in enumerate(values):
-            self._cell(
-                frame,
-                outputs,
-                index,
-                value if index in reached else None,
-                "output",
-                ring=index in landing,
-                corner=landing.get(index) if self.two else None,
-            )
+            shown, corner = value if index in reached else None, landing.get(index) if self.two else None
+            self._cell(frame, outputs, index, shown, "output", ring=index in landing, corner=corner)
         self._name(frame, inputs, "input")
         self._name(frame, _Grid(*kernel_place, side, 1), "kernel")
         self._name(frame, outputs, "output")
@@ -186,22 +177,19 @@ class _Painter:
         across = padded + 2 + o if self.two else max(padded, o)
         side = min((_BOTTOM - _TOP) // tall, (_WIDTH - 2 * _LEFT) // across, 64)
         grid = _Grid(_LEFT, _TOP, side, padded)
-        outputs = (
-            _Grid(_LEFT + (padded + 2) * side, _TOP, side, o) if self.two else _Grid(_LEFT, _TOP + 3 * side, side, o)
-        )
+        x, y = (_LEFT + (padded + 2) * side, _TOP) if self.two else (_LEFT, _TOP + 3 * side)
+        outputs = _Grid(x, y, side, o)
         window = {} if step is None else {int(cell): int(tap) for cell, tap in steps.windows[step]}
         kernel = steps.kernels.ravel()
         for cell, source in enumerate(steps.source.ravel()):
             kind = "input" if source >= 0 else "between" if source == -1 else "padding"
             value = steps.input.ravel()[source] if source >= 0 else 0.0 if source == -1 else None
             weight = float(kernel[window[cell]]) if cell in window else None
-            self._cell(
-                frame, grid, cell, value, kind, lit=source >= 0 and cell in window, ring=cell in window, corner=weight
-            )
+            under = cell in window
+            self._cell(frame, grid, cell, value, kind, lit=source >= 0 and under, ring=under, corner=weight)
         for index, value in enumerate(steps.output.ravel()):
-            self._cell(
-                frame, outputs, index, value if step is None or index <= step else None, "output", lit=index == step
-            )
+            shown = value if step is None or index <= step else None
+            self._cell(frame, outputs, index, shown, "output", lit=index == step)
         self._name(frame, grid, "input", "input, padded" if (steps.source != -1).all() else "input, with zeros between")
         self._name(frame, outputs, "output")
         if step is None:

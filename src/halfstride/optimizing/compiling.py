@@ -27,8 +27,6 @@ from halfstride.optimizing.rewrites import Call, Origin, Rewrites
 from halfstride.optimizing.rewriting import Rewriting
 from halfstride.optimizing.rules import RULES
 
-__all__ = ["backend", "rewritten"]
-
 _log = logging.getLogger(__name__)
 
 
@@ -98,17 +96,13 @@ _OF_MODES = ("increment_nesting", "_enter_inference_mode")
 
 def _is_understood(graph: fx.GraphModule) -> bool:
     """Whether there is something to rewrite, and nothing that a lazy tensor could get lost in."""
-    names = [getattr(node.target, "__name__", str(node.target)) for node in graph.graph.nodes]
-    if not _any_within(_UPSAMPLING, names) or _any_within(_OF_MODES, names):
+    names = " ".join(getattr(node.target, "__name__", str(node.target)) for node in graph.graph.nodes)
+    if not any(part in names for part in _UPSAMPLING) or any(part in names for part in _OF_MODES):
         return False
     if any(True for _ in (*graph.parameters(), *graph.buffers())):
         return False  # who traces wants to find tensors of the graph's own in its nodes
     # Sizes that are only known once it runs answer no questions, and rules ask.
     return not any(has_unbacked_symbols(node.meta.get("example_value", 0)) for node in graph.graph.nodes)
-
-
-def _any_within(parts: Sequence[str], names: Sequence[str]) -> bool:
-    return any(part in name for name in names for part in parts)
 
 
 def _strides(node: Any) -> tuple[int, ...] | None:

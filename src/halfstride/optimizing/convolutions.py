@@ -19,8 +19,6 @@ from halfstride._core.compiled import part
 from halfstride.optimizing.lazy import Recipe, is_ordinary, recipe_of, suggests_channels_last
 from halfstride.optimizing.rewrites import Call, Rewrites, scale_text, size_text
 
-__all__ = ["PADDING_MODES", "conv", "conv_transpose"]
-
 _Operators = tuple[Callable[..., Any], ...]  # for one, two and three dimensions
 _CONV: _Operators = (F.conv1d, F.conv2d, F.conv3d)
 _CONV_TRANSPOSE: _Operators = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)

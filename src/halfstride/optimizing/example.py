@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from halfstride._support.models import arguments_of
 from halfstride._support.torch_private import tree_flatten, tree_leaves, tree_map
 from halfstride.optimizing.report import Times
 from halfstride.optimizing.rewriting import fields_of, is_watched
-
-__all__ = ["TOLERANCE", "Example", "difference"]
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 """The largest difference allowed for one layer, as a share of the original's largest value: the rounding of sums of
@@ -33,7 +32,7 @@ class Example:
 
     def __init__(self, model: nn.Module, example_inputs: Any) -> None:
         self.model = model
-        self.args, self.kwargs = _arguments(example_inputs)
+        self.args, self.kwargs = arguments_of(example_inputs)
         self.inputs = [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
         tensors = [*model.parameters(), *self.inputs]
         self._gpus = list({tensor.device for tensor in tensors if tensor.device.type == "cuda"})
@@ -113,7 +112,10 @@ class Example:
             for module, name, buffer in buffers:
                 module._buffers[name] = buffer
             for tensor, value in values:
-                if not _is_unchanged(tensor, value):
+                if torch.equal(tensor, value):
+                    continue
+                same = (tensor == value) | ((tensor != tensor) & (value != value))  # not-a-number among them
+                if not same.all():
                     with torch.inference_mode(tensor.is_inference()), torch.no_grad():
                         tensor.copy_(value)
 
@@ -173,20 +175,9 @@ def _strides(tensor: Tensor) -> list[int]:
     return [stride for stride, n in zip(tensor.stride(), tensor.shape, strict=True) if n > 1]  # the others mean nothing
 
 
-def _is_unchanged(tensor: Tensor, value: Tensor) -> bool:
-    """Whether a tensor has these values, not-a-number among them."""
-    return torch.equal(tensor, value) or bool(((tensor == value) | ((tensor != tensor) & (value != value))).all())
-
-
 def _opened(output: Any) -> Any:
     """The output, with dicts in place of dataclasses."""
     return tree_map(lambda leaf: {name: _opened(value) for name, value in fields_of(leaf).items()} or leaf, output)
-
-
-def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(example_inputs, dict):
-        return (), example_inputs
-    return (tuple(example_inputs) if isinstance(example_inputs, tuple | list) else (example_inputs,)), {}
 
 
 def _described(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

@@ -29,8 +29,6 @@ from halfstride._support.torch_private import (
     tree_map_only,
 )
 
-__all__ = ["LazyTensor", "Recipe", "is_ordinary", "lazy", "plain", "recipe_of", "suggests_channels_last"]
-
 
 @dataclass(eq=False)
 class Recipe:
@@ -142,8 +140,12 @@ class LazyTensor(Tensor):
         cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func == _SET_MEMORY:
-            return _set_memory(*args)
+        if func == _SET_MEMORY:  # `tensor.data = value`
+            tensor, value = args[0], args[1].detach()
+            with disable_torch_function_subclass():
+                _SET_MEMORY(tensor, LazyTensor(Recipe((value,), ((1,) * value.dim(),))))  # shape and type
+            tensor.recipe.made, tensor.recipe.pieces = value, ()
+            return None
         if func in _READ_MEMORY:
             args, kwargs = tree_map_only(LazyTensor, plain, (args, kwargs))
         with disable_torch_function_subclass():
@@ -179,14 +181,6 @@ _READ_MEMORY = {
 }
 # fmt: on
 """What reads the memory directly, past all operators."""
-
-
-def _set_memory(tensor: LazyTensor, value: Tensor) -> None:
-    """`tensor.data = value`."""
-    value = value.detach()
-    with disable_torch_function_subclass():
-        _SET_MEMORY(tensor, LazyTensor(Recipe((value,), ((1,) * value.dim(),))))  # shape and type
-    tensor.recipe.made, tensor.recipe.pieces = value, ()
 
 
 def lazy(recipe: Recipe) -> Tensor:

@@ -18,8 +18,6 @@ from halfstride.optimizing.report import Report, Row
 from halfstride.optimizing.rewrites import Call, Origin, Rewrites, scale_text
 from halfstride.optimizing.rewriting import OptimizedMethod, Rewriting, optimized_methods
 
-__all__ = ["optimize"]
-
 _GAIN = 0.97
 """A changed model must take less than this share of the original's time: less is noise."""
 _OUTPUTS, _GRADIENTS = 10, 1000
@@ -159,13 +157,11 @@ class _Finder(Rewrites):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.rewrites = Rewrites()
-        """What was found, for the methods that are installed."""
+        self.rewrites = Rewrites()  # what was found, for the methods that are installed
         self._paths: dict[int, str] = {id(module): path for path, module in model.named_modules()}
         self._root: _Method = (model, "forward")
         self._rows: dict[Hashable, Row] = {}
-        self._algorithms: dict[int, dict[str, None]] = {}
-        """Those of each row, by its identity."""
+        self._algorithms: dict[int, dict[str, None]] = {}  # of each row, by its identity
         self._unused: dict[Hashable, Row] = {}
         self._found: list[tuple[Row, tuple[_Method, ...], tuple[Any, ...]]] = []
         self._around_attention: set[_Method] = set()

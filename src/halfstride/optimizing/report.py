@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["Report", "Row", "Times"]
-
 
 @dataclass(frozen=True)
 class Times:

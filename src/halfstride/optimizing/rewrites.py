@@ -10,8 +10,6 @@ import torch
 
 from halfstride.optimizing.lazy import Recipe, is_ordinary, lazy
 
-__all__ = ["Call", "Origin", "Rewrites", "scale_text", "size_text"]
-
 
 class Origin(NamedTuple):
     """A kind of upsampling: either all of one kind are deferred, or none."""

@@ -35,8 +35,6 @@ from halfstride.optimizing.lazy import LazyTensor, plain
 from halfstride.optimizing.rewrites import Rewrites
 from halfstride.optimizing.rules import RULES, UsedBefore
 
-__all__ = ["OptimizedMethod", "Rewriting", "fields_of", "is_watched", "optimized_methods"]
-
 _log = logging.getLogger(__name__)
 
 
@@ -51,7 +49,9 @@ class Rewriting(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        result = NotImplemented if _is_recorded() or is_transformed() else self.by_rule(func, args, kwargs)
+        # Gradient checkpointing later computes things again without this mode, and expects the same operators.
+        is_recorded = torch.is_grad_enabled() and has_saved_tensor_hooks()
+        result = NotImplemented if is_recorded or is_transformed() else self.by_rule(func, args, kwargs)
         return func(*args, **kwargs) if result is NotImplemented else result
 
     def by_rule(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
@@ -92,12 +92,6 @@ def fields_of(leaf: Any) -> dict[str, Any]:
     if not dataclasses.is_dataclass(leaf) or isinstance(leaf, type):
         return {}
     return {field.name: getattr(leaf, field.name) for field in dataclasses.fields(leaf) if hasattr(leaf, field.name)}
-
-
-def _is_recorded() -> bool:
-    """Whether hooks see what is saved for the backward pass, as in gradient checkpointing, which later computes things
-    again without this mode and expects the same operators."""
-    return torch.is_grad_enabled() and has_saved_tensor_hooks()
 
 
 # In place of a model's methods ----------------------------------------------------------------------------------------
@@ -160,8 +154,7 @@ def optimized_methods(model: nn.Module) -> list[OptimizedMethod]:
 
 
 def _must_stay(module: nn.Module, rewrites: Rewrites) -> bool:
-    """Whether a method around this one is being rewritten already, or what the module does is recorded, as `diagnose`
-    does, and its own operators should be seen."""
+    """Whether a method around this one is rewritten already, or what the module does is recorded, as by `diagnose`."""
     for mode in function_modes():
         if mode.rewrites is rewrites if isinstance(mode, Rewriting) else not is_device_mode(mode):
             return True

@@ -21,8 +21,6 @@ from halfstride.optimizing.convolutions import PADDING_MODES, conv, conv_transpo
 from halfstride.optimizing.lazy import LazyTensor, Recipe, plain, recipe_of, suggests_channels_last
 from halfstride.optimizing.rewrites import Origin, Rewrites, scale_text, size_text
 
-__all__ = ["RULES", "UsedBefore"]
-
 
 class UsedBefore(RuntimeError):  # noqa: N818
     """A gradient was asked for that an optimised model cannot give."""
@@ -78,12 +76,12 @@ def _quotient(size: Any, n: Any) -> int:
         return size // n if n and size % n == 0 else 0
     if not all(isinstance(value, int | torch.SymInt) for value in (size, n)):
         return 0
-    times_n = _known(size // n)
-    return times_n if times_n is not None and _known(size - times_n * n) == 0 else 0
 
+    def known(value: int | torch.SymInt) -> int | None:
+        return value if isinstance(value, int) else value.node.maybe_as_int()
 
-def _known(size: int | torch.SymInt) -> int | None:
-    return size if isinstance(size, int) else size.node.maybe_as_int()
+    times_n = known(size // n)
+    return times_n if times_n is not None and known(size - times_n * n) == 0 else 0
 
 
 def _repeat_interleave(
@@ -142,13 +140,12 @@ def _reshape(rewrites: Rewrites, func: Any, input: Tensor, *shape: Any, **names:
     return _repeat(rewrites, small, tuple(scale), torch.contiguous_format) if at == len(old) else NotImplemented
 
 
-def _pixel_shuffle(rewrites: Rewrites, func: Any, *args: Any, **kwargs: Any) -> Any:
-    rewrites.note("pixel shuffle", "multiplies no copies")
-    return NotImplemented
-
-
-def _attention(rewrites: Rewrites, func: Any, *args: Any, **kwargs: Any) -> Any:
-    rewrites.note_attention()
+def _note(rewrites: Rewrites, func: Any, *args: Any, **kwargs: Any) -> Any:
+    """Nothing is rewritten, but the report tells of it."""
+    if func is F.multi_head_attention_forward:
+        rewrites.note_attention()
+    else:
+        rewrites.note("pixel shuffle", "multiplies no copies")
     return NotImplemented
 
 
@@ -254,12 +251,12 @@ def _cast(rewrites: Rewrites, func: Any, input: Tensor, *args: Any, **kwargs: An
 def _watch(rewrites: Rewrites, func: Any, input: Any, *args: Any, **kwargs: Any) -> Any:
     """A gradient to this very tensor is wanted: it becomes an ordinary one."""
     recipe = recipe_of(input)
+    if recipe is not None and recipe.used:
+        raise UsedBefore(
+            f"`{func.__name__}` of an upsampled tensor that a convolution has used already gets no gradient: call it "
+            f"before, or call `undo()` of halfstride.optimize's report."
+        )
     if recipe is not None:
-        if recipe.used:
-            raise UsedBefore(
-                f"`{func.__name__}` of an upsampled tensor that a convolution has used already gets no gradient: call "
-                f"it before, or call `undo()` of halfstride.optimize's report."
-            )
         recipe.make()
     return NotImplemented
 
@@ -283,16 +280,11 @@ def _dropout(
     return input if recipe_of(input) is not None and not training and 0 <= p <= 1 else NotImplemented
 
 
-def _batch_norm(rewrites: Rewrites, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
-    training = kwargs.get("training", args[4] if len(args) > 4 else False)
-    if training:  # the running variance counts the positions
-        return NotImplemented
-    return _normalise(rewrites, func, input, *args, **kwargs)
-
-
 def _normalise(rewrites: Rewrites, func: Any, input: Tensor, *args: Any, **kwargs: Any) -> Any:
     """Normalisation: repeated values have the mean and the variance of the values."""
     recipe = recipe_of(input)
+    if func is F.batch_norm and kwargs.get("training", args[4] if len(args) > 4 else False):
+        return NotImplemented  # the running variance counts the positions
     if recipe is None or len(recipe.pieces) > 1 or recipe.padding or recipe.scales[0][:2] != (1, 1):
         return NotImplemented
     return _with_pieces(rewrites, [func(recipe.pieces[0], *args, **kwargs)], recipe)
@@ -388,12 +380,10 @@ RULES: dict[Any, Callable[..., Any]] = {
     F.interpolate: _interpolate,
     **dict.fromkeys((torch.repeat_interleave, Tensor.repeat_interleave), _repeat_interleave),
     **dict.fromkeys((torch.reshape, Tensor.reshape), _reshape),
-    F.pixel_shuffle: _pixel_shuffle,
-    F.multi_head_attention_forward: _attention,
+    **dict.fromkeys((F.pixel_shuffle, F.multi_head_attention_forward), _note),
     **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), _cat),
     **dict.fromkeys((F.pad, builtin_pad()), _pad),  # the second as Dynamo reads it
-    F.batch_norm: _batch_norm,
-    F.group_norm: _normalise,
+    **dict.fromkeys((F.batch_norm, F.group_norm), _normalise),
     **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout), _dropout),
     **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), conv),
     **dict.fromkeys((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), conv_transpose),

@@ -14,8 +14,6 @@ from halfstride.figures.upsampling import Theme, UpsamplingSteps, View, upsampli
 from halfstride.studio.explanation import explain
 from halfstride.studio.layer import Layer
 
-__all__ = ["Format", "animate", "encode", "numbered"]
-
 Format = Literal["gif", "svg", "png"]
 
 SECONDS = 0.8

@@ -23,8 +23,6 @@ from halfstride.studio.guard import Guard
 from halfstride.studio.pages import STATIC, autoencoder, doctor, upsampling
 from halfstride.studio.runs_folder import RunsFolder
 
-__all__ = ["create_app"]
-
 
 class Failure(BaseModel):
     """Why a request was not answered, in one sentence."""

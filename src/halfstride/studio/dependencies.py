@@ -11,8 +11,6 @@ from fastapi import Depends, Request
 from halfstride.studio.errors import StudioError
 from halfstride.studio.runs_folder import RunsFolder
 
-__all__ = ["UPLOAD", "Runs", "Upload", "run_slow"]
-
 _UPLOAD_SECONDS = 30
 _UPLOADS_WAITING = 64
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["StudioError", "describe"]
-
 
 class StudioError(Exception):
     """A request cannot be answered.
@@ -24,11 +22,10 @@ class StudioError(Exception):
 
 def describe(errors: Sequence[Any]) -> str:
     """Return in one line what pydantic found wrong, from its `errors()`."""
-    return "; ".join(_describe(error) for error in errors[:3])
-
-
-def _describe(error: Any) -> str:
-    name = ".".join(str(part) for part in error["loc"] if part not in ("query", "body", "path"))
-    given = error.get("input")
-    value = f" (={given!r})" if isinstance(given, str | int | float) and len(str(given)) < 60 else ""
-    return f"`{name or 'request'}`{value}: {error['msg']}."
+    described = []
+    for error in errors[:3]:
+        name = ".".join(str(part) for part in error["loc"] if part not in ("query", "body", "path"))
+        given = error.get("input")
+        value = f" (={given!r})" if isinstance(given, str | int | float) and len(str(given)) < 60 else ""
+        described.append(f"`{name or 'request'}`{value}: {error['msg']}.")
+    return "; ".join(described)

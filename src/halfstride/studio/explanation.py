@@ -8,7 +8,6 @@ functions, all in one call, and reads off which products make up which output.
 from __future__ import annotations
 
 import itertools
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,11 +18,10 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
+from halfstride import formulas
 from halfstride._core import planner
 from halfstride.studio.layer import Layer
 from halfstride.studio.text import Code, Formula, code, formula
-
-__all__ = ["Explanation", "explain"]
 
 _LARGEST = {1: 40, 2: 18}
 """Input and output positions along each axis, by the number of axes: more cannot be told apart on a screen."""
@@ -144,7 +142,7 @@ def explain(layer: Layer) -> Explanation:
     _check_size(layer)
     x = _values("input", layer.input, layer.input_size**layer.dims, 9)
     w = _values("kernel", layer.kernel, layer.kernels * layer.kernel_size**layer.dims, layer.kernel_size + 1)
-    images, taps = (-1, 1, *_axes(layer, layer.input_size)), (-1, 1, *_axes(layer, layer.kernel_size))
+    images, taps = (-1, 1, *(layer.input_size,) * layer.dims), (-1, 1, *(layer.kernel_size,) * layer.dims)
     inputs, kernels = x.reshape(images), w.reshape(taps)
     every_input = torch.eye(len(x), dtype=x.dtype).reshape(images)
     every_kernel = torch.eye(len(w), dtype=w.dtype).reshape(taps)
@@ -156,6 +154,8 @@ def explain(layer: Layer) -> Explanation:
     entries = layer(every_input, kernels).flatten(1)
     reached = structure.sum(1)
     row, column = reached.T.nonzero(as_tuple=True)
+    values = entries[column, row]
+    phases = _phases(layer, kernels)
     return Explanation(
         layer=layer,
         output_size=layer.output_size,
@@ -166,10 +166,8 @@ def explain(layer: Layer) -> Explanation:
         terms=Terms(i.tolist(), t.tolist(), j.tolist(), (x[i] * w[t]).tolist()),
         partial=layer(first_ones.reshape(images), kernels).flatten(1).tolist(),
         emulated=_emulated(layer),
-        phases=(phases := _phases(layer, kernels)),
-        matrix=Matrix(
-            row.tolist(), column.tolist(), (values := entries[column, row]).tolist(), (values * x[column]).tolist()
-        ),
+        phases=phases,
+        matrix=Matrix(row.tolist(), column.tolist(), values.tolist(), (values * x[column]).tolist()),
         coverage=_coverage(layer, phases, reached),
         costs=_costs(layer),
         formula=formula(layer),
@@ -183,11 +181,8 @@ def explain(layer: Layer) -> Explanation:
 def _check_size(layer: Layer) -> None:
     axes = f"{layer.dims} {'axis' if layer.dims == 1 else 'axes'}"
     padded = len(_emulated_axis(layer)[0])
-    for name, size, largest in (
-        ("input", layer.input_size, _LARGEST),
-        ("output", layer.output_size, _LARGEST),
-        ("padded input", padded, _LARGEST_PADDED),
-    ):
+    sizes = {"input": layer.input_size, "output": layer.output_size, "padded input": padded}
+    for (name, size), largest in zip(sizes.items(), (_LARGEST, _LARGEST, _LARGEST_PADDED), strict=True):
         if size > largest[layer.dims]:
             raise ValueError(
                 f"The {name} would have {size} positions along each axis; up to {largest[layer.dims]} can be shown "
@@ -209,10 +204,6 @@ def _values(name: str, given: Sequence[float] | None, count: int, cycle: int) ->
     if len(given) != count:
         raise ValueError(f"`{name}` (of {len(given)} numbers) must have {count}, row by row.")
     return torch.tensor(given, dtype=torch.float64)
-
-
-def _axes(layer: Layer, size: int) -> tuple[int, ...]:
-    return (size,) * layer.dims
 
 
 def _emulated(layer: Layer) -> Emulated:
@@ -261,7 +252,7 @@ def _phases(layer: Layer, kernels: Tensor) -> Phases:
     else:
         alone, first = {"padding": span}, (span - layer.padding) * (s if layer.form == "subpixel" else 1)
     impulse = layer.model_copy(update={"input_size": 1, "output_padding": 0, **alone})
-    one = torch.ones(1, 1, *_axes(layer, 1), dtype=kernels.dtype)
+    one = torch.ones(1, 1, *(1,) * layer.dims, dtype=kernels.dtype)
     full, taps = impulse(one, kernels)[0, 0], impulse(one, torch.ones_like(kernels))[0, 0]
     side: Literal["input", "output"] = "input" if layer.form == "conv" else "output"
     wide = layer.input_size if side == "input" else layer.output_size
@@ -302,15 +293,10 @@ def _coverage(layer: Layer, phases: Phases, reached: Tensor) -> Coverage:
 def _costs(layer: Layer) -> list[Cost]:
     if layer.form == "conv":
         return []
-    plan = planner.explain(
-        layer.form,
-        (1, 1, *_axes(layer, layer.input_size)),
-        (layer.kernels, 1, *_axes(layer, layer.kernel_size)),
-        **layer.arguments,
-    )
-    return [
-        Cost(algorithm=one.algorithm, products=one.macs, obstacle=one.unsupported_reason) for one in plan.candidates
-    ]
+    input_shape = 1, 1, *(layer.input_size,) * layer.dims
+    weight_shape = layer.kernels, 1, *(layer.kernel_size,) * layer.dims
+    found = planner.explain(layer.form, input_shape, weight_shape, **layer.arguments).candidates
+    return [Cost(algorithm=one.algorithm, products=one.macs, obstacle=one.unsupported_reason) for one in found]
 
 
 def _verdict(layer: Layer, taps: list[int], gains: list[float], even: bool, checkerboard: bool) -> str:
@@ -321,11 +307,7 @@ def _verdict(layer: Layer, taps: list[int], gains: list[float], even: bool, chec
         return "Even: every phase sums all taps of the kernel, whatever its weights. No checkerboard is possible."
     reader = "input is read" if layer.form == "conv" else "output is reached"
     if not even:
-        why = (
-            f"stride {s} and dilation {d} have a common divisor"
-            if math.gcd(s, d) > 1
-            else f"stride {s} does not divide kernel {k}"
-        )
+        why = formulas.why_uneven(k, s, d)
         numbers = sorted(Counter(taps))
         listed = " or ".join([", ".join(map(str, numbers[:-1])), str(numbers[-1])])
         where = " in the gradient" if layer.form == "conv" else ""

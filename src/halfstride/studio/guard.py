@@ -18,8 +18,6 @@ from halfstride.studio.errors import StudioError
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["LARGEST_PICTURE", "LARGEST_REQUEST", "Guard"]
-
 LARGEST_PICTURE = 25 * 2**20
 """Bytes of an uploaded picture."""
 

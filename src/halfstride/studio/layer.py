@@ -11,8 +11,6 @@ from torch import Tensor
 from halfstride import functional, geometry
 from halfstride.studio.errors import describe
 
-__all__ = ["Form", "Layer", "read_layer"]
-
 Form = Literal["conv", "transposed", "resize", "subpixel"]
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from halfstride import diagnose, figures
-from halfstride.autoencoder import ImageOptions, Run, TrainingOptions, reconstruct, to_float
+from halfstride.autoencoder import Run, TrainingOptions, reconstruct, to_float
 from halfstride.autoencoder.images.options import MEMORY_LIMIT
 from halfstride.autoencoder.images.splits import inputs_and_targets
 from halfstride.autoencoder.training import corruption_of
@@ -27,8 +27,6 @@ from halfstride.studio.errors import StudioError
 from halfstride.studio.pictures import error_map, picture
 from halfstride.studio.responses import Decoded, LatentSpace, Reconstruction, Slider
 from halfstride.studio.run_files import Stamp, image_options, load_model, read_record, reading
-
-__all__ = ["OpenRun", "Shown"]
 
 _IMAGES_SHOWN = 1_000
 _SHOWN_BYTES = 2**28
@@ -110,7 +108,10 @@ class OpenRun:
             )
         network, *_ = self.model
         with reading("The run's images cannot be read"):
-            loaded = options.load(memory_limit=_memory_limit(options))
+            # Data sets and .npz files must be loaded as for the training, or the test images would be others; of all
+            # else the sample is read alone.
+            whole = str(options.source).startswith("hub:") or str(options.source).endswith(".npz")
+            loaded = options.load(memory_limit=MEMORY_LIMIT if whole else 0)
             if loaded.shape != (network.channels, *self.model.image_size):
                 raise StudioError(
                     409, "The run's images have another size than its model takes: upload a picture of your own."
@@ -142,11 +143,7 @@ class OpenRun:
         return (slice(start, start + size) for start in range(0, count, size))
 
     def reconstructions(self, start: int, count: int) -> list[Reconstruction]:
-        """Return test images with their reconstructions.
-
-        Raises:
-            ValueError: where `start` is not one of the images shown.
-        """
+        """Return test images with their reconstructions."""
         shown = self.shown
         self._check_index("start", start)
         inputs, targets = shown.inputs[start : start + count], shown.targets[start : start + count]
@@ -210,9 +207,8 @@ class OpenRun:
         sent = numbers <= _CODE_NUMBERS
         moved = np.sort(np.argsort(-codes.var(axis=0), kind="stable")[: _SLIDERS if sent else 0])
         low, high = np.quantile(codes[:, moved], (0.01, 0.99), axis=0)
-        if numbers <= 2:
-            names = "latent 1", "latent 2"
-        else:
+        names = "latent 1", "latent 2"
+        if numbers > 2:
             first, second = (f"principal component {axis} ({shares[axis - 1]:.0%} of the variance)" for axis in (1, 2))
             names = first, second
         (left, bottom), (right, top) = points.min(axis=0), points.max(axis=0)
@@ -229,25 +225,16 @@ class OpenRun:
         )
 
     def decode_point(self, point: tuple[float, float]) -> Decoded:
-        """Decode a point of the plane."""
         plane = self.plane
         return self.decode_codes(np.array([plane.middle + np.array(point) @ plane.directions]))[0]
 
     def decode_image(self, index: int) -> Decoded:
-        """Decode the code of a test image.
-
-        Raises:
-            ValueError: where there is no such image.
-        """
+        """Decode the code of a test image."""
         self._check_index("index", index)
         return self.decode_codes(self.plane.codes[index : index + 1])[0]
 
     def walk(self, start: int, end: int, steps: int) -> list[Decoded]:
-        """Decode codes on the straight line from one test image's to another's, both ends included.
-
-        Raises:
-            ValueError: where there are no such images.
-        """
+        """Decode codes on the straight line from one test image's to another's, both ends included."""
         self._check_index("start", start)
         self._check_index("end", end)
         codes = self.plane.codes
@@ -255,11 +242,7 @@ class OpenRun:
 
     @torch.inference_mode()
     def decode_codes(self, codes: np.ndarray) -> list[Decoded]:
-        """Decode codes, one per row.
-
-        Raises:
-            ValueError: where they have another length than the model's.
-        """
+        """Decode codes, one per row."""
         network, size, shape, _ = self.model
         if codes.shape[1] != math.prod(shape):
             raise ValueError(f"`code` (of {codes.shape[1]} numbers) must have the {math.prod(shape)} of this model.")
@@ -278,15 +261,6 @@ class OpenRun:
     def _check_index(self, name: str, index: int) -> None:
         if index >= len(self.shown.inputs):
             raise ValueError(f"`{name}` (={index}) is beyond the {len(self.shown.inputs)} images that are shown.")
-
-
-def _memory_limit(options: ImageOptions) -> int:
-    """Return the memory limit for loading: 0 where the sample can be read alone.
-
-    Data sets and .npz files must be loaded as for the training, or the test images would be others.
-    """
-    whole = str(options.source).startswith("hub:") or str(options.source).endswith(".npz")
-    return MEMORY_LIMIT if whole else 0
 
 
 def _compared(original: Tensor, output: Tensor) -> dict[str, Any]:

@@ -13,8 +13,6 @@ from halfstride.autoencoder.images import ImageError, decode
 from halfstride.autoencoder.images.decoding import inspect
 from halfstride.studio.errors import StudioError
 
-__all__ = ["Picture", "error_map", "picture", "read_picture"]
-
 MAX_PIXELS = 40_000_000
 """Pixels of an uploaded picture: more than most cameras take, and far less than fills the memory."""
 

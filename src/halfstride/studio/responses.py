@@ -6,8 +6,6 @@ from pydantic import BaseModel, Field
 
 from halfstride.studio.pictures import Picture
 
-__all__ = ["Decoded", "LatentSpace", "Progress", "Reconstruction", "RunDetails", "RunSummary", "Scoring", "Slider"]
-
 
 class Scoring(BaseModel):
     """One line of `metrics.jsonl`: errors of values in [0, 1], null where not finite."""

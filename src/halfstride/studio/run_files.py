@@ -17,29 +17,10 @@ from halfstride.autoencoder import ConvAutoencoder, ImageOptions, Run
 from halfstride.studio.errors import StudioError
 from halfstride.studio.responses import Scoring
 
-__all__ = [
-    "Model",
-    "Stamp",
-    "check_sizes",
-    "encoder_of",
-    "image_options",
-    "load_model",
-    "read_evaluation",
-    "read_metrics",
-    "read_record",
-    "read_stages",
-    "reading",
-    "stamp",
-    "why_not_run",
-]
-
 _LARGEST = {
-    "run.json": 2**24,
-    "config.json": 2**16,
-    "metrics.jsonl": 2**24,
-    "evaluation.json": 2**20,
+    "run.json": 2**24, "config.json": 2**16, "metrics.jsonl": 2**24, "evaluation.json": 2**20,
     "model.safetensors": 2**31,
-}
+}  # fmt: skip
 """The largest size in bytes at which a file is read."""
 _LARGEST_FEATURES = 2**28
 """The most numbers in the features of one image."""
@@ -178,11 +159,8 @@ def _image_size(record: dict[str, Any], model: ConvAutoencoder) -> tuple[int, in
 
 
 def _cells(model: ConvAutoencoder, size: tuple[int, int], *, pools: bool) -> int:
-    """Return how many numbers are in the largest features of a model for one image.
-
-    Features have `width` channels at a quarter of the size or, where the first layer pools, at full size; images go in
-    and come out.
-    """
+    """Return how many numbers are in the largest features of a model for one image."""
+    # Features have `width` channels at a quarter of the size or, where the first layer pools, at full size.
     width = next(len(parameter) for parameter in model.encoder.parameters())
     patch = min(model.downscale, 4)
     per_pixel = max(model.channels, width if pools else width / patch**2)

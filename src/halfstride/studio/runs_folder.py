@@ -11,7 +11,7 @@ from typing import Any
 from halfstride.autoencoder import Run
 from halfstride.studio.errors import StudioError
 from halfstride.studio.open_run import OpenRun
-from halfstride.studio.responses import Progress, RunDetails, RunSummary, Scoring
+from halfstride.studio.responses import Progress, RunDetails, RunSummary
 from halfstride.studio.run_files import (
     check_sizes,
     encoder_of,
@@ -22,8 +22,6 @@ from halfstride.studio.run_files import (
     stamp,
     why_not_run,
 )
-
-__all__ = ["RunsFolder"]
 
 _MODELS_KEPT = 2
 _MODEL = ("config.json", "model.safetensors", "run.json")
@@ -51,10 +49,8 @@ class RunsFolder:
         return {
             path.name: path
             for path in self.root.iterdir()
-            if not path.name.startswith(".")
-            and path.name.isprintable()
-            and (path / "run.json").is_file()
-            and self._inside(path)
+            if not path.name.startswith(".") and path.name.isprintable()
+            if (path / "run.json").is_file() and self._inside(path)
         }
 
     def _inside(self, run: Path) -> bool:
@@ -97,10 +93,12 @@ class RunsFolder:
         run = self.run(name)
         record = read_record(run)
         data, training = (found if isinstance(found := record.get(key), dict) else {} for key in ("data", "training"))
+        size = data.get("size")
+        shape = [data.get("channels"), *(size if isinstance(size, list) else [])]
         why = why_not_run(record)
         found = RunDetails(
             name=name,
-            image_shape=_image_shape(data),
+            image_shape=shape if len(shape) == 3 and all(isinstance(side, int) for side in shape) else None,
             source=None if data.get("source") is None else str(data["source"]),
             corruption=str(training.get("corruption") or ""),
             paired=data.get("clean") is not None,
@@ -123,10 +121,11 @@ class RunsFolder:
         files = _MODEL if not why_not_run(read_record(run)) else ("run.json", *sorted(self._pictures(run)))
         model, evaluation = stamp(run.path, *files), stamp(run.path, "evaluation.json")
         metrics = read_metrics(run)
+        losses = [(one.validation_loss, one.step) for one in metrics if one.validation_loss is not None]
         return Progress(
             metrics=metrics,
             steps_asked=sum(read_stages(run)),
-            kept=_kept(metrics),
+            kept=min((one for one in losses if math.isfinite(one[0])), default=(0.0, None))[1],
             model=None if model is None else str(hash(model)),
             evaluation=None if evaluation is None else str(hash(evaluation)),
         )
@@ -151,10 +150,8 @@ class RunsFolder:
         return {
             path.name: path
             for path in run.path.glob("*.png")
-            if path.name.isprintable()
-            and path.is_file()
-            and path.resolve().is_relative_to(self.root)
-            and path.stat().st_size <= _LARGEST_PICTURE
+            if path.name.isprintable() and path.is_file() and path.resolve().is_relative_to(self.root)
+            if path.stat().st_size <= _LARGEST_PICTURE
         }
 
     def open(self, name: str) -> OpenRun:
@@ -182,16 +179,3 @@ class RunsFolder:
             while len(self._open) > _MODELS_KEPT:
                 self._open.popitem(last=False)
             return kept
-
-
-def _kept(metrics: list[Scoring]) -> int | None:
-    """Return the step of the model that is kept: the first with the smallest validation loss."""
-    scored = [(one.validation_loss, one.step) for one in metrics if one.validation_loss is not None]
-    return min((one for one in scored if math.isfinite(one[0])), default=(0.0, None))[1]
-
-
-def _image_shape(data: dict[str, Any]) -> list[int] | None:
-    """Return channels, height and width, where a record has them."""
-    size = data.get("size")
-    shape = [data.get("channels"), *(size if isinstance(size, list) else [])]
-    return shape if len(shape) == 3 and all(isinstance(side, int) for side in shape) else None

@@ -8,8 +8,6 @@ import threading
 import webbrowser
 from pathlib import Path
 
-__all__ = ["serve"]
-
 _PORTS_TRIED = 50
 
 

@@ -9,8 +9,6 @@ from pydantic import BaseModel, Field
 from halfstride import formulas, geometry
 from halfstride.studio.layer import Layer
 
-__all__ = ["Code", "Formula", "Token", "code", "formula"]
-
 
 class Token(BaseModel):
     """A piece of a formula, and the side of the layer that it belongs to."""

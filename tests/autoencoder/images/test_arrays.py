@@ -79,15 +79,26 @@ error_of = functools.partial(message, load_images)
 @pytest.mark.parametrize(
     ("source", "text"),
     [
-        (np.zeros((4, 3, 5, 3), np.uint8),
-            "`source` (=array, shape (4, 3, 5, 3)) may be N×H×W×C or N×C×H×W: "
-            "give a torch tensor, which is taken as N×C×H×W."),
-        (np.zeros((200, 300, 3), np.uint8),
-            "`source` (=array, shape (200, 300, 3)) may be one picture in colour, or 200 grey ones: "
-            "give four axes, array[None] or array[..., None]."),
-        (np.zeros((4, 9, 9, 9), np.uint8),
-            "`source` (=array, shape (4, 9, 9, 9)) has no axis of 1 to 4 channels, last or second."),
-        (np.zeros((9, 9), np.uint8), "`source` (=array, shape (9, 9)) must be N×H×W, N×H×W×C or N×C×H×W."),
+        (
+            np.zeros((4, 3, 5, 3), np.uint8),
+            "`source` (=array, shape (4, 3, 5, 3)) must be N×H×W, N×H×W×C or N×C×H×W: only one of the two axes may "
+            "have 1 to 4 channels; a torch tensor is taken as N×C×H×W.",
+        ),
+        (
+            np.zeros((200, 300, 3), np.uint8),
+            "`source` (=array, shape (200, 300, 3)) must be N×H×W, N×H×W×C or N×C×H×W: it may be one picture in "
+            "colour, or many grey ones; give array[None] or array[..., None].",
+        ),
+        (
+            np.zeros((4, 9, 9, 9), np.uint8),
+            "`source` (=array, shape (4, 9, 9, 9)) must be N×H×W, N×H×W×C or N×C×H×W: only one of the two axes may "
+            "have 1 to 4 channels; a torch tensor is taken as N×C×H×W.",
+        ),
+        (
+            np.zeros((9, 9), np.uint8),
+            "`source` (=array, shape (9, 9)) must be N×H×W, N×H×W×C or N×C×H×W: only one of the two axes may have 1 "
+            "to 4 channels; a torch tensor is taken as N×C×H×W.",
+        ),
         (np.zeros((0, 9, 9), np.uint8), "`source` (=array, shape (0, 9, 9, 1)) holds no images."),
         (torch.zeros(4, 9, 9, 3),
             "`source` (=tensor of shape (4, 9, 9, 3)) must be N×H×W or N×C×H×W with 1 to 4 channels."),

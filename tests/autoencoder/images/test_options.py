@@ -12,6 +12,8 @@ import halfstride
 from errors import message
 from halfstride.autoencoder import ImageOptions, load_images
 
+NAMES = "source, clean, size, channels, fit, test_fraction, white, seed."
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -79,11 +81,13 @@ def test_arrays_cannot_be_loaded_again():
         ({"source": "a", "white": "4095"},
             "`white` (='4095') must be a whole number from 1 to 65,535, such as 4095 for 12 bits."),
         ({"source": "a", "seed": 1.5}, "`seed` (=1.5) must be a whole number."),
-        ({"source": "a", "colour\n": 1},
-            "`colour\\n` (=1) must not be in the record of images: it knows source, clean, size, channels, fit, "
-            "test_fraction, white, seed."),
-        ({"size": [1, 2]}, "`record` (={'size': [1, 2]}) must have a `source`: add where the images are."),
-        ([1], "`record` (=[1]) must be a mapping from names of options to values."),
+        (
+            {"source": "a", "colour\n": 1},
+            "`record` (={'source': 'a', 'colour\\n': 1}) must be a mapping with a `source` and no names but " + NAMES,
+        ),
+        ({"size": [1, 2]}, "`record` (={'size': [1, 2]}) must be a mapping with a `source` and no names but " + NAMES),
+        ([1], "`record` (=[1]) must be a mapping with a `source` and no names but " + NAMES),
+        (None, "`record` (=None) must be a mapping with a `source` and no names but " + NAMES),
     ],
 )  # fmt: skip
 def test_a_damaged_record(record, text):

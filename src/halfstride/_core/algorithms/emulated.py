@@ -21,8 +21,6 @@ from halfstride._core.common import (
 )
 from halfstride.kernels import spread, swap_channels
 
-__all__ = ["compute", "cost", "unsupported_reason"]
-
 unsupported_reason = unsupported_by_phases
 
 

@@ -18,8 +18,6 @@ from halfstride._core.case import Case, Cost
 from halfstride._core.common import as_transposed, pad_input, transposed_weight, typed, unsupported_by_phases
 from halfstride.kernels import widened
 
-__all__ = ["compute", "cost", "unsupported_reason"]
-
 
 def unsupported_reason(case: Case) -> str | None:
     """The reason why there is nothing to fold; None where there is."""

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from itertools import product
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from halfstride._core.case import Case
 from halfstride._core.common import pad, window
-
-__all__ = ["added", "gathered"]
+from halfstride.kernels import spread
 
 
 def added(products: Tensor, bias: Tensor | None, case: Case) -> Tensor:
@@ -27,7 +25,8 @@ def added(products: Tensor, bias: Tensor | None, case: Case) -> Tensor:
     first = [(p + skip) // s for p, skip, s in zip(case.padding, skipped, case.stride, strict=True)]
     length = [-(-o // s) for o, s in zip(case.output_size, case.stride, strict=True)]
 
-    products = _spread(products, case)
+    for axis, d in enumerate(case.dilation, start=2):
+        products = spread(products, axis, d)
     of_taps = [
         (skip, m * s - skip - d - 1) for skip, m, s, d in zip(skipped, steps, case.stride, case.span, strict=True)
     ]
@@ -66,12 +65,3 @@ def gathered(output: Tensor, case: Case, last: bool) -> Tensor:
         products = output.permute(0, *range(2, 2 + 2 * axes), 1).contiguous()
         return products.permute(0, -1, *range(1 + axes, 1 + 2 * axes), *range(1, 1 + axes))
     return output.permute(0, 1, *range(2 + axes, 2 + 2 * axes), *range(2, 2 + axes)).contiguous()
-
-
-def _spread(products: Tensor, case: Case) -> Tensor:
-    """The taps of a dilated kernel with zeros between them."""
-    for axis, (d, span) in enumerate(zip(case.dilation, case.span, strict=True), start=2):
-        if d > 1:
-            apart = F.pad(products.unsqueeze(axis + 1), [*(0, 0) * (products.dim() - axis - 1), 0, d - 1])
-            products = apart.flatten(axis, axis + 1).narrow(axis, 0, span + 1)
-    return products

@@ -22,8 +22,6 @@ from halfstride._core.common import as_channels_last, as_transposed, pad, symmet
 from halfstride._support.weight_cache import cached
 from halfstride.kernels import shuffle
 
-__all__ = ["compute", "conv", "cost", "is_torchs_own", "transposed", "unsupported_reason"]
-
 _CONV: tuple[Callable[..., Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
 _CONV_TRANSPOSE: tuple[Callable[..., Tensor], ...] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
@@ -51,9 +49,12 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     if case.form == "transposed":
         twin, margin = as_transposed(case)
         return transposed(twin, pad(input, margin, case.padding_mode), weight, case.form, lambda: weight, bias)
+    rest = case.dilation, case.groups, case.padding_mode
     if case.form == "resize":
-        return _resize(case, input, weight, bias)
-    return _subpixel(case, input, weight, bias)
+        return conv(repeated(input, (1, 1, *case.stride)), weight, bias, case.upsampled_border, *rest)
+    phases = conv(input, weight, bias, case.border, *rest)
+    output = as_channels_last(shuffle(phases, case.stride), like=phases)
+    return _cut(output, (0,) * case.axes, case.output_size)
 
 
 def conv(
@@ -102,8 +103,8 @@ def is_torchs_own(case: Case, input: Tensor, weight: Tensor) -> bool:
 
 @cached
 def _cuts(case: Case) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], bool]:
-    """The padding and output_padding that torch's operator knows, where the output begins in what it makes then, and
-    whether that holds all of the output: it may not know of positions that no kernel reaches, which are the bias."""
+    """torch's padding and output_padding, where the output begins in what they give, and whether it is all there."""
+    # It may lack positions that no kernel reaches, which are the bias.
     # On one thread oneDNN writes beyond its memory when it computes the gradient of a volume's kernel, if the padding
     # of the first axis is larger than the stride.
     most = (case.stride[0], *case.padding[1:]) if case.axes == 3 else case.padding
@@ -118,17 +119,6 @@ def _cuts(case: Case) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]
     sizes = zip(case.full_size, padding, output_padding, start, case.output_size, strict=True)
     reached = all(first + o <= full - 2 * p + extra for full, p, extra, first, o in sizes)
     return padding, output_padding, start, reached
-
-
-def _resize(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    upsampled = repeated(input, (1, 1, *case.stride))
-    return conv(upsampled, weight, bias, case.upsampled_border, case.dilation, case.groups, case.padding_mode)
-
-
-def _subpixel(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    phases = conv(input, weight, bias, case.border, case.dilation, case.groups, case.padding_mode)
-    output = as_channels_last(shuffle(phases, case.stride), like=phases)
-    return _cut(output, (0,) * case.axes, case.output_size)
 
 
 def _cut(output: Tensor, start: Sequence[int], size: Sequence[int]) -> Tensor:

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from halfstride._core.common import as_channels_last
 
-__all__ = ["repeated", "why_inexact"]
-
 _LARGE_SCALE = 41
 """From this scale on "nearest" may take the wrong neighbour: in float32 41 * (1 / 41) is less than 1."""
 

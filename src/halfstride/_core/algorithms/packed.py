@@ -17,8 +17,6 @@ from halfstride._core.common import is_channels_last
 from halfstride._support.torch_private import onednn_conv_transpose, onednn_pack_transposed
 from halfstride._support.weight_cache import cache_on_weight, cached, is_cacheable
 
-__all__ = ["pays", "transposed"]
-
 _LEAST = 2**12
 """Packing pays from this many weights on."""
 _LEAST_SMALL = 2**18
@@ -69,18 +67,9 @@ def transposed(
 ) -> Tensor:
     """The transposed convolution of an input by `kernel()`, which is made of a weight of this form."""
     signal = case.axes == 1  # to oneDNN an image of one row
-
-    def shaped(sizes: Sequence[int], of_rows: int) -> list[int]:
-        return [of_rows, *sizes] if signal else list(sizes)
-
     x = input.unsqueeze(2) if signal else input
-    geometry = (
-        shaped(padding, 0),
-        shaped(output_padding, 0),
-        shaped(case.stride, 1),
-        shaped(case.dilation, 1),
-        case.groups,
-    )
+    sizes = ((padding, 0), (output_padding, 0), (case.stride, 1), (case.dilation, 1))
+    geometry = (*([of_row, *size] if signal else list(size) for size, of_row in sizes), case.groups)
 
     def pack() -> Tensor:
         made = kernel().unsqueeze(2) if signal else kernel()

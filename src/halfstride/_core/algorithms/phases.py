@@ -33,8 +33,6 @@ from halfstride._core.common import (
 from halfstride._support.weight_cache import cached
 from halfstride.kernels import swap_channels, widened
 
-__all__ = ["Phase", "compute", "cost", "phases_of", "unsupported_reason"]
-
 unsupported_reason = unsupported_by_phases
 
 

@@ -31,8 +31,6 @@ from halfstride._support.torch_private import (
     onednn_pack,
 )
 
-__all__ = ["Kernel", "add_crossed", "capability", "multiplied", "onednn_takes", "times", "torch_goes_without"]
-
 _LEAST = 2**22
 """oneDNN is used from this many MACs on."""
 _LEAST_OF_HALVES = 2**25

@@ -37,8 +37,6 @@ from halfstride._support.torch_private import is_compiling, is_transformed
 from halfstride._support.weight_cache import cache_on_weight, cached, is_cacheable
 from halfstride.kernels import widened
 
-__all__ = ["compute", "cost", "unsupported_reason"]
-
 unsupported_reason = unsupported_by_phases
 
 _COLUMNS = 8
@@ -68,7 +66,10 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     if (is_channels_last(x) or _is_heavy(case)) and case.groups == 1 and case.out_channels > 1:
         if _are_tiles(case):
             products = _products_channels_last(case, x, weight, kernel, bias, as_image=True)
-            return as_channels_last(typed(_side_by_side(case, products), input.dtype), like=input)
+            # One copy puts (batch, out, *taps, *positions) in their places, channels last.
+            turns = [dim for axis in range(2, 2 + case.axes) for dim in (case.axes + axis, axis)]
+            output = products.permute(0, *turns, 1).reshape(case.batch, *case.output_size, case.out_channels)
+            return as_channels_last(typed(output.movedim(-1, 1), input.dtype), like=input)
         products = _products_channels_last(case, x, weight, kernel)
     else:
         products = _products(case, x, weight, kernel)
@@ -76,8 +77,7 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
 
 
 def _is_heavy(case: Case) -> bool:
-    """Whether a kernel has more elements than input and output together: then channels-last is faster, including the
-    copies to and from it."""
+    """Whether a kernel outweighs input and output: then channels-last is faster, with the copies to and from it."""
     if torch.is_grad_enabled() or is_compiling():
         return False
     columns = case.out_channels * math.prod(as_transposed(case)[0].kernel_size)
@@ -91,13 +91,6 @@ def _are_tiles(case: Case) -> bool:
     # A compiler fuses everything after the products in any case.
     faster = (case.axes == 2 or not torch.is_grad_enabled()) and not is_compiling()
     return case.form == "transposed" and case.padding_mode == "zeros" and side_by_side and faster
-
-
-def _side_by_side(case: Case, products: Tensor) -> Tensor:
-    """The output of such a case: one copy puts (batch, out, *taps, *positions) in their places, channels last."""
-    turns = [dim for axis in range(2, 2 + case.axes) for dim in (case.axes + axis, axis)]
-    turned = products.permute(0, *turns, 1)
-    return turned.reshape(case.batch, *case.output_size, case.out_channels).movedim(-1, 1)
 
 
 def _products(case: Case, x: Tensor, weight: Tensor, kernel: Callable[[], Tensor]) -> Tensor:
@@ -126,11 +119,7 @@ def _products_channels_last(
     *,
     as_image: bool = False,
 ) -> Tensor:
-    """The same, with the channels next to each other in memory, and with a bias for each of them.
-
-    `as_image`: whether in training they are the output of a convolution, whose gradients are faster where they come as
-    one image. That takes two axes.
-    """
+    """The same with channels last, plus a bias; `as_image` in training, where gradients of images are faster (2-D)."""
     taps, axes = as_transposed(case)[0].kernel_size, case.axes
     rows, wanted = x.movedim(1, -1).flatten(0, -2), case.out_channels * math.prod(taps)
     bias = None if bias is None else bias.repeat(math.prod(taps))
@@ -200,8 +189,7 @@ _Numbers = tuple[int, ...]
 def _places(
     plan: _ScatterPlan, outer: _Numbers, products: _Numbers, output: _Numbers
 ) -> list[tuple[_Numbers, _Numbers, int, _Numbers, int]]:
-    """Size, strides and start within products and within the output, of tensors of such strides and `outer` sizes of
-    batch and channels, for `_ScatterPlan.pairs`."""
+    """For `_ScatterPlan.pairs`: sizes, and strides and start within the products and within the output."""
     axes = len(plan.stride)
     of_taps, of_inputs, of_outputs = products[2 : 2 + axes], products[2 + axes :], output[2:]
     source = (*products[:2], *of_inputs, *of_taps)
@@ -218,12 +206,11 @@ def _places(
 
 @cached
 def _plan(case: Case) -> _ScatterPlan:
-    runs, covering, complete = _runs_of_axes(case), [], True
-    for of_axis, k, n, o, s in zip(runs, case.kernel_size, case.input_size, case.output_size, case.stride, strict=True):
-        covering.append(_covering(of_axis, o, s))
-        complete = complete and sum(len(run.taps) * len(run.inputs) for run in of_axis) == k * n
-    first = tuple(product(*covering))
+    runs = _runs_of_axes(case)
+    first = tuple(product(*map(_covering, runs, case.output_size, case.stride)))
     others = tuple(each for each in product(*runs) if each not in first)
+    landing = [sum(len(run.taps) * len(run.inputs) for run in of_axis) for of_axis in runs]
+    complete = landing == [k * n for k, n in zip(case.kernel_size, case.input_size, strict=True)]
     return _ScatterPlan(case.output_size, case.stride, first, others, complete)
 
 

@@ -20,8 +20,6 @@ from halfstride._core.case import Case
 from halfstride._core.common import as_channels_last, is_channels_last
 from halfstride._support.torch_private import convolution_gradients, record_function
 
-__all__ = ["pays", "transposed"]
-
 _LEAST = 2**24
 """From this many MACs on oneDNN is faster."""
 

@@ -87,22 +87,24 @@ def read_array_file(path: Path, memory_limit: int) -> Collection:
         ValueError: where the file is broken, holds no images, or (.npz) more bytes than `memory_limit`.
     """
     source = printable(str(path))
-    if path.suffix.lower() == ".npy":
-        try:
+    is_npy = path.suffix.lower() == ".npy"
+    try:
+        if is_npy:
             array = np.lib.format.open_memmap(path, mode="r")
-        except Exception as error:  # a hostile header can make NumPy raise anything at all
-            raise _unreadable(source, error) from None
+        else:
+            with zipfile.ZipFile(path) as archive:
+                members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
+                size = sum(member.file_size for member in members)
+                if size <= memory_limit:
+                    arrays, skipped = _read_members(archive, members)
+    except Exception as error:  # a hostile file can make NumPy raise anything at all
+        raise ValueError(
+            f"`source` (={source}) cannot be read: {one_line(error)}. Save plain numbers with np.save or np.savez."
+        ) from None
+    if is_npy:
         collection = read_array(array, source)
         collection.pictures = Rows(_channels_last(array, source), partial(_reopened, path))
         return collection
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
-            size = sum(member.file_size for member in members)
-            if size <= memory_limit:
-                arrays, skipped = _read_members(archive, members)
-    except Exception as error:
-        raise _unreadable(source, error) from None
     if size > memory_limit:
         raise ValueError(
             f"`source` (={source}) holds arrays of {size:,} bytes, more than memory_limit={memory_limit:,}: "
@@ -173,24 +175,16 @@ def _classes(arrays: dict[str, np.ndarray], images: str) -> list[str | None]:
 
 def _channels_last(array: np.ndarray, source: str) -> np.ndarray:
     """An array of images as a view N×H×W×C, by the rule at the top."""
-    if array.ndim == 3 and not (array.shape[2] in (3, 4) and array.shape[1] > 4):
-        return array[..., None]
     if array.ndim == 3:
-        raise ValueError(
-            f"`source` (={source}, shape {array.shape}) may be one picture in colour, or {len(array)} grey ones: "
-            f"give four axes, array[None] or array[..., None]."
-        )
-    if array.ndim != 4:
-        raise ValueError(f"`source` (={source}, shape {array.shape}) must be N×H×W, N×H×W×C or N×C×H×W.")
-    last, second = (array.shape[axis] in (1, 2, 3, 4) for axis in (3, 1))
-    if last and second:
-        raise ValueError(
-            f"`source` (={source}, shape {array.shape}) may be N×H×W×C or N×C×H×W: "
-            f"give a torch tensor, which is taken as N×C×H×W."
-        )
-    if not last and not second:
-        raise ValueError(f"`source` (={source}, shape {array.shape}) has no axis of 1 to 4 channels, last or second.")
-    return array if last else np.moveaxis(array, 1, -1)
+        if array.shape[1] <= 4 or array.shape[2] not in (3, 4):
+            return array[..., None]
+        way = "it may be one picture in colour, or many grey ones; give array[None] or array[..., None]"
+    else:
+        last, second = (array.ndim == 4 and array.shape[axis] in (1, 2, 3, 4) for axis in (3, 1))
+        if last != second:
+            return array if last else np.moveaxis(array, 1, -1)
+        way = "only one of the two axes may have 1 to 4 channels; a torch tensor is taken as N×C×H×W"
+    raise ValueError(f"`source` (={source}, shape {array.shape}) must be N×H×W, N×H×W×C or N×C×H×W: {way}.")
 
 
 def _collection(rows: np.ndarray, source: str, groups: Sequence[str | None]) -> Collection:
@@ -209,10 +203,4 @@ def _collection(rows: np.ndarray, source: str, groups: Sequence[str | None]) -> 
         names=[f"image {i}" for i in range(count)],
         groups=groups,
         header=Header(height, width, channels < 3, is_deep(rows)),
-    )
-
-
-def _unreadable(source: str, error: Exception) -> ValueError:
-    return ValueError(
-        f"`source` (={source}) cannot be read: {one_line(error)}. Save plain numbers with np.save or np.savez."
     )

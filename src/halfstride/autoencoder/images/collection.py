@@ -180,14 +180,21 @@ def decode_all(collection: Collection, preparation: Preparation, progress: Progr
             except ValueError as error:
                 raise ValueError(f"`source` (={collection.source}) has {error}.") from None
         return images
+    reasons = decode_into(images, pictures.__getitem__, preparation, progress)
+    good = [i for i in range(len(images)) if i not in reasons]
+    collection.skip(reasons)
+    return images[good] if reasons else images
+
+
+def decode_into(
+    images: Tensor, find: Callable[[int], Picture | Pair], preparation: Preparation, progress: Progress | None = None
+) -> dict[int, str]:
+    """Decode a picture for each place of a tensor; return why those that failed did."""
 
     def decode_one(i: int) -> None:
-        images[i] = preparation.decode(pictures[i])
+        images[i] = preparation.decode(find(i))
 
-    if reasons := reasons_of(in_threads(decode_one, len(images), "decoding", progress)):
-        images = images[[i for i in range(len(images)) if i not in reasons]]
-    collection.skip(reasons)
-    return images
+    return reasons_of(in_threads(decode_one, len(images), "decoding", progress))
 
 
 def in_threads(work: Callable[[int], T], count: int, what: str, progress: Progress | None) -> list[T | ImageError]:

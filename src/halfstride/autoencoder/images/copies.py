@@ -82,16 +82,11 @@ def _quick(thing: Any) -> Hashable | None:
 
 
 def _digest(thing: Any) -> Hashable | None:
-    found = hashlib.blake2b(digest_size=16)
     if isinstance(thing, np.ndarray):
-        found.update(thing.tobytes())
-    elif isinstance(thing, bytes):
-        found.update(thing)
-    else:
+        thing = thing.tobytes()
+    elif not isinstance(thing, bytes):
         try:
-            with Path(thing).open("rb") as file:
-                while block := file.read(2**20):
-                    found.update(block)
+            thing = Path(thing).read_bytes()
         except OSError:
             return None
-    return found.digest()
+    return hashlib.blake2b(thing, digest_size=16).digest()

@@ -63,7 +63,7 @@ class Preparation(NamedTuple):
 
     shape: Shape
     fit: Fit = "crop"
-    white: int = 65_535
+    white: int = WHITE
     paired: bool = False
 
     @property
@@ -110,7 +110,9 @@ def decode(picture: Picture, shape: Shape, fit: Fit = "crop", white: int = WHITE
         >>> decode(np.array([[0.0, 1.0]]), shape=(1, 1, 4), fit="pad").tolist()
         [[[0, 0, 255, 255]]]
     """
-    channels, height, width = _checked_shape(shape)
+    if len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1:
+        raise ValueError(f"`shape` (={shape}) must be channels (1 or 3), height and width, each at least 1.")
+    channels, height, width = shape
     check_fit(fit)
     check_white(white)
     with opened(_for_pillow(picture, white)) as image:
@@ -210,10 +212,7 @@ def _for_pillow(picture: Picture, white: int) -> Picture:
 
 
 def _draft(image: Image.Image, height: int, width: int, fit: Fit) -> None:
-    """Let a JPEG be decoded at 1/2, 1/4 or 1/8 of its size.
-
-    That is done where it leaves twice the size wanted, or more, and where the picture has too many pixels otherwise.
-    """
+    """Let a JPEG be decoded at 1/2, 1/4 or 1/8 of its size, where twice the size wanted is left or it is too large."""
     if image.format not in ("JPEG", "MPO"):
         return
     if _orientation(image) >= 5:
@@ -222,13 +221,8 @@ def _draft(image: Image.Image, height: int, width: int, fit: Fit) -> None:
     scale = 2 * (min(ratios) if fit == "pad" else max(ratios))
     least = reduction(image) or 1
     # Pillow takes the strongest reduction that leaves at least the size named here.
-    image.draft(
-        None,
-        (
-            max(min(math.ceil(image.width * scale), image.width // least), 1),
-            max(min(math.ceil(image.height * scale), image.height // least), 1),
-        ),
-    )
+    sizes = [max(min(math.ceil(size * scale), size // least), 1) for size in image.size]
+    image.draft(None, (sizes[0], sizes[1]))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -327,11 +321,3 @@ def check_white(white: int) -> None:
     """Raise where `white` is no value of 16 bits, or black."""
     if isinstance(white, bool) or not isinstance(white, int) or not 1 <= white <= WHITE:
         raise ValueError(f"`white` (={white!r}) must be a whole number from 1 to 65,535, such as 4095 for 12 bits.")
-
-
-def _checked_shape(shape: Shape) -> Shape:
-    if len(shape) != 3 or shape[0] not in (1, 3):
-        raise ValueError(f"`shape` (={shape}) must be channels, height, width, with 1 channel (grey) or 3 (RGB).")
-    if min(shape) < 1:
-        raise ValueError(f"`shape` (={shape}) must have a height and a width of at least 1.")
-    return shape

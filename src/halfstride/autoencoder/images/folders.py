@@ -43,7 +43,9 @@ def read_folder(folder: Path) -> Collection:
             skipped.append(Skipped(printable("/".join(parts) or "."), reason))
         else:
             files.append(parts)
-    inner = _without_lone_folders(files)
+    inner = files
+    while inner and len(inner[0]) > 1 and all(parts[:1] == inner[0][:1] and len(parts) > 1 for parts in inner):
+        inner = [parts[1:] for parts in inner]  # a folder that holds nothing but one subfolder
     parts_of_data: list[Part] | None = None
     notes: list[str] = []
     if names := _split_folders(inner):
@@ -96,12 +98,6 @@ def _walk(folder: Path) -> Iterator[tuple[tuple[str, ...], str]]:
                     yield here, "" if entry.is_file() else "is not a file"
             except OSError as error:
                 yield here, f"cannot be opened: {error.strerror}"
-
-
-def _without_lone_folders(files: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    while files and len(files[0]) > 1 and all(parts[:1] == files[0][:1] and len(parts) > 1 for parts in files):
-        files = [parts[1:] for parts in files]
-    return files
 
 
 def _split_folders(files: list[tuple[str, ...]]) -> dict[str, str]:

@@ -86,9 +86,10 @@ def opened(picture: Picture) -> Iterator[Image.Image]:
                     raise ImageError("is not a file")
                 if Path(picture).stat().st_size == 0:
                     raise ImageError("is empty")
-            elif isinstance(picture, bytes):
-                picture = io.BytesIO(picture)
-            with _open_file(picture) as image:
+            with contextlib.ExitStack() as stack:
+                if isinstance(picture, str | os.PathLike):
+                    picture = stack.enter_context(Path(picture).open("rb"))
+                image = stack.enter_context(_open_file(io.BytesIO(picture) if isinstance(picture, bytes) else picture))
                 check_size(image)
                 yield image
     except ImageError as error:
@@ -134,30 +135,21 @@ def printable(text: str, limit: int = 200) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _open_file(file: str | os.PathLike[str] | BinaryIO) -> Image.Image:
+def _open_file(file: BinaryIO) -> Image.Image:
     from PIL import Image, JpegImagePlugin
 
-    head = _head(file)
+    start = file.tell()
+    head = file.read(_HEAD)
+    file.seek(start)
     try:
         return Image.open(file, formats=_formats(head))
     except Image.DecompressionBombError:
         if not head.startswith(b"\xff\xd8\xff"):
             raise ImageError(f"has more than {MAX_PIXELS:,} pixels") from None
-    if not isinstance(file, str | os.PathLike):
-        file.seek(0)
+    file.seek(0)
     # Pillow's limit for all formats does not know that a JPEG can be decoded at an eighth of its size; `check_size`
     # does.
     return JpegImagePlugin.JpegImageFile(file)
-
-
-def _head(file: str | os.PathLike[str] | BinaryIO) -> bytes:
-    if isinstance(file, str | os.PathLike):
-        with Path(file).open("rb") as opened_file:
-            return opened_file.read(_HEAD)
-    start = file.tell()
-    head = file.read(_HEAD)
-    file.seek(start)
-    return head
 
 
 def _formats(head: bytes) -> tuple[str, ...]:

@@ -161,10 +161,7 @@ def _streams(
 
 
 def _split_names(data: Any, source: str) -> dict[str, str | None]:
-    """The names of the splits for training, validation and testing; one alone where the split is to be drawn.
-
-    The name is None for a data set without splits.
-    """
+    """The splits for training, validation and testing; one alone where it is to be drawn from, None where it is all."""
     if not isinstance(data, dict):
         return {TRAIN: None}
     if not data:
@@ -179,22 +176,21 @@ def _columns(part: Any, source: str) -> tuple[str, str | None]:
     import datasets
 
     features = part.features or {}
-    images = [
-        column
-        for column, feature in features.items()
-        if isinstance(feature, datasets.Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"})
-    ]
+    images: list[str] = []
+    classes: list[str] = []
+    numbers: list[str] = []
+    for column, feature in features.items():
+        if isinstance(feature, datasets.Image) or (isinstance(feature, dict) and set(feature) == {"bytes", "path"}):
+            images.append(column)
+        elif isinstance(feature, datasets.ClassLabel):
+            classes.append(column)
+        elif column in ("label", "labels", "cls") and getattr(feature, "dtype", "").startswith(("int", "uint")):
+            numbers.append(column)
     if not images:
         told = ", ".join(features) or "none that it tells of"
         raise ValueError(f"`source` (={source}) must have a column of images; its columns: {told}.")
-    labels = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    labels += [
-        column
-        for column, feature in features.items()
-        if column in ("label", "labels", "cls") and getattr(feature, "dtype", "").startswith(("int", "uint"))
-    ]
     image = next((column for column in ("image", "img") if column in images), images[0])
-    return image, labels[0] if labels else None
+    return image, next(iter([*classes, *numbers]), None)
 
 
 def _count(part: Any) -> int | None:
@@ -248,10 +244,7 @@ class _Pictures(Sequence[Picture]):
 def _read_examples(
     parts: Sequence[Any], column: str, source: str, memory_limit: int, progress: Progress | None
 ) -> tuple[list[list[Any]], bool]:
-    """The first examples of streams with the bytes of their pictures, and whether they are all.
-
-    They are not where they take more than `memory_limit` bytes, or the download would: then a sample is enough.
-    """
+    """Examples of streams with their pictures' bytes, and whether they are all; if `memory_limit` is less, a sample."""
     enough = _SAMPLE if (parts[0].info.download_size or 0) > memory_limit else None
     kept: list[list[Any]] = []
     size = done = 0

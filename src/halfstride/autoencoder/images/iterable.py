@@ -43,15 +43,8 @@ class IterableSplit(StreamedSplit):
         preparation: Preparation,
         left_out: Set[str] = frozenset(),
     ) -> None:
-        """
-        Args:
-            source: what the data set is called.
-            data: a `datasets.IterableDataset`, its images not decoded.
-            column: that of the images.
-            about: how many images the data set says it has.
-            preparation: how they are decoded.
-            left_out: fingerprints of images that do not belong to this split.
-        """
+        """`data` is a `datasets.IterableDataset`, not decoded, that says it has `about` images; those with fingerprints
+        in `left_out` are of another split."""
         super().__init__(source, picture, preparation)
         self.data = data
         self.column = column

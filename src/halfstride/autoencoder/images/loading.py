@@ -141,8 +141,6 @@ def load_images(
         torch.Size([32, 1, 28, 28])
     """
     named = source is None or isinstance(source, str | os.PathLike)
-    if not named and not isinstance(source, np.ndarray | Tensor) and not is_data_set(source):
-        raise ValueError(f"`source` (of type {type(source).__name__}) must be a path, a name, an array or a tensor.")
     options = ImageOptions(
         _text("digits" if source is None else cast("str | os.PathLike[str]", source)) if named else None,
         None if clean is None else os.fspath(clean),
@@ -182,25 +180,26 @@ def load(
     else:
         compare(found, progress)
         notes = [] if drawn else drop_copies(found)
-        how = draw_parts(found, options.test_fraction, options.seed) if drawn else complete_parts(found, options.seed)
+        how = _divide(found, options, drawn)
     options, preparation = _prepared(found, options)
     images = None
     if len(found.names) * math.prod(preparation.item_shape) <= memory_limit:
         images = decode_all(found, preparation, progress)
         found.require()
         if not all(found.members(part) for part in (TRAIN, VALIDATION, TEST)):  # those few could not be decoded
-            how = (
-                draw_parts(found, options.test_fraction, options.seed) if drawn else complete_parts(found, options.seed)
-            )
+            how = _divide(found, options, drawn)
         pixel = images[:1, ..., :1, :1]
         if (images[:1] == pixel).all() and (images == pixel).all():
             notes.append("All images are of one and the same grey or colour: there is nothing to learn.")
     else:
         notes.append(f"More than memory_limit ({memory_limit:,} bytes): decoded anew in every epoch.")
     classes, (train, validation, test) = _split(found, images, preparation)
-    all_notes = (*found.notes, *notes, *how)
-    skipped = tuple(found.skipped)
+    all_notes, skipped = (*found.notes, *notes, *how), tuple(found.skipped)
     return Images(found.name, preparation.shape, classes, train, validation, test, options, all_notes, skipped)
+
+
+def _divide(found: Collection, options: ImageOptions, drawn: bool) -> list[str]:
+    return draw_parts(found, options.test_fraction, options.seed) if drawn else complete_parts(found, options.seed)
 
 
 def _load_streams(found: Streams, options: ImageOptions, progress: Progress | None) -> Images:
@@ -278,7 +277,12 @@ def _split(
     collection: Collection, images: Tensor | None, preparation: Preparation
 ) -> tuple[tuple[str, ...] | None, list[Split]]:
     """The classes, and the images of the three parts: of those in memory, or else to be decoded when needed."""
-    classes = _ordered({group for group in collection.groups if group is not None})
+    classes = tuple(
+        sorted(  # numbers by their value, before all others
+            {group for group in collection.groups if group is not None},
+            key=lambda name: (0, int(name), "") if name.isdecimal() else (1, 0, name),
+        )
+    )
     index = {name: i for i, name in enumerate(classes)}
     numbers = torch.tensor([-1 if group is None else index[group] for group in collection.groups])
     splits: list[Split] = []
@@ -297,11 +301,6 @@ def _split(
         else:
             splits.append(ListedSplit(collection.source, collection.pictures, names, wanted, labels, preparation))
     return None if all(split.labels is None for split in splits) else classes, splits
-
-
-def _ordered(names: set[str]) -> tuple[str, ...]:
-    """The names of classes in order: numbers by their value, before all others."""
-    return tuple(sorted(names, key=lambda name: (0, int(name), "") if name.isdecimal() else (1, 0, name)))
 
 
 def _count(split: Split) -> str:

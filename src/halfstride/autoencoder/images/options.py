@@ -92,17 +92,11 @@ class ImageOptions:
             >>> ImageOptions.from_record({"source": "digits", "size": [28, 28]}).size
             (28, 28)
         """
-        if not isinstance(record, Mapping):
-            raise ValueError(f"`record` (={_quoted(record)}) must be a mapping from names of options to values.")
         known = [field.name for field in fields(cls)]
-        for name, value in record.items():
-            if name not in known:
-                raise ValueError(
-                    f"`{printable(str(name))}` (={_quoted(value)}) must not be in the record of images: "
-                    f"it knows {', '.join(known)}."
-                )
-        if "source" not in record:
-            raise ValueError(f"`record` (={_quoted(dict(record))}) must have a `source`: add where the images are.")
+        if not isinstance(record, Mapping) or "source" not in record or not record.keys() <= set(known):
+            raise ValueError(
+                f"`record` (={_quoted(record)}) must be a mapping with a `source` and no names but {', '.join(known)}."
+            )
         return cls(**record)
 
     def load(

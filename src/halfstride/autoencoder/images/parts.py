@@ -102,17 +102,18 @@ def _drawn(collection: Collection, among: Sequence[int], count: int, salt: str) 
         units.setdefault(collection.same[i], []).append(i)
     if len(units) < 2:
         return set()
-    ranked = sorted(units.values(), key=lambda unit: _rank(salt, min(collection.names[i] for i in unit)))
+
+    def rank(unit: list[int]) -> bytes:
+        name = min(collection.names[i] for i in unit)
+        return hashlib.blake2b(f"{salt}{name}".encode("utf-8", "surrogateescape")).digest()
+
+    ranked = sorted(units.values(), key=rank)
     chosen: set[int] = set()
     for unit in ranked:
         if len(chosen) + len(unit) <= count:
             chosen.update(unit)
     smallest: list[int] = min(ranked, key=len)
     return chosen or set(smallest)
-
-
-def _rank(salt: str, name: str) -> bytes:
-    return hashlib.blake2b(f"{salt}{name}".encode("utf-8", "surrogateescape")).digest()
 
 
 def _images(count: int) -> str:

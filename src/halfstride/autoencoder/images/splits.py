@@ -259,9 +259,8 @@ class Epoch(NamedTuple):
 
     def shares(self, size: int) -> Iterator[Int64[Tensor, " B"]]:
         """Step by step, the indices of this process's images out of `size`."""
+        order = torch.arange(size)
         if self.shuffle:
             order = torch.randperm(size, generator=torch.Generator().manual_seed(self.derived_seed))
-        else:
-            order = torch.arange(size)
         for start in range(self.skip * self.batch_size, size, self.batch_size):
             yield order[start : start + self.batch_size][self.rank :: self.world_size]

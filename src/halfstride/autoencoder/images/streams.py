@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from halfstride.autoencoder.images.collection import in_threads, processors, reasons_of
+from halfstride.autoencoder.images.collection import decode_into, processors
 from halfstride.autoencoder.images.decoding import Pair, Preparation
 from halfstride.autoencoder.images.formats import ImageError, Picture, printable
 from halfstride.autoencoder.images.splits import Epoch, Sample, Skipped, Split, sample_of, spread
@@ -81,17 +81,10 @@ class StreamedSplit(Split):
             )
 
     def _decoded(self, items: Sequence[Item]) -> tuple[Tensor, list[int]]:
-        """The images of items that can be read, and which these are; decoded in this process.
-
-        Raises:
-            ValueError: where none can be read.
-        """
-        images = torch.empty((len(items), *self.decoder.preparation.item_shape), dtype=torch.uint8)
-
-        def decode_one(i: int) -> None:
-            images[i] = self.decoder.preparation.decode(self.decoder.find(items[i][1]))
-
-        failures = reasons_of(in_threads(decode_one, len(items), "decoding", None))
+        """The images of items that can be read, and which these are; decoded in this process."""
+        preparation, find = self.decoder.preparation, self.decoder.find
+        images = torch.empty((len(items), *preparation.item_shape), dtype=torch.uint8)
+        failures = decode_into(images, lambda i: find(items[i][1]), preparation)
         self._skipped.update({items[i][0]: reason for i, reason in failures.items()})
         good = [i for i in range(len(items)) if i not in failures]
         if not good:
@@ -114,15 +107,7 @@ class ListedSplit(StreamedSplit):
         labels: Tensor | None,
         preparation: Preparation,
     ) -> None:
-        """
-        Args:
-            source: what the collection is called.
-            pictures: all pictures of the collection.
-            names: one for each picture of this split.
-            wanted: which pictures of the collection belong to this split.
-            labels: one for each picture of this split; None where there are no classes.
-            preparation: how they are decoded.
-        """
+        """`pictures` are all of the collection; `names` and `labels` those of the `wanted` ones, of this split."""
         super().__init__(source, pictures.__getitem__, preparation)
         self.names: Sequence[str] = names
         self.wanted = wanted

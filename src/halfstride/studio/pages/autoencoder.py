@@ -14,8 +14,6 @@ from halfstride.studio.pages import STATIC
 from halfstride.studio.pictures import read_picture
 from halfstride.studio.responses import Decoded, LatentSpace, Progress, Reconstruction, RunDetails, RunSummary
 
-__all__ = ["router"]
-
 router = APIRouter()
 
 Number = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]

@@ -7,7 +7,6 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse
-from torch import Tensor
 
 from halfstride import diagnose_image, figures
 from halfstride.checkerboard import Diagnosis, ImageDiagnosis
@@ -16,12 +15,10 @@ from halfstride.studio.dependencies import UPLOAD, Runs, Upload, run_slow
 from halfstride.studio.pages import STATIC
 from halfstride.studio.pictures import read_picture
 
-__all__ = ["router"]
-
 router = APIRouter()
 
 _LARGEST = 512
-"""Pixels along each axis that are analysed: enough to find a pattern of half a percent, in a few seconds."""
+"""Pixels along each axis, from the middle, that are analysed: enough for a pattern of half a percent, in seconds."""
 
 _INK = {"light": "#1d1f23", "dark": "#e9e7e2"}
 """The text colours of studio.css."""
@@ -41,16 +38,14 @@ async def check_run(request: Request, runs: Runs, name: str, theme: Theme = "lig
 @router.post("/api/pictures/checkup", openapi_extra=UPLOAD)
 async def check_upload(request: Request, content: Upload, theme: Theme = "light") -> dict[str, Any]:
     """Look for a periodic pattern in an uploaded picture, the bytes of an image file."""
-    return await run_slow(
-        request, lambda: _checkup(diagnose_image(_middle(read_picture(content)).float() / 255), theme)
-    )
 
+    def compute() -> dict[str, Any]:
+        picture = read_picture(content)
+        top, left = (max(0, (size - _LARGEST) // 2) for size in picture.shape[1:])
+        middle = picture[:, top : top + _LARGEST, left : left + _LARGEST]
+        return _checkup(diagnose_image(middle.float() / 255), theme)
 
-def _middle(picture: Tensor) -> Tensor:
-    """At most 512×512 pixels from the middle of an image C×H×W, at full resolution."""
-    _, height, width = picture.shape
-    top, left = (max(0, (size - _LARGEST) // 2) for size in (height, width))
-    return picture[:, top : top + _LARGEST, left : left + _LARGEST]
+    return await run_slow(request, compute)
 
 
 def _checkup(found: Diagnosis | ImageDiagnosis, theme: Theme) -> dict[str, Any]:

@@ -14,8 +14,6 @@ from halfstride.studio.explanation import Explanation, explain
 from halfstride.studio.layer import Layer
 from halfstride.studio.pages import STATIC
 
-__all__ = ["router"]
-
 router = APIRouter()
 
 _MEDIA: dict[Format, str] = {"gif": "image/gif", "svg": "image/svg+xml", "png": "application/zip"}

@@ -68,8 +68,6 @@ from halfstride._support.torch_private import is_transformed
 from halfstride._support.weight_cache import cache_on_weight, cached, is_cacheable
 from halfstride.kernels import widened
 
-__all__ = ["compute", "cost", "gradients", "unsupported_reason"]
-
 
 def unsupported_reason(case: Case) -> str | None:
     """The reason why a case cannot be summed by parts; None where it can."""
@@ -106,8 +104,7 @@ def _of_group(case: Case, padding: Pairs) -> Case:
 def gradients(
     case: Case, gradient: Tensor, input: Tensor | None, weight: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """To the input where the weight is given, and to the weight where the input is, of a case that is padded with zeros
-    and has one group; without gradients of their own."""
+    """To the input where the weight is given, and to the weight where the input is; of one group, padded with zeros."""
     of_both: tuple[Tensor | None, Tensor | None] = _Gradients.forward(gradient, input, weight, case, gradient.dtype)
     return of_both
 
@@ -235,8 +232,7 @@ def _add_gradients(
     of_x: Tensor | None,
     of_taps: Tensor | None,
 ) -> None:
-    """Add to the gradients of values and of taps, where they are wanted, what components give that are `lead` along the
-    first axis."""
+    """Add what the components that are `lead` along the first axis give to the gradients of values and taps."""
     components = [component for component in plan.components if component[0] == lead]
     signs = signs_of_taps(plan, components, gradient)
     kernels: dict[Component, Tensor] = {}

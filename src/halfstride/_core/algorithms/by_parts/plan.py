@@ -13,8 +13,6 @@ from halfstride._core.case import Case
 from halfstride._support.torch_private import is_compiling
 from halfstride._support.weight_cache import cached
 
-__all__ = ["AxisPlan", "Block", "Component", "Gaps", "PartsPlan", "blocks", "furthest_periods", "plan", "with_periods"]
-
 Component = tuple[int, ...]
 """By axis: 0 for the values at the anchors, or the class of jumps, counted from 1."""
 
@@ -111,10 +109,6 @@ class AxisPlan:
     def size_of(self, phase: int) -> int:
         return len(range(phase, self.output_size, self.step))
 
-    def landings(self, gap: int) -> tuple[Landing, ...]:
-        """Where the products of a gap land."""
-        return _landings(self, gap)
-
     def part(self, outputs: range) -> tuple[range, AxisPlan]:
         """The inputs that these outputs, from a multiple of the step on, are made of, and the plan that does it."""
         k, s, d, padding = self.kernel_size, self.stride, self.dilation, self.padding - outputs.start
@@ -176,7 +170,8 @@ class PartsPlan:
 
 
 @cached
-def _landings(axis: AxisPlan, gap: int) -> tuple[Landing, ...]:
+def landings(axis: AxisPlan, gap: int) -> tuple[Landing, ...]:
+    """Where the products of a gap land."""
     return tuple(
         Landing(phase, start, axis.size_of(phase))
         for phase in axis.phases
@@ -233,16 +228,8 @@ def furthest_periods(case: Case) -> tuple[int, ...]:
 
 def with_periods(case: Case, periods: Sequence[int]) -> PartsPlan:
     """The plan with anchors so far apart along each axis."""
-    sizes = (
-        case.input_size,
-        case.output_size,
-        case.kernel_size,
-        case.stride,
-        case.dilation,
-        case.padding,
-        periods,
-    )
-    return PartsPlan(tuple(_axis_plan(*axis) for axis in zip(*sizes, strict=True)))
+    sizes = case.input_size, case.output_size, case.kernel_size, case.stride, case.dilation, case.padding
+    return PartsPlan(tuple(map(_axis_plan, *sizes, periods)))
 
 
 def _axis_plan(n: int, o: int, k: int, s: int, d: int, p: int, m: int) -> AxisPlan:

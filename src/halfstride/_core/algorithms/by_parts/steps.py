@@ -16,21 +16,10 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from halfstride._core.algorithms.by_parts.plan import AxisPlan, Component, Gaps, PartsPlan
+from halfstride._core.algorithms.by_parts.plan import AxisPlan, Component, Gaps, PartsPlan, landings
 from halfstride._core.algorithms.products import Kernel, times
 from halfstride._core.common import store
 from halfstride._support.weight_cache import cached
-
-__all__ = [
-    "Kernels",
-    "add_sums_of_taps_adjoint",
-    "of_components",
-    "of_lead_gaps",
-    "signs_of_taps",
-    "sum_products",
-    "sums_of_taps",
-    "through_components",
-]
 
 Kernels = Mapping[tuple[int, Component], Tensor | Kernel]
 """(gaps·out, in) for a gap of the first axis and a component of the others, of all gaps of the latter together."""
@@ -108,12 +97,10 @@ def through_components(
     visit: Visitor,
     total: Tensor | None,
 ) -> None:
-    """Visit each component of the values that is `lead` along the first axis, and add to the total, as values, what is
-    said of them.
+    """Visit each component of the values that is `lead` along the first axis; add what the visitor returns.
 
-    One after another, so that few of them exist at a time. Values may be missing, and so may a total, where nothing is
-    said. The visitor sees (images, *positions, gaps·out) of the output's gradient, summed at the places that each
-    product was added to.
+    One after another, so that few of them exist at a time. The visitor sees (images, *positions, gaps·out) of the
+    output's gradient, summed at the places that each product was added to.
     """
     _descend((lead,), values, [gradient], plan, visit, total)
 
@@ -140,13 +127,14 @@ def _descend(
         part = None if total is None else total.new_zeros(*total.shape[:at], size, *total.shape[at + 1 :])
         for following in plan.axes[at].components:
             _descend((*chosen, following), of_whole, of_gradients, plan, visit, part)
-    if part is not None and total is not None:
-        _add_adjoint(total, at, part, axis.lattices[each], jumps=each > 0)
+    if part is not None and total is not None:  # of jumps also take it from the positions before
+        for shift, sign in ((0, 1), (-1, -1)) if each > 0 else ((0, 1),):
+            for source, target in _meeting(part, total, at, axis.lattices[each], shift):
+                target.add_(source, alpha=sign)
 
 
 def _gathered(gradients: list[Tensor], at: int, axis: AxisPlan, component: int, *, last: bool) -> list[Tensor]:
-    """Of each of the gradients, for each gap of a component, the sum along an axis of what its product was added to; of
-    the last axis as one tensor (images, *positions, gaps·out)."""
+    """Per gradient and gap, the sum of what its product was added to; of the `last` axis as one tensor."""
     gaps, one = axis.gaps_of(component), gradients[0]
     if not last:
         return [_gathered_along(each, at, axis, gap) for each in gradients for gap in gaps]
@@ -158,19 +146,19 @@ def _gathered(gradients: list[Tensor], at: int, axis: AxisPlan, component: int, 
 
 def _gathered_along(gradient: Tensor, at: int, axis: AxisPlan, gap: int, target: Tensor | None = None) -> Tensor:
     """Into a target, or in the memory of the gradient where it lies there already."""
-    size, landings = len(axis.lattices[axis.component_of(gap)]), axis.landings(gap)
+    size, places = len(axis.lattices[axis.component_of(gap)]), landings(axis, gap)
     if target is None:
-        if len(landings) == 1 and landings[0].size == size:
-            return gradient[_along_axis(at, slice(landings[0].phase, None, axis.step))]
+        if len(places) == 1 and places[0].size == size:
+            return gradient[_along_axis(at, slice(places[0].phase, None, axis.step))]
         target = gradient.new_empty(*gradient.shape[:at], size, *gradient.shape[at + 1 :])
-    if not landings:
+    if not places:
         return target.zero_()
-    _, first, length = landings[0]
+    _, first, length = places[0]
     for start, rest in ((0, first), (first + length, size - first - length)):
         if rest:
             target.narrow(at, start, rest).zero_()
     together, others = [], []
-    for landing in landings:
+    for landing in places:
         part = gradient[_along_axis(at, slice(landing.phase, None, axis.step))]
         if landing[1:] == (first, length):
             together.append(part)
@@ -182,7 +170,7 @@ def _gathered_along(gradient: Tensor, at: int, axis: AxisPlan, gap: int, target:
     return target
 
 
-def _along_axis(axis: int, positions: slice) -> Place:
+def _along_axis(axis: int, positions: slice) -> tuple[slice, ...]:
     return (*(slice(None),) * axis, positions)
 
 
@@ -220,16 +208,8 @@ def _jumps(values: Tensor, axis: int, positions: range) -> Tensor:
     return jumps
 
 
-def _add_adjoint(target: Tensor, axis: int, part: Tensor, positions: range, *, jumps: bool) -> None:
-    """Add the values at some positions to those positions; of jumps `i` also take them from positions `i - 1`."""
-    for shift, sign in ((0, 1), (-1, -1)) if jumps else ((0, 1),):
-        for source, values in _meeting(part, target, axis, positions, shift):
-            values.add_(source, alpha=sign)
-
-
 def _meeting(part: Tensor, values: Tensor, axis: int, positions: range, shift: int = 0) -> list[tuple[Tensor, Tensor]]:
-    """Of a part that has these positions along an axis, and of values, what lies at the same position, or `shift`
-    further; nothing where they do not meet."""
+    """What lies at the same position, or `shift` further, of a part with these positions and of values, if anything."""
     meeting = _overlap(positions, shift, values.shape[axis])
     if meeting is None:
         return []
@@ -293,28 +273,15 @@ def sum_products(values: Tensor, kernels: Kernels, bias: Tensor | None, plan: Pa
                 summed = multiplied(of_lead[lead.component_of(gap)], gap, component, at, summed, can_overwrite)
             along_lead.update(zip(others.gaps[component], torch.split(summed, output.shape[-1], -1), strict=True))
         for phases in product((phase,), *(axis.phases for axis in others.axes)):
-            _, along, *across = _of_phases(phases, plan.axes)
-            place = (along, slice(None), *across)
+            along, *across = (slice(r, None, axis.step) for r, axis in zip(phases, plan.axes, strict=True))
+            place = along, slice(None), *across
             target = output[place]
             summands = []
             for terms in product(*(axis.terms[r] for r, axis in zip(phases[1:], others.axes, strict=True))):
-                place = (slice(None), *_of_terms(terms, target.shape[2:-1]))
+                added = (slice(start, start + n) for (_, start), n in zip(terms, target.shape[2:-1], strict=True))
+                place = slice(None), slice(None), *added
                 summands.append(along_lead[tuple(gap for gap, _ in terms)][place])
             _store_sum(summands, target)
-
-
-Place = tuple[slice | int, ...]
-"""An index into (images, *positions, channels)."""
-
-
-def _of_phases(phases: Sequence[int], axes: Sequence[AxisPlan]) -> Place:
-    """Where the outputs of one phase per axis are."""
-    return (slice(None), *(slice(r, None, axis.step) for r, axis in zip(phases, axes, strict=True)))
-
-
-def _of_terms(terms: Sequence[tuple[int, int]], sizes: Sequence[int]) -> Place:
-    """Where the products of one term per axis are that so many outputs of a phase add up."""
-    return (slice(None), *(slice(start, start + n) for (_, start), n in zip(terms, sizes, strict=True)))
 
 
 def _store_sum(summands: Sequence[Tensor], target: Tensor) -> None:
