@@ -37,6 +37,8 @@ TEXTURES = {"brick": "grass", "grass": "gravel", "gravel": "brick"}
 """Each texture, and what foreign patches in it are of."""
 DEFECTS = ("scratch", "stain", "smear", "foreign", "hole")
 SIDE = 128
+KEEP_RUNS = False
+"""Whether runs of an earlier call are fitted and tested again, not trained again."""
 
 
 def paint(
@@ -139,6 +141,11 @@ def _idx(part: str, kind: str) -> np.ndarray:
 def _train(name: str, images: np.ndarray, minutes: float) -> tuple[Path, float]:
     """Train and fit by the command; the run, and the CPU seconds that it took."""
     folder = WORK / name
+    if KEEP_RUNS and (folder / "run" / "detector.json").exists():
+        import halfstride
+
+        halfstride.fit_detector(folder / "run")
+        return folder / "run", float("nan")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     np.save(folder / "good.npy", images)
@@ -182,7 +189,10 @@ def main() -> None:
         "--minutes", type=float, default=1.0, help="of each training, without its detector (%(default)s)"
     )
     parser.add_argument("--out", type=Path, default=RESULTS, help="the JSON (%(default)s)")
+    parser.add_argument("--keep-runs", action="store_true", help="fit and test earlier runs again, without training")
     arguments = parser.parse_args()
+    global KEEP_RUNS
+    KEEP_RUNS = arguments.keep_runs
     rows = {f"clothes {c}": lambda c=c: clothes_row(c, arguments.minutes) for c in range(10)}
     rows |= {f"texture {t}": lambda t=t: texture_row(t, arguments.minutes) for t in TEXTURES}
     content = {"processor": processor(), "minutes": arguments.minutes, "rows": {}}

@@ -25,6 +25,7 @@ _CELLS = 7  # a side, in which the error of a latent vector's reconstruction is 
 _LEAST_ERROR = 1e-5  # added to errors before their logarithm: half a grey level squared is 4e-6
 _LARGE = 64  # pixels a side from which places are judged by 4×4 pixels, not by 2×2
 LARGEST_WHOLE, _TILE = 2**22, 1024  # pixels of an image that is not looked at in tiles, and a side of a tile
+_HANDICAP = 2.0  # standard deviations
 _VERSION = 1
 
 
@@ -52,7 +53,8 @@ class Detector(nn.Module):
     the logarithms of the reconstruction error in 7×7 cells (of a latent map, by means and standard deviations of these
     over all positions). The score is the logarithm of its Mahalanobis distance from the good images. Place by place, a
     small network that was shown synthetic defects judges the image and its reconstruction. Both are brought to the same
-    scale on held-out good images and added by `logaddexp`, so that either is enough.
+    scale on held-out good images and added by `logaddexp`, so that either is enough; the part that a latent of this
+    kind is less suited for (places for a vector, the whole for a map) counts two standard deviations less.
 
     Args:
         model: the autoencoder, which is not changed.
@@ -70,6 +72,7 @@ class Detector(nn.Module):
     whitening: Tensor
     centre: Tensor
     scale: Tensor
+    handicap: Tensor
 
     def __init__(self, model: Autoencoder) -> None:
         super().__init__()
@@ -84,6 +87,9 @@ class Detector(nn.Module):
         numbers = self._numbers()
         self.register_buffer("mean", torch.zeros(numbers))
         self.register_buffer("whitening", torch.eye(numbers))
+        # A latent vector knows images as wholes, and a map their places; the other part must be further out to count.
+        handicap = [0.0, _HANDICAP] if model.latent == "vector" else [_HANDICAP, 0.0]
+        self.register_buffer("handicap", torch.tensor(handicap), persistent=False)
         # Of the two parts, whole image and places: what good images have.
         self.register_buffer("centre", torch.zeros(2))
         self.register_buffer("scale", torch.ones(2))
@@ -170,7 +176,7 @@ class Detector(nn.Module):
         return codes, changes, errors, self.head(images, outputs)
 
     def _judge(self, described: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        parts = (self._parts(described, logits) - self.centre) / self.scale
+        parts = (self._parts(described, logits) - self.centre) / self.scale - self.handicap
         return torch.logaddexp(*parts.unbind(1)), (logits[:, 0] - self.centre[1]) / self.scale[1]
 
     def _parts(self, described: Tensor, logits: Tensor) -> Tensor:
