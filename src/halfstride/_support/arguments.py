@@ -42,7 +42,7 @@ def read_int(name: str, value: Any, least: int | None) -> int:
 
 
 def read_choice(name: str, value: Any, choices: Sequence[str]) -> Any:
-    """One of a few words."""
+    """Return `value` where it is one of `choices`, and raise a `ValueError` that lists them where it is not."""
     if value not in choices:
         raise ValueError(f"`{name}` (={value!r}) must be one of {', '.join(map(repr, choices))}.")
     return value

@@ -247,6 +247,8 @@ def _write_onnx(
         made = torch.onnx.export(program, dynamo=True, input_names=names[0], output_names=names[1], verbose=False)
     assert made is not None
     model = made.model_proto
+    for part in (*model.graph.node, *model.graph.value_info, model.graph, *model.functions):
+        del part.metadata_props[:]  # stack traces, with the paths of this machine
     if fitted is not None:  # an input with an initializer of its name is optional
         default = np.array(fitted.threshold.value, np.float32)
         model.graph.initializer.append(numpy_helper.from_array(default, "threshold"))

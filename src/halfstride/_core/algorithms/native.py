@@ -76,7 +76,16 @@ def conv(
 def transposed(
     case: Case, input: Tensor, weight: Tensor, form: Form, kernel: Callable[[], Tensor], bias: Tensor | None
 ) -> Tensor:
-    """torch's transposed convolution, of what `as_transposed` says, by `kernel()`, which is made of a form's weight."""
+    """Compute a case that `as_transposed` made, with torch's transposed convolution or a faster equal of it.
+
+    Args:
+        case: the transposed convolution.
+        input: of the operator.
+        weight: as the caller gave it, in its own form.
+        form: that form.
+        kernel: makes the full kernel of it; called only where it is needed.
+        bias: one number per output channel.
+    """
     padding, output_padding, start, reached = _cuts(case)
     of_all = bias if reached else None
     if packed.pays(case, input, weight, form, output_padding):
