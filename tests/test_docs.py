@@ -21,6 +21,7 @@ PAGES = [
     if "```" in page.read_text(encoding="utf-8")
 ]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -88,6 +89,16 @@ def test_the_table_of_ratios_is_that_of_the_results():
 def test_every_example_runs(script, monkeypatch):
     monkeypatch.setattr(sys, "argv", [str(script)])
     assert printed(lambda: runpy.run_path(str(script), run_name="__main__"))
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=name)
+def test_every_cell_of_a_notebook_runs(notebook):
+    namespace = {"__name__": "__main__"}
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "code":
+            assert not cell["outputs"]  # they would be committed, and come from somewhere else
+            printed(lambda cell=cell: exec("".join(cell["source"]), namespace))
+    assert namespace["report"].metrics.image_auroc > 0.75
 
 
 def test_the_page_on_the_lecture_and_its_script_are_the_same_code():
