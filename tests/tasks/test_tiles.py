@@ -22,7 +22,7 @@ def model(request):
     model = ConvAutoencoder(32, 1, 1, latent="map", width=4, **KINDS[request.param]).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(torch.randn_like(parameter) * 0.3)
+            parameter.copy_(torch.randn_like(parameter) / parameter[0].numel() ** 0.5)
     return model
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +22,7 @@ _CUT = 160  # pixels a side that are shown of a denoised picture
 
 
 def neighbours(
-    rows: Sequence[Sequence[Float[np.ndarray, "c h w"] | None]], distances: Sequence[Sequence[float]]
+    rows: Sequence[Sequence[Float[np.ndarray, "c h w"] | None]], distances: Float[np.ndarray, "queries k"]
 ) -> Figure:
     """Queries, each beside its nearest pictures with their distances.
 
@@ -81,7 +81,7 @@ def ladder(
     return figure
 
 
-def denoised(rows: dict[str, Sequence[Float[np.ndarray, "c h w"]]], notes: dict[str, Sequence[str]]) -> Figure:
+def denoised(rows: Mapping[str, Sequence[Float[np.ndarray, "c h w"]]], notes: Mapping[str, Sequence[str]]) -> Figure:
     """The middle of some pictures as they were given, denoised and, where they are known, clean; pixel by pixel.
 
     Args:

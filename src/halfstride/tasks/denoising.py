@@ -254,8 +254,8 @@ def _stretched(images: UInt8[Tensor, "n c h w"], size: Sequence[int]) -> UInt8[T
 
 def _quality(original: Tensor, output: Tensor, target: Tensor) -> Quality:
     (noisy, restored), clean = (to_float(image[None]) for image in (original, output)), to_float(target[None])
-    decibels = [float(psnr((image - clean).square().mean())) for image in (noisy, restored)]
-    return Quality(*decibels, _similarity(noisy, clean), _similarity(restored, clean))
+    before, after = (float(psnr((image - clean).square().mean())) for image in (noisy, restored))
+    return Quality(before, after, _similarity(noisy, clean), _similarity(restored, clean))
 
 
 def _similarity(image: Tensor, clean: Tensor) -> float | None:

@@ -75,7 +75,7 @@ class Embedding:
         """
         path, names = check_path(path), [_text(name) for name in self.names]
         if path.suffix == ".npz":
-            arrays = {"path": np.array(names), "code": self.codes, "run": np.array(self.run)}
+            arrays: dict[str, Any] = {"path": np.array(names), "code": self.codes, "run": np.array(self.run)}
             if self.classes is not None:
                 arrays["class"] = np.array(["" if name is None else _text(name) for name in self.classes])
             with writing(path) as temporary, temporary.open("wb") as file:
@@ -196,7 +196,8 @@ def embed_pictures(
         whole: whether of a latent map the code is the map itself.
         progress: called with what is being done, how many are done, and of how many.
     """
-    chunks, failures = [], {}
+    chunks: list[tuple[list[int], np.ndarray]] = []
+    failures: dict[int, str] = {}
     for places, codes, failed in _encode(run, pictures, whole=whole, progress=progress):
         chunks.append((places, codes))
         failures |= failed

@@ -66,7 +66,6 @@ class Job:
         self.waiting = remaining[self.rank :: self.processes]
         """The places of the pictures that this process works on."""
         self._wait()  # before any process adds to what the others read
-        self._journal = self.folder / f"results.{self.rank}.jsonl"
 
     def _open(self, record: dict[str, Any], resume: bool) -> None:
         if self._is_file and self.out.exists():
@@ -97,17 +96,18 @@ class Job:
             for line in path.read_text(encoding="utf-8").splitlines():
                 try:
                     record = json.loads(line)
-                except ValueError:  # the last line of an interrupted process
+                except ValueError:  # the empty first line, or one that an interrupted process did not finish
                     continue
                 records[record.pop("place")] = record
         return records
 
     def write(self, records: Mapping[int, Mapping[str, Any]]) -> None:
         """Keep the results of some pictures, by their places."""
-        with self._journal.open("a", encoding="utf-8") as journal:
+        with (self.folder / f"results.{self.rank}.jsonl").open("a", encoding="utf-8") as journal:
             for place, record in records.items():
                 self.records[place] = dict(record)
-                journal.write(json.dumps({"place": place, **record}) + "\n")
+                # On a new line, since the last one may be cut off where a process was interrupted.
+                journal.write("\n" + json.dumps({"place": place, **record}))
 
     def finish(self, write: Callable[[Path, list[dict[str, Any]]], None]) -> bool:
         """Wait for all processes; in the first one write the output and give it its name.

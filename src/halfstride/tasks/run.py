@@ -131,7 +131,7 @@ def load_run(
     if isinstance(run, TrainedRun):
         return run
     opened, found = Run.open(Path(run)), find_device(device)
-    if found.type == "cuda" and found.index is None:  # processes of `torchrun` take a device each
+    if str(found) == "cuda":  # without an index: processes of `torchrun` take a device each
         found = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     own = load_encoder(encoder) if isinstance(encoder, str) else encoder
     return TrainedRun(opened, opened.load_model(own).to(found).eval(), found)

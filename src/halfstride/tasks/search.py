@@ -146,7 +146,7 @@ def nearest(
     places = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
     start = 0
     for block in blocks:
-        for piece in block.split(max(_DISTANCES // len(queries), 1)):
+        for piece in torch.split(block, max(_DISTANCES // len(queries), 1)):
             # By differences: by products, small distances between large codes would be lost to rounding.
             distances = torch.cdist(queries, piece, compute_mode="donot_use_mm_for_euclid_dist")
             found, at = distances.topk(min(k, len(piece)), largest=False)

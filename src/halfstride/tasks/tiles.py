@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -34,7 +35,8 @@ def tiled(
         What `function` returns, of the whole image, on the device and of the type that it returns.
 
     Example:
-        >>> blur = torch.nn.AvgPool2d(5, stride=1, padding=2)
+        >>> blur = nn.AvgPool2d(5, stride=1, padding=2)
+        >>> import torch
         >>> image = torch.rand(1, 3, 50, 70)
         >>> bool(torch.allclose(tiled(blur, image, tile=16, halo=2, multiple=1), blur(image)))
         True
@@ -60,8 +62,7 @@ def tiled(
 def halo_of(model: ConvAutoencoder, *, decoder: bool = True) -> int:
     """Pixels beyond a block of `downscale`×`downscale` that its code, or its reconstruction, depends on.
 
-    It follows from the sizes of the layers and never comes out too small: it is the sum of all layers' reaches, while
-    a layer whose windows do not overlap reaches less far.
+    It follows from the sizes of the layers, and is never too small, though up to a few pixels too large.
 
     Args:
         model: one with a latent map: a vector depends on the whole image.
@@ -69,7 +70,7 @@ def halo_of(model: ConvAutoencoder, *, decoder: bool = True) -> int:
 
     Example:
         >>> halo_of(ConvAutoencoder(64, 3, 4, latent="map"))
-        80
+        71
     """
     reach, step = 0, 1  # in pixels of the image: how far outputs see, and from one position to the next
     for layer in (*model.encoder.modules(), *(model.decoder.modules() if decoder else ())):
@@ -79,11 +80,13 @@ def halo_of(model: ConvAutoencoder, *, decoder: bool = True) -> int:
             reach += 0 if kernel == stride else kernel // 2 * step
             step *= stride
         elif isinstance(layer, nn.MaxPool2d):
-            step *= int(layer.kernel_size)  # windows side by side, each within its block
-        elif isinstance(layer, layers.SubpixelConv2d | layers.ResizeConv2d):
-            reach += layer.kernel_size[0] // 2 * step
-            step //= layer.scale_factor[0]
-        elif isinstance(layer, layers.ConvTranspose2d):
-            reach += -(-layer.kernel_size[0] // layer.stride[0]) * step
-            step //= layer.stride[0]
+            step *= cast(int, layer.kernel_size)  # windows side by side, each within its block
+        elif isinstance(layer, layers.SubpixelConv2d | layers.ResizeConv2d | layers.ConvTranspose2d):
+            if isinstance(layer, layers.ConvTranspose2d):
+                scale, taps = layer.stride[0], -(-layer.kernel_size[0] // layer.stride[0])
+            else:
+                scale, taps = layer.scale_factor[0], layer.kernel_size[0] // 2
+            # What later layers reach into is rounded up to whole positions of this one's input.
+            reach += taps * step + step - step // scale
+            step //= scale
     return reach
