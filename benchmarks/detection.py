@@ -110,7 +110,7 @@ def texture_row(name: str, minutes: float) -> dict[str, Any]:
         "pca_image_auroc": roc_auc_score(truth, smoothed.max((1, 2))),
         "pca_pixel_auroc": region_overlap(list(smoothed), [*empty, *masks])[0],
         "cpu_seconds": seconds,
-        "judging_seconds": judging,
+        "judging_over_passes": judging,
     }
 
 
@@ -123,9 +123,10 @@ def clothes_row(normal: int, minutes: float) -> dict[str, Any]:
     return {
         "image_auroc": roc_auc_score(truth, scores),
         "false_alarms": float((scores[~truth] > found.threshold).mean()),
+        "splits_inside_of_100": _splits_inside(scores[~truth]),
         "pca_image_auroc": roc_auc_score(truth, _pca_errors(train, test, 32).mean((1, 2))),
         "cpu_seconds": seconds,
-        "judging_seconds": judging,
+        "judging_over_passes": judging,
     }
 
 
@@ -159,11 +160,39 @@ def _train(name: str, images: np.ndarray, minutes: float) -> tuple[Path, float]:
 
 
 def _detect(run: Path, images: np.ndarray) -> tuple[Any, float]:
+    """What is found, and the CPU time of it over that of the passes of model and head through batches that are ready."""
+    import torch
+
     import halfstride
+    from halfstride.tasks.detection.detector import load_detector
 
     opened = halfstride.load_run(run)
+    opened.detect(images[:256])
     started = time.process_time()
-    return opened.detect(images), time.process_time() - started
+    found = opened.detect(images)
+    judging = time.process_time() - started
+    model, head = opened.model, load_detector(opened.model, run).detector.head
+    batches = torch.from_numpy(images)[:, None].float().div(255).contiguous(memory_format=torch.channels_last)
+    started = time.process_time()
+    with torch.inference_mode():
+        for batch in batches.split(256 if images.shape[1] < 64 else 64):
+            outputs = model(batch)
+            model.encode(outputs)
+            head(batch, outputs)
+    return found, judging / (time.process_time() - started)
+
+
+def _splits_inside(scores: np.ndarray, rate: float = 0.05) -> int:
+    """Of 100 halvings of good images, in how many the false alarms on one lie in the interval told by the other."""
+    from halfstride.tasks.detection.threshold import set_threshold
+
+    generator, inside = np.random.default_rng(0), 0
+    for _ in range(100):
+        first, second = np.split(generator.permutation(scores), [len(scores) // 2])
+        threshold = set_threshold(first.tolist(), rate)
+        low, high = threshold.interval(len(second))
+        inside += low <= (second > threshold.value).sum() <= high
+    return inside
 
 
 def _at_size(anomaly_map: np.ndarray) -> Any:
