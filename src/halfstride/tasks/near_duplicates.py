@@ -206,8 +206,8 @@ def pairs_within(
                 exact = (pair[0] - pair[1]).norm(dim=1)
                 inside = exact <= distance
                 if map_shape is not None:
-                    flat = (_FLAT * distance) ** 2
-                    inside &= _alike(*((side + centre.to(device)).unflatten(1, map_shape) for side in pair), flat)
+                    origin = centre.to(device)
+                    inside &= _alike(pair[0] + origin, pair[1] + origin, map_shape, (_FLAT * distance) ** 2)
                 kept.add((at[inside] + at.new_tensor([top, left])).cpu(), exact[inside].cpu())
             # At least the rounding further away, so that none of these is a pair that was found.
             nearest, place = squares.masked_fill_(squares <= limit, math.inf).min(1)
@@ -223,11 +223,15 @@ def pairs_within(
     return Found(pairs, distances, kept.left_out, torch.cat([p for p, _ in beyond])[order], other_distances)
 
 
-def _alike(first: Float[Tensor, "n c h w"], second: Float[Tensor, "n c h w"], flat: float) -> Tensor:
+def _alike(
+    first: Float[Tensor, "n numbers"], second: Float[Tensor, "n numbers"], shape: tuple[int, ...], flat: float
+) -> Tensor:
     """Which pairs of maps vary alike over their positions; `flat` is the square of a size that is as good as none."""
-    first, second = (side.flatten(2) - side.flatten(2).mean(2, keepdim=True) for side in (first, second))
-    sizes = first.flatten(1).norm(dim=1) * second.flatten(1).norm(dim=1)
-    return (first - second).square().sum((1, 2)) <= _UNLIKE * (sizes + flat)
+    first, second = (side.reshape(len(side), shape[0], -1) for side in (first, second))
+    first, second = (side - side.mean(2, keepdim=True) for side in (first, second))
+    sizes: Tensor = first.flatten(1).norm(dim=1) * second.flatten(1).norm(dim=1)
+    apart: Tensor = (first - second).square().sum((1, 2))
+    return apart <= _UNLIKE * (sizes + flat)
 
 
 class _Nearest:
