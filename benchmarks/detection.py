@@ -160,7 +160,7 @@ def _train(name: str, images: np.ndarray, minutes: float) -> tuple[Path, float]:
 
 
 def _detect(run: Path, images: np.ndarray) -> tuple[Any, float]:
-    """What is found, and the CPU time of it over that of the passes of model and head through batches that are ready."""
+    """What is found, and its CPU time over that of the passes of model and head through batches that are ready."""
     import torch
 
     import halfstride
