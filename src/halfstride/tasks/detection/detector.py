@@ -25,6 +25,7 @@ _CELLS = 7  # a side, in which the error of a latent vector's reconstruction is 
 _LEAST_ERROR = 1e-5  # added to errors before their logarithm: half a grey level squared is 4e-6
 _LARGE = 64  # pixels a side from which places are judged by 4×4 pixels, not by 2×2
 LARGEST_WHOLE, _TILE = 2**22, 1024  # pixels of an image that is not looked at in tiles, and a side of a tile
+_NEIGHBOURS = 5
 _HANDICAP = 2.0  # standard deviations
 _VERSION = 1
 
@@ -51,7 +52,7 @@ class Detector(nn.Module):
 
     As a whole, an image is described by its code, the change of the code when the reconstruction is encoded again, and
     the logarithms of the reconstruction error in 7×7 cells (of a latent map, by means and standard deviations of these
-    over all positions). The score is the logarithm of its Mahalanobis distance from the good images. Place by place, a
+    over all positions); what counts is the Mahalanobis distance from the five nearest good images. Place by place, a
     small network that was shown synthetic defects judges the image and its reconstruction. Both are brought to the same
     scale on held-out good images and added by `logaddexp`, so that either is enough; the part that a latent of this
     kind is less suited for (places for a vector, the whole for a map) counts two standard deviations less.
@@ -70,6 +71,7 @@ class Detector(nn.Module):
     model: Autoencoder
     mean: Tensor
     whitening: Tensor
+    references: Tensor
     centre: Tensor
     scale: Tensor
     handicap: Tensor
@@ -87,6 +89,7 @@ class Detector(nn.Module):
         numbers = self._numbers()
         self.register_buffer("mean", torch.zeros(numbers))
         self.register_buffer("whitening", torch.eye(numbers))
+        self.register_buffer("references", torch.zeros(1, numbers))
         # A latent vector knows images as wholes, and a map their places; the other part must be further out to count.
         handicap = [0.0, _HANDICAP] if model.latent == "vector" else [_HANDICAP, 0.0]
         self.register_buffer("handicap", torch.tensor(handicap), persistent=False)
@@ -180,8 +183,10 @@ class Detector(nn.Module):
         return torch.logaddexp(*parts.unbind(1)), (logits[:, 0] - self.centre[1]) / self.scale[1]
 
     def _parts(self, described: Tensor, logits: Tensor) -> Tensor:
-        distances = ((described - self.mean) @ self.whitening).square().mean(1)
-        return torch.stack([distances.clamp_min(1e-12).log(), logits.flatten(1).amax(1)], 1)
+        asked, known = (described - self.mean) @ self.whitening, self.references
+        squares = asked.square().sum(1, keepdim=True) + known.square().sum(1) - 2 * asked @ known.T
+        nearest = squares.clamp_min(1e-6).sqrt().topk(min(_NEIGHBOURS, len(known)), largest=False).values
+        return torch.stack([nearest.mean(1).log(), logits.flatten(1).amax(1)], 1)
 
 
 def _statistics(places: Tensor) -> Tensor:
@@ -244,8 +249,9 @@ def load_detector(model: Autoencoder, folder: Path, false_alarms: float | None =
             raise ValueError(f"it is of version {content['version']}, and this is version {_VERSION}")
         fitted, scores, rate = _fitted_on(content["fitted_on"]), content["scores"], content["false_alarms"]
         threshold = set_threshold(scores, rate)
-        detector = Detector(model)
-        detector.load_state_dict(load_file(folder / "detector.safetensors"))
+        detector, tensors = Detector(model), load_file(folder / "detector.safetensors")
+        detector.references = torch.empty_like(tensors["references"])
+        detector.load_state_dict(tensors)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise ValueError(

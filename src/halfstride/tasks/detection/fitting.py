@@ -23,6 +23,7 @@ __all__ = ["fit_detector"]
 
 _LEAST_IMAGES = 8
 _BATCH = 64
+_REFERENCES = 2_000  # good images among which the nearest are looked for
 _FITTED, _HELD_OUT = 5_000, 1_000  # images that are looked at, where they are small
 _FITTED_VALUES = 2**24  # of larger ones at least 500
 _VALUES = 2**28  # of images kept in memory at once
@@ -176,7 +177,10 @@ def _fit_description(detector: Detector, part: _Part, device: torch.device, repo
     estimate = LedoitWolf().fit(described.numpy())
     detector.mean.copy_(described.mean(0))
     # |whitening^T d|^2 is the squared Mahalanobis distance of d.
-    detector.whitening.copy_(torch.from_numpy(np.linalg.cholesky(estimate.precision_)))
+    whitening = torch.from_numpy(np.linalg.cholesky(estimate.precision_))
+    detector.whitening.copy_(whitening)
+    chosen = torch.linspace(0, len(described) - 1, min(len(described), _REFERENCES)).long()
+    detector.references = ((described[chosen] - described.mean(0)) @ whitening).float().to(device)
 
 
 def _crops(part: _Part) -> Tensor:
