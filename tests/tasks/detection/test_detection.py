@@ -12,7 +12,7 @@ from PIL import Image
 import halfstride
 from halfstride import cli
 from halfstride.tasks import load_run
-from halfstride.tasks.detection import detector, fitting
+from halfstride.tasks.detection import detector
 from halfstride.tasks.detection.detector import load_detector
 from small_training import pictures, small_model, small_training
 
@@ -39,10 +39,8 @@ def fitted(request, tmp_path_factory):
     images = halfstride.load_images(save(pictures(160, shape=size), place / "good"))
     model = small_model(request.param, size=size)
     small_training(place / "run", model, images, steps=150)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "_LEAST_STEPS", 150)  # in which the head learns enough to find places
-        halfstride.fit_detector(place / "run", false_alarms=0.1)
-        yield place
+    halfstride.fit_detector(place / "run", false_alarms=0.1)
+    return place
 
 
 @pytest.fixture
