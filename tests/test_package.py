@@ -131,7 +131,7 @@ def test_other_missing_packages_are_left_alone():
 
 def test_extras_list_what_pyproject_does():
     text = (PACKAGE.parent.parent / "pyproject.toml").read_text(encoding="utf-8")
-    optional = text[text.index("train = [") : text.index("dev = [")]
+    optional = text[text.index("train = [") : text.index("docs = [")]
     names = {"PIL": "pillow", "sklearn": "scikit-learn", "pi_heif": "pi-heif"}
     told = {names.get(module, module) for packages in _EXTRAS.values() for module in packages.split()}
     assert told == {*re.findall(r'"([\w-]+)>=', optional), "starlette"}  # which fastapi brings

@@ -153,22 +153,24 @@ def test_a_slow_scoring_takes_at_most_half_of_a_length_in_minutes(tmp_path, monk
     assert Run.open(tmp_path / "run").stages[0] in (14, 15)  # half of 3 seconds
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    """A clock on which a step takes 0.1 seconds; called, it lets a scoring take some, too."""
-    now = [0.0]
-    step, score = module._Training._step, module.Validation.score
+def test_a_length_in_minutes_follows_the_speed_of_its_steps(tmp_path, monkeypatch):
+    now, taken = [0.0], []
+    step = module._Training._step
 
-    def taking(seconds, function):
-        def later(*arguments):
-            now[0] += seconds
-            return function(*arguments)
+    def slow_at_first(self, *arguments):
+        taken.append(1.0 if len(taken) < 12 else 0.1)  # where another program had the machine
+        now[0] += taken[-1]
+        return step(self, *arguments)
 
-        return later
-
-    monkeypatch.setattr(module._Training, "_step", taking(0.1, step))
+    monkeypatch.setattr(module._Training, "_step", slow_at_first)
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    return lambda seconds: monkeypatch.setattr(module.Validation, "score", taking(seconds, score))
+    metrics = small_training(tmp_path / "run", small_model(), steps=None, minutes=0.25)
+    run = Run.open(tmp_path / "run")
+    assert run.stages == [metrics[-1]["step"]]
+    trained = sum(entry["seconds"] for entry in metrics)
+    assert 13.5 <= trained <= 16.5  # of 15 seconds; by the first steps alone it would have been 15 steps
+    assert run.stages[0] > 40
+    assert metrics[-1]["learning_rate"] < 1e-4  # the schedule still ends at zero
 
 
 def test_ctrl_c_while_steps_are_timed_leaves_no_folder_and_no_trace_in_the_model(tmp_path, monkeypatch):

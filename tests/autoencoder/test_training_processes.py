@@ -37,12 +37,12 @@ JOB = """
 import sys
 sys.path[:0] = [{tests!r}, {here!r}]
 from test_training_processes import CASES, train_case
-from halfstride.autoencoder import training
-end = training.Processes.end
-training.Processes.end = lambda self: None  # a job can begin only once; all cases in one save time
+from accelerate import Accelerator
+end = Accelerator.end_training
+Accelerator.end_training = lambda self: None  # a job can begin only once; all cases in one save time
 for number, name in enumerate(CASES):
     if number == len(CASES) - 1:
-        training.Processes.end = end
+        Accelerator.end_training = end
     train_case(name, {folder!r})
 """
 

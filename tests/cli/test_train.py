@@ -29,10 +29,12 @@ def test_a_folder_of_photos_is_trained_judged_and_told_of(halfstride, photos, tm
     assert "Nearest neighbours find the class of" in out
     evaluation = Run(tmp_path / "my run").evaluation
     assert evaluation.verdict.sentence in lines
-    assert lines[-4:] == [
+    assert any(line.startswith("Detector fitted on ") for line in lines)
+    assert lines[-5:] == [
         "Next:",
         "  halfstride reconstruct 'my run' PICTURES/ --out back/  # try other pictures",
         "  halfstride evaluate 'my run' PICTURES/                 # score other pictures",
+        "  halfstride detect 'my run' PICTURES/ --out found/      # find the odd ones",
         "  halfstride train --out 'my run' --resume --steps 3     # train it longer",
     ]
     table = err.splitlines()

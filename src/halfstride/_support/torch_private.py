@@ -20,6 +20,45 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
+__all__ = [
+    "ConvTransposeNd",
+    "builtin_pad",
+    "compile_with_inductor",
+    "convolution_gradients",
+    "cpu_features",
+    "disable_torch_dispatch",
+    "disable_torch_function",
+    "disable_torch_function_subclass",
+    "forbid_memory_access",
+    "function_modes",
+    "has_onednn_operators",
+    "has_saved_tensor_hooks",
+    "has_unbacked_symbols",
+    "is_captured",
+    "is_compiling",
+    "is_device_mode",
+    "is_exporting",
+    "is_functional",
+    "is_higher_order",
+    "is_jit_traced",
+    "is_onednn_enabled",
+    "is_traced",
+    "is_transformed",
+    "make_wrapper",
+    "module_call_code",
+    "onednn_add_conv",
+    "onednn_conv",
+    "onednn_conv_transpose",
+    "onednn_pack",
+    "onednn_pack_transposed",
+    "record_function",
+    "tree_flatten",
+    "tree_leaves",
+    "tree_map",
+    "tree_map_only",
+    "version_of",
+]
+
 ConvTransposeNd = torch.nn.modules.conv._ConvTransposeNd  # the base of halfstride.ConvTranspose1d/2d/3d
 
 # Who records what is done ---------------------------------------------------------------------------------------------

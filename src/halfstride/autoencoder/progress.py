@@ -79,6 +79,11 @@ class Progress:
     ) -> None:
         self._bar.stop()
 
+    def set_steps(self, steps: int) -> None:
+        """Change how many steps the whole training has."""
+        self._steps = steps
+        self._bar.update(self._task, total=steps)
+
     def report(self, step: int, mse: float, images_per_second: float) -> None:
         """Show where the training is.
 

@@ -35,6 +35,7 @@ _STEPS_BETWEEN_REPORTS = 20
 _SCORINGS = 20  # per training
 _WARM_UP = 0.1  # share of the steps over which the learning rate rises, and the weight of a variational model's KL
 _TIMED_SECONDS = 5.0  # for which steps are timed where the length is in minutes
+_OFF = 0.1  # share of its steps by which such a length may be wrong without being changed
 
 
 @dataclass
@@ -79,11 +80,11 @@ def train(
         progress: show a progress bar, and a line for each scoring.
 
     Returns:
-        One entry per scoring, 20 in all, or one per step where those are fewer: `step`, `epoch` (passes over the
-        training images so far), `train_mse` (the mean over the images since the last scoring, augmented and as they
-        were met), `validation_mse`, `validation_loss` (what the kept model has least of), `test_mse`, `test_psnr` and
-        `test_ssim` (of the same 500 and 128 test images every time), `learning_rate`, `seconds`, `scoring_seconds` and
-        `images_per_second`.
+        One entry per scoring, 20 in all (about as many for a length in minutes), or one per step where those are fewer:
+        `step`, `epoch` (passes over the training images so far), `train_mse` (the mean over the images since the last
+        scoring, augmented and as they were met), `validation_mse`, `validation_loss` (what the kept model has least
+        of), `test_mse`, `test_psnr` and `test_ssim` (of the same 500 and 128 test images every time), `learning_rate`,
+        `seconds`, `scoring_seconds` and `images_per_second`.
 
     Raises:
         ValueError: where options, model and images don't fit, the folder is not free, or memory is exhausted.
@@ -148,6 +149,8 @@ class _Training:
         self.model, self.images, self.run, self.options = model, images, run, options
         self.processes, self.stop = processes, stop
         self.stages: list[int] = []
+        self.minutes: float | None = None
+        """Length of the last stage, where it is in minutes and begins in this process."""
         self.position = Position()
         self.metrics: list[dict[str, Any]] = []
         self.save_due = False
@@ -167,13 +170,14 @@ class _Training:
 
     def loop(self, bar: Progress) -> None:
         """Train to the end of the last stage, and put the weights that are kept into the model."""
-        total, position = sum(self.stages), self.position
+        position = self.position
         self.replica.train()
         errors = torch.zeros((), dtype=torch.float64, device=self.processes.device)  # not yet in the position
         started = saved = time.monotonic()
-        images_before = position.images
+        end = math.inf if self.minutes is None else started + 60 * self.minutes
+        images_before, step_before = position.images, position.step
         batches = self._batches()
-        while position.step < total:
+        while position.step < (total := sum(self.stages)):
             batch, count, stops, saves = next(batches)
             if saves or stops or position.step % _STEPS_BETWEEN_REPORTS == 0:
                 self._add(errors)  # a GPU waits for this, so not in every step
@@ -197,9 +201,11 @@ class _Training:
             if done * _SCORINGS // stage > (done - 1) * _SCORINGS // stage:
                 self._add(errors)
                 self._score(bar, position.images - images_before, time.monotonic() - started)
+                if self.minutes is not None:
+                    self._plan_again(end - time.monotonic(), position.step - step_before, bar)
                 self.save()
                 started = saved = time.monotonic()
-                images_before = position.images
+                images_before, step_before = position.images, position.step
         self.processes.accelerator.wait_for_everyone()  # until the first has written the weights
         if position.best_step:
             self.run.load_weights(self.model)
@@ -332,6 +338,30 @@ class _Training:
         steps = max(1, int(max(60 * minutes - _SCORINGS * scoring, 30 * minutes) / per_step))
         return int(self.processes.sum(steps if self.processes.is_main else 0)[0])
 
+    def _plan_again(self, left: float, steps: int, bar: Progress) -> None:
+        """Change the length of a stage in minutes where its steps are not as fast as those that were timed for it.
+
+        On a busy machine those few say little: of two minutes they have once made seven steps.
+
+        Args:
+            left: seconds until its end.
+            steps: those since the scoring before.
+            bar: is told the new length.
+        """
+        before, entry = sum(self.stages[:-1]), self.metrics[-1]
+        done, planned = self.position.step - before, self.stages[-1]
+        scoring = entry["scoring_seconds"] * _SCORINGS * max(planned - done, 1) / planned
+        trained = sum(each["seconds"] for each in self.metrics if each["step"] > before)
+        assert self.minutes is not None
+        fitting = max(left - scoring, 30 * self.minutes - trained) / (max(entry["seconds"], 1e-3) / steps)
+        length = done + max(round(fitting), min(planned - done, 1))
+        if not self.processes.sum(abs(length - planned) > _OFF * planned)[0]:
+            return
+        self.stages[-1] = int(self.processes.sum(length if self.processes.is_main else 0)[0])
+        bar.set_steps(sum(self.stages))
+        if self.processes.is_main:
+            self.run.write_record(self.run.record | {"stages": self.stages})
+
     # The run's folder ---------------------------------------------------------------------------------------------
 
     def open(self, length: dict[str, Any], resume: bool) -> None:
@@ -339,7 +369,8 @@ class _Training:
         unfinished = resume and self._load(length)
         self.processes.accelerator.wait_for_everyone()  # all have read the record before it changes
         if not resume or (length and not unfinished):
-            steps = self._steps_in(self.options.minutes) if self.options.minutes else self.options.steps
+            self.minutes = self.options.minutes
+            steps = self._steps_in(self.minutes) if self.minutes else self.options.steps
             assert steps is not None
             self.stages = [*self.stages, steps]
         self.processes.main_first(lambda: self._write(length, resume))

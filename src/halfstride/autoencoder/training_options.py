@@ -41,8 +41,9 @@ class TrainingOptions:
         steps: length of the training in steps of the optimiser, 1 or more. By default 4,000, or five passes over the
             training images where those are more, at most 20,000.
         epochs: length in passes over the training images, instead of `steps`.
-        minutes: length in minutes, above 0, instead of `steps`: the first steps are timed, and the number of steps that
-            fits is recorded, so that `steps` repeats the run.
+        minutes: length in minutes, above 0, instead of `steps`: the first steps are timed, and where later ones are
+            faster or slower by more than a tenth, the length is changed at the next scoring. Where it never was,
+            `steps` with the number that is recorded repeats the run.
         batch_size: images per step, over all processes together, 1 or more; by default 32 for a latent vector and 16
             for a map.
         learning_rate: the highest learning rate of AdamW; it rises over the first tenth of the steps and then falls to

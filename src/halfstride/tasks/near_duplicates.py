@@ -227,7 +227,7 @@ def _alike(
     first: Float[Tensor, "n numbers"], second: Float[Tensor, "n numbers"], shape: tuple[int, ...], flat: float
 ) -> Tensor:
     """Which pairs of maps vary alike over their positions; `flat` is the square of a size that is as good as none."""
-    first, second = (side.reshape(len(side), shape[0], -1) for side in (first, second))
+    first, second = (side.reshape(len(side), shape[0], math.prod(shape[1:])) for side in (first, second))
     first, second = (side - side.mean(2, keepdim=True) for side in (first, second))
     sizes: Tensor = first.flatten(1).norm(dim=1) * second.flatten(1).norm(dim=1)
     apart: Tensor = (first - second).square().sum((1, 2))
@@ -252,7 +252,8 @@ class _Nearest:
 
     def result(self) -> tuple[Tensor, Tensor]:
         pairs = torch.cat([self.pairs, *(pairs for pairs, _ in self._waiting)])
-        distances, order = torch.cat([self.distances, *(d for _, d in self._waiting)]).sort(stable=True)
+        added = [distances for _, distances in self._waiting]
+        distances, order = torch.cat([self.distances, *added]).sort(stable=True)
         self.left_out += max(len(distances) - self.most, 0)
         self.pairs, self.distances = pairs[order[: self.most]], distances[: self.most]
         self._waiting, self._count = [], 0
