@@ -227,7 +227,7 @@ def _alike(
     first: Float[Tensor, "n numbers"], second: Float[Tensor, "n numbers"], shape: tuple[int, ...], flat: float
 ) -> Tensor:
     """Which pairs of maps vary alike over their positions; `flat` is the square of a size that is as good as none."""
-    first, second = (side.reshape(len(side), shape[0], -1) for side in (first, second))
+    first, second = (side.reshape(len(side), shape[0], math.prod(shape[1:])) for side in (first, second))
     first, second = (side - side.mean(2, keepdim=True) for side in (first, second))
     sizes: Tensor = first.flatten(1).norm(dim=1) * second.flatten(1).norm(dim=1)
     apart: Tensor = (first - second).square().sum((1, 2))
