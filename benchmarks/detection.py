@@ -191,8 +191,8 @@ def _splits_inside(scores: np.ndarray, rate: float = 0.05) -> int:
         first, second = np.split(generator.permutation(scores), [len(scores) // 2])
         threshold = set_threshold(first.tolist(), rate)
         low, high = threshold.interval(len(second))
-        inside += low <= (second > threshold.value).sum() <= high
-    return inside
+        inside += low <= int((second > threshold.value).sum()) <= high
+    return int(inside)
 
 
 def _at_size(anomaly_map: np.ndarray) -> Any:
