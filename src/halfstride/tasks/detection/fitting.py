@@ -27,7 +27,8 @@ _REFERENCES = 2_000  # good images among which the nearest are looked for
 _FITTED, _HELD_OUT = 5_000, 1_000  # images that are looked at, where they are small
 _FITTED_VALUES = 2**24  # of larger ones at least 500
 _VALUES = 2**28  # of images kept in memory at once
-_STEPS = {"vector": (200, 400), "map": (600, 1_000)}  # least and most steps of showing defects
+_STEPS = {"vector": 400, "map": 1_000}  # of showing defects, at most
+_STEPS_PER_TRAINED = 5  # at most as well, so that a first try is quick
 _CROPS, _CROP = 2_000, 96  # that defects are painted on, where images keep their own size
 _KEPT = 0.5  # share of painted defects that a reconstruction may keep without a warning
 _DIAMETERS, _CONTRASTS, _SELF_TESTED = (2, 4, 8, 16, 32), (0.1, 0.2, 0.4), 64
@@ -84,8 +85,7 @@ def fit_detector(
     else:
         parts, source = _other_parts(run, good, own_size)
     fit, reference, threshold_part = parts
-    trained, (least, most) = sum(run.run.stages), _STEPS[run.model.latent]
-    steps = min(trained, max(trained // 5, least), most)
+    steps = min(_STEPS[run.model.latent], _STEPS_PER_TRAINED * sum(run.run.stages))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         detector = Detector(run.model).to(run.device)
