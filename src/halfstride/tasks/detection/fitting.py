@@ -31,7 +31,7 @@ _STEPS = {"vector": 400, "map": 1_000}  # of showing defects, at most
 _STEPS_PER_TRAINED = 5  # at most as well, so that a first try is quick
 _CROPS, _CROP = 2_000, 96  # that defects are painted on, where images keep their own size
 _KEPT = 0.5  # share of painted defects that a reconstruction may keep without a warning
-_DIAMETERS, _CONTRASTS, _SELF_TESTED = (2, 4, 8, 16, 32), (0.1, 0.2, 0.4), 64
+_DIAMETERS, _CONTRASTS, _SELF_TESTED = (4, 8, 16, 32), (0.2, 0.4), 32
 
 Progress = Callable[[str, int, int], None]
 
