@@ -35,6 +35,7 @@ _STEPS_BETWEEN_REPORTS = 20
 _SCORINGS = 20  # per training
 _WARM_UP = 0.1  # share of the steps over which the learning rate rises, and the weight of a variational model's KL
 _TIMED_SECONDS = 5.0  # for which steps are timed where the length is in minutes
+_SCORED = 0.25  # share of such a length that scorings may take
 _OFF = 0.1  # share of its steps by which such a length may be wrong without being changed
 
 
@@ -80,11 +81,11 @@ def train(
         progress: show a progress bar, and a line for each scoring.
 
     Returns:
-        One entry per scoring, 20 in all (about as many for a length in minutes), or one per step where those are fewer:
-        `step`, `epoch` (passes over the training images so far), `train_mse` (the mean over the images since the last
-        scoring, augmented and as they were met), `validation_mse`, `validation_loss` (what the kept model has least
-        of), `test_mse`, `test_psnr` and `test_ssim` (of the same 500 and 128 test images every time), `learning_rate`,
-        `seconds`, `scoring_seconds` and `images_per_second`.
+        One entry per scoring, 20 in all (for a length in minutes no more than a quarter of it allows), or one per step
+        where those are fewer: `step`, `epoch` (passes over the training images so far), `train_mse` (the mean over the
+        images since the last scoring, augmented and as they were met), `validation_mse`, `validation_loss` (what the
+        kept model has least of), `test_mse`, `test_psnr` and `test_ssim` (of the same 500 and 128 test images every
+        time), `learning_rate`, `seconds`, `scoring_seconds` and `images_per_second`.
 
     Raises:
         ValueError: where options, model and images don't fit, the folder is not free, or memory is exhausted.
@@ -174,6 +175,7 @@ class _Training:
         self.replica.train()
         errors = torch.zeros((), dtype=torch.float64, device=self.processes.device)  # not yet in the position
         started = saved = time.monotonic()
+        begun = started
         end = math.inf if self.minutes is None else started + 60 * self.minutes
         images_before, step_before = position.images, position.step
         batches = self._batches()
@@ -198,7 +200,8 @@ class _Training:
             stage = self.stages[-1]
             done = position.step - sum(self.stages[:-1])
             # 20 times in each training, the last time at its end.
-            if done * _SCORINGS // stage > (done - 1) * _SCORINGS // stage:
+            due = done * _SCORINGS // stage > (done - 1) * _SCORINGS // stage
+            if due and (done == stage or not self._scores_enough(begun)):
                 self._add(errors)
                 self._score(bar, position.images - images_before, time.monotonic() - started)
                 if self.minutes is not None:
@@ -334,9 +337,18 @@ class _Training:
             self.optimizer, self.position, self.stages = kept
         scoring = time.monotonic() - times[-1]
         per_step = (times[-1] - times[2]) / (len(times) - 3)  # the first two warm up
-        # At least half of the time is trained, also where the machine was busy during the one scoring that is timed.
-        steps = max(1, int(max(60 * minutes - _SCORINGS * scoring, 30 * minutes) / per_step))
+        scoring = min(_SCORINGS * scoring, _SCORED * 60 * minutes)
+        steps = max(1, int((60 * minutes - scoring) / per_step))
         return int(self.processes.sum(steps if self.processes.is_main else 0)[0])
+
+    def _scores_enough(self, begun: float) -> bool:
+        """Whether scorings have taken a quarter of a length in minutes so far; then some are left out."""
+        if self.minutes is None:
+            return False
+        before = sum(self.stages[:-1])
+        scoring = sum(entry["scoring_seconds"] for entry in self.metrics if entry["step"] > before)
+        enough = self.processes.is_main and scoring > _SCORED * (time.monotonic() - begun)
+        return bool(self.processes.sum(enough)[0])
 
     def _plan_again(self, left: float, steps: int, bar: Progress) -> None:
         """Change the length of a stage in minutes where its steps are not as fast as those that were timed for it.
@@ -350,7 +362,7 @@ class _Training:
         """
         before, entry = sum(self.stages[:-1]), self.metrics[-1]
         done, planned = self.position.step - before, self.stages[-1]
-        scoring = entry["scoring_seconds"] * _SCORINGS * max(planned - done, 1) / planned
+        scoring = min(entry["scoring_seconds"] * _SCORINGS * max(planned - done, 1) / planned, _SCORED * max(left, 0))
         trained = sum(each["seconds"] for each in self.metrics if each["step"] > before)
         assert self.minutes is not None
         fitting = max(left - scoring, 30 * self.minutes - trained) / (max(entry["seconds"], 1e-3) / steps)
