@@ -94,3 +94,6 @@ class Processes:
             self.accelerator.init_trackers("tensorboard")
         numbers = {name: value for name, value in entry.items() if isinstance(value, float)}
         self.accelerator.log(numbers, step=entry["step"])
+
+    def end(self) -> None:
+        self.accelerator.end_training()

@@ -120,7 +120,7 @@ def train(
             if processes.is_main and not resume and training.position.step == 0:
                 training.run.discard()  # so that the same command with another batch size finds its folder free
             raise
-    processes.accelerator.end_training()
+    processes.end()
     model.eval()
     return training.metrics
 
