@@ -139,14 +139,14 @@ def _idx(part: str, kind: str) -> np.ndarray:
     )
 
 
-def _train(name: str, images: np.ndarray, minutes: float) -> tuple[Path, float]:
-    """Train and fit by the command; the run, and the CPU seconds that it took."""
+def _train(name: str, images: np.ndarray, minutes: float) -> tuple[Path, float | None]:
+    """Train and fit by the command; the run, and the CPU seconds that it took (None for a run that was kept)."""
     folder = WORK / name
     if KEEP_RUNS and (folder / "run" / "detector.json").exists():
         import halfstride
 
         halfstride.fit_detector(folder / "run")
-        return folder / "run", float("nan")
+        return folder / "run", None
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     np.save(folder / "good.npy", images)
