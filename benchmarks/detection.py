@@ -28,7 +28,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 
 from benchmarks.machine import processor
-from benchmarks.quality.sets import FASHION, prepare
+from benchmarks.quality.sets import fashion, prepare
 
 RESULTS = Path(__file__).parent / "results" / "detection.json"
 WORK = Path(tempfile.gettempdir()) / "halfstride-detection"
@@ -88,9 +88,10 @@ def texture_row(name: str, minutes: float) -> dict[str, Any]:
     run, seconds = _train(name, data["train"], minutes)
     found, judging = _detect(run, np.concatenate([good, np.stack(bad)]))
     truth = np.repeat([False, True], len(good))
+    from halfstride import figures
     from halfstride.tasks.detection.metrics import region_overlap
 
-    maps = [np.asarray(_at_size(result.anomaly_map)) for result in found.results]
+    maps = [figures.map_at_size(result.anomaly_map, (SIDE, SIDE)) for result in found.results]
     empty = [np.zeros((SIDE, SIDE), bool)] * len(good)
     pixel_auroc, aupro = region_overlap(maps, [*empty, *masks])
     scores = np.array([result.pred_score for result in found.results])
@@ -115,8 +116,8 @@ def texture_row(name: str, minutes: float) -> dict[str, Any]:
 
 
 def clothes_row(normal: int, minutes: float) -> dict[str, Any]:
-    images, labels = ({part: _idx(part, kind) for part in ("train", "t10k")} for kind in ("images-idx3", "labels-idx1"))
-    train, test, truth = images["train"][labels["train"] == normal], images["t10k"], labels["t10k"] != normal
+    images, labels = fashion("images"), fashion("labels")
+    train, test, truth = images["train"][labels["train"] == normal], images["test"], labels["test"] != normal
     run, seconds = _train(f"clothes-{normal}", train, minutes)
     found, judging = _detect(run, test)
     scores = np.array([result.pred_score for result in found.results])
@@ -128,15 +129,6 @@ def clothes_row(normal: int, minutes: float) -> dict[str, Any]:
         "cpu_seconds": seconds,
         "judging_over_passes": judging,
     }
-
-
-def _idx(part: str, kind: str) -> np.ndarray:
-    import gzip
-
-    packed = gzip.decompress((FASHION / f"{part}-{kind}-ubyte.gz").read_bytes())
-    return np.frombuffer(packed, np.uint8, offset=16 if "3" in kind else 8).reshape(
-        -1, *((28, 28) if "3" in kind else ())
-    )
 
 
 def _train(name: str, images: np.ndarray, minutes: float) -> tuple[Path, float | None]:
@@ -193,12 +185,6 @@ def _splits_inside(scores: np.ndarray, rate: float = 0.05) -> int:
         low, high = threshold.interval(len(second))
         inside += low <= int((second > threshold.value).sum()) <= high
     return int(inside)
-
-
-def _at_size(anomaly_map: np.ndarray) -> Any:
-    from PIL import Image
-
-    return Image.fromarray(anomaly_map).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
 
 
 def _pca_errors(train: np.ndarray, images: np.ndarray, numbers: int) -> np.ndarray:

@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks import photographs
 from benchmarks.quality import ours
 
-__all__ = ["Data", "prepare"]
+__all__ = ["Data", "fashion", "prepare"]
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 _MAKING = threading.Lock()
@@ -69,18 +69,27 @@ def _make(name: str, work: Path) -> dict[str, np.ndarray]:
     if name == "digits":
         return ours.digits()
     if name == "fashion-mnist":
-        return _fashion()
+        return fashion("images")
     texture, side = name.split("-")
     return _texture(texture, int(side))
 
 
-def _fashion() -> dict[str, np.ndarray]:
+def fashion(kind: str) -> dict[str, np.ndarray]:
+    """Fashion-MNIST, to train and to test on.
+
+    Args:
+        kind: `"images"`, N×28×28, or `"labels"`, N.
+
+    Raises:
+        FileNotFoundError: where it is not installed.
+    """
     if not FASHION.is_dir():
         raise FileNotFoundError("Fashion-MNIST is missing: apt-get install dataset-fashion-mnist")
     arrays = {}
+    axes, shape = {"images": (3, (-1, 28, 28)), "labels": (1, (-1,))}[kind]
     for part, name in (("train", "train"), ("test", "t10k")):
-        packed = (FASHION / f"{name}-images-idx3-ubyte.gz").read_bytes()
-        arrays[part] = np.frombuffer(gzip.decompress(packed), np.uint8, offset=16).reshape(-1, 28, 28)
+        packed = (FASHION / f"{name}-{kind}-idx{axes}-ubyte.gz").read_bytes()
+        arrays[part] = np.frombuffer(gzip.decompress(packed), np.uint8, offset=4 + 4 * axes).reshape(shape)
     return arrays
 
 

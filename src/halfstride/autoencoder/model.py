@@ -279,7 +279,7 @@ class ConvAutoencoder(
         if self.training:
             clipped = clipped + _LEAK * (images - clipped)
         # By negative padding, since torch.export ties an index such as `[..., :height, :width]` to the example's size.
-        return _padded(clipped, height - clipped.shape[-2], width - clipped.shape[-1])
+        return extend_or_cut(clipped, height - clipped.shape[-2], width - clipped.shape[-1])
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         """The reconstructions of images, of the same size; of a variational model from the means."""
@@ -331,7 +331,7 @@ class ConvAutoencoder(
         """Images with right and lower borders repeated, so that `downscale` divides their sides."""
         height, width = images.shape[-2:]
         rows, columns = self.map_size((height, width))
-        return _padded(images, rows * self.downscale - height, columns * self.downscale - width, "replicate")
+        return extend_or_cut(images, rows * self.downscale - height, columns * self.downscale - width, "replicate")
 
     def map_size(self, size: Sequence[int]) -> tuple[int, int]:
         """Height and width of the smallest features of an image."""
@@ -406,7 +406,7 @@ def _mark_trained(model: ConvAutoencoder, _: Any) -> None:
     model.untrained = False
 
 
-def _padded(images: Tensor, below: int, right: int, mode: str = "constant") -> Tensor:
+def extend_or_cut(images: Tensor, below: int, right: int, mode: str = "constant") -> Tensor:
     """Images with so many more, or fewer, pixels below and to the right."""
     if isinstance(below, int) and isinstance(right, int) and below == right == 0:  # sizes of an export are no ints
         return images

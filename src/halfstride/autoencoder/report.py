@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -25,7 +25,7 @@ from halfstride.autoencoder.run_folder import Run
 from halfstride.autoencoder.scoring import device_of
 from halfstride.autoencoder.training import corruption_of
 from halfstride.autoencoder.training_options import TrainingOptions
-from halfstride.autoencoder.writing import require_free, writing, writing_folder
+from halfstride.autoencoder.writing import distinct_names, require_free, writing, writing_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -116,7 +116,6 @@ def reconstruct_files(
     Raises:
         ValueError: where no picture can be read, or the folder is not free.
     """
-
     require_free(out, "or empty it")  # before work that takes a while
     pictures, skipped = _pictures(sources)
     written: list[Path] = []
@@ -156,14 +155,8 @@ def _pictures(sources: Sequence[Path]) -> tuple[dict[str, Path], list[Skipped]]:
             found += zip(collection.names, cast(Sequence[Path], collection.pictures), strict=True)
         else:
             found.append((source.name, source))
-    pictures: dict[str, Path] = {}
-    for name, path in found:
-        stem = str(PurePath(name).with_suffix("")).replace("/", "-")
-        unique, number = f"{stem}.png", 2
-        while unique in pictures or unique == "overview.png":
-            unique, number = f"{stem}-{number}.png", number + 1
-        pictures[unique] = path
-    return pictures, skipped
+    names = distinct_names((name for name, _ in found), ".png", {"overview.png"})
+    return dict(zip(names, (path for _, path in found), strict=True)), skipped
 
 
 def save_png(path: Path, image: Tensor) -> None:

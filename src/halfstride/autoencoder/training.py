@@ -152,6 +152,8 @@ class _Training:
         self.stages: list[int] = []
         self.minutes: float | None = None
         """Length of the last stage, where it is in minutes and begins in this process."""
+        self.begun = 0.0
+        """When the loop began, by `time.monotonic`."""
         self.position = Position()
         self.metrics: list[dict[str, Any]] = []
         self.save_due = False
@@ -175,8 +177,7 @@ class _Training:
         self.replica.train()
         errors = torch.zeros((), dtype=torch.float64, device=self.processes.device)  # not yet in the position
         started = saved = time.monotonic()
-        begun = started
-        end = math.inf if self.minutes is None else started + 60 * self.minutes
+        self.begun = started
         images_before, step_before = position.images, position.step
         batches = self._batches()
         while position.step < (total := sum(self.stages)):
@@ -201,11 +202,10 @@ class _Training:
             done = position.step - sum(self.stages[:-1])
             # 20 times in each training, the last time at its end.
             due = done * _SCORINGS // stage > (done - 1) * _SCORINGS // stage
-            if due and (done == stage or not self._scores_enough(begun)):
+            if due and (done == stage or not self._scores_enough()):
                 self._add(errors)
                 self._score(bar, position.images - images_before, time.monotonic() - started)
-                if self.minutes is not None:
-                    self._plan_again(end - time.monotonic(), position.step - step_before, bar)
+                self._plan_again(position.step - step_before, bar)
                 self.save()
                 started = saved = time.monotonic()
                 images_before, step_before = position.images, position.step
@@ -341,31 +341,34 @@ class _Training:
         steps = max(1, int((60 * minutes - scoring) / per_step))
         return int(self.processes.sum(steps if self.processes.is_main else 0)[0])
 
-    def _scores_enough(self, begun: float) -> bool:
+    def _scores_enough(self) -> bool:
         """Whether scorings have taken a quarter of a length in minutes so far; then some are left out."""
         if self.minutes is None:
             return False
-        before = sum(self.stages[:-1])
-        scoring = sum(entry["scoring_seconds"] for entry in self.metrics if entry["step"] > before)
-        enough = self.processes.is_main and scoring > _SCORED * (time.monotonic() - begun)
-        return bool(self.processes.sum(enough)[0])
+        enough = self._spent("scoring_seconds") > _SCORED * (time.monotonic() - self.begun)
+        return bool(self.processes.sum(self.processes.is_main and enough)[0])
 
-    def _plan_again(self, left: float, steps: int, bar: Progress) -> None:
+    def _spent(self, name: str) -> float:
+        """The seconds that the last stage has spent on training (`seconds`) or scoring (`scoring_seconds`)."""
+        before = sum(self.stages[:-1])
+        return float(sum(entry[name] for entry in self.metrics if entry["step"] > before))
+
+    def _plan_again(self, steps: int, bar: Progress) -> None:
         """Change the length of a stage in minutes where its steps are not as fast as those that were timed for it.
 
         On a busy machine those few say little: of two minutes they have once made seven steps.
 
         Args:
-            left: seconds until its end.
             steps: those since the scoring before.
             bar: is told the new length.
         """
-        before, entry = sum(self.stages[:-1]), self.metrics[-1]
-        done, planned = self.position.step - before, self.stages[-1]
+        if self.minutes is None:
+            return
+        left, entry = self.begun + 60 * self.minutes - time.monotonic(), self.metrics[-1]
+        done, planned = self.position.step - sum(self.stages[:-1]), self.stages[-1]
         scoring = min(entry["scoring_seconds"] * _SCORINGS * max(planned - done, 1) / planned, _SCORED * max(left, 0))
-        trained = sum(each["seconds"] for each in self.metrics if each["step"] > before)
-        assert self.minutes is not None
-        fitting = max(left - scoring, 30 * self.minutes - trained) / (max(entry["seconds"], 1e-3) / steps)
+        per_step = max(entry["seconds"], 1e-3) / steps
+        fitting = max(left - scoring, 30 * self.minutes - self._spent("seconds")) / per_step
         length = done + max(round(fitting), min(planned - done, 1))
         if not self.processes.sum(abs(length - planned) > _OFF * planned)[0]:
             return

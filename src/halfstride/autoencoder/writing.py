@@ -6,8 +6,8 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path, PurePath
 
 
 @contextlib.contextmanager
@@ -80,6 +80,18 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def distinct_names(labels: Iterable[str], suffix: str, taken: Collection[str] = ()) -> list[str]:
+    """A file name for each label, such as `cats/1.jpg`: no two are equal, and none is one that is taken already."""
+    names: dict[str, None] = {}
+    for label in labels:
+        stem = str(PurePath(label).with_suffix("")).replace("/", "-")
+        name, number = f"{stem}{suffix}", 2
+        while name in names or name in taken:
+            name, number = f"{stem}-{number}{suffix}", number + 1
+        names[name] = None
+    return list(names)
 
 
 def next_free(path: Path) -> Path:

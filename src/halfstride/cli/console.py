@@ -23,6 +23,7 @@ __all__ = [
     "Device",
     "Encoder",
     "Fit",
+    "RunFolder",
     "as_json",
     "load",
     "open_model",
@@ -36,6 +37,7 @@ __all__ = [
     "tell",
 ]
 
+RunFolder = Annotated[Path, typer.Argument(help="A folder that `halfstride train` wrote.")]
 Fit = Annotated[Literal["crop", "pad", "stretch"], typer.Option(help="How images of another size are brought to it.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Encoder = Annotated[

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from halfstride.cli.app import app, make_console
-from halfstride.cli.console import Device, Encoder, as_json, progress_bar, show_skipped, tell
+from halfstride.cli.console import Device, Encoder, RunFolder, as_json, progress_bar, show_skipped, tell
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,13 +16,12 @@ if TYPE_CHECKING:
     from halfstride.tasks import FittedDetector
     from halfstride.tasks.detection.files import DetectedFiles
 
-_Run = Annotated[Path, typer.Argument(help="A folder that `halfstride train` wrote.")]
 _NEW_IMAGES = 1_000  # for which a fitted threshold says what to expect
 
 
 @app.command("fit-detector")
 def fit_detector(
-    run: _Run,
+    run: RunFolder,
     good: Annotated[
         Path | None, typer.Argument(help="A folder of good pictures. By default those that the run was trained on.")
     ] = None,
@@ -83,7 +82,7 @@ def _self_tested(fitted: FittedDetector) -> str:
 
 @app.command()
 def detect(
-    run: _Run,
+    run: RunFolder,
     images: Annotated[
         list[Path] | None, typer.Argument(help="Pictures, or folders of them; of a folder with `test` in it, that.")
     ] = None,

@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 import typer
 
 from halfstride.cli.app import app, make_console
-from halfstride.cli.console import Encoder, progress_bar, tell
+from halfstride.cli.console import Encoder, RunFolder, progress_bar, tell
 
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="A folder that `halfstride train` wrote.")],
+    run: RunFolder,
     out: Annotated[Path, typer.Option("--out", "-o", help="NAME.onnx, or NAME.pt2 for torch.export.")],
     parts: Annotated[
         Literal["all", "encoder", "decoder"], typer.Option(help="All, images to codes, or codes to images.")

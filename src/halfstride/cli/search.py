@@ -8,15 +8,14 @@ from typing import Annotated
 import typer
 
 from halfstride.cli.app import app, make_console
-from halfstride.cli.console import Device, Encoder, progress_bar, show_skipped, tell
+from halfstride.cli.console import Device, Encoder, RunFolder, progress_bar, show_skipped, tell
 
-_Run = Annotated[Path, typer.Argument(help="A folder that `halfstride train` wrote.")]
 _SHOWN = 10
 
 
 @app.command()
 def embed(
-    run: _Run,
+    run: RunFolder,
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write, ending in .parquet or .npz.")] = Path(
         "codes.parquet"
@@ -48,7 +47,7 @@ def embed(
 
 @app.command()
 def similar(
-    run: _Run,
+    run: RunFolder,
     queries: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     images: Annotated[Path, typer.Argument(help="The folder to search, or a file that `halfstride embed` wrote.")],
     k: Annotated[int, typer.Option("-k", min=1, help="How many pictures to find for each query.")] = 10,
@@ -88,7 +87,7 @@ def similar(
 
 @app.command()
 def duplicates(
-    run: _Run,
+    run: RunFolder,
     images: Annotated[
         Path | None,
         typer.Argument(help="A folder. By default the run's own training images, against its test images."),

@@ -13,6 +13,7 @@ from halfstride.cli.console import (
     Device,
     Encoder,
     Fit,
+    RunFolder,
     as_json,
     load,
     open_model,
@@ -27,12 +28,10 @@ if TYPE_CHECKING:
     from halfstride.autoencoder.images.splits import Skipped
     from halfstride.autoencoder.own_encoder import Autoencoder
 
-_Run = Annotated[Path, typer.Argument(help="A folder that `halfstride train` wrote.")]
-
 
 @app.command()
 def evaluate(
-    run: _Run,
+    run: RunFolder,
     data: Annotated[
         str | None,
         typer.Argument(help="Other images, or the run's own where they have moved. By default those of the run."),
@@ -119,7 +118,7 @@ def _other(
 
 @app.command()
 def reconstruct(
-    run: _Run,
+    run: RunFolder,
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write to, new or empty.")] = Path(
         "reconstructions"
@@ -152,7 +151,7 @@ def reconstruct(
 
 @app.command()
 def sample(
-    run: _Run,
+    run: RunFolder,
     count: Annotated[int, typer.Option("--count", "-n", min=1, max=10_000, help="How many images.")] = 64,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The PNG file to write. By default samples.png in the run.")

@@ -5,7 +5,7 @@ import matplotlib  # noqa: F401  # where the extra is missing, so is this whole 
 from halfstride.figures.autoencoder import decoded_plane, latent_space, losses, principal_plane, reconstructions
 from halfstride.figures.checkerboard import coverage, cure, diagnosis, image_diagnosis
 from halfstride.figures.comparing import comparison, grid, knee, sweep
-from halfstride.figures.detection import anomaly_overlay, detections, score_histogram
+from halfstride.figures.detection import anomaly_overlay, detections, map_at_size, score_histogram
 from halfstride.figures.matching import denoised, ladder, neighbours
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "ladder",
     "latent_space",
     "losses",
+    "map_at_size",
     "neighbours",
     "principal_plane",
     "reconstructions",

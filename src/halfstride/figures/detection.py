@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
 
-__all__ = ["anomaly_overlay", "detections", "score_histogram"]
+__all__ = ["anomaly_overlay", "detections", "map_at_size", "score_histogram"]
 
 _SIDE = 320  # pixels that small images are enlarged to
 _BAR, _MARGIN = 14, 74
@@ -114,14 +114,17 @@ def score_histogram(scores: Mapping[str, Sequence[float]], threshold: float) -> 
     return figure
 
 
-def overlaid(picture: np.ndarray, anomaly_map: np.ndarray, threshold: float) -> np.ndarray:
-    """An RGB picture H×W×3 of uint8 with a map over it, drawn the more clearly the larger its values are."""
+def map_at_size(anomaly_map: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """An anomaly map h×w, interpolated to the height and width of its image."""
     from PIL import Image
 
-    height, width = picture.shape[:2]
-    smooth = np.asarray(
-        Image.fromarray(anomaly_map.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
-    )
+    resized = Image.fromarray(anomaly_map.astype(np.float32)).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return np.asarray(resized)
+
+
+def overlaid(picture: np.ndarray, anomaly_map: np.ndarray, threshold: float) -> np.ndarray:
+    """An RGB picture H×W×3 of uint8 with a map over it, drawn the more clearly the larger its values are."""
+    smooth = map_at_size(anomaly_map, picture.shape[:2])
     strength = np.clip(smooth / _top(threshold), 0, 1)
     alpha = np.clip(1.5 * strength, 0, 0.75)[..., None]
     mixed = picture * (1 - alpha) + _coloured(strength) * alpha

@@ -6,6 +6,7 @@ import csv
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +19,7 @@ from halfstride.autoencoder.images import ImageError, Skipped, decode, to_float
 from halfstride.autoencoder.images.collection import Progress, listed
 from halfstride.autoencoder.images.formats import Picture, printable
 from halfstride.autoencoder.model import ConvAutoencoder
-from halfstride.autoencoder.report import save_png
+from halfstride.autoencoder.report import reconstruct, save_png
 from halfstride.autoencoder.scoring import psnr, ssim
 from halfstride.autoencoder.writing import writing
 from halfstride.tasks.job import Job
@@ -143,8 +144,7 @@ def denoise_files(
     """
     run, pictures = _checked(run), Pictures(images)
     twins = None if clean is None else _twins(pictures, clean)
-    path, files = Path(out), pictures.file_names()
-    files = [name if name != "overview.png" else "overview-picture.png" for name in files]
+    path, files = Path(out), pictures.file_names({"overview.png"})
     settings = {"task": "denoise", "run": run.fingerprint, "clean": twins is not None}
     job = Job(path, pictures.names, settings, resume=resume)
     for found, failures in _denoised(run, pictures, job.waiting, twins, progress):
@@ -232,19 +232,14 @@ def _denoised(
 
 def _at_own_size(run: TrainedRun, images: UInt8[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
     model, size = run.model, images.shape[-2:]
-
-    @torch.inference_mode()
-    def reconstruct(part: Tensor) -> Tensor:
-        output: Tensor = model(to_float(part.to(run.device)))
-        return output.mul(255).round().to(torch.uint8).cpu()
-
+    restore = partial(reconstruct, model)
     if isinstance(model, ConvAutoencoder) and model.takes_any_size:
         if max(size) <= _TILE:
-            return reconstruct(images)
-        return tiled(reconstruct, images, tile=_TILE, halo=halo_of(model), multiple=model.downscale)
+            return restore(images)
+        return tiled(restore, images, tile=_TILE, halo=halo_of(model), multiple=model.downscale)
     if size == model.image_size:
-        return reconstruct(images)
-    return _stretched(reconstruct(_stretched(images, model.image_size)), size)
+        return restore(images)
+    return _stretched(restore(_stretched(images, model.image_size)), size)
 
 
 def _stretched(images: UInt8[Tensor, "n c h w"], size: Sequence[int]) -> UInt8[Tensor, "n c h w"]:

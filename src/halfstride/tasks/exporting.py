@@ -55,13 +55,10 @@ class _Whole(nn.Module):
         self.model, self.detector, self.layout = model, detector, layout
 
     def forward(self, images: Tensor, threshold: Tensor | None = None) -> tuple[Tensor, ...]:
-        values = images.permute(0, 3, 1, 2) if self.layout == "NHWC" else images
-        values = values.to(torch.float32) / 255
+        values = _values(images, self.layout)
         codes = self.model.encode(values)  # type: ignore[operator]
         outputs = self.model.decode_to(codes, *values.shape[-2:])  # type: ignore[operator]
-        if self.layout == "NHWC":
-            outputs = outputs.permute(0, 2, 3, 1)
-        outputs = (outputs * 255).round().clamp(0, 255).to(torch.uint8)
+        outputs = _bytes(outputs, self.layout)
         if self.detector is None or threshold is None:
             return outputs, codes
         scores, maps = self.detector.whole(values)
@@ -74,8 +71,7 @@ class _Encoder(nn.Module):
         self.model, self.layout = model, layout
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        values = images.permute(0, 3, 1, 2) if self.layout == "NHWC" else images
-        return (self.model.encode(values.to(torch.float32) / 255),)  # type: ignore[operator]
+        return (self.model.encode(_values(images, self.layout)),)  # type: ignore[operator]
 
 
 class _Decoder(nn.Module):
@@ -88,10 +84,18 @@ class _Decoder(nn.Module):
         size = self.model.image_size
         if self.scale is not None:
             size = codes.shape[-2] * self.scale, codes.shape[-1] * self.scale
-        outputs: Tensor = self.model.decode_to(codes, *size)
-        if self.layout == "NHWC":
-            outputs = outputs.permute(0, 2, 3, 1)
-        return ((outputs * 255).round().clamp(0, 255).to(torch.uint8),)
+        return (_bytes(self.model.decode_to(codes, *size), self.layout),)
+
+
+def _values(images: Tensor, layout: Layout) -> Tensor:
+    """Images of uint8 as the model takes them: N×C×H×W with values in [0, 1]."""
+    return (images.permute(0, 3, 1, 2) if layout == "NHWC" else images).to(torch.float32) / 255
+
+
+def _bytes(outputs: Tensor, layout: Layout) -> Tensor:
+    """What a model decodes as images of uint8."""
+    images = outputs.permute(0, 2, 3, 1) if layout == "NHWC" else outputs
+    return (images * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 @torch.no_grad()
@@ -140,8 +144,7 @@ def export(
     report("reading test images", 0, 3)
     examples = _examples(run, parts, layout, fitted)
     report("exporting", 1, 3)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's own exporter, about what it deprecates itself
+    with _quiet():
         program = torch.export.export(
             module, examples, dynamic_shapes=_free(run, examples, parts, layout), strict=False
         )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -21,6 +21,7 @@ from halfstride.autoencoder.images.collection import processors
 from halfstride.autoencoder.images.decoding import Fit, inspect
 from halfstride.autoencoder.images.folders import read_folder
 from halfstride.autoencoder.images.formats import Picture, printable
+from halfstride.autoencoder.writing import distinct_names
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
@@ -100,16 +101,9 @@ class Pictures:
         self.classes = [self.classes[i] for i in wanted]
         self.pictures = [self.pictures[i] for i in wanted]
 
-    def file_names(self, suffix: str = ".png") -> list[str]:
-        """A name of a file for each picture, from its label; no two are equal, also where labels are."""
-        names: dict[str, None] = {}
-        for label in self.labels:
-            stem = str(PurePath(label).with_suffix("")).replace("/", "-").replace("\\", "-")
-            name, number = f"{stem}{suffix}", 2
-            while name in names:
-                name, number = f"{stem}-{number}{suffix}", number + 1
-            names[name] = None
-        return list(names)
+    def file_names(self, taken: Collection[str] = ()) -> list[str]:
+        """The name of a PNG file for each picture, from its label: no two equal, and none that is taken already."""
+        return distinct_names((label.replace("\\", "-") for label in self.labels), ".png", taken)
 
     def _add(self, one: Any) -> None:
         if isinstance(one, str | os.PathLike):

@@ -15,14 +15,13 @@ from torch import Tensor, nn
 from halfstride.autoencoder import ConvAutoencoder
 from halfstride.autoencoder.own_encoder import Autoencoder
 from halfstride.autoencoder.writing import storage_errors, writing
-from halfstride.tasks.detection.head import Head
+from halfstride.tasks.detection.head import Head, log_errors
 from halfstride.tasks.detection.threshold import Threshold, set_threshold
 from halfstride.tasks.tiles import halo_of, tiled
 
 __all__ = ["Detector", "FittedDetector", "FittedOn", "load_detector", "save_detector"]
 
 _CELLS = 7  # a side, in which the error of a latent vector's reconstruction is averaged
-_LEAST_ERROR = 1e-5  # added to errors before their logarithm: half a grey level squared is 4e-6
 _LARGE = 64  # pixels a side from which places are judged by 4×4 pixels, not by 2×2
 LARGEST_WHOLE, _TILE = 2**22, 1024  # pixels of an image that is not looked at in tiles, and a side of a tile
 _NEIGHBOURS = 5
@@ -140,20 +139,28 @@ class Detector(nn.Module):
     def untiled_places(self, images: Tensor) -> Tensor:
         extended = self.model.extend(images)  # type: ignore[operator]
         codes, changes, errors, logits = self._compare(extended)
-        errors = (F.avg_pool2d(errors, self.downscale) + _LEAST_ERROR).log()
-        return torch.cat([codes, changes, errors, F.pixel_unshuffle(logits, self.downscale // self.cell)], 1)
+        local = log_errors(F.avg_pool2d(errors, self.downscale))
+        return torch.cat([codes, changes, local, F.pixel_unshuffle(logits, self.downscale // self.cell)], 1)
 
     def from_places(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """Scores and anomaly maps of what `places` returned."""
         return self._judge(*self._split(places))
 
-    def describe(self, images: Tensor) -> Tensor:
-        """What images are as a whole, N×numbers."""
-        return self._look(images)[0]
+    def describe(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What images are as a whole, N×numbers, and the largest of the head's logits of each."""
+        described, logits = self._look(images)
+        return described, logits.flatten(1).amax(1)
 
-    def parts(self, images: Tensor) -> Tensor:
-        """The two parts of each score, N×2, before they are brought to one scale."""
-        return self._parts(*self._look(images))
+    def parts(self, described: Tensor, largest: Tensor) -> Tensor:
+        """The two parts of each score, N×2, before they are brought to one scale, of what `describe` returned."""
+        asked, known = (described - self.mean) @ self.whitening, self.references
+        squares = asked.square().sum(1, keepdim=True) + known.square().sum(1) - 2 * asked @ known.T
+        nearest = squares.clamp_min(1e-6).sqrt().topk(min(_NEIGHBOURS, len(known)), largest=False).values
+        return torch.stack([nearest.mean(1).log(), largest], 1)
+
+    def scores(self, parts: Tensor) -> Tensor:
+        """The scores of which these are the parts."""
+        return torch.logaddexp(*((parts - self.centre) / self.scale - self.handicap).unbind(1))
 
     def _look(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """What images are as a whole, and the head's logits."""
@@ -161,7 +168,7 @@ class Detector(nn.Module):
             return self._split(self.places(images))
         codes, changes, errors, logits = self._compare(images)
         cells = self._cells() if codes.ndim == 2 else (codes.shape[-2], codes.shape[-1])
-        local = (F.adaptive_avg_pool2d(errors, cells) + _LEAST_ERROR).log()
+        local = log_errors(F.adaptive_avg_pool2d(errors, cells))
         if codes.ndim == 4:
             return _statistics(torch.cat([codes, changes, local], 1)), logits
         return torch.cat([codes, changes, local.flatten(1)], 1), logits
@@ -179,14 +186,8 @@ class Detector(nn.Module):
         return codes, changes, errors, self.head(images, outputs)
 
     def _judge(self, described: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        parts = (self._parts(described, logits) - self.centre) / self.scale - self.handicap
-        return torch.logaddexp(*parts.unbind(1)), (logits[:, 0] - self.centre[1]) / self.scale[1]
-
-    def _parts(self, described: Tensor, logits: Tensor) -> Tensor:
-        asked, known = (described - self.mean) @ self.whitening, self.references
-        squares = asked.square().sum(1, keepdim=True) + known.square().sum(1) - 2 * asked @ known.T
-        nearest = squares.clamp_min(1e-6).sqrt().topk(min(_NEIGHBOURS, len(known)), largest=False).values
-        return torch.stack([nearest.mean(1).log(), logits.flatten(1).amax(1)], 1)
+        parts = self.parts(described, logits.flatten(1).amax(1))
+        return self.scores(parts), (logits[:, 0] - self.centre[1]) / self.scale[1]
 
 
 def _statistics(places: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from halfstride.autoencoder.images import Skipped
 from halfstride.tasks.detection.detecting import Detection, Detections, Judged, judge
 from halfstride.tasks.detection.detector import FittedDetector, load_detector
 from halfstride.tasks.detection.metrics import Metrics, image_metrics, region_overlap
-from halfstride.tasks.detection.truth import GROUND_TRUTH, find_masks, labels_by_folder, read_mask
+from halfstride.tasks.detection.truth import GROUND_TRUTH, Truth, find_masks, labels_by_folder, read_mask
 from halfstride.tasks.job import Job
 from halfstride.tasks.pictures import Pictures, Reader
 from halfstride.tasks.run import TrainedRun
@@ -41,18 +41,6 @@ class DetectedFiles:
     """None where it is not known which pictures are anomalous."""
     skipped: tuple[Skipped, ...]
     """Files that are no pictures."""
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What is known of each picture."""
-
-    anomalous: list[bool | None]
-    masks: list[Path | None]
-
-    @property
-    def has_masks(self) -> bool:
-        return any(self.masks)
 
 
 def detect_files(
@@ -89,7 +77,7 @@ def detect_files(
     fitted = load_detector(run.model, run.path, false_alarms)
     pictures, truth = _pictures(sources, normal, abnormal, masks)
     reader = run.reader(own_size=fitted.fitted_on.own_size)
-    settings = {"run": str(run.path.resolve()), "threshold": fitted.threshold.value, "detector": "detect"}
+    settings = {"task": "detect", "run": run.fingerprint, "threshold": fitted.threshold.value}
     job = Job(out, pictures.names, settings, resume=resume)
     names = pictures.file_names()
     values = job.folder / "values"
@@ -139,7 +127,7 @@ def _record(folder: Path, values: Path, judged: Judged, name: str, truth: Truth)
         image = judged.image.movedim(0, -1).numpy()
         path = f"maps/{name}"
         figures.anomaly_overlay(image, result.anomaly_map, result.threshold).save(folder / path)
-        found = _at_size(result.anomaly_map, image.shape[:2])
+        found = figures.map_at_size(result.anomaly_map, image.shape[:2])
         Image.fromarray((found > result.threshold).astype(np.uint8) * 255).save(folder / "masks" / name)
         if truth.has_masks:
             np.save(values / f"{judged.place}.npy", found.astype(np.float16))
@@ -158,14 +146,6 @@ def _record(folder: Path, values: Path, judged: Judged, name: str, truth: Truth)
 def _rounded(score: float | None) -> float | None:
     """The last digits of a score depend on which images were judged together."""
     return None if score is None else round(score, 4)
-
-
-def _at_size(anomaly_map: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """A map at the size of its image."""
-    from PIL import Image
-
-    resized = Image.fromarray(anomaly_map).resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return np.asarray(resized)
 
 
 def _metrics(

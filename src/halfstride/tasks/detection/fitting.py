@@ -84,22 +84,23 @@ def fit_detector(
         parts, source = _parts_of(_own_images(run, report) if good is None else good)
     else:
         parts, source = _other_parts(run, good, own_size)
-    fit, reference, threshold_part = parts
     steps = min(_STEPS[run.model.latent], _STEPS_PER_TRAINED * sum(run.run.stages))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         detector = Detector(run.model).to(run.device)
-        train_head(detector.head, run.model, _crops(fit), steps=steps, seed=seed, progress=report)
+        train_head(detector.head, run.model, _crops(parts[0]), steps=steps, seed=seed, progress=report)
     detector.eval()
-    _fit_description(detector, fit, run.device, report)
-    _fit_scale(detector, reference, run.device)
-    scores, sizes = _scores(detector, threshold_part, run.device, report)
+    good, reference, held_out = (_describe(detector, part, run.device, report) for part in parts)
+    _fit_distance(detector, good)
+    found = _parts(detector, reference).double()
+    detector.centre.copy_(found.mean(0))
+    detector.scale.copy_(found.std(0, correction=0).clamp_min(1e-3))
+    scores = _scores(detector, held_out)
     threshold = set_threshold(scores, false_alarms)
-    size = sizes.pop() if len(sizes) == 1 else None
-    self_test, kept = _self_test(detector, threshold, reference, run.device, seed, report)
-    fitted = FittedOn(size, own_size, fit.size + reference.size + threshold_part.size, source, self_test, kept)
-    with torch.inference_mode():
-        warnings = tuple(_warnings(detector, threshold, fitted, fit, run.device, report))
+    size = next(iter(held_out.sizes)) if len(held_out.sizes) == 1 else None
+    self_test, kept = _self_test(detector, threshold, parts[1], run.device, seed, report)
+    fitted = FittedOn(size, own_size, sum(part.size for part in parts), source, self_test, kept)
+    warnings = tuple(_warnings(threshold, fitted, good.names, _scores(detector, good)))
     save_detector(detector, scores, false_alarms, fitted, run.path)
     return FittedDetector(detector, threshold, fitted, warnings)
 
@@ -164,30 +165,61 @@ def _most(shape: Sequence[int]) -> int:
 # Fitting -------------------------------------------------------------------------------------------------------------
 
 
+class _Described(NamedTuple):
+    """What a detector makes of some images, before anything is fitted."""
+
+    names: list[str]
+    whole: Tensor
+    """N×numbers, on the CPU."""
+    largest: Tensor
+    """N, the largest of the head's logits of each."""
+    sizes: set[tuple[int, int]]
+
+
 @torch.inference_mode()
-def _fit_description(detector: Detector, part: _Part, device: torch.device, report: Progress) -> None:
+def _describe(detector: Detector, part: _Part, device: torch.device, report: Progress) -> _Described:
+    names: list[str] = []
+    found: list[tuple[Tensor, Tensor]] = []
+    sizes: set[tuple[int, int]] = set()
+    for of_batch, batch in part.batches():
+        names += of_batch
+        whole, largest = detector.describe(to_float(batch.to(device)))
+        found.append((whole.cpu(), largest.cpu()))
+        sizes.add((batch.shape[-2], batch.shape[-1]))
+        report("looking at good images", len(names), part.size)
+    wholes, all_largest = zip(*found, strict=True)
+    return _Described(names, torch.cat(wholes), torch.cat(all_largest), sizes)
+
+
+@torch.inference_mode()
+def _fit_distance(detector: Detector, good: _Described) -> None:
+    """Fit the Mahalanobis distance, and keep the images among which the nearest are looked for."""
     from sklearn.covariance import LedoitWolf
 
-    found = []
-    done = 0
-    for _, batch in part.batches():
-        found.append(detector.describe(to_float(batch.to(device))).double().cpu())
-        done += len(batch)
-        report("looking at good images", done, part.size)
-    described = torch.cat(found)
+    described = good.whole.double()
     estimate = LedoitWolf().fit(described.numpy())
     detector.mean.copy_(described.mean(0))
     # |whitening^T d|^2 is the squared Mahalanobis distance of d.
     whitening = torch.from_numpy(np.linalg.cholesky(estimate.precision_))
     detector.whitening.copy_(whitening)
     chosen = torch.linspace(0, len(described) - 1, min(len(described), _REFERENCES)).long()
-    detector.references = ((described[chosen] - described.mean(0)) @ whitening).float().to(device)
+    detector.references = ((described[chosen] - described.mean(0)) @ whitening).float().to(detector.mean.device)
+
+
+@torch.inference_mode()
+def _parts(detector: Detector, images: _Described) -> Tensor:
+    device = detector.mean.device
+    return detector.parts(images.whole.to(device), images.largest.to(device))
+
+
+@torch.inference_mode()
+def _scores(detector: Detector, images: _Described) -> list[float]:
+    return detector.scores(_parts(detector, images)).tolist()
 
 
 def _crops(part: _Part) -> Tensor:
     """Good images to paint defects on, of one size: whole where they are small and of one size, crops of others."""
     kept: list[Tensor] = []
-    values = 0
     generator = np.random.default_rng(0)
     per_image = max(_CROPS // max(part.size, 1), 1)
     for _, batch in part.batches():
@@ -197,36 +229,10 @@ def _crops(part: _Part) -> Tensor:
                 kept.append(batch[:, :, top : top + _CROP, left : left + _CROP].clone())
         else:
             kept.append(batch)
-        values += kept[-1].numel()
-        if values > _VALUES:
+        if sum(images.numel() for images in kept) > _VALUES:
             break
     height, width = (min(images.shape[axis] for images in kept) for axis in (-2, -1))
     return torch.cat([images[:, :, :height, :width] for images in kept])
-
-
-@torch.inference_mode()
-def _fit_scale(detector: Detector, part: _Part, device: torch.device) -> None:
-    found = []
-    detector.centre.zero_()
-    detector.scale.fill_(1)
-    for _, batch in part.batches():
-        found.append(detector.parts(to_float(batch.to(device))).double().cpu())
-    both = torch.cat(found)
-    detector.centre.copy_(both.mean(0))
-    detector.scale.copy_(both.std(0, correction=0).clamp_min(1e-3))
-
-
-@torch.inference_mode()
-def _scores(
-    detector: Detector, part: _Part, device: torch.device, report: Progress
-) -> tuple[list[float], set[tuple[int, int]]]:
-    scores: list[float] = []
-    sizes: set[tuple[int, int]] = set()
-    for _, batch in part.batches():
-        scores += detector(to_float(batch.to(device)))[0].tolist()
-        sizes.add((batch.shape[-2], batch.shape[-1]))
-        report("setting the threshold", len(scores), part.size)
-    return scores, sizes
 
 
 @torch.inference_mode()
@@ -250,26 +256,19 @@ def _self_test(
     return tuple(found), min(1.0, float(np.mean(kept))) if kept else 0.0
 
 
-def _warnings(
-    detector: Detector, threshold: Threshold, fitted: FittedOn, part: _Part, device: torch.device, report: Progress
-) -> Iterator[str]:
+def _warnings(threshold: Threshold, fitted: FittedOn, names: Sequence[str], scores: Sequence[float]) -> Iterator[str]:
+    """Sentences on what was fitted; names and scores are those of the good images that it was fitted to."""
     if needed := threshold.needed:
         yield (
             f"A rate of false alarms of {threshold.asked:g} needs {needed:,} good images for the threshold, and there "
             f"were {threshold.images:,}: expect one of {round(1 / threshold.rate):,} good images above it."
         )
     if fitted.kept > _KEPT:
-        yield (f"Reconstructions keep {fitted.kept:.0%} of painted defects: a smaller code (--latent-dim) keeps less.")
-    found = [
-        (score, name)
-        for names, batch in part.batches()
-        for name, score in zip(names, detector(to_float(batch.to(device)))[0].tolist(), strict=True)
-    ]
-    report("looking for defects among the good images", part.size, part.size)
-    above = sorted(((score, name) for score, name in found if score > threshold.value), reverse=True)
+        yield f"Reconstructions keep {fitted.kept:.0%} of painted defects: a smaller code (--latent-dim) keeps less."
+    found = sorted(zip(scores, names, strict=True), reverse=True)
+    above = [name for score, name in found if score > threshold.value]
     if len(above) > max(3, 5 * threshold.rate * len(found)):
-        worst = ", ".join(name for _, name in above[:5])
         yield (
             f"{len(above):,} of {len(found):,} images that were given as good lie above the threshold: are they all "
-            f"good? The worst: {worst}."
+            f"good? The worst: {', '.join(above[:5])}."
         )

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from halfstride.autoencoder.images import to_float
+from halfstride.autoencoder.model import extend_or_cut
 from halfstride.tasks.detection.defects import paint_defects
 
 __all__ = ["Head", "train_head"]
@@ -21,7 +22,7 @@ _BATCH = 16
 _RATE, _WARM_UP = 0.002, 30
 _COVERED = 0.25  # share of a cell that a defect covers to be found there; of less, little is asked
 _WEIGHT_OF_EDGES, _WEIGHT_OF_DEFECTS = 0.3, 3.0  # cells without a defect are many more
-_LEAST_ERROR = 1e-5
+_LEAST_ERROR = 1e-5  # half a grey level squared is 4e-6
 
 
 class Head(nn.Module):
@@ -71,16 +72,18 @@ class Head(nn.Module):
         errors = reconstructions - images
         local = F.avg_pool2d(errors.square().mean(1, keepdim=True), self.cell)
         blocks = F.pixel_unshuffle(torch.cat([images, errors], 1), self.cell)
-        return torch.cat([blocks, (local + _LEAST_ERROR).log()], 1)
+        return torch.cat([blocks, log_errors(local)], 1)
+
+
+def log_errors(squares: Tensor) -> Tensor:
+    """Logarithms of mean squared errors, finite where there is none."""
+    return (squares + _LEAST_ERROR).log()
 
 
 def whole_cells(images: Tensor, cell: int) -> Tensor:
     """Images with right and lower borders repeated, so that `cell` divides their sides."""
     height, width = images.shape[-2:]
-    below, right = -height % cell, -width % cell
-    if isinstance(below, int) and isinstance(right, int) and below == right == 0:  # sizes of an export are no ints
-        return images
-    return F.pad(images, (0, right, 0, below), mode="replicate")
+    return extend_or_cut(images, -height % cell, -width % cell, "replicate")
 
 
 def _context(dilation: int) -> tuple[nn.Module, nn.Module]:
@@ -116,6 +119,7 @@ def train_head(
     with torch.no_grad():
         some = to_float(images[: 4 * _BATCH].to(device))
         head.standardise(some, model(some))
+    more = torch.tensor(_WEIGHT_OF_DEFECTS, device=device)
     for step in range(steps):
         chosen = images[torch.from_numpy(generator.integers(0, len(images), _BATCH))]
         painted, masks = paint_defects(to_float(_cropped(chosen, generator)), generator)
@@ -123,7 +127,6 @@ def train_head(
         with torch.no_grad():
             reconstructions = model(painted)
         covered = F.avg_pool2d(whole_cells(masks.to(device), head.cell), head.cell)
-        more = torch.tensor(_WEIGHT_OF_DEFECTS, device=device)
         weight = torch.where((covered > 0) & (covered < 0.5), _WEIGHT_OF_EDGES, 1.0)
         loss = F.binary_cross_entropy_with_logits(
             head(painted, reconstructions), (covered >= _COVERED).float(), weight, pos_weight=more

@@ -7,6 +7,7 @@ By folders as MVTec AD lays them out: pictures in `good` are normal, those in fo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,23 @@ import numpy as np
 from halfstride.autoencoder.images import ImageError, decode
 from halfstride.tasks.pictures import Reader
 
-__all__ = ["GROUND_TRUTH", "find_masks", "labels_by_folder", "read_mask"]
+__all__ = ["GROUND_TRUTH", "Truth", "find_masks", "labels_by_folder", "read_mask"]
 
 GROUND_TRUTH = "ground_truth"
 _NORMAL = ("good", "normal", "ok")
 _ENDINGS = (".png", ".bmp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of each picture."""
+
+    anomalous: list[bool | None]
+    masks: list[Path | None]
+
+    @property
+    def has_masks(self) -> bool:
+        return any(self.masks)
 
 
 def labels_by_folder(names: Sequence[str]) -> list[bool | None]:
