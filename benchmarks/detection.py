@@ -1,12 +1,13 @@
 """How well `detect` finds what is anomalous: clothes of other kinds, and painted defects on textures.
 
-    python -m benchmarks.detection [--only SUBSTRING] [--minutes M] [--out results/detection.json]
+    python -m benchmarks.detection [--only SUBSTRING] [--minutes M] [--peers PYTHON] [--out FILE.json]
 
 Clothes: a run for each class of Fashion-MNIST on its 6,000 training images, tested on all 10,000 test images; textures:
 crops of 128 pixels of scikit-image's brick, grass and gravel; half of the picture to train on, half to test on, with
 scratches, stains, smears, foreign patches and holes, which are drawn by other rules than the defects that the detector
-is shown. Beside it are PCA with as many numbers (mean squared error; for textures its smoothed maximum) and the run's
-own reconstruction error. Each row is written when it is done; the same command goes on where it stopped.
+is shown. Beside it are PCA with as many numbers (mean squared error; for textures its smoothed maximum) and, for
+textures with --peers (see `detection_peer.py`), anomalib's Draem and Ganomaly with as much CPU time. Each row is
+written when it is done; the same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -78,41 +79,73 @@ def _scratch(shape: tuple[int, ...], size: float, generator: np.random.Generator
     return (np.abs(aside - bend * along**2) < generator.uniform(1.5, 2.5)) & (np.abs(along) < size)
 
 
-def texture_row(name: str, minutes: float) -> dict[str, Any]:
-    data, other = (prepare(f"{each}-{SIDE}", QUALITY).load() for each in (name, TEXTURES[name]))
+def texture_row(name: str, minutes: float, peers: str | None) -> dict[str, Any]:
+    loaded = {each: prepare(f"{each}-{SIDE}", QUALITY).load() for each in TEXTURES}
+    data, other = loaded[name], loaded[TEXTURES[name]]
     generator, good = np.random.default_rng(5), data["test"]
     kinds = [DEFECTS[i % len(DEFECTS)] for i in range(len(good))]
     bad, masks = zip(
         *(paint(g, k, o, generator) for g, k, o in zip(good, kinds, other["test"], strict=True)), strict=True
     )
     run, seconds = _train(name, data["train"], minutes)
-    found, judging = _detect(run, np.concatenate([good, np.stack(bad)]))
-    truth = np.repeat([False, True], len(good))
+    tested, truth = np.concatenate([good, np.stack(bad)]), np.repeat([False, True], len(good))
+    found, judging = _detect(run, tested)
     from halfstride import figures
     from halfstride.tasks.detection.metrics import region_overlap
 
     maps = [figures.map_at_size(result.anomaly_map, (SIDE, SIDE)) for result in found.results]
-    empty = [np.zeros((SIDE, SIDE), bool)] * len(good)
-    pixel_auroc, aupro = region_overlap(maps, [*empty, *masks])
+    wanted = [*([np.zeros((SIDE, SIDE), bool)] * len(good)), *masks]
+    pixel_auroc, aupro = region_overlap(maps, wanted)
     scores = np.array([result.pred_score for result in found.results])
-    errors = _pca_errors(data["train"], np.concatenate([good, np.stack(bad)]), 512)
+    errors = _pca_errors(data["train"], tested, 512)
     smoothed = ndimage.gaussian_filter(errors, (0, 4, 4))
     per_kind = {
         kind: roc_auc_score(truth[rows], scores[rows])
         for kind in DEFECTS
         if (rows := np.append(np.ones(len(good), bool), np.array(kinds) == kind)).any()
     }
-    return {
+    row = {
         "image_auroc": roc_auc_score(truth, scores),
         "pixel_auroc": pixel_auroc,
         "aupro": aupro,
         "image_auroc_by_defect": per_kind,
         "false_alarms": int((scores[: len(good)] > found.threshold).sum()),
         "pca_image_auroc": roc_auc_score(truth, smoothed.max((1, 2))),
-        "pca_pixel_auroc": region_overlap(list(smoothed), [*empty, *masks])[0],
+        "pca_pixel_auroc": region_overlap(list(smoothed), wanted)[0],
         "cpu_seconds": seconds,
         "judging_over_passes": judging,
     }
+    if peers is not None and seconds is not None:
+        sources = np.concatenate([images["train"] for each, images in loaded.items() if each != name])
+        arrays = {"train": data["train"], "test": tested, "sources": sources}
+        for peer in ("draem", "ganomaly"):
+            row |= _peer_scores(peer, peers, arrays, seconds, truth, wanted)
+    return row
+
+
+def _peer_scores(
+    peer: str,
+    python: str,
+    arrays: dict[str, np.ndarray],
+    seconds: float,
+    truth: np.ndarray,
+    masks: list[np.ndarray],
+) -> dict[str, Any]:
+    from halfstride.tasks.detection.metrics import region_overlap
+
+    with tempfile.TemporaryDirectory() as folder:
+        images, scores = Path(folder, "images.npz"), Path(folder, "scores.npz")
+        np.savez(images, **arrays)
+        command = [python, "-m", "benchmarks.detection_peer", peer, "--images", str(images)]
+        subprocess.run([*command, "--cpu-seconds", f"{seconds:g}", "--out", str(scores)], check=True)
+        with np.load(scores) as found:
+            result = {
+                f"{peer}_image_auroc": roc_auc_score(truth, found["scores"]),
+                f"{peer}_steps": int(found["steps"]),
+            }
+            if "maps" in found:
+                result[f"{peer}_pixel_auroc"] = region_overlap(list(found["maps"]), masks)[0]
+    return result
 
 
 def clothes_row(normal: int, minutes: float) -> dict[str, Any]:
@@ -205,11 +238,12 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=RESULTS, help="the JSON (%(default)s)")
     parser.add_argument("--keep-runs", action="store_true", help="fit and test earlier runs again, without training")
+    parser.add_argument("--peers", metavar="PYTHON", help="of an environment with anomalib")
     arguments = parser.parse_args()
     global KEEP_RUNS
     KEEP_RUNS = arguments.keep_runs
     rows = {f"clothes {c}": lambda c=c: clothes_row(c, arguments.minutes) for c in range(10)}
-    rows |= {f"texture {t}": lambda t=t: texture_row(t, arguments.minutes) for t in TEXTURES}
+    rows |= {f"texture {t}": lambda t=t: texture_row(t, arguments.minutes, arguments.peers) for t in TEXTURES}
     content = {"processor": processor(), "minutes": arguments.minutes, "rows": {}}
     if arguments.out.exists():
         content = json.loads(arguments.out.read_text())

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MODELS", "ModelRow"]
+__all__ = ["MODELS", "ModelRow", "make_torchvision_importable"]
 
 
 class ModelRow(NamedTuple):
@@ -28,7 +28,7 @@ class ModelRow(NamedTuple):
     """Whether the input is images, which have a channels_last layout."""
 
     def build(self) -> nn.Module:
-        _make_torchvision_importable()
+        make_torchvision_importable()
         return self.create()
 
 
@@ -80,7 +80,7 @@ def _hifigan() -> Any:
     return SpeechT5HifiGan(SpeechT5HifiGanConfig())
 
 
-def _make_torchvision_importable() -> None:
+def make_torchvision_importable() -> None:
     """Declare two operators of torchvision where its compiled half was built for another torch.
 
     Importing it wants to find them; the models need no more of it than networks in plain PyTorch, if anything.

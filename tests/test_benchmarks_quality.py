@@ -138,7 +138,7 @@ def test_the_default_command_has_no_options(tmp_path):
     assert default[1:] == [
         *["-m", "halfstride", "train", "digits", "--out"],
         str(tmp_path),
-        *["--minutes", "0.5", "--seed", "1"],
+        *["--minutes", "0.5", "--seed", "1", "--no-detector"],
     ]
     fixed = next(row for row in rows() if row.data == "fashion-mnist")
     assert ours.command(fixed, "x.npz", tmp_path)[-4:] == ["--latent", "vector", "--latent-dim", "32"]

@@ -36,8 +36,8 @@ class Trained(NamedTuple):
 
 
 def command(row: Row, source: str, run: Path) -> list[str]:
-    """The default command: no options but how long, where to and the seed, and what the row fixes."""
-    given = ["--out", str(run), "--minutes", f"{row.minutes:g}", "--seed", str(row.seed), *row.options]
+    """The default command: how long, where to, the seed and what the row fixes, and no detector at the end."""
+    given = ["--out", str(run), "--minutes", f"{row.minutes:g}", "--seed", str(row.seed), "--no-detector", *row.options]
     return [sys.executable, "-m", "halfstride", "train", source, *given]
 
 

@@ -56,6 +56,8 @@ def test_pairs_are_trained_and_evaluated_and_need_their_twins(halfstride, tmp_pa
     pairs(tmp_path)
     out = halfstride.out("train", "noisy", "--clean", "clean", "--out", "run", *VECTOR)
     assert re.search(r"^input +0\.0", out, re.MULTILINE)
+    assert "  halfstride denoise run PICTURES/ --out clean/ " in out
+    assert "halfstride detect" not in out
     halfstride.out("evaluate", "run")
     assert "`--clean` must name the clean twins of noisy: run was trained on pairs." in halfstride.error(
         "evaluate", "run", "noisy"

@@ -148,6 +148,14 @@ def train(
     ] = "auto",
     device: Device = "auto",
     tensorboard: Annotated[bool, _option(_TRAINING, "Write TensorBoard's files too.", "--tensorboard")] = False,
+    detector: Annotated[
+        bool,
+        _option(
+            _TRAINING,
+            "Fit a detector at the end, for `halfstride detect`: up to two minutes.",
+            "--detector/--no-detector",
+        ),
+    ] = True,
 ) -> None:
     """Train an autoencoder on images, see how good it is, and draw what it learned.
 
@@ -221,6 +229,14 @@ def train(
         run = Run(out)
     _introduce(console, images, model)
     _train_and_finish(console, run, model, images, training, resume=resume, device=device, is_main=is_main)
+    if is_main:
+        # A detector judges images as they are.
+        if detector and not training.corruption and images.options.clean is None:
+            _fit_detector(console, run, model, images)
+        console.print()
+        tell(console, "Next:", style="bold")
+        for line in _next(run, model, images):
+            console.print(f"  {line}", soft_wrap=True)  # so that it can be pasted
 
 
 def build_model(
@@ -288,12 +304,6 @@ def _train_and_finish(
     first, *others = (picture.name for picture in pictures)
     tell(console, f"Look at {run.path / first}; beside it are {', '.join(others)} and README.md.")
     show_skipped(console, images.skipped[before:])  # what streams met on the way
-    if not options.corruption and images.options.clean is None:  # a detector judges images as they are
-        _fit_detector(console, run, model, images)
-    console.print()
-    tell(console, "Next:", style="bold")
-    for line in _next(run, model, images):
-        console.print(f"  {line}", soft_wrap=True)  # so that it can be pasted
 
 
 def _fit_detector(console: Console, run: Run, model: Autoencoder, images: Images) -> None:
@@ -322,9 +332,12 @@ def _next(run: Run, model: Autoencoder, images: Images) -> list[str]:
     lines = [
         (f"halfstride reconstruct {out} PICTURES/{own} --out back/", "try other pictures"),
         (f"halfstride evaluate {out} PICTURES/{own}", "score other pictures"),
-        (f"halfstride detect {out} PICTURES/{own} --out found/", "find the odd ones"),
-        (f"halfstride train --out {out}{own} --resume --steps {sum(run.stages)}", "train it longer"),
     ]
+    if (run.path / "detector.json").is_file():
+        lines.append((f"halfstride detect {out} PICTURES/{own} --out found/", "find the odd ones"))
+    if run.training_options.corruption or images.options.clean is not None:
+        lines.append((f"halfstride denoise {out} PICTURES/{own} --out clean/", "clean other pictures"))
+    lines.append((f"halfstride train --out {out}{own} --resume --steps {sum(run.stages)}", "train it longer"))
     if images.options.source == "digits":
         lines.append(("halfstride train PICTURES/", "use your own pictures"))
     width = max(len(command) for command, _ in lines)

@@ -30,6 +30,7 @@ __all__ = ["Batch", "Pictures", "Reader"]
 
 _PIXELS_PER_BATCH = 2**20
 _MOST_PER_BATCH = 256
+_PIXELS_AHEAD = 2**27  # decoded pictures that wait for the model: at most 400 MB of colour
 
 
 class Reader(NamedTuple):
@@ -170,7 +171,7 @@ class Pictures:
 
         pool = ThreadPoolExecutor(processors())
         try:
-            ahead = 2 * processors()
+            most = ahead = 2 * processors()
             while True:
                 for place in itertools.islice(asked, ahead - len(waiting)):
                     waiting.append((place, pool.submit(reader.read, self.pictures[place])))
@@ -182,6 +183,7 @@ class Pictures:
                 except ImageError as error:
                     failures[place] = error.reason
                     continue
+                ahead = min(max(_PIXELS_AHEAD // (image.shape[-1] * image.shape[-2]), 1), most)
                 if kept and (image.shape != kept[0][1].shape or len(kept) == _batch_size(image)):
                     yield batch()
                 kept.append((place, image))

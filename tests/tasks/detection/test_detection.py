@@ -216,6 +216,10 @@ def test_what_is_missing_or_damaged_is_told_in_one_line(fitted, run, tmp_path):
         (run / "detector.json").write_text(content)
         with pytest.raises(ValueError, match=f"{reason}.*fit-detector"):
             load_run(run).detect(picture)
+    content = json.loads((fitted / "run" / "detector.json").read_text())
+    (run / "detector.json").write_text(json.dumps(content | {"steps": 100}))
+    with pytest.raises(ValueError, match=r"after 100 steps of training, and the run has 150\): fit it again"):
+        load_run(run).detect(picture)
     (run / "detector.json").unlink()
     with pytest.raises(ValueError, match="has no detector: halfstride fit-detector"):
         load_run(run).detect(picture)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from halfstride.autoencoder import ConvAutoencoder
+from halfstride.autoencoder import ConvAutoencoder, Run
 from halfstride.autoencoder.own_encoder import Autoencoder
 from halfstride.autoencoder.writing import storage_errors, writing
 from halfstride.tasks.detection.head import Head, log_errors
@@ -221,8 +221,12 @@ def save_detector(detector: Detector, scores: Sequence[float], rate: float, fitt
     with writing(folder / "detector.safetensors") as temporary, storage_errors():
         save_file(tensors, temporary)
     content = {
-        "version": _VERSION, "false_alarms": rate, "fitted_on": fitted._asdict(), "scores": sorted(scores)
-    }  # fmt: skip
+        "version": _VERSION,
+        "steps": sum(Run(folder).stages),
+        "false_alarms": rate,
+        "fitted_on": fitted._asdict(),
+        "scores": sorted(scores),
+    }
     with writing(folder / "detector.json") as temporary:
         temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
@@ -236,7 +240,8 @@ def load_detector(model: Autoencoder, folder: Path, false_alarms: float | None =
         false_alarms: sets the threshold for this rate; by default for that which was asked for first.
 
     Raises:
-        ValueError: where there is none, or it is damaged or of another version or model, or the rate is out of range.
+        ValueError: where there is none, or it is damaged, of another version or model, or older than the run's last
+            training, or the rate is out of range.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -248,6 +253,8 @@ def load_detector(model: Autoencoder, folder: Path, false_alarms: float | None =
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["version"] != _VERSION:
             raise ValueError(f"it is of version {content['version']}, and this is version {_VERSION}")
+        if content["steps"] != (steps := sum(Run(folder).stages)):
+            raise ValueError(f"it was fitted after {content['steps']:,} steps of training, and the run has {steps:,}")
         fitted, scores, rate = _fitted_on(content["fitted_on"]), content["scores"], content["false_alarms"]
         threshold = set_threshold(scores, rate)
         detector, tensors = Detector(model), load_file(folder / "detector.safetensors")
