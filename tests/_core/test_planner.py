@@ -36,6 +36,12 @@ def test_the_rule(training, channels_last):
     assert chosen(resize_case(2, (8, 64, 32, 32), (32, 64, 3, 3), 1)) == "native"
     assert chosen(resize_case(2, (64, 100, 1, 1), (1024, 100, 3, 3), 1)) == "native"
     assert chosen(transposed_case(2, (64, 100, 1, 1), (100, 1024, 4, 4), 1)) == "scatter"
+    # Small ones: of few output channels by one `fold`, of others by torch, and volumes, which `fold` does not know.
+    assert chosen(transposed_case(2, (1, 32, 8, 8), (32, 3, 4, 4), 2, 1)) == "scatter"
+    assert chosen(resize_case(2, (1, 32, 8, 8), (3, 32, 3, 3), 2)) == "scatter"
+    assert chosen(resize_case(1, (1, 32, 8), (1, 32, 3), 2)) == "scatter"
+    assert chosen(transposed_case(2, (1, 32, 4, 4), (32, 16, 4, 4), 2, 1)) == "native"
+    assert chosen(transposed_case(3, (1, 32, 2, 2, 2), (32, 16, 2, 2, 2), 2)) == "native"
 
 
 @pytest.mark.parametrize(

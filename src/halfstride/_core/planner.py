@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from halfstride._core.algorithms import ALGORITHMS
+from halfstride._core.algorithms import ALGORITHMS, scatter
 from halfstride._core.algorithms.products import capability
 from halfstride._core.case import CASES, Case, Form
 from halfstride._core.common import as_transposed
@@ -87,9 +87,9 @@ _MANY_PAIRS = 2**13
 """In training under a compiler, "by_parts" is faster than "folded" from this product on: pairs of input and output
 channels, times the share of MACs that it saves (`trains_by_parts`)."""
 
-_MANY_IMAGES, _FEW_POSITIONS, _LARGE_KERNEL, _MANY_OUTPUTS = 8, 16, 2**21, 4
-"""Bounds of the exceptions in `_eligible`: images in a batch, input positions, kernel elements, and output channels per
-input channel."""
+_MANY_IMAGES, _FEW_POSITIONS, _LARGE_KERNEL, _MANY_OUTPUTS, _FEW_PRODUCTS = 8, 16, 2**21, 4, 2**13
+"""Bounds of the exceptions in `_eligible`: images in a batch, input positions, kernel elements, output channels per
+input channel, and products of an input value and a kernel element, summed over input channels."""
 
 
 def choose(
@@ -232,8 +232,10 @@ def predictions(case: Case, table: Mapping[str, Costs], circumstances: str, *, c
 
 
 def _eligible(case: Case, channels_last: bool) -> list[str]:
-    """Return the algorithms whose predictions are compared: less two exceptions where the linear prediction errs."""
+    """Return the algorithms whose predictions are compared: less some exceptions where the linear prediction errs."""
     able = [name for name in ELIGIBLE[case.form] if ALGORITHMS[name].unsupported_reason(case) is None]
+    if "scatter" in able and scatter.is_small(case):
+        return ["scatter"]  # the costs were fitted to its other way of adding products
     positions = math.prod(case.input_size)
     if case.form == "transposed" and "scatter" in able:
         # The beginning of generators: torch's took up to 2.9 times as long, and was predicted to be faster in half.
@@ -242,6 +244,9 @@ def _eligible(case: Case, channels_last: bool) -> list[str]:
             positions <= _FEW_POSITIONS and weights >= _LARGE_KERNEL
         ):
             return ["scatter"]
+        # A call for each tap took up to twice as long as all of torch's.
+        if case.batch * positions * case.out_channels * math.prod(case.kernel_size) <= _FEW_PRODUCTS:
+            return ["native"]
     # "scatter" and "by_parts" rearrange a large contiguous output afterwards, which takes longer than predicted.
     if not channels_last and positions > 1 and case.out_channels >= _MANY_OUTPUTS * case.in_channels:
         return [name for name in able if name in ("native", "folded")]
@@ -294,7 +299,7 @@ def _decide(case: Case, algorithm: str, circumstances: str, channels_last: bool)
         return "folded", "it adds the taps that meet copies of one value before it multiplies"
     (fastest, time), *others = predictions(case, _costs(), circumstances, channels_last=channels_last).items()
     if not others:
-        return fastest, "measured layers whose kernel or output is as large beside the input were fastest by it"
+        return fastest, "measured layers of such a shape were fastest by it"
     compared = ", ".join(f"{other:.3g} ms as {name!r}" for name, other in others)
     return fastest, f"predicted to take {time:.3g} ms where it was measured, against {compared}"
 

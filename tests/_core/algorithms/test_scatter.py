@@ -15,13 +15,15 @@ from tolerance import assert_close
 
 
 @settings(max_examples=100)
-@given(drawn(forms=("transposed", "resize")), st.booleans(), st.booleans())
-def test_scattering_in_runs_of_taps_and_in_both_layouts(call, together, last):
+@given(drawn(forms=("transposed", "resize")), st.booleans(), st.booleans(), st.booleans())
+def test_scattering_in_runs_of_taps_or_by_fold_and_in_both_layouts(call, together, last, fold):
     case, *tensors = call
     assume(scatter.unsupported_reason(case) is None)
     expected, gradient, of_expected = native_with_gradients(case, tensors, last)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scatter, "_RUN", 1 if together else math.inf)
+        patch.setattr(scatter, "_FEW_OUTPUTS", math.inf if fold else 0)
+        patch.setattr(scatter, "is_small", scatter.is_small.__wrapped__)
         patch.setattr(scatter, "_plan", scatter._plan.__wrapped__)
         output = scatter.compute(case, *tensors)
         assert_close(output, expected)
@@ -31,7 +33,8 @@ def test_scattering_in_runs_of_taps_and_in_both_layouts(call, together, last):
 
 @pytest.mark.parametrize("padding", [4, ((0, 3),), ((5, 1),), ((9, 13),)])
 @pytest.mark.parametrize(("k", "d"), [(16, 1), (11, 1), (5, 3)])
-def test_scattering_at_a_large_stride(k, d, padding):
+def test_scattering_at_a_large_stride(k, d, padding, monkeypatch):
+    monkeypatch.setattr(scatter, "is_small", lambda case: False)
     case = transposed_case(1, (2, 3, 5), (3, 2, k), 8, padding, dilation=d)
     generator = torch.Generator().manual_seed(k)
     x, weight, bias = (torch.randn(size, generator=generator).double() for size in ((2, 3, 5), (3, 2, k), (2,)))
@@ -64,9 +67,9 @@ def test_scattering_kernels_that_lie_side_by_side(size, bias, training):
 
 
 def test_heavy_kernels_scatter_rows_of_channels_and_keep_the_order_of_the_images(monkeypatch):
-    case = transposed_case(2, (3, 64, 2, 3), (64, 48, 4, 4), 2, 1)
+    case = transposed_case(2, (3, 96, 4, 6), (96, 128, 4, 4), 2, 1)
     assert scatter._is_heavy(case) is False  # gradients are wanted
-    x, w, bias = torch.randn(3, 64, 2, 3), torch.randn(64, 48, 4, 4), torch.randn(48)
+    x, w, bias = torch.randn(3, 96, 4, 6), torch.randn(96, 128, 4, 4), torch.randn(128)
     expected = native.compute(case, x.double(), w.double(), bias.double())
     taken, of_rows = [], scatter._products_channels_last
     monkeypatch.setattr(
@@ -77,6 +80,6 @@ def test_heavy_kernels_scatter_rows_of_channels_and_keep_the_order_of_the_images
             output = scatter.compute(case, x, weight, bias)
             assert output.is_contiguous()
             assert_close(output, expected.float())
-        light = transposed_case(2, (3, 64, 20, 30), (64, 48, 4, 4), 2, 1)
-        scatter.compute(light, torch.randn(3, 64, 20, 30), w, bias)
+        light = transposed_case(2, (3, 96, 20, 30), (96, 128, 4, 4), 2, 1)
+        scatter.compute(light, torch.randn(3, 96, 20, 30), w, bias)
     assert taken == [case, case]

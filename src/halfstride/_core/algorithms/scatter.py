@@ -4,7 +4,8 @@
 All the products are one matrix product of the kernel, (out·taps, in), and the input's values, (in, positions). What
 remains is to add each of them to its output. The products of one tap land `s` outputs apart, so that one operation adds
 all of them where they belong; those that come first are stored, together with the bias. Every product is read once, and
-nothing is made in between.
+nothing is made in between. Where there are few products for few output channels, a call for each tap takes longer than
+adding them: then torch's `fold` adds all of them in one.
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ _COLUMNS = 8
 _MANY = 256
 """From this many output channels times taps on, one image is multiplied as kernel @ image instead of image @ kernel."""
 
+_FEW, _FEW_OUTPUTS = 2**16, 4
+"""Up to this many products and output channels `fold` is faster, which adds products one by one."""
+
 _RUN = 8
 """From this stride on, taps that land on neighbouring outputs are added together; at smaller strides one by one."""
 
@@ -62,6 +66,13 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     x = widened(pad_input(case, input, margin))
     bias = None if bias is None else typed(bias, x.dtype)
     kernel = partial(transposed_weight, case, weight, x.dtype)
+    if is_small(case) and not (is_compiling() or is_transformed()):
+        if case.batch == case.groups == 1:
+            products = torch.mm(kernel().flatten(1).t(), x.flatten(2)[0])
+        else:
+            products = _products(case, x, weight, kernel)
+        output = _folded(products, bias, twin)
+        return as_channels_last(typed(output, input.dtype), like=input)
     # With one output channel both memory formats are the same, and contiguous positions are added faster.
     if (is_channels_last(x) or _is_heavy(case)) and case.groups == 1 and case.out_channels > 1:
         if _are_tiles(case):
@@ -74,6 +85,33 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
     else:
         products = _products(case, x, weight, kernel)
     return as_channels_last(typed(_added(products, bias, twin), input.dtype), like=input)
+
+
+@cached
+@cached
+def is_small(case: Case) -> bool:
+    """Whether there are few products, which `fold` adds: not of volumes, nor where it would find another input size."""
+    twin, _ = as_transposed(case)
+    products = case.batch * case.out_channels * math.prod(twin.kernel_size) * math.prod(twin.input_size)
+    axes = zip(twin.input_size, twin.output_size, twin.stride, twin.padding, twin.span, strict=True)
+    fits = all(p >= 0 and n == (o + 2 * p - span - 1) // s + 1 for n, o, s, p, span in axes)
+    return fits and case.axes <= 2 and 0 < products <= _FEW and case.out_channels <= _FEW_OUTPUTS
+
+
+def _folded(products: Tensor, bias: Tensor | None, case: Case) -> Tensor:
+    """(batch, out, *output_size) from products (batch, out, *taps, *positions) of a transposed case."""
+    line = (1,) * (2 - case.axes)  # `fold` knows planes only
+    output = F.fold(
+        products.reshape(case.batch, -1, math.prod(case.input_size)),
+        output_size=line + case.output_size,
+        kernel_size=line + case.kernel_size,
+        dilation=line + case.dilation,
+        padding=(0,) * len(line) + case.padding,
+        stride=line + case.stride,
+    )
+    if case.axes == 1:
+        output = output.squeeze(2)
+    return output if bias is None else output + bias.view(-1, *(1,) * case.axes)
 
 
 def _is_heavy(case: Case) -> bool:
