@@ -5,6 +5,7 @@ from halfstride import functional as functional
 from halfstride import geometry as geometry
 from halfstride import kernels as kernels
 from halfstride._core.planner import explain as explain
+from halfstride._support.weight_cache import freeze as freeze
 from halfstride.autoencoder import ConvAutoencoder as ConvAutoencoder
 from halfstride.autoencoder import EncoderAutoencoder as EncoderAutoencoder
 from halfstride.autoencoder import Evaluation as Evaluation

@@ -58,11 +58,81 @@ def test_what_is_kept_of_a_large_weight_follows_the_least_of_its_changes():
         lambda: weight.data.copy_(weight.data.flip(-1)),
         lambda: weight.data.copy_(weight.data.roll(1, 1)),
         lambda: weight.data.mul_(1 + 1e-5),
+        lambda: weight.data.__setitem__((5, 0, 0, 0), 1e6),
+        lambda: weight.data.__setitem__((5, 1, 0, 0), 1e-6),
+        lambda: weight.data.__setitem__((5, 1, 0, 0), 1.1e-6),  # beside 1e6
         lambda: weight.data.__setitem__((0, 0, 0, 0), math.nan),
     ]
     for made, change in enumerate(changes, start=2):
         change()
         assert look() == made
+
+
+def changes_seen(weight, *changes):
+    """How many of these changes make the cache compute anew; each is made once."""
+    makes = []
+    with torch.no_grad():
+        for change in (lambda: None, *changes):
+            change()
+            weight_cache.cache_on_weight(weight, "key", lambda: makes.append(1))
+    return len(makes) - 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.complex64])
+def test_every_change_of_one_value_and_every_exchange_of_two_is_seen(dtype):
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(70_001, generator=generator, dtype=torch.float64).to(dtype))
+
+    def exchange(i, j):
+        values = weight.data[[j, i]].clone()
+        assert values[0] != values[1]
+        weight.data[[i, j]] = values
+
+    def nudge(i):
+        bits = weight.data.view(torch.int16 if dtype.itemsize == 2 else torch.int32)
+        bits[i] ^= 1
+
+    places = torch.randint(70_001, (200, 2), generator=generator).tolist()
+    places += [[0, 4093], [1, 4091 + 1], [70_000, 0], [69_999, 4093 * 3], [5, 5 + 4093 * 4]]
+    places = [(i, j) for i, j in places if weight.data[i] != weight.data[j]]
+    changes = [lambda i=i, j=j: exchange(i, j) for i, j in places]
+    changes += [lambda i=i: nudge(i) for pair in places for i in pair]
+    assert changes_seen(weight, *changes) == len(changes)
+
+
+@pytest.mark.parametrize("shape", [(128, 128, 3, 3), (256, 256, 1, 1), (200, 200, 2)])
+def test_permuted_channels_of_one_hot_kernels_are_seen(shape):
+    weight = torch.nn.Parameter(torch.zeros(shape))
+    torch.nn.init.dirac_(weight)
+    generator = torch.Generator().manual_seed(0)
+
+    def permute(axis):
+        order = torch.randperm(shape[axis], generator=generator)
+        weight.data.copy_(weight.data.index_select(axis, order))
+
+    changes = [lambda axis=n % 2: permute(axis) for n in range(30)]
+    assert changes_seen(weight, *changes) == len(changes)
+
+
+def test_a_frozen_weight_is_not_read_and_follows_changes_that_are_recorded(monkeypatch):
+    model = torch.nn.Sequential(torch.nn.Linear(300, 200))
+    weight = model[0].weight
+    assert weight_cache.freeze(model) is model
+    state = {name: value + 1 for name, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    weight.grad = torch.ones_like(weight)
+    recorded = [
+        lambda: model.load_state_dict(state),
+        optimizer.step,
+        lambda: weight.mul_(2),
+        lambda: setattr(weight, "data", weight.data.clone()),
+        lambda: model.double(),
+    ]
+    assert changes_seen(weight, *recorded) == len(recorded)
+    monkeypatch.setattr(weight_cache, "_fingerprint", lambda weight: pytest.fail("the weight was read"))
+    assert changes_seen(weight, lambda: None, lambda: None) == -1  # it is known already
+    with pytest.raises(TypeError, match="`model` must be a torch.nn.Module, not int"):
+        weight_cache.freeze(1)
 
 
 @pytest.mark.parametrize("back", [False, True])

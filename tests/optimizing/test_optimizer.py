@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 import halfstride
 from halfstride._core.algorithms import folded, packed
+from halfstride._support import weight_cache
 from halfstride.optimizing import optimize
 from halfstride.optimizing.example import Example
 from halfstride.optimizing.report import Times
@@ -176,6 +177,26 @@ def test_what_a_mode_of_other_code_records():
     with torch.device("cpu"), ran_folded() as ran:  # a mode too
         model(image())
     assert ran
+
+
+def test_frozen_weights_follow_recorded_changes_until_undone():
+    model, x = models.vae_decoder().eval(), torch.randn(2, 4, 5, 6)
+    with torch.no_grad():
+        model, report = optimize(model, x, freeze=True)
+        assert report.optimized
+        assert report.frozen
+        assert "weights frozen" in str(report)
+        assert weight_cache.frozen(model) == list(model.parameters())
+        model.load_state_dict({name: value + 0.1 for name, value in model.state_dict().items()})
+        changed = model(x)
+        report.undo()
+        assert_same(changed, model(x), tolerance=1e-4)
+    assert not report.frozen
+    assert weight_cache.frozen(model) == []
+    halfstride.freeze(model[0])
+    with pytest.raises(ValueError, match="raises"):
+        optimize(model, torch.randn(1, 5, 2, 2), freeze=True)
+    assert len(weight_cache.frozen(model)) == len(list(model[0].parameters()))
 
 
 def test_an_earlier_report_undoes_nothing_of_a_later_one():

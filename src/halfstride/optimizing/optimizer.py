@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from inspect import getattr_static
 from types import FrameType, FunctionType
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from halfstride._support import weight_cache
 from halfstride._support.torch_private import module_call_code, tree_leaves
 from halfstride.optimizing.example import TOLERANCE, Example, difference
 from halfstride.optimizing.report import Report, Row
@@ -25,7 +26,7 @@ _OUTPUTS, _GRADIENTS = 10, 1000
 it moves across zero in front of a ReLU switches gradients on or off."""
 
 
-def optimize(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Report]:
+def optimize(model: nn.Module, example_inputs: Any, *, freeze: bool = False) -> tuple[nn.Module, Report]:
     """Compute a model's upsampling in faster, equivalent ways.
 
     Every upsampling that the example inputs reach is found, however it is written: transposed convolutions, and
@@ -43,6 +44,8 @@ def optimize(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Report]:
         model: any module; it is measured in the mode, training or evaluation, that it is in.
         example_inputs: a tensor, a tuple or list of the model's arguments, or a dict of its keyword arguments. Best of
             the size that is to be fast.
+        freeze: promise that weights change in recorded ways only (see `halfstride.freeze`), so that no call looks at
+            their values.
 
     Training (forward and backward) is measured too, and only then changed, where gradients are enabled and wanted by a
     parameter. Call it under `torch.no_grad()` for inference only, which takes at most 21 forward passes.
@@ -66,14 +69,19 @@ def optimize(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Report]:
     for method in optimized_methods(model):
         method.remove()
     example, finder, report = Example(model, example_inputs), _Finder(model), Report([])
+    before = weight_cache.frozen(model)
     with example.left_as_found():
         expected = example.first_run()
+        if freeze:
+            weight_cache.freeze(model)
         try:
             report.note = _decide(example, finder, expected, report)
         except Exception as failure:  # the model runs, but not with its upsampling rewritten
             report.note = f"it raises {type(failure).__name__} when its upsampling is rewritten: {failure}"
+    newly = set(weight_cache.frozen(model)).difference(before)
     report.rows = finder.rows
     if report.note:
+        weight_cache.thaw(newly)
         for row in report.rows:
             if row.became:
                 row.became, row.reason = "", report.note
@@ -81,7 +89,8 @@ def optimize(model: nn.Module, example_inputs: Any) -> tuple[nn.Module, Report]:
         methods = finder.methods()
         for method in methods:
             method.install()
-        report.optimized, report._undo = True, lambda: _undo(model, methods)
+        report.optimized, report.frozen = True, freeze
+        report._undo = lambda: _undo(model, methods, newly)
     return model, report
 
 
@@ -133,8 +142,9 @@ def _installed(methods: Sequence[OptimizedMethod]) -> Iterator[None]:
             method.remove()
 
 
-def _undo(model: nn.Module, methods: Sequence[OptimizedMethod]) -> str:
+def _undo(model: nn.Module, methods: Sequence[OptimizedMethod], frozen: Iterable[Tensor]) -> str:
     """Restore a model, and say what could not be."""
+    weight_cache.thaw(frozen)
     paths = {id(module): path for path, module in model.named_modules()}
     left = [f"{paths[id(method.module)]}.{method.name}".lstrip(".") for method in methods if not method.remove()]
     return f"wrapped by other code since, and left so: {', '.join(left)}" if left else ""

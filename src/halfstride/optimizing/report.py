@@ -52,6 +52,7 @@ class Report:
         rows: every upsampling that was found.
         optimized: whether the model was changed.
         note: why it was not, or after `undo()` what could not be restored.
+        frozen: whether changes of its weights are seen by their versions only (see `halfstride.freeze`).
         error: the largest difference of the model's output, as a share of its largest value.
         inference: the times of a forward pass.
         training: the times of a forward and a backward pass.
@@ -60,6 +61,7 @@ class Report:
     rows: list[Row]
     optimized: bool = False
     note: str = ""
+    frozen: bool = False
     error: float | None = None
     inference: Times | None = None
     training: Times | None = None
@@ -72,7 +74,7 @@ class Report:
         it.
         """
         self.note = self._undo() or self.note
-        self.optimized = False
+        self.optimized = self.frozen = False
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data, ready for JSON."""
@@ -109,6 +111,8 @@ class Report:
         for name, times in (("forward", self.inference), ("forward + backward", self.training)):
             if times:
                 parts.append(f"{name} {times.speedup:.2f}× ({times.before * 1e3:.1f} → {times.after * 1e3:.1f} ms)")
+        if self.frozen:
+            parts.append("weights frozen")
         return ", ".join([*parts, *([] if self.error is None else [f"error {self.error:.0e}"])])
 
     def __str__(self) -> str:
