@@ -1,11 +1,13 @@
 """The layers against those of torch.nn that they stand for."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
 
 from errors import message
-from halfstride import layers
+from halfstride import functional, layers
 from tolerance import assert_close
 
 AXES = (1, 2, 3)
@@ -100,3 +102,54 @@ def test_bad_constructor_arguments():
     }
     for text, make in pinned.items():
         assert message(make) == text
+
+
+# torch.fx and torch.jit.script ----------------------------------------------------------------------------------------
+
+LAYERS = [
+    layers.ConvTranspose2d(4, 6, 4, 2, 1),
+    layers.ConvTranspose2d(4, 6, 3, 2, ((0, 2), (1, 0)), dilation=2, groups=2),
+    layers.ConvTranspose1d(4, 6, (3,), 2, "same"),
+    layers.ConvTranspose1d(4, 6, 2, 3, "same", bias=False),
+    layers.ConvTranspose3d(4, 6, 3, (1, 2, 2), 1, (0, 1, 0)),
+    layers.ResizeConv2d(4, 6, 3),
+    layers.ResizeConv2d(4, 6, (2, 5), (3, 2), padding_mode="reflect"),
+    layers.ResizeConv1d(4, 6, 4, 2, ((2, -1),), dilation=2, groups=2),
+    layers.ResizeConv3d(4, 6, 3, (1, 2, 2), padding_mode="replicate"),
+    layers.SubpixelConv2d(4, 6, 3, padding_mode="circular"),
+    layers.SubpixelConv2d(4, 6, 2, 3, bias=False, groups=2),
+    layers.SubpixelConv1d(4, 6, 3, 1),
+]
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+@pytest.mark.parametrize("transform", [torch.fx.symbolic_trace, torch.jit.script])
+def test_layers_are_traced_and_scripted(layer, transform):
+    model = nn.Sequential(nn.ReLU(), layer).double()
+    transformed = transform(model)
+    x = torch.randn(2, 4, *(7, 6, 5)[: layer.weight.dim() - 2], dtype=torch.float64, requires_grad=True)
+    expected, actual = model(x), transformed(x)
+    torch.testing.assert_close(actual, expected)
+    g = torch.randn_like(expected)
+    arguments = x, *model.parameters()
+    for one, other in zip(
+        torch.autograd.grad(actual, arguments, g), torch.autograd.grad(expected, arguments, g), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+    if transform is torch.fx.symbolic_trace:
+        assert [node.target for node in transformed.graph.nodes if node.op == "call_function"] == [functional.upsample]
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (layers.SubpixelConv1d(4, 6, 3), "enlarges both axes of an image alike"),
+        (layers.SubpixelConv2d(4, 6, 3, (1, 2)), "enlarges both axes of an image alike"),
+        (layers.ConvTranspose2d(4, 6, 3, 2, padding_mode="replicate"), "`padding_mode` (='replicate')"),
+    ],
+)
+def test_what_torch_has_no_modules_for_is_not_scripted(layer, reason):
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        torch.jit.script(layer)

@@ -413,6 +413,9 @@ def upsample(
     return output.squeeze(0) if unbatched else output
 
 
+torch.fx.wrap("upsample")  # so that torch.fx.symbolic_trace keeps it as one call
+
+
 @cached
 def plan(
     form: Form,

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from halfstride import functional
 from halfstride._core import planner
 from halfstride._core.case import Form
+from halfstride._core.definition import as_torch_modules
 from halfstride._support.arguments import (
     Padding,
     Sizes,
@@ -93,6 +94,11 @@ class _ConvTranspose(ConvTransposeNd):
         size = _spatial(output_size, input, self._axes)
         geometry = self.stride, self.padding, output_padding, self.groups, self.dilation, size, self.padding_mode
         return functional.upsample("transposed", self._axes, input, self.weight, self.bias, geometry, self.algorithm)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What torch.jit.script takes in place of the layer."""
+        geometry = self.stride, self.padding, self.output_padding, self.groups, self.dilation, None, self.padding_mode
+        return as_torch_modules("transposed", self.weight, self.bias, self.in_channels, geometry)
 
     def extra_repr(self) -> str:
         return str(super().extra_repr()) + _algorithm_repr(self.algorithm)  # type: ignore[no-untyped-call]
@@ -168,6 +174,11 @@ class _Upsampling(nn.Module):
         size = _spatial(output_size, input, self._axes)
         geometry = self.scale_factor, self.padding, self.dilation, self.groups, size, self.padding_mode
         return functional.upsample(self._form, self._axes, input, self.weight, self.bias, geometry, self.algorithm)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What torch.jit.script takes in place of the layer."""
+        geometry = self.scale_factor, self.padding, self.dilation, self.groups, None, self.padding_mode
+        return as_torch_modules(self._form, self.weight, self.bias, self.in_channels, geometry)
 
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"

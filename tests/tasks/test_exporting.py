@@ -50,6 +50,9 @@ def test_a_file_gives_images_codes_scores_maps_and_labels_for_any_batch(run, exp
     size = (33, 40) if run.model.takes_any_size else (16, 24)
     images = pictures(5, seed=1, shape=size)
     loaded = session(exported.path)
+    free = ["height", "width"] if run.model.takes_any_size else [16, 24]
+    assert loaded.get_inputs()[0].shape == ["batch", *free, 1]
+    assert loaded.get_outputs()[0].shape == ["batch", *free, 1]
     found = dict(
         zip(
             [output.name for output in loaded.get_outputs()],

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -56,13 +57,12 @@ class _Whole(nn.Module):
 
     def forward(self, images: Tensor, threshold: Tensor | None = None) -> tuple[Tensor, ...]:
         values = _values(images, self.layout)
-        codes = self.model.encode(values)  # type: ignore[operator]
-        outputs = self.model.decode_to(codes, *values.shape[-2:])  # type: ignore[operator]
-        outputs = _bytes(outputs, self.layout)
         if self.detector is None or threshold is None:
-            return outputs, codes
-        scores, maps = self.detector.whole(values)
-        return outputs, codes, scores, maps, scores > threshold
+            codes = self.model.encode(values)  # type: ignore[operator]
+            outputs = self.model.decode_to(codes, *values.shape[-2:])  # type: ignore[operator]
+            return _bytes(outputs, self.layout), codes
+        outputs, codes, scores, maps = self.detector.with_reconstructions(values)
+        return _bytes(outputs, self.layout), codes, scores, maps, scores > threshold
 
 
 class _Encoder(nn.Module):
@@ -252,6 +252,7 @@ def _write_onnx(
     model = made.model_proto
     for part in (*model.graph.node, *model.graph.value_info, model.graph, *model.functions):
         del part.metadata_props[:]  # stack traces, with the paths of this machine
+    _name_sizes(model, "NHWC" if layout == "NHWC" and names[0][0] == "images" else "NCHW")
     if fitted is not None:  # an input with an initializer of its name is optional
         default = np.array(fitted.threshold.value, np.float32)
         model.graph.initializer.append(numpy_helper.from_array(default, "threshold"))
@@ -268,6 +269,22 @@ def _write_onnx(
         told["halfstride.threshold"] = json.dumps(fitted.threshold._asdict())
     onnx.helper.set_model_props(model, told)
     onnx.save(model, str(path))
+
+
+def _name_sizes(model: Any, layout: Layout) -> None:
+    """Call the sizes that may change batch, height and width, where torch calls them s34 and the like."""
+    meanings = {"N": "batch", "H": "height", "W": "width"}
+    if model.graph.input[0].name == "code":
+        meanings |= {"H": "code_height", "W": "code_width"}
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    names = {dim.dim_param: meanings[axis] for dim, axis in zip(dims, layout, strict=False) if dim.dim_param}
+    if not names:
+        return
+    pattern = re.compile("|".join(rf"\b{re.escape(symbol)}\b" for symbol in names))
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = pattern.sub(lambda found: names[found[0]], dim.dim_param)
 
 
 def _halve(model: Any) -> None:

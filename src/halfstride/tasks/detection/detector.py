@@ -46,6 +46,20 @@ class FittedOn(NamedTuple):
     """Share of the synthetic defects' contrast that reconstructions keep."""
 
 
+class _Compared(NamedTuple):
+    """Images beside their reconstructions."""
+
+    codes: Tensor
+    outputs: Tensor
+    """The reconstructions."""
+    changes: Tensor
+    """Of the codes when reconstructions are encoded."""
+    errors: Tensor
+    """Squared, N×1×H×W."""
+    logits: Tensor
+    """The head's."""
+
+
 class Detector(nn.Module):
     """Scores images: 0 is an ordinary good image, and 1 more is one standard deviation of good images more.
 
@@ -109,14 +123,18 @@ class Detector(nn.Module):
         """The scores of images, and their anomaly maps."""
         if self.model.takes_any_size:
             return self.from_places(self.places(images))
-        described, logits = self._look(images)
-        return self._judge(described, logits)
+        return self._judge(*self._as_wholes(self._compare(images)))
 
-    def whole(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """What `forward` returns, never in tiles: for export, where the size is not known."""
+    def with_reconstructions(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Reconstructions, codes, scores and anomaly maps, never in tiles: for export, where the size is not known."""
+        height, width = images.shape[-2:]
         if self.model.takes_any_size:
-            return self.from_places(self.untiled_places(images))
-        return self(images)  # type: ignore[no-any-return]
+            compared = self._compare(self.model.extend(images))  # type: ignore[operator]
+            scores, maps = self.from_places(self._as_places(compared))
+        else:
+            compared = self._compare(images)
+            scores, maps = self._judge(*self._as_wholes(compared))
+        return compared.outputs[..., :height, :width], compared.codes, scores, maps
 
     def places(self, images: Tensor) -> Tensor:
         """All that is needed of images, for a latent map place by place: N×K×H/downscale×W/downscale.
@@ -137,10 +155,12 @@ class Detector(nn.Module):
         return max(again, halo_of(self.model) + (self.head.reach + 1) * self.cell)
 
     def untiled_places(self, images: Tensor) -> Tensor:
-        extended = self.model.extend(images)  # type: ignore[operator]
-        codes, changes, errors, logits = self._compare(extended)
-        local = log_errors(F.avg_pool2d(errors, self.downscale))
-        return torch.cat([codes, changes, local, F.pixel_unshuffle(logits, self.downscale // self.cell)], 1)
+        return self._as_places(self._compare(self.model.extend(images)))  # type: ignore[operator]
+
+    def _as_places(self, compared: _Compared) -> Tensor:
+        local = log_errors(F.avg_pool2d(compared.errors, self.downscale))
+        logits = F.pixel_unshuffle(compared.logits, self.downscale // self.cell)
+        return torch.cat([compared.codes, compared.changes, local, logits], 1)
 
     def from_places(self, places: Tensor) -> tuple[Tensor, Tensor]:
         """Scores and anomaly maps of what `places` returned."""
@@ -166,24 +186,26 @@ class Detector(nn.Module):
         """What images are as a whole, and the head's logits."""
         if self.model.takes_any_size:
             return self._split(self.places(images))
-        codes, changes, errors, logits = self._compare(images)
+        return self._as_wholes(self._compare(images))
+
+    def _as_wholes(self, compared: _Compared) -> tuple[Tensor, Tensor]:
+        codes = compared.codes
         cells = self._cells() if codes.ndim == 2 else (codes.shape[-2], codes.shape[-1])
-        local = log_errors(F.adaptive_avg_pool2d(errors, cells))
+        local = log_errors(F.adaptive_avg_pool2d(compared.errors, cells))
         if codes.ndim == 4:
-            return _statistics(torch.cat([codes, changes, local], 1)), logits
-        return torch.cat([codes, changes, local.flatten(1)], 1), logits
+            return _statistics(torch.cat([codes, compared.changes, local], 1)), compared.logits
+        return torch.cat([codes, compared.changes, local.flatten(1)], 1), compared.logits
 
     def _split(self, places: Tensor) -> tuple[Tensor, Tensor]:
         described = 2 * self.model.latent_dim + 1
         return _statistics(places[:, :described]), F.pixel_shuffle(places[:, described:], self.downscale // self.cell)
 
-    def _compare(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Codes, their changes when reconstructions are encoded, squared errors N×1×H×W, and the head's logits."""
+    def _compare(self, images: Tensor) -> _Compared:
         codes = self.model.encode(images)
         outputs = self.model.decode_to(codes, *images.shape[-2:])
         changes = self.model.encode(outputs) - codes
         errors = (outputs - images).square().mean(1, keepdim=True)
-        return codes, changes, errors, self.head(images, outputs)
+        return _Compared(codes, outputs, changes, errors, self.head(images, outputs))
 
     def _judge(self, described: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         parts = self.parts(described, logits.flatten(1).amax(1))
