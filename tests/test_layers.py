@@ -153,3 +153,33 @@ def test_layers_are_traced_and_scripted(layer, transform):
 def test_what_torch_has_no_modules_for_is_not_scripted(layer, reason):
     with pytest.raises(ValueError, match=re.escape(reason)):
         torch.jit.script(layer)
+
+
+# Memory formats -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize(("weight_last", "input_last"), [(False, False), (False, True), (True, False), (True, True)])
+@pytest.mark.parametrize(("inputs", "outputs"), [(16, 8), (16, 1), (1, 8), (4, 3)])
+def test_outputs_lie_in_memory_as_those_of_torch(grad, weight_last, input_last, inputs, outputs):
+    pairs = [
+        (layers.ConvTranspose2d(inputs, outputs, 4, 2, 1), nn.ConvTranspose2d(inputs, outputs, 4, 2, 1)),
+        (
+            layers.ResizeConv2d(inputs, outputs, 3),
+            nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(inputs, outputs, 3, padding=1)),
+        ),
+        (
+            layers.SubpixelConv2d(inputs, outputs, 3),
+            nn.Sequential(nn.Conv2d(inputs, 4 * outputs, 3, padding=1), nn.PixelShuffle(2)),
+        ),
+    ]
+    for size in ((8, 9), (40, 33)):
+        x = torch.randn(2, inputs, *size)
+        if input_last:
+            x = x.to(memory_format=torch.channels_last)
+        for ours, theirs in pairs:
+            if weight_last:
+                ours.to(memory_format=torch.channels_last)
+                theirs.to(memory_format=torch.channels_last)
+            with torch.set_grad_enabled(grad):
+                assert ours(x).stride() == theirs(x).stride()

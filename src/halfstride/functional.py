@@ -30,9 +30,9 @@ from torch import Tensor
 
 from halfstride._core import algorithms, compiled, planner
 from halfstride._core.case import CASES, Case, Form
-from halfstride._core.common import is_channels_last, wants_gradients
+from halfstride._core.common import in_torchs_format, is_channels_last, wants_gradients
 from halfstride._support.arguments import Padding, Sizes
-from halfstride._support.torch_private import is_captured, is_jit_traced
+from halfstride._support.torch_private import is_captured, is_jit_traced, is_transformed
 from halfstride._support.weight_cache import cached
 
 if TYPE_CHECKING:
@@ -410,6 +410,8 @@ def upsample(
         output = compiled.resize_conv(case, images, weight, bias, first)
     else:
         output = _compute(case, chosen, images, kernel, bias, cast)
+        if axes == 2 and not captured and not is_transformed():
+            output = in_torchs_format(output, images, kernel)
     return output.squeeze(0) if unbatched else output
 
 

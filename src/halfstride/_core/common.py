@@ -66,6 +66,32 @@ def is_channels_last(input: Tensor) -> bool:
     return input.dim() > 3 and 1 < input.shape[1] <= input.stride(-1) and input.stride(1) == 1
 
 
+def suggests_channels_last(image: Tensor) -> bool:
+    """Whether torch's operators on images take a tensor for channels-last; by its strides, even of a single channel."""
+    batch, channels, height, width = image.stride()
+    sizes = image.shape
+    least = 0
+    for size, stride in ((sizes[1], channels), (sizes[3], width), (sizes[2], height)):
+        if size == 0 or stride < least:
+            return False
+        least = stride * size if size > 1 else stride
+    return sizes[0] > 0 and batch >= least != channels
+
+
+def in_torchs_format(output: Tensor, input: Tensor, weight: Tensor) -> Tensor:
+    """An image as torch's convolutions would return it: channels-last where input or weight are."""
+    all_contiguous = input.is_contiguous() and weight.is_contiguous() and output.is_contiguous()
+    if all_contiguous and min(input.shape[1], weight.shape[1]) > 1:  # of one channel both formats are contiguous
+        return output
+    last = suggests_channels_last(input) or suggests_channels_last(weight)
+    if last == suggests_channels_last(output):
+        return output
+    if not last:
+        return output.contiguous()
+    rows = output.movedim(1, -1)
+    return rows.flatten().view(rows.shape).movedim(-1, 1)  # with the strides of its shape, even of a single channel
+
+
 def as_channels_last(output: Tensor, like: Tensor) -> Tensor:
     """`output` in channels-last format where `like` is, else contiguous."""
     if is_channels_last(like):
