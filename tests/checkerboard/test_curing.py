@@ -1,5 +1,8 @@
 """`cure`: what comes out has equal gains, stands where it stood, and is told what it cost."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -410,3 +413,46 @@ def test_without_gradients_nothing_is_fitted(features):
     _, report = cure(Closed(), features)
     assert (report.changed, report.fitted) == (("up",), ())
     assert report.after.layers[0].gain_spread < 1e-6
+
+
+class Sampling(nn.Module):
+    """A variational autoencoder that draws from three generators."""
+
+    def __init__(self, up):
+        super().__init__()
+        self.down, self.up = nn.Conv2d(1, 8, 4, 4), up
+
+    def forward(self, x):
+        z = self.down(x)
+        return self.up(z + torch.randn_like(z) + random.random() + float(np.random.rand()))  # noqa: NPY002
+
+
+@pytest.mark.parametrize(
+    "up", [nn.Sequential(nn.Upsample(scale_factor=4), nn.Conv2d(8, 1, 3, padding=1)), nn.ConvTranspose2d(8, 1, 6, 4, 1)]
+)
+def test_a_model_that_samples_is_compared_on_the_same_draws_and_uses_up_none(up):
+    x = F.interpolate(torch.rand(80, 1, 8, 8), scale_factor=4, mode="bilinear")  # more than the fit takes at once
+    model = Sampling(up)
+
+    def state():
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+
+    before = state()
+    diagnose(model, x)
+    assert state() == before
+    cured, report = cure(model, x, steps=5)
+    assert state() == before
+    if not report.changed:
+        assert report.difference == 0
+        assert report.before.strength == report.after.strength
+    else:
+        assert report.fitted == ("down", "up")
+        assert not report.after.blamed
+        outputs = []
+        for each in (model, cured):
+            torch.manual_seed(3)
+            random.seed(3)
+            np.random.seed(3)  # noqa: NPY002
+            outputs.append(each(x).detach())
+        difference = (outputs[1] - outputs[0]).square().mean().sqrt() / outputs[0].std()
+        assert float(difference) == pytest.approx(report.difference, rel=0.1)

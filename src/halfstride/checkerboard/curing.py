@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from halfstride._support.arguments import read_choice, read_int
+from halfstride._support.draws import Draws
 from halfstride._support.models import evaluating, removing
-from halfstride.checkerboard.diagnosis import as_batch, diagnose, gain_spread, in_output
+from halfstride.checkerboard.diagnosis import as_batch, diagnose_with, gain_spread, in_output
 from halfstride.checkerboard.diagnosis_report import Diagnosis
-from halfstride.checkerboard.find_layers import UpsamplingCall, run, watch
+from halfstride.checkerboard.find_layers import UpsamplingCall, draws_of, run, watch
 from halfstride.checkerboard.fitting import Free, fit, weighted_calls
 from halfstride.checkerboard.replacing import Method, Replacement, replacement
 from halfstride.checkerboard.thresholds import EQUAL_GAINS, STRENGTH
@@ -107,7 +108,8 @@ def cure(
     In a trained model equal gains remove detail that the layer drew with its phases. So "equalize" and "smooth" then
     fit the changed layers, and the layer with a weight that runs before each of them, to the original's output for the
     example inputs, less the patterns found in it: least squares, in which the gains stay equal. No labels are needed,
-    and no inputs but the examples. The report states what it costs.
+    and no inputs but the examples. The report states what it costs. A model that samples draws the same random numbers
+    in every run, before and after; the generators are left as they were.
 
     Args:
         model: any module whose uneven layers are modules of their own; weights in `forward` cannot be changed.
@@ -146,11 +148,12 @@ def cure(
     """
     read_choice("method", method, get_args(Method))
     read_int("steps", steps, 0)
-    before = diagnose(model, example_inputs)
+    draws = draws_of(model, example_inputs)
+    before = diagnose_with(model, example_inputs, draws)
     cured = copy.deepcopy(model)
     done: dict[str, Replacement] = {}
     left: dict[str, str] = {}
-    for call in _calls(cured, example_inputs, _to_change(before, layers)):
+    for call in _calls(cured, example_inputs, draws, _to_change(before, layers)):
         names = [name for name, module in cured.named_modules(remove_duplicate=False) if module is call.owner]
         try:
             if call.owner is not None and (tied := _tied(cured, call.owner)):
@@ -165,11 +168,11 @@ def cure(
             elif new.layer is not call.owner:
                 cured.set_submodule(name, new.layer)
         done[names[0]] = new
-    _keep_means(model, cured, done, example_inputs)
-    original = run(model, example_inputs)
-    fitted = _fit(cured, done, before, example_inputs, original, steps) if steps else ()
-    after = diagnose(cured, example_inputs)
-    old, new_output = (as_batch(returned, before.layers) for returned in (original, run(cured, example_inputs)))
+    _keep_means(model, cured, done, example_inputs, draws)
+    original = run(model, example_inputs, draws)
+    fitted = _fit(cured, done, before, example_inputs, draws, original, steps) if steps else ()
+    after = diagnose_with(cured, example_inputs, draws)
+    old, new_output = (as_batch(returned, before.layers) for returned in (original, run(cured, example_inputs, draws)))
     costs = _costs(old, new_output, example_inputs)
     return cured, CureReport(method, tuple(done), fitted, left, before, after, *costs)
 
@@ -191,7 +194,7 @@ def _to_change(diagnosis: Diagnosis, layers: Sequence[str] | None) -> set[str]:
     return uneven & diagnosis.reaching if diagnosis.output else uneven
 
 
-def _calls(model: nn.Module, example_inputs: Any, names: set[str]) -> list[UpsamplingCall]:
+def _calls(model: nn.Module, example_inputs: Any, draws: Draws, names: set[str]) -> list[UpsamplingCall]:
     """The first call of each layer of these names."""
     calls: dict[str, UpsamplingCall] = {}
 
@@ -199,7 +202,7 @@ def _calls(model: nn.Module, example_inputs: Any, names: set[str]) -> list[Upsam
         calls.setdefault(call.name, call)
 
     with watch(model, upsampled):
-        run(model, example_inputs)
+        run(model, example_inputs, draws)
     return [call for name, call in calls.items() if name in names]
 
 
@@ -217,16 +220,18 @@ def _tied(model: nn.Module, module: nn.Module) -> list[str]:
 
 
 @torch.no_grad()
-def _keep_means(model: nn.Module, cured: nn.Module, done: dict[str, Replacement], example_inputs: Any) -> None:
+def _keep_means(
+    model: nn.Module, cured: nn.Module, done: dict[str, Replacement], example_inputs: Any, draws: Draws
+) -> None:
     """Set the biases so that every changed layer's output has the mean that it had, one layer after another."""
     channels = {name: len(new.layer.bias) // new.phases for name, new in done.items() if new.layer.bias is not None}
-    for name, mean in _output_means(model, channels, example_inputs).items():
+    for name, mean in _output_means(model, channels, example_inputs, draws).items():
         bias = done[name].layer.bias
-        change = mean - _output_means(cured, channels, example_inputs)[name]
+        change = mean - _output_means(cured, channels, example_inputs, draws)[name]
         bias += change.to(bias).repeat_interleave(done[name].phases)
 
 
-def _output_means(model: nn.Module, channels: dict[str, int], example_inputs: Any) -> dict[str, Tensor]:
+def _output_means(model: nn.Module, channels: dict[str, int], example_inputs: Any, draws: Draws) -> dict[str, Tensor]:
     """The mean of each of the layers' output channels, after a shuffle, at their first calls, in the order of these."""
     means: dict[str, Tensor] = {}
 
@@ -237,7 +242,7 @@ def _output_means(model: nn.Module, channels: dict[str, int], example_inputs: An
 
     handles = [model.get_submodule(name).register_forward_hook(partial(note, name)) for name in channels]
     with removing(handles):
-        run(model, example_inputs)
+        run(model, example_inputs, draws)
     return means
 
 
@@ -249,6 +254,7 @@ def _fit(
     done: dict[str, Replacement],
     before: Diagnosis,
     example_inputs: Any,
+    draws: Draws,
     original: Any,
     steps: int,
 ) -> tuple[str, ...]:
@@ -261,9 +267,11 @@ def _fit(
     free: dict[str, Free] = {}
     names: dict[str, None] = {}
     upsampling = {layer.name for layer in before.layers if layer.kind in ("transposed", "sub-pixel")}
-    even = [call.owner for call in _calls(cured, example_inputs, upsampling) if _is_even(call)]  # and must stay so
+    even = [
+        call.owner for call in _calls(cured, example_inputs, draws, upsampling) if _is_even(call)
+    ]  # and must stay so
     earlier: tuple[str, nn.Module] | None = None
-    for name, module in weighted_calls(cured, example_inputs):
+    for name, module in weighted_calls(cured, example_inputs, draws):
         if name in done:
             if earlier and earlier[0] not in done and earlier[1] not in even and not _tied(cured, earlier[1]):
                 names[earlier[0]] = None
@@ -275,7 +283,7 @@ def _fit(
     cured.requires_grad_(False)  # so that no intermediate results are kept before the fitted parameters
     with evaluating(cured):
         read, unwanted = partial(as_batch, layers=before.layers), partial(_remaining, before=before)
-        is_fitted = fit(cured, example_inputs, target, free, read, unwanted, steps)
+        is_fitted = fit(cured, example_inputs, draws, target, free, read, unwanted, steps)
     for parameter in required:
         parameter.requires_grad_(True)
     return tuple(names) if is_fitted else ()

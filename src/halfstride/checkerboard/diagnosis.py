@@ -10,9 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from halfstride import geometry, kernels
+from halfstride._support.draws import Draws
 from halfstride.checkerboard.coverage import phase_counts
 from halfstride.checkerboard.diagnosis_report import Diagnosis, LayerReport, OutputPattern, joined
-from halfstride.checkerboard.find_layers import StridedConvolution, UpsamplingCall, run, upsampling_modules, watch
+from halfstride.checkerboard.find_layers import (
+    StridedConvolution,
+    UpsamplingCall,
+    draws_of,
+    run,
+    upsampling_modules,
+    watch,
+)
 from halfstride.checkerboard.pattern import TooSmallError, measure
 
 _KEPT = 16  # outputs kept for pictures
@@ -47,6 +55,11 @@ def diagnose(model: nn.Module, example_inputs: Any) -> Diagnosis:
         >>> [(layer.name, layer.taps, layer.verdict) for layer in diagnosis.layers]
         [('1', (1, 4), 'checkerboard')]
     """
+    return diagnose_with(model, example_inputs, draws_of(model, example_inputs))
+
+
+def diagnose_with(model: nn.Module, example_inputs: Any, draws: Draws) -> Diagnosis:
+    """What `diagnose` does, for a model that draws these random numbers."""
     layers: dict[str, LayerReport] = {}
     gradients: list[str] = []
 
@@ -64,7 +77,7 @@ def diagnose(model: nn.Module, example_inputs: Any) -> Diagnosis:
             gradients.append(layer.name)
 
     with watch(model, upsampled, downsampled):
-        returned = run(model, example_inputs)
+        returned = run(model, example_inputs, draws)
     reports = tuple(layers.values())
     output = as_batch(returned, reports)
     reached = {name.split(".conv_transpose")[0] for name in layers}

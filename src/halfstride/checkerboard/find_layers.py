@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from halfstride import kernels, layers
+from halfstride._support.draws import Draws
 from halfstride._support.models import arguments_of, evaluating, removing
-from halfstride._support.torch_private import version_of
+from halfstride._support.torch_private import tree_leaves, version_of
 
 _TRANSPOSED = {getattr(home, f"conv_transpose{axes}d") for home in (F, torch) for axes in (1, 2, 3)}
 _CONVOLUTIONS = {getattr(home, f"conv{axes}d") for home in (F, torch) for axes in (1, 2, 3)}
@@ -67,11 +68,16 @@ def upsampling_modules(model: nn.Module) -> list[str]:
     ]
 
 
+def draws_of(model: nn.Module, example_inputs: Any) -> Draws:
+    """For runs of a model on these inputs that are to draw the same random numbers."""
+    return Draws([*model.parameters(), *tree_leaves(example_inputs)])
+
+
 @torch.no_grad()
-def run(model: nn.Module, example_inputs: Any) -> Any:
+def run(model: nn.Module, example_inputs: Any, draws: Draws) -> Any:
     """What the model returns, in evaluation mode, for a tensor, a tuple of positional or a dict of named arguments."""
     positional, named = arguments_of(example_inputs)
-    with evaluating(model):
+    with evaluating(model), draws.same():
         return model(*positional, **named)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from halfstride import kernels
+from halfstride._support.draws import Draws
 from halfstride._support.models import arguments_of, removing
 from halfstride.checkerboard.find_layers import run
 
@@ -36,6 +37,7 @@ class Free:
 def fit(
     model: nn.Module,
     example_inputs: Any,
+    draws: Draws,
     target: Tensor,
     free: Mapping[str, Free],
     read: Callable[[Any], Tensor | None],
@@ -52,6 +54,7 @@ def fit(
     moves away from it and the fit goes on, until nothing of it is left or it grows no weaker.
 
     Args:
+        draws: the random numbers of the model, where it draws any.
         target: (batch, channels, *size), for all of `example_inputs`.
         free: by the parameters' names in the model.
         read: takes the tensor to compare with `target` from what the model returns.
@@ -65,7 +68,7 @@ def fit(
         Liu & Nocedal, "On the limited memory BFGS method for large scale optimization", Mathematical Programming 45
         (1989).
     """
-    problem = _LeastSquares(model, example_inputs, free, read, len(target))
+    problem = _LeastSquares(model, example_inputs, draws, free, read, len(target))
     target = target.double()
     problem.scale = wrong = float((problem.outputs() - target).square().sum())
     with torch.enable_grad():
@@ -99,14 +102,16 @@ class _LeastSquares:
         self,
         model: nn.Module,
         example_inputs: Any,
+        draws: Draws,
         free: Mapping[str, Free],
         read: Callable[[Any], Tensor | None],
         count: int,
     ) -> None:
-        self.model, self.free, self.read = model, free, read
+        self.model, self.draws, self.free, self.read = model, draws, free, read
         self.chunks: list[tuple[Any, slice]] = [(example_inputs, slice(None))]
         """Examples, and which outputs are theirs: a part of the batch at a time where it can be split."""
-        if isinstance(example_inputs, Tensor) and len(example_inputs) == count:
+        # The parts of a batch would draw other numbers than the whole.
+        if isinstance(example_inputs, Tensor) and len(example_inputs) == count and not draws.drawn:
             parts = [slice(first, first + _CHUNK) for first in range(0, count, _CHUNK)]
             self.chunks = [(example_inputs[here], here) for here in parts]
         self.scale = 1.0  # the squared error that counts as 1
@@ -128,7 +133,8 @@ class _LeastSquares:
     def run(self, inputs: Any) -> Tensor:
         # None of them is tied to another, but a module may have several names, which torch would mistake for that.
         positional, named = arguments_of(inputs)
-        returned = torch.func.functional_call(self.model, self.parameters(), positional, named, tie_weights=False)
+        with self.draws.same():
+            returned = torch.func.functional_call(self.model, self.parameters(), positional, named, tie_weights=False)
         output = self.read(returned)
         assert output is not None  # as the target was
         return output
@@ -169,7 +175,7 @@ class _LeastSquares:
             self.model.get_parameter(name).copy_(value)
 
 
-def weighted_calls(model: nn.Module, example_inputs: Any) -> list[tuple[str, nn.Module]]:
+def weighted_calls(model: nn.Module, example_inputs: Any, draws: Draws) -> list[tuple[str, nn.Module]]:
     """Every call of a module that has a weight of its own, by name and module, in the order in which they began."""
     calls: list[tuple[str, nn.Module]] = []
 
@@ -183,5 +189,5 @@ def weighted_calls(model: nn.Module, example_inputs: Any) -> list[tuple[str, nn.
         and (parametrize.is_parametrized(module) or any(p.dim() > 1 for p in module.parameters(recurse=False)))
     ]
     with removing(handles):
-        run(model, example_inputs)
+        run(model, example_inputs, draws)
     return calls

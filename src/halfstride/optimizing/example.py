@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from halfstride._support.draws import Draws
 from halfstride._support.models import arguments_of
 from halfstride._support.torch_private import tree_flatten, tree_leaves, tree_map
 from halfstride.optimizing.report import Times
@@ -35,16 +34,15 @@ class Example:
         self.args, self.kwargs = arguments_of(example_inputs)
         self.inputs = [leaf for leaf in tree_leaves((self.args, self.kwargs)) if isinstance(leaf, Tensor)]
         tensors = [*model.parameters(), *self.inputs]
-        self._gpus = list({tensor.device for tensor in tensors if tensor.device.type == "cuda"})
+        self._draws = Draws(tensors)
         self.wanted = [tensor for tensor in tensors if tensor.requires_grad]
         self.device = next((tensor.device for tensor in tensors), torch.device("cpu"))
         self.gradients = torch.is_grad_enabled() and bool(self.wanted) and not is_watched(model)
-        self._random: tuple[Any, ...] | None = None
 
     def call(self) -> Any:
         """The model's output, as it is; every call draws the same random numbers."""
-        self._draw_again()
-        return self.model(*self.args, **self.kwargs)
+        with self._draws.same():
+            return self.model(*self.args, **self.kwargs)
 
     def run(self, gradients: bool = False) -> tuple[Any, tuple[Tensor | None, ...]]:
         """The output, dataclasses as dicts, and where they are asked for the gradients of a random sum of it."""
@@ -62,19 +60,13 @@ class Example:
 
     def first_run(self) -> Any:
         """The outcome of the model as it was given; `ValueError` where it raises."""
-        state = self._random_state()
         try:
-            outcome = self.run()
+            return self.run()
         except Exception as error:
             raise ValueError(
                 f"`model` ({type(self.model).__name__}) raises {type(error).__name__} on the example inputs "
                 f"{_described(self.args, self.kwargs)}: {error}"
             ) from error
-        finally:
-            # The generators are process-wide: while a model draws nothing, those of other threads are left alone.
-            if self._random_state() != state:
-                self._random = state
-        return outcome
 
     def times(self, gradients: bool, changed: Callable[[], contextlib.AbstractContextManager[None]]) -> Times:
         """Time the model as it is and changed, in turns; both have been run before."""
@@ -96,7 +88,7 @@ class Example:
 
     @contextlib.contextmanager
     def left_as_found(self) -> Iterator[None]:
-        """Restore buffers, the example inputs and random states afterwards."""
+        """Restore buffers and the example inputs afterwards."""
         buffers = [
             (module, name, buffer)
             for module in self.model.modules()
@@ -108,7 +100,6 @@ class Example:
         try:
             yield
         finally:
-            self._draw_again()
             for module, name, buffer in buffers:
                 module._buffers[name] = buffer
             for tensor, value in values:
@@ -118,24 +109,6 @@ class Example:
                 if not same.all():
                     with torch.inference_mode(tensor.is_inference()), torch.no_grad():
                         tensor.copy_(value)
-
-    def _random_state(self) -> tuple[Any, ...]:
-        """The state of all generators that a model is likely to draw from, in a form that can be compared."""
-        name, keys, *rest = np.random.get_state(legacy=True)  # noqa: NPY002  # which models use
-        on_gpu = [torch.cuda.get_rng_state(device) for device in self._gpus]
-        states = [tuple(state.tolist()) for state in (torch.get_rng_state(), *on_gpu)]
-        return random.getstate(), (name, tuple(np.asarray(keys).tolist()), *rest), *states
-
-    def _draw_again(self) -> None:
-        """Reset the generators to where the first run began, if it drew any number."""
-        if self._random is not None:
-            of_python, of_numpy, *states = self._random
-            random.setstate(of_python)
-            np.random.set_state(of_numpy)  # noqa: NPY002
-            on_cpu, *on_gpu = (torch.tensor(state, dtype=torch.uint8) for state in states)
-            torch.set_rng_state(on_cpu)
-            for device, state in zip(self._gpus, on_gpu, strict=True):
-                torch.cuda.set_rng_state(state, device)
 
 
 def difference(actual: object, expected: object, *, each: bool = True, strides: bool = True) -> float:
