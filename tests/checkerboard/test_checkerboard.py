@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import halfstride
 from benchmarks.checkerboard import Autoencoder
 from halfstride import ConvAutoencoder, ResizeConv2d, SubpixelConv2d, figures, geometry, load_images, to_float
 from halfstride.checkerboard import UnevenKernelWarning, diagnose, diagnose_image, gain_spread, measure, stack_coverage
@@ -453,8 +454,10 @@ def test_inputs_by_name_outputs_by_name_and_layers_that_are_never_reached():
 
 def test_models_that_cannot_be_judged_say_why():
     plain = diagnose(nn.Conv2d(3, 3, 3), torch.rand(1, 3, 8, 8))
-    assert str(plain) == "This model has no upsampling layer that these inputs reach: there is nothing to judge."
-    assert not plain.found
+    assert str(plain).endswith("Could not judge: its output of 6 is smaller than four periods of 2 along an axis.")
+    assert plain.found is plain.to_dict()["found"] is None
+    classes = diagnose(nn.Sequential(nn.Flatten(), nn.Linear(48, 10)), torch.rand(5, 3, 4, 4))
+    assert classes.reason == "the model returns no batch of images, volumes or sound in floating point"
     tiny = diagnose(nn.Upsample(scale_factor=2), torch.rand(1, 3, 3, 3))
     assert "fewer than four periods in 6" in str(tiny)
     uneven = diagnose(nn.Upsample(size=(20, 20)), torch.rand(1, 3, 16, 16))
@@ -462,6 +465,88 @@ def test_models_that_cannot_be_judged_say_why():
     assert "its scale is no integer" in str(uneven)
     with pytest.raises(ValueError, match=r"layer '0': `signals` hold values that are not finite"):
         diagnose(nn.Sequential(nn.Upsample(scale_factor=2)), torch.full((1, 1, 8, 8), math.inf))
+
+
+# Upsampling that is not recognised ------------------------------------------------------------------------------------
+
+
+class Unpatch(nn.Module):
+    """The end of a vision transformer's decoder, by einsum."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(32, 48)
+
+    def forward(self, tokens):
+        batch, count, _ = tokens.shape
+        side = int(count**0.5)
+        patches = self.linear(tokens).view(batch, side, side, 4, 4, 3)
+        return torch.einsum("bhwpqc->bchpwq", patches).reshape(batch, 3, 4 * side, 4 * side)
+
+
+class ZeroInsertion(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(8, 3, 3, padding=1)
+
+    def forward(self, x):
+        batch, channels, height, width = x.shape
+        spread = x.new_zeros(batch, channels, height, 2, width, 2)
+        spread[:, :, :, 0, :, 0] = x.relu()
+        return self.conv(spread.view(batch, channels, 2 * height, 2 * width))
+
+
+class Convolution(nn.Module):
+    """The operator that tracers record."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 3, 3, 3))
+
+    def forward(self, x):
+        return torch.convolution(x.relu(), self.weight, None, [2, 2], [0, 0], [1, 1], True, [0, 0], 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "period"),
+    [(Unpatch, (16, 256, 32), 4), (Convolution, (16, 8, 24, 24), 2), (ZeroInsertion, (16, 8, 24, 24), 2)],
+)
+def test_an_output_is_measured_where_no_upsampling_is_recognised(make, shape, period):
+    torch.manual_seed(0)
+    diagnosis = diagnose(make(), torch.randn(shape) + (1 if len(shape) == 3 else 0))
+    assert diagnosis.layers == ()
+    assert diagnosis.found is True
+    assert diagnosis.blamed == ()
+    assert {part.period for part in diagnosis.output if part.pattern and part.pattern.found} >= {(period, period)}
+    assert str(diagnosis).endswith("Checkerboard found in the output; what makes it was not recognised.")
+
+
+def test_a_pattern_that_the_inputs_have_is_not_the_models():
+    images = pink(8, 64, seed=1).float()
+    images[..., ::2, 1::2] += 1
+    model = nn.Conv2d(1, 1, 1)
+    diagnosis = diagnose(model, images)
+    assert diagnosis.found is False
+    assert "period 2: the inputs have it already" in str(diagnosis)
+    assert diagnose(model, pink(8, 64, seed=2).float()).found is False
+
+
+def test_a_blur_behind_a_shuffle_removes_the_pattern_and_nothing_is_cured():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.ReLU(),
+        nn.Conv2d(8, 12, 3, padding=1),
+        nn.PixelShuffle(2),
+        nn.ReplicationPad2d((1, 0, 1, 0)),
+        nn.AvgPool2d(2, stride=1),
+    )
+    images = torch.randn(16, 8, 24, 24) + 0.5
+    diagnosis = diagnose(model, images)
+    assert diagnosis.layers[0].verdict == "checkerboard"
+    assert diagnosis.found is False
+    _, report = halfstride.cure(model, images, steps=5)
+    assert report.changed == ()
+    assert report.difference == 0
 
 
 # Images ---------------------------------------------------------------------------------------------------------------

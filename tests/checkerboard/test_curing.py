@@ -11,6 +11,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from benchmarks.checkerboard import Autoencoder, digits
 from halfstride import ConvTranspose2d, ResizeConv2d, SubpixelConv2d, figures, to_float
+from halfstride._support.draws import Draws
 from halfstride.checkerboard import cure, diagnose
 from halfstride.kernels import even_from_transposed, transposed_from_resize
 
@@ -448,11 +449,9 @@ def test_a_model_that_samples_is_compared_on_the_same_draws_and_uses_up_none(up)
     else:
         assert report.fitted == ("down", "up")
         assert not report.after.blamed
-        outputs = []
+        outputs, draws = [], Draws([])
         for each in (model, cured):
-            torch.manual_seed(3)
-            random.seed(3)
-            np.random.seed(3)  # noqa: NPY002
-            outputs.append(each(x).detach())
+            with draws.same():
+                outputs.append(each.eval()(x).detach())
         difference = (outputs[1] - outputs[0]).square().mean().sqrt() / outputs[0].std()
-        assert float(difference) == pytest.approx(report.difference, rel=0.1)
+        assert float(difference) == pytest.approx(report.difference, rel=0.02)

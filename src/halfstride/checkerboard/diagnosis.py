@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from halfstride import geometry, kernels
 from halfstride._support.draws import Draws
+from halfstride._support.torch_private import tree_leaves
 from halfstride.checkerboard.coverage import phase_counts
 from halfstride.checkerboard.diagnosis_report import Diagnosis, LayerReport, OutputPattern, joined
 from halfstride.checkerboard.find_layers import (
@@ -24,17 +25,22 @@ from halfstride.checkerboard.find_layers import (
 from halfstride.checkerboard.pattern import TooSmallError, measure
 
 _KEPT = 16  # outputs kept for pictures
+_SOUND = 2  # channels at most
+SEARCHED = range(2, 9)
+"""The periods at which an output is searched whose upsampling is not known."""
 
 
 def diagnose(model: nn.Module, example_inputs: Any) -> Diagnosis:
     """Look for checkerboards in a model, trained or not, and name the layers that make them.
 
     The model runs once, in evaluation mode and without gradients, and is left as it was. The report of every
-    upsampling (transposed convolutions, resize-convolutions, pixel shuffles and interpolations, as modules or as
-    functions called in `forward`) has three parts: the *geometry*, whether all output positions sum equally many taps;
-    the *weights*, how far the phase gains are from each other, and what pattern they make of the layer's mean input;
-    and the *data*, whether a pattern of the layer's own stride can be measured in its output. A pattern in the layer's
-    input has another period in its output, so that no layer is blamed for what was made before it.
+    upsampling that is recognised (transposed convolutions, resize-convolutions, pixel shuffles and interpolations, as
+    modules or as functions called in `forward`) has three parts: the *geometry*, whether all output positions sum
+    equally many taps; the *weights*, how far the phase gains are from each other, and what pattern they make of the
+    layer's mean input; and the *data*, whether a pattern of the layer's own stride can be measured in its output. A
+    pattern in the layer's
+    input has another period in its output, so that no layer is blamed for what was made before it. The model's output
+    is measured in any case: where no upsampling is recognised, at the periods from 2 to 8.
 
     Args:
         model: any module.
@@ -83,7 +89,7 @@ def diagnose_with(model: nn.Module, example_inputs: Any, draws: Draws) -> Diagno
     reached = {name.split(".conv_transpose")[0] for name in layers}
     return Diagnosis(
         layers=reports,
-        output=() if output is None else in_output(output, reports),
+        output=() if output is None else in_output(output, reports) or _search(output, example_inputs),
         unreached=tuple(name for name in upsampling_modules(model) if name not in reached),
         uneven_gradients=tuple(gradients),
         samples=None if output is None else output[:_KEPT].float().cpu(),
@@ -177,6 +183,28 @@ def in_output(output: Tensor, layers: Sequence[LayerReport]) -> tuple[OutputPatt
     return tuple(found)
 
 
+def _search(output: Tensor, example_inputs: Any) -> tuple[OutputPattern, ...]:
+    """The patterns of any period from 2 to 8, as of upsampling that was not recognised, less those of the inputs."""
+    axes = output.dim() - 2
+    inputs = [
+        leaf
+        for leaf in tree_leaves(example_inputs)
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.shape[2:] == output.shape[2:]
+    ]
+    found = []
+    for period in SEARCHED:
+        if min(output.shape[2:]) < 4 * period:
+            break
+        by_axis, without = (period,) * axes, [(d,) * axes for d in range(2, period) if period % d == 0]
+        pattern = measure(output, by_axis, without=without)
+        of_inputs = (measure(each, by_axis, without=without).strength for each in inputs) if pattern.found else ()
+        if any(strength >= pattern.strength / 2 for strength in of_inputs):
+            found.append(OutputPattern(by_axis, (), True, None, "the inputs have it already"))
+        else:
+            found.append(OutputPattern(by_axis, (), True, pattern))
+    return tuple(found)
+
+
 def _enlarges(layer: LayerReport, size: Sequence[int]) -> bool:
     """Whether what has this size is smaller than a layer's output, along the axes that the layer enlarges."""
     by_no_integer = max(layer.stride) == 1
@@ -187,14 +215,16 @@ def _enlarges(layer: LayerReport, size: Sequence[int]) -> bool:
 def as_batch(returned: Any, layers: Sequence[LayerReport]) -> Tensor | None:
     """The tensor in what a model returns that has a batch, channels and the axes of its last upsampling.
 
-    Of several the first of the largest pictures, since a latent is smaller than what it is decoded to.
+    Without upsampling images, volumes, and sound of one or two channels. Of several the first of the largest, since a
+    latent is smaller than what it is decoded to.
     """
-    if not layers:
-        return None
-    axes = len(layers[-1].stride)
+    axes = len(layers[-1].stride) if layers else None
     if isinstance(returned, Tensor):
-        if not returned.is_floating_point():
+        if not returned.is_floating_point() or not returned.numel():
             return None
+        if axes is None:
+            is_sound = returned.dim() == 3 and returned.shape[1] <= _SOUND
+            return returned if returned.dim() in (4, 5) or is_sound else None
         if axes == 1 and returned.dim() in (1, 2):  # sound without a dimension for channels
             return returned.reshape(-1, 1, returned.shape[-1])
         return returned if returned.dim() == axes + 2 else None

@@ -13,6 +13,8 @@ from halfstride.checkerboard.coverage import even_kernel
 from halfstride.checkerboard.pattern import Pattern
 from halfstride.checkerboard.thresholds import EQUAL_GAINS, EVIDENCE, STRENGTH
 
+_FEW = 4  # outputs, of fewer of which too little is seen to say that a pattern is gone
+
 
 @dataclass(frozen=True)
 class LayerReport:
@@ -101,7 +103,8 @@ class Diagnosis:
 
     layers: tuple[LayerReport, ...]
     output: tuple[OutputPattern, ...]
-    """The patterns in the model's output, one for each period that a layer could give it."""
+    """The patterns in the model's output, one for each period that a layer could give it; where no upsampling was
+    recognised, one for each period from 2 to 8 that it is large enough for."""
     unreached: tuple[str, ...]
     """Upsampling modules that did not run for the example inputs."""
     uneven_gradients: tuple[str, ...]
@@ -110,14 +113,27 @@ class Diagnosis:
     """The first outputs (n, channels, *size), for pictures; None where the model returns no such tensor."""
 
     @property
-    def found(self) -> bool:
-        """Whether there is a checkerboard in the model's output.
+    def found(self) -> bool | None:
+        """Whether there is a checkerboard in the model's output; None where that could not be judged (see `reason`).
 
         It is measured there. A layer that upsamples last and makes one counts too, unless the output shows that later
         operations remove it. Patterns that stay inside do not count: trained models use the differences between phases
         to paint detail, and later layers undo what is no detail.
         """
-        return bool(self.blamed) or self.visible
+        if self.blamed or self.visible:
+            return True
+        return False if any(part.pattern is not None for part in self.output) else None
+
+    @property
+    def reason(self) -> str:
+        """Why the output could not be judged; empty where it was."""
+        if self.found is not None:
+            return ""
+        if self.samples is None:
+            return "the model returns no batch of images, volumes or sound in floating point"
+        if self.output:
+            return "; ".join(dict.fromkeys(part.refusal for part in self.output))
+        return f"its output of {joined(tuple(self.samples.shape[2:]))} is smaller than four periods of 2 along an axis"
 
     @property
     def patterns(self) -> list[Pattern]:
@@ -131,9 +147,15 @@ class Diagnosis:
 
     @property
     def reaching(self) -> set[str]:
-        """The layers whose patterns may be in the output: those that upsample last, or whose period is found there."""
+        """The layers whose patterns may be in the output: those that upsample last, or whose period is found there.
+
+        Not those that make one of which enough outputs show that later operations remove it.
+        """
         seen = [part for part in self.output if part.direct or (part.pattern is not None and part.pattern.found)]
-        return {name for part in seen for name in part.layers}
+        reaching = {name for part in seen for name in part.layers}
+        if self.samples is None or len(self.samples) < _FEW:
+            return reaching
+        return reaching - ({layer.name for layer in self.layers if layer.makes} - set(self.blamed))
 
     @property
     def blamed(self) -> tuple[str, ...]:
@@ -165,6 +187,7 @@ class Diagnosis:
         ]
         return {
             "found": self.found,
+            "reason": self.reason,
             "visible": self.visible,
             "blamed": self.blamed,
             "strength_in_output": self.strength,
@@ -176,18 +199,19 @@ class Diagnosis:
         }
 
     def __str__(self) -> str:
-        if not self.layers:
-            return "This model has no upsampling layer that these inputs reach: there is nothing to judge."
         titles = ("layer", "kind", "kernel/stride", "taps", "gain spread", "makes", "measured", "verdict")
-        lines = [
-            *table([titles, *map(_cells, self.layers)]),
-            "",
+        if self.layers:
+            lines = [*table([titles, *map(_cells, self.layers)]), ""]
+        else:
+            lines = ["No upsampling layer was recognised; the output is searched for patterns of 2 to 8 positions."]
+        lines.append(
             "patterns in percent of the output's standard deviation; additive: the same everywhere, multiplicative: "
-            "growing with the content",
-        ]
+            "growing with the content"
+        )
         for part in self.output:
             measured = part.refusal if part.pattern is None else _measured(part.pattern)
-            lines.append(f"in the model's output, period {joined(part.period)} ({', '.join(part.layers)}): {measured}")
+            of = f" ({', '.join(part.layers)})" if part.layers else ""
+            lines.append(f"in the model's output, period {joined(part.period)}{of}: {measured}")
         for advice in dict.fromkeys(layer.advice for layer in self.layers if layer.advice):
             names = ", ".join(layer.name for layer in self.layers if layer.advice == advice)
             lines.append(f"{names}: {advice}")
@@ -199,6 +223,8 @@ class Diagnosis:
         names = ", ".join(self.blamed)
         if self.visible and names:
             lines.append(f"Checkerboard found in the output; made by {names}.")
+        elif self.visible and not self.layers:
+            lines.append("Checkerboard found in the output; what makes it was not recognised.")
         elif self.visible:
             lines.append(
                 "Checkerboard found in the output; no layer makes it by its weights alone. A nonlinearity makes one of "
@@ -206,6 +232,8 @@ class Diagnosis:
             )
         elif self.found:
             lines.append(f"Checkerboard found in {names}; whether it stays in the model's output was not measured.")
+        elif self.found is None:
+            lines.append(f"Could not judge: {self.reason}.")
         else:
             lines.append("No checkerboard found in the output.")
         return "\n".join(lines)

@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from halfstride.checkerboard.diagnosis import SEARCHED
 from halfstride.checkerboard.diagnosis_report import joined, table
 from halfstride.checkerboard.pattern import Pattern, measure
 from halfstride.checkerboard.thresholds import EVIDENCE, STRENGTH
-
-_PERIODS = range(2, 9)
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def diagnose_image(image: Tensor | np.ndarray) -> ImageDiagnosis:
     """
     batch = _image_batch(torch.as_tensor(image))
     patterns = []
-    for period in _PERIODS:
+    for period in SEARCHED:
         if min(batch.shape[2:]) >= 4 * period:
             divisors = [(d, d) for d in range(2, period) if period % d == 0]
             patterns.append(measure(batch, (period, period), without=divisors))

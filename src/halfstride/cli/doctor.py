@@ -34,7 +34,10 @@ def doctor(
         ),
     ] = None,
     device: Device = "auto",
-    check: Annotated[bool, typer.Option("--check", help="Exit with 1 where a checkerboard is found.")] = False,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Exit with 1 where a checkerboard is found, 3 where that could not be judged."),
+    ] = False,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="A folder, new or empty, for doctor.json and doctor.png.")
     ] = None,
@@ -66,8 +69,8 @@ def doctor(
     if out is not None:
         _write(out, found)
         typer.echo(f"doctor.json and doctor.png in {out}")
-    if check and found.found:
-        raise typer.Exit(1)
+    if check and found.found is not False:
+        raise typer.Exit(1 if found.found else 3)
 
 
 def _diagnose_image(path: Path) -> ImageDiagnosis:
