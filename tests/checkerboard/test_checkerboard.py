@@ -11,7 +11,15 @@ from torch import nn
 import halfstride
 from benchmarks.checkerboard import Autoencoder
 from halfstride import ConvAutoencoder, ResizeConv2d, SubpixelConv2d, figures, geometry, load_images, to_float
-from halfstride.checkerboard import UnevenKernelWarning, diagnose, diagnose_image, gain_spread, measure, stack_coverage
+from halfstride.checkerboard import (
+    UnevenKernelWarning,
+    diagnose,
+    diagnose_image,
+    gain_spread,
+    harmonic_test,
+    measure,
+    stack_coverage,
+)
 
 
 def pink(batch, size, seed):
@@ -617,3 +625,24 @@ def test_figures_show_the_gains_and_the_pattern(tmp_path):
     ):
         picture.savefig(tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").stat().st_size > 0
+
+
+def test_a_long_sound_takes_memory_in_proportion_to_its_length():
+    """A period of 256 in 110,000 positions: one number for each position, taper and harmonic would be 14 GB."""
+    torch.manual_seed(0)
+    layers = []
+    for channels, rate in ((8, 8), (4, 8), (2, 4)):
+        layers += [nn.LeakyReLU(0.1), nn.ConvTranspose1d(channels, channels // 2, 2 * rate, rate, rate // 2)]
+    diagnosis = diagnose(nn.Sequential(*layers), torch.randn(1, 8, 430))
+    assert {part.period for part in diagnosis.output} == {(256,), (32,), (4,)}
+    assert all(part.pattern is not None for part in diagnosis.output)
+
+
+@pytest.mark.parametrize(("size", "s"), [(17, 2), (40, 5), (64, 8)])
+def test_sums_over_a_phase_give_the_coefficients_at_the_harmonics(size, s):
+    view = harmonic_test.view_of(size, s)
+    values = torch.randn(2, size, 3, dtype=torch.complex128)
+    turns = torch.arange(s - 1, s - 1 + size)[:, None] * torch.arange(s).double() / s
+    waves = torch.polar(torch.ones_like(turns), -2 * math.pi * turns)
+    expected = torch.einsum("cpx,kp,pa->cxka", values, view.tapers.to(values), waves)
+    torch.testing.assert_close(harmonic_test._at_harmonics(values, view), expected)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _MOST_TAPERS = 32  # per axis
@@ -23,8 +24,8 @@ class View(NamedTuple):
 
     tapers: Tensor
     """Orthonormal, (taper, position)."""
-    basis: Tensor
-    """The tapers shifted to each harmonic, (position, taper, harmonic), complex."""
+    period: int
+    """Of which there is a harmonic at each of its multiples of `1 / period`."""
     constant: Tensor
     """The coefficients of a constant, (taper,), of norm 1."""
     weight: Tensor
@@ -35,11 +36,7 @@ def view_of(size: int, s: int) -> View:
     """For a signal of this size that lacks its first `s - 1` positions; harmonics are those of period `s`."""
     tapers = _sine_tapers(size, s)
     seen = tapers.sum(1)
-    positions = torch.arange(s - 1, s - 1 + size)  # on the signal's own grid
-    turns = (positions.outer(torch.arange(s)) % s / s).double()
-    shift = torch.polar(torch.ones_like(turns), -2 * math.pi * turns)
-    basis = tapers.T.unsqueeze(2) * shift.unsqueeze(1)
-    return View(tapers, basis, seen / seen.norm(), seen @ tapers / seen.square().sum())
+    return View(tapers, s, seen / seen.norm(), seen @ tapers / seen.square().sum())
 
 
 class Lines(NamedTuple):
@@ -71,7 +68,7 @@ def lines_in(
     tapers = tuple(range(1, 1 + axes))
     coefficients = signal.to(torch.complex128)  # to be (channels, k1, a1, k2, a2, ...): taper k, harmonic a
     for axis in view:
-        coefficients = torch.tensordot(coefficients, axis.basis.to(coefficients), dims=([1], [0]))
+        coefficients = _at_harmonics(coefficients, axis)
     coefficients = coefficients.permute(0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2))
 
     def along(values: Tensor, shape: Tensor) -> Tensor:
@@ -104,6 +101,16 @@ def lines_in(
         noise = noise.maximum(marginal.abs().square().sum(1) / (marginal.shape[1] - 1))
     norm = size(shape).reshape(-1, *(1,) * axes)
     return Lines(amplitude.reshape(noise.shape) / norm, noise.clamp_min(least) / norm.square(), freedom)
+
+
+def _at_harmonics(values: Tensor, view: View) -> Tensor:
+    """The coefficients along the second axis of values (c, position, ...), (c, ..., taper, harmonic)."""
+    s, tapers = view.period, view.tapers.to(values)
+    # Positions of one phase turn alike at every harmonic, and are summed first: long signals have long periods.
+    ends = (s - 1, -(values.shape[1] + s - 1) % s)  # on the signal's own grid, which begins earlier
+    periods, weights = (F.pad(each, ends).reshape(*each.shape[:-1], -1, s) for each in (values.movedim(1, -1), tapers))
+    coefficients: Tensor = torch.fft.fft(torch.einsum("...ps,kps->...ks", periods, weights), dim=-1)
+    return coefficients
 
 
 def _seen(values: Tensor, view: Sequence[View]) -> Tensor:
