@@ -12,7 +12,7 @@ from PIL import Image
 import halfstride
 from halfstride import cli
 from halfstride.tasks import load_run
-from halfstride.tasks.detection import detector
+from halfstride.tasks.detection import detector, fitting
 from halfstride.tasks.detection.detector import load_detector
 from small_training import pictures, small_model, small_training
 
@@ -41,6 +41,12 @@ def fitted(request, tmp_path_factory):
     small_training(place / "run", model, images, steps=150)
     halfstride.fit_detector(place / "run", false_alarms=0.1)
     return place
+
+
+@pytest.fixture
+def briefly(monkeypatch):
+    """Defects are shown for a few steps only, where it does not matter how well they are found."""
+    monkeypatch.setattr(fitting, "_STEPS", {"vector": 30, "map": 30})
 
 
 @pytest.fixture
@@ -163,6 +169,7 @@ def test_an_interrupted_job_goes_on_where_it_stopped(fitted, run, tmp_path, monk
     assert results[0] == results[1]
 
 
+@pytest.mark.usefixtures("briefly")
 def test_a_map_run_scores_other_sizes_without_a_label(tmp_path, fitted):
     run = load_run(fitted / "run")
     if not run.model.takes_any_size:
@@ -193,6 +200,7 @@ def test_tiles_give_the_scores_and_maps_of_whole_pictures(fitted, monkeypatch):
     torch.testing.assert_close(tiled, whole, rtol=0, atol=1e-5 * span)
 
 
+@pytest.mark.usefixtures("briefly")
 def test_too_few_images_say_how_many_a_rate_needs(fitted, run, tmp_path):
     found = halfstride.fit_detector(run, save(pictures(20, seed=1, shape=(16, 16)), tmp_path / "few"))
     assert any("needs 99 good images" in warning for warning in found.warnings)
@@ -200,6 +208,7 @@ def test_too_few_images_say_how_many_a_rate_needs(fitted, run, tmp_path):
         halfstride.fit_detector(run, save(pictures(3, shape=(16, 16)), tmp_path / "three"))
 
 
+@pytest.mark.usefixtures("briefly")
 def test_defects_among_the_good_images_are_named(fitted, run, tmp_path):
     folder = save(pictures(60, seed=1, shape=(16, 16)), tmp_path / "mixed")
     noise = np.random.default_rng(0).integers(0, 255, (6, 16, 16), dtype=np.uint8)
