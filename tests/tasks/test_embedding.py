@@ -1,10 +1,5 @@
 """Codes of pictures: in memory, in files, by one process or two, resumed."""
 
-import json
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -14,6 +9,7 @@ from halfstride.autoencoder import to_float
 from halfstride.tasks import Embedding, embed, embed_to_file
 from halfstride.tasks import embedding as module
 from halfstride.tasks.embedding import CodesFile
+from halfstride.tasks.pictures import Pictures, Reader
 from small_training import pictures
 
 
@@ -112,28 +108,8 @@ def test_what_cannot_be_embedded_is_told_in_one_line(runs, folder, tmp_path):
         CodesFile(tmp_path / "one.parquet", runs["vector"])
 
 
-def test_two_processes_write_what_one_writes(runs, folder, tmp_path):
-    """Both commands that are shared, in one job, since it takes seconds to start."""
-    expected = embed(runs["map"], folder)
-    code = (
-        "import sys; from pathlib import Path; from halfstride.tasks import denoise_files, embed_to_file\n"
-        "run, images, out = map(Path, sys.argv[1:])\n"
-        "found = embed_to_file(run, images, out / 'codes.npz')\n"
-        "cleaned = denoise_files(run, images, out / 'clean', clean=images)\n"
-        "if found: (out / 'told.json').write_text(str(len(cleaned[0])))\n"
-    )
-    (tmp_path / "job.py").write_text(code)
-    processes = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run(
-        [sys.executable, *processes, tmp_path / "job.py", runs["map"].path, folder, tmp_path],
-        check=True,
-        capture_output=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=1200,
-    )
-    with np.load(tmp_path / "codes.npz") as file:
-        assert file["path"].tolist() == expected.names
-        np.testing.assert_allclose(file["code"], expected.codes, atol=1e-5)
-    assert json.loads((tmp_path / "told.json").read_text()) == 12
-    names = {path.name for path in (tmp_path / "clean").iterdir()}
-    assert names == {f"{c}-{n}.png" for c in ("cats", "dogs") for n in range(6)} | {"results.csv", "overview.png"}
+def test_large_pictures_are_decoded_one_at_a_time(monkeypatch):
+    monkeypatch.setattr("halfstride.tasks.pictures._PIXELS_AHEAD", 1)
+    found = Pictures(list(pictures(20, shape=(9, 11))))
+    reader = Reader(channels=1, size=None)
+    assert [place for batch in found.batches(reader) for place in batch.places] == list(range(20))

@@ -173,7 +173,7 @@ class Pictures:
         try:
             most = ahead = 2 * processors()
             while True:
-                for place in itertools.islice(asked, ahead - len(waiting)):
+                for place in itertools.islice(asked, max(ahead - len(waiting), 0)):
                     waiting.append((place, pool.submit(reader.read, self.pictures[place])))
                 if not waiting:
                     break

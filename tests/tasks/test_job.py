@@ -27,7 +27,7 @@ def test_processes_share_the_pictures_and_write_each_result_once(runs, folder, t
         place.mkdir()
         return [
             ["embed", str(run), str(folder), "--out", str(place / "codes.npz")],
-            ["denoise", str(run), str(folder), "--out", str(place / "clean")],
+            ["denoise", str(run), str(folder), "--clean", str(folder), "--out", str(place / "clean")],
             ["detect", str(run), str(folder), "--out", str(place / "found")],
         ]
 
@@ -46,6 +46,9 @@ def test_processes_share_the_pictures_and_write_each_result_once(runs, folder, t
     assert sorted(path.relative_to(alone) for path in alone.rglob("*")) == sorted(
         path.relative_to(shared) for path in shared.rglob("*")
     )
+    names = {path.name for path in (shared / "clean").iterdir()}
+    assert names == {f"{c}-{n}.png" for c in ("cats", "dogs") for n in range(6)} | {"results.csv", "overview.png"}
+    assert done.stdout.count("12 pictures, results.csv and overview.png in ") == 1
     codes = [np.load(place / "codes.npz") for place in (alone, shared)]
     assert list(codes[0]["path"]) == list(codes[1]["path"])
     np.testing.assert_allclose(codes[0]["code"], codes[1]["code"], atol=1e-5)
