@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from halfstride._core.algorithms import native
 from halfstride._core.case import CASES, Case, Form
-from halfstride._core.common import symmetric_crop
 
 __all__ = ["as_torch_modules"]
 
@@ -62,9 +62,7 @@ def _transposed(case: Case, weight: Tensor, bias: Tensor | None) -> nn.Module:
             f"`padding_mode` (={case.padding_mode!r}) of a transposed convolution has no counterpart in torch.nn: use "
             f"torch.compile or torch.export instead."
         )
-    by_axis = zip(case.full_size, case.padding, case.output_size, case.stride, case.dilation, strict=True)
-    cut = [symmetric_crop(full, p, o, max(s, d), full) for full, p, o, s, d in by_axis]
-    paddings, output_paddings = zip(*cut, strict=True)
+    padding, output_padding, start, _ = native.cuts(case)
     convolution = _holding(
         _TRANSPOSED[case.axes - 1],
         case,
@@ -72,16 +70,12 @@ def _transposed(case: Case, weight: Tensor, bias: Tensor | None) -> nn.Module:
         bias,
         channels=case.out_channels,
         stride=case.stride,
-        padding=paddings,
-        output_padding=output_paddings,
+        padding=padding,
+        output_padding=output_padding,
     )
     # What one padding at both ends leaves too much, at the start and at the end.
-    rest = []
-    for full, start, size, (padding, output_padding) in zip(
-        case.full_size, case.padding, case.output_size, cut, strict=True
-    ):
-        before = start - padding
-        rest.append((-before, size + before - (full - 2 * padding + output_padding)))
+    axes = zip(case.full_size, padding, output_padding, start, case.output_size, strict=True)
+    rest = [(-first, o + first - (full - 2 * p + extra)) for full, p, extra, first, o in axes]
     return _sequence(convolution, *_padding(case, rest))
 
 

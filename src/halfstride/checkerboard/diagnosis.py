@@ -22,12 +22,10 @@ from halfstride.checkerboard.find_layers import (
     upsampling_modules,
     watch,
 )
-from halfstride.checkerboard.pattern import TooSmallError, measure
+from halfstride.checkerboard.pattern import TooSmallError, measure, searched
 
 _KEPT = 16  # outputs kept for pictures
 _SOUND = 2  # channels at most
-SEARCHED = range(2, 9)
-"""The periods at which an output is searched whose upsampling is not known."""
 
 
 def diagnose(model: nn.Module, example_inputs: Any) -> Diagnosis:
@@ -185,23 +183,19 @@ def in_output(output: Tensor, layers: Sequence[LayerReport]) -> tuple[OutputPatt
 
 def _search(output: Tensor, example_inputs: Any) -> tuple[OutputPattern, ...]:
     """The patterns of any period from 2 to 8, as of upsampling that was not recognised, less those of the inputs."""
-    axes = output.dim() - 2
     inputs = [
         leaf
         for leaf in tree_leaves(example_inputs)
         if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.shape[2:] == output.shape[2:]
     ]
     found = []
-    for period in SEARCHED:
-        if min(output.shape[2:]) < 4 * period:
-            break
-        by_axis, without = (period,) * axes, [(d,) * axes for d in range(2, period) if period % d == 0]
-        pattern = measure(output, by_axis, without=without)
-        of_inputs = (measure(each, by_axis, without=without).strength for each in inputs) if pattern.found else ()
+    for period, without in searched(output):
+        pattern = measure(output, period, without=without)
+        of_inputs = (measure(each, period, without=without).strength for each in inputs) if pattern.found else ()
         if any(strength >= pattern.strength / 2 for strength in of_inputs):
-            found.append(OutputPattern(by_axis, (), True, None, "the inputs have it already"))
+            found.append(OutputPattern(period, (), True, None, "the inputs have it already"))
         else:
-            found.append(OutputPattern(by_axis, (), True, pattern))
+            found.append(OutputPattern(period, (), True, pattern))
     return tuple(found)
 
 

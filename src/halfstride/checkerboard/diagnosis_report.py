@@ -10,10 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from halfstride.checkerboard.coverage import even_kernel
-from halfstride.checkerboard.pattern import Pattern
+from halfstride.checkerboard.pattern import FEW, Pattern
 from halfstride.checkerboard.thresholds import EQUAL_GAINS, EVIDENCE, STRENGTH
-
-_FEW = 4  # outputs, of fewer of which too little is seen to say that a pattern is gone
 
 
 @dataclass(frozen=True)
@@ -153,7 +151,7 @@ class Diagnosis:
         """
         seen = [part for part in self.output if part.direct or (part.pattern is not None and part.pattern.found)]
         reaching = {name for part in seen for name in part.layers}
-        if self.samples is None or len(self.samples) < _FEW:
+        if self.samples is None or len(self.samples) < FEW:  # too few to say that a pattern is gone
             return reaching
         return reaching - ({layer.name for layer in self.layers if layer.makes} - set(self.blamed))
 

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from halfstride.checkerboard.diagnosis import SEARCHED
 from halfstride.checkerboard.diagnosis_report import joined, table
-from halfstride.checkerboard.pattern import Pattern, measure
+from halfstride.checkerboard.pattern import Pattern, measure, searched
 from halfstride.checkerboard.thresholds import EVIDENCE, STRENGTH
 
 
@@ -85,11 +84,7 @@ def diagnose_image(image: Tensor | np.ndarray) -> ImageDiagnosis:
         4
     """
     batch = _image_batch(torch.as_tensor(image))
-    patterns = []
-    for period in SEARCHED:
-        if min(batch.shape[2:]) >= 4 * period:
-            divisors = [(d, d) for d in range(2, period) if period % d == 0]
-            patterns.append(measure(batch, (period, period), without=divisors))
+    patterns = [measure(batch, period, without=without) for period, without in searched(batch)]
     if not patterns:
         raise ValueError(
             f"`image` (of {joined(tuple(batch.shape[2:]))}) is too small: four periods of 2 take 8 pixels along each "

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,10 +38,11 @@ from halfstride.checkerboard.harmonic_test import Lines, harmonics, lines_in, pr
 from halfstride.checkerboard.local_content import averages, extended, local_mean
 from halfstride.checkerboard.thresholds import EVIDENCE, STRENGTH
 
+_SEARCHED = range(2, 9)
 _PERIODS = 4  # the fewest along an axis that can be measured
 _MOST_EVIDENCE = 300.0  # the smallest float64 is 1e-308
 _TESTS = 2  # additive and multiplicative
-_FEW = 4  # signals: in fewer, a few straight edges that happen to lie on the grid can be all the content
+FEW = 4  # signals: in fewer, a few straight edges that happen to lie on the grid can be all the content
 
 
 class TooSmallError(ValueError):
@@ -212,9 +213,17 @@ def measure(signals: Tensor, period: Sequence[int], *, without: Sequence[Sequenc
     product, envelope, beside, unsure = content.in_proportion(least)
     lines = lines_in(product, views, unsure, envelope, beside)
     multiplicative = _part(lines, wanted, content.variance / variance)
-    if len(signals) < _FEW:
+    if len(signals) < FEW:
         multiplicative = replace(multiplicative, evidence=multiplicative.evidence / 2)
     return Pattern(period, additive, multiplicative, content.mean.cpu())
+
+
+def searched(signals: Tensor) -> Iterator[tuple[tuple[int, ...], list[tuple[int, ...]]]]:
+    """The periods from 2 to 8 that signals hold four of, each with those whose harmonics are left out: its divisors."""
+    axes = signals.dim() - 2
+    for period in _SEARCHED:
+        if min(signals.shape[2:]) >= _PERIODS * period:
+            yield (period,) * axes, [(d,) * axes for d in range(2, period) if period % d == 0]
 
 
 def _part(lines: Lines, wanted: Tensor, scale: Tensor | float) -> Part:

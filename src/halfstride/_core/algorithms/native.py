@@ -86,7 +86,7 @@ def transposed(
         kernel: makes the full kernel of it; called only where it is needed.
         bias: one number per output channel.
     """
-    padding, output_padding, start, reached = _cuts(case)
+    padding, output_padding, start, reached = cuts(case)
     of_all = bias if reached else None
     if packed.pays(case, input, weight, form, output_padding):
         output = packed.transposed(case, input, weight, form, kernel, of_all, padding, output_padding)
@@ -102,7 +102,7 @@ def transposed(
 
 def is_torchs_own(case: Case, input: Tensor, weight: Tensor) -> bool:
     """Whether a transposed convolution, padded with zeros, would be computed as torch does it, with nothing gained."""
-    _, output_padding, *_ = _cuts(case)
+    _, output_padding, *_ = cuts(case)
     images = input if input.dim() > case.axes + 1 else input.unsqueeze(0)
     return not (
         packed.pays(case, images, weight, case.form, output_padding)
@@ -111,7 +111,7 @@ def is_torchs_own(case: Case, input: Tensor, weight: Tensor) -> bool:
 
 
 @cached
-def _cuts(case: Case) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], bool]:
+def cuts(case: Case) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], bool]:
     """torch's padding and output_padding, where the output begins in what they give, and whether it is all there."""
     # It may lack positions that no kernel reaches, which are the bias.
     # On one thread oneDNN writes beyond its memory when it computes the gradient of a volume's kernel, if the padding

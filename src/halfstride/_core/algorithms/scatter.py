@@ -88,7 +88,6 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
 
 
 @cached
-@cached
 def is_small(case: Case) -> bool:
     """Whether there are few products, which `fold` adds: not of volumes, nor where it would find another input size."""
     twin, _ = as_transposed(case)
