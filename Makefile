@@ -4,19 +4,26 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: train test lint clean
+# The kernels are for Linux on x86-64, and need a C++ compiler; halfstride works without them.
+CAN_BUILD := $(and $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(shell command -v c++))
+KERNELS := $(shell find kernels -name build -prune -o -type f -print)
+
+.PHONY: train test kernels lint clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make train   train an autoencoder on handwritten digits and draw what it learned"
-	@echo "make test    run the test suite"
+	@echo "make test    run the test suite, with the kernels where a C++ compiler is found"
+	@echo "make kernels build and install halfstride-kernels: fused layers for processors"
 	@echo "make lint    style, types and import contracts"
 
 train: $(VENV)/.ready
 	$(BIN)/halfstride train
 
-test: $(VENV)/.ready-dev
+test: $(VENV)/.ready-dev $(if $(CAN_BUILD),$(VENV)/.ready-kernels)
 	$(BIN)/python -m pytest
+
+kernels: $(VENV)/.ready-kernels
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
@@ -37,5 +44,11 @@ $(VENV)/.ready-dev: pyproject.toml constraints.txt | $(BIN)/python
 	@$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/.ready
 
+$(VENV)/.ready-kernels: $(KERNELS) | $(VENV)/.ready
+	@echo "Building halfstride-kernels (half a minute) ..."
+	@$(PIP) 'scikit-build-core>=0.11' cmake ninja
+	@$(PIP) --no-build-isolation --no-deps --force-reinstall ./kernels
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist kernels/build .pytest_cache .mypy_cache .ruff_cache .hypothesis

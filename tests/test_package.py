@@ -19,7 +19,7 @@ def test_every_public_name_can_be_imported_and_is_listed():
         value = getattr(halfstride, name)
         assert value.__name__.rpartition(".")[2] == name
     assert {"figures", "kernels", "explain", "train", "ResizeConv2d"} < set(halfstride.__all__) < set(dir(halfstride))
-    assert halfstride.explain("resize", (1, 8, 8, 8), (4, 8, 3, 3)).algorithm == "scatter"
+    assert halfstride.explain("resize", (1, 8, 8, 8), (4, 8, 3, 3)).algorithm in ("scatter", "few_outputs")
     with pytest.raises(AttributeError, match="module 'halfstride' has no attribute 'trian'"):
         halfstride.trian  # noqa: B018
 

@@ -11,7 +11,9 @@ from torch._dynamo.backends.registry import lookup_backend
 import halfstride
 from halfstride import functional
 from halfstride._core import planner
+from halfstride._core.algorithms.by_parts import fused
 from halfstride._core.case import resize_case
+from halfstride._support import fused_kernels
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Dynamo's, about what it reads
 
@@ -164,10 +166,12 @@ def test_what_is_not_summed_by_parts_in_training(recorder, by_parts, options):
     assert "halfstride.resize_conv_by_parts" not in recorder.names
 
 
-def test_many_channels_are_trained_by_parts_under_a_compiler():
+def test_many_channels_are_trained_by_parts_under_a_compiler(monkeypatch):
     def case(*channels, kernel=3, scale=2):
         return resize_case(2, (1, channels[0], 8, 8), (channels[1], channels[0], kernel, kernel), scale)
 
+    assert planner.trains_by_parts(case(16, 8)) == (fused_kernels.OPERATORS is not None)
+    monkeypatch.setattr(fused, "fits", lambda case: False)
     assert planner.trains_by_parts(case(105, 105))
     assert planner.trains_by_parts(case(53, 53, scale=4))
     assert not planner.trains_by_parts(case(102, 102))

@@ -7,7 +7,7 @@ All tensors are batched, (batch, channels, *spatial).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,9 @@ from halfstride._core.case import Case
 from halfstride._support.arguments import Pairs
 from halfstride._support.torch_private import is_compiling, record_function
 from halfstride._support.weight_cache import cache_on_weight, cached
+
+CONVOLUTIONS: tuple[Callable[..., Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
+"""torch's, by axes less one."""
 
 
 def pad(input: Tensor, padding: Sequence[tuple[int, int]], mode: str = "zeros") -> Tensor:

@@ -10,7 +10,8 @@ The rules of "auto", in this order. It never chooses an algorithm that cannot co
    which saves most of their MACs with one torch operator. Two exceptions under `torch.compile` for a CPU: "scatter"
    where torch's transposed convolution is slow (`_is_slow_in_torch`), because everything after its matrix product is
    fused into one loop; and "by_parts" in training with many channels (`trains_by_parts`).
-5. Otherwise the algorithm that is predicted to take least time (`predictions`).
+5. Where `halfstride-kernels` is installed: "few_outputs" and "by_parts", except for a few cases (`_fused`).
+6. Otherwise the algorithm that is predicted to take least time (`predictions`).
 
 The prediction is linear: how much an algorithm does (`features`) times what that costs (`Costs`). The costs were fitted
 to times that `python -m benchmarks.calibrate` measured on two cores in float32, with AVX2 and with AVX-512. Only their
@@ -29,7 +30,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from halfstride._core.algorithms import ALGORITHMS, scatter
+from halfstride._core.algorithms import ALGORITHMS, by_parts, few_outputs, scatter
 from halfstride._core.algorithms.products import capability
 from halfstride._core.case import CASES, Case, Form
 from halfstride._core.common import as_transposed
@@ -92,6 +93,11 @@ _MANY_IMAGES, _FEW_POSITIONS, _LARGE_KERNEL, _MANY_OUTPUTS, _FEW_PRODUCTS = 8, 1
 input channel, and products of an input value and a kernel element, summed over input channels."""
 
 
+_ENOUGH, _ENOUGH_IN_TRAINING, _FEW_TAPS = 2**6, 2**13, 8
+"""Bounds of where `halfstride-kernels` is faster: input positions, of all images in training to few output channels,
+and taps along an axis there."""
+
+
 def choose(
     case: Case,
     algorithm: str = "auto",
@@ -152,11 +158,12 @@ def explain(
         ValueError: if an argument is out of range, or the requested algorithm cannot compute the layer.
 
     Example:
-        >>> choice = explain("resize", (8, 64, 32, 32), (32, 64, 3, 3), scale_factor=2)
+        >>> choice = explain("resize", (8, 512, 32, 32), (512, 512, 3, 3), scale_factor=2)
         >>> choice.algorithm
-        'folded'
-        >>> {each.algorithm: each.macs // (8 * 64 * 32 * 32 * 32) for each in choice.candidates}
-        {'native': 36, 'scatter': 16, 'emulated': 64, 'folded': 16, 'phases': 16, 'by_parts': 9}
+        'by_parts'
+        >>> positions, pairs = 8 * 32 * 32, 512 * 512
+        >>> {each.algorithm: each.macs // positions // pairs for each in choice.candidates if each.macs}
+        {'native': 36, 'scatter': 16, 'emulated': 64, 'folded': 16, 'phases': 16, 'by_parts': 6}
     """
     if form not in CASES:
         raise ValueError(f"`form` (={form!r}) must be one of {', '.join(map(repr, CASES))}.")
@@ -189,6 +196,8 @@ def trains_by_parts(case: Case) -> bool:
     """
     if case.form != "resize" or case.groups != 1 or case.padding_mode != "zeros" or max(case.stride) == 1:
         return False
+    if by_parts.is_fused(case) and _has_enough_channels(case):
+        return True
     parts = math.prod(case.kernel_size)
     folded = math.prod([span + s for span, s in zip(case.span, case.stride, strict=True)])
     return bool(case.in_channels * case.out_channels * (folded - parts) >= _MANY_PAIRS * parts)
@@ -247,8 +256,7 @@ def _eligible(case: Case, channels_last: bool) -> list[str]:
         # A call for each tap took up to twice as long as all of torch's.
         if case.batch * positions * case.out_channels * math.prod(case.kernel_size) <= _FEW_PRODUCTS:
             return ["native"]
-    # "scatter" and "by_parts" rearrange a large contiguous output afterwards, which takes longer than predicted.
-    if not channels_last and positions > 1 and case.out_channels >= _MANY_OUTPUTS * case.in_channels:
+    if _rearranges_much(case, channels_last):  # which "scatter" and "by_parts" do, for longer than predicted
         return [name for name in able if name in ("native", "folded")]
     return able
 
@@ -297,11 +305,38 @@ def _decide(case: Case, algorithm: str, circumstances: str, channels_last: bool)
         if case.form == "transposed":
             return "native", "torch's transposed convolution computes no needless MACs"
         return "folded", "it adds the taps that meet copies of one value before it multiplies"
+    if name := _fused(case, circumstances == "training", channels_last):
+        return name, "measured layers of such a shape were fastest by the loops of halfstride-kernels"
     (fastest, time), *others = predictions(case, _costs(), circumstances, channels_last=channels_last).items()
     if not others:
         return fastest, "measured layers of such a shape were fastest by it"
     compared = ", ".join(f"{other:.3g} ms as {name!r}" for name, other in others)
     return fastest, f"predicted to take {time:.3g} ms where it was measured, against {compared}"
+
+
+def _fused(case: Case, training: bool, channels_last: bool) -> str | None:
+    """Return the algorithm that the loops of `halfstride-kernels` are faster by; None where they are not installed, or
+    a case is not of the many for which they are."""
+    positions = math.prod(case.input_size)
+    if few_outputs.unsupported_reason(case) is None:
+        twin, _ = as_transposed(case)
+        overlaps = any(k > s for k, s in zip(twin.kernel_size, twin.stride, strict=True))
+        enough = positions >= _ENOUGH and (not training or case.batch * positions >= _ENOUGH_IN_TRAINING)
+        return "few_outputs" if overlaps and enough and max(twin.kernel_size) <= _FEW_TAPS else None
+    if case.form != "resize" or not by_parts.is_fused(case) or _rearranges_much(case, channels_last):
+        return None
+    return "by_parts" if case.batch * positions >= _ENOUGH and _has_enough_channels(case) else None
+
+
+def _has_enough_channels(case: Case) -> bool:
+    """Return whether there are enough channels for the loops of `halfstride-kernels` to multiply."""
+    return case.in_channels >= _LANES and case.out_channels >= _LANES // 2
+
+
+def _rearranges_much(case: Case, channels_last: bool) -> bool:
+    """Return whether rearranging a large contiguous output afterwards takes much of the time."""
+    enlarged = max(case.input_size) > 1 and case.out_channels >= _MANY_OUTPUTS * case.in_channels
+    return enlarged and not channels_last
 
 
 def _is_slow_in_torch(case: Case) -> bool:

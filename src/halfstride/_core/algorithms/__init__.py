@@ -12,7 +12,7 @@ it and rounded once. The other files hold steps of these algorithms: products, p
 
 from types import ModuleType
 
-from halfstride._core.algorithms import by_parts, emulated, folded, native, phases, scatter
+from halfstride._core.algorithms import by_parts, emulated, few_outputs, folded, native, phases, scatter
 
 __all__ = ["ALGORITHMS"]
 
@@ -23,4 +23,5 @@ ALGORITHMS: dict[str, ModuleType] = {
     "folded": folded,
     "phases": phases,
     "by_parts": by_parts,
+    "few_outputs": few_outputs,
 }

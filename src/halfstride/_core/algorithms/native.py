@@ -18,11 +18,10 @@ from torch import Tensor
 from halfstride._core.algorithms import packed, volumes
 from halfstride._core.algorithms.nearest import repeated
 from halfstride._core.case import Case, Cost, Form
-from halfstride._core.common import as_channels_last, as_transposed, pad, symmetric_crop, typed, window
+from halfstride._core.common import CONVOLUTIONS, as_channels_last, as_transposed, pad, symmetric_crop, typed, window
 from halfstride._support.weight_cache import cached
 from halfstride.kernels import shuffle
 
-_CONV: tuple[Callable[..., Tensor], ...] = (F.conv1d, F.conv2d, F.conv3d)
 _CONV_TRANSPOSE: tuple[Callable[..., Tensor], ...] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 
@@ -70,7 +69,7 @@ def conv(
     symmetric = [max(min(pair), 0) if padding_mode == "zeros" else 0 for pair in padding]
     rest = [(before - p, after - p) for (before, after), p in zip(padding, symmetric, strict=True)]
     input = pad(input, rest, padding_mode)
-    return _CONV[len(padding) - 1](input, weight, bias, padding=symmetric, dilation=dilation, groups=groups)
+    return CONVOLUTIONS[len(padding) - 1](input, weight, bias, padding=symmetric, dilation=dilation, groups=groups)
 
 
 def transposed(

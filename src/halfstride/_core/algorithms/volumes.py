@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from halfstride._core.algorithms.products import onednn_takes, torch_goes_without
 from halfstride._core.case import Case
-from halfstride._core.common import as_channels_last, is_channels_last
+from halfstride._core.common import CONVOLUTIONS, as_channels_last, is_channels_last
 from halfstride._support.torch_private import convolution_gradients, record_function
 
 _LEAST = 2**24
@@ -70,9 +69,18 @@ class _Transposed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (input, kernel), (to_input, to_kernel, *_) = ctx.saved_tensors, ctx.needs_input_grad
-        of_input = F.conv3d(gradient, kernel, None, *ctx.geometry) if to_input else None
-        of_kernel = None
-        if to_kernel:
-            of_kernel = convolution_gradients(input, gradient, kernel, (*ctx.geometry, 1), of_weight=True)
-        return of_input, of_kernel, None, None
+        to_input, to_kernel, *_ = ctx.needs_input_grad
+        input, kernel = ctx.saved_tensors
+        return *gradients(gradient, input, kernel, ctx.geometry, to_input, to_kernel), None, None
+
+
+def gradients(
+    gradient: Tensor, input: Tensor, kernel: Tensor, geometry: _Geometry, to_input: bool, to_kernel: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Those of a transposed convolution to its input and its kernel, in operators that have gradients too."""
+    of_input = of_kernel = None
+    if to_input:
+        of_input = CONVOLUTIONS[input.dim() - 3](gradient, kernel, None, *geometry)
+    if to_kernel:
+        of_kernel = convolution_gradients(input, gradient, kernel, (*geometry, 1), of_weight=True)
+    return of_input, of_kernel

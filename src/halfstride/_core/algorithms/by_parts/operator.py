@@ -41,6 +41,7 @@ import torch
 from torch import Tensor
 
 from halfstride._core.algorithms import folded
+from halfstride._core.algorithms.by_parts import fused
 from halfstride._core.algorithms.by_parts.plan import Component, PartsPlan, blocks, plan
 from halfstride._core.algorithms.by_parts.steps import (
     Kernels,
@@ -76,6 +77,11 @@ def unsupported_reason(case: Case) -> str | None:
     return unsupported_by_phases(case)
 
 
+def is_fused(case: Case) -> bool:
+    """Whether the loops of `halfstride-kernels` compute a case, of tensors that they can take."""
+    return unsupported_reason(case) is None and case.groups == 1 and fused.fits(case)
+
+
 def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     padding = input_padding(case)
     x, of_group = pad_input(case, input, padding), _of_group(case, padding)
@@ -84,7 +90,7 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
         groups = zip(x.chunk(case.groups, 1), weight.chunk(case.groups), biases, strict=True)
         return as_channels_last(torch.cat([_output(*group, of_group) for group in groups], 1), like=input)
     kernels: Kernels | None = None
-    if is_cacheable(weight) and not is_transformed():
+    if is_cacheable(weight) and not is_transformed() and not fused.takes(of_group, x, weight):
         of_case = plan(of_group, kernels_last=True)
         key = ("by_parts", *((axis.components, axis.before) for axis in of_case.axes))
         kernels = cache_on_weight(
@@ -128,11 +134,13 @@ class _Output(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None, case: Case, cached_kernels: Kernels | None) -> Tensor:
-        of_case = plan(case, kernels_last=cached_kernels is not None)
         values = _channels_at_the_end(x)
+        bias = None if bias is None else typed(bias, values.dtype)
+        if fused.takes(case, x, weight, bias):
+            return typed(fused.output(case, values, weight, bias).movedim(-1, 1), x.dtype)
+        of_case = plan(case, kernels_last=cached_kernels is not None)
         output = values.new_empty(len(x), *case.output_size, weight.shape[0])
         kernels = cached_kernels or _kernels(weight, of_case)
-        bias = None if bias is None else typed(bias, values.dtype)
         for block in blocks(of_case, len(x), x.shape[1], weight.shape[0], training=cached_kernels is None):
             sum_products(values[block.inputs], kernels, bias, block.plan, output[block.outputs])
         return typed(output.movedim(-1, 1), x.dtype)
@@ -157,16 +165,23 @@ class _Gradients(torch.autograd.Function):
     def forward(
         g: Tensor, x: Tensor | None, weight: Tensor | None, case: Case, dtype: torch.dtype
     ) -> tuple[Tensor | None, Tensor | None]:
-        of_case = plan(case)
         gradient = _channels_at_the_end(g)
-        outputs, channels = g.shape[1], (x if weight is None else weight).shape[1]  # type: ignore[union-attr]
         values = None if x is None else _channels_at_the_end(x)
+        wide = None if weight is None else widened(weight)
+        if fused.takes(case, g, x, weight):
+            into_x = None if wide is None else fused.input_gradient(case, gradient, wide).movedim(-1, 1)
+            into_weight = None if values is None else fused.weight_gradient(case, gradient, values)
+            return (
+                None if into_x is None else typed(into_x, g.dtype),
+                None if into_weight is None else typed(into_weight, dtype),
+            )
+        of_case = plan(case)
+        outputs, channels = g.shape[1], (x if weight is None else weight).shape[1]  # type: ignore[union-attr]
         of_x = of_taps = None
         if weight is not None:
             of_x = gradient.new_zeros([len(g), *case.input_size, channels])
         if x is not None:
             of_taps = gradient.new_zeros(math.prod(case.kernel_size), outputs, channels)
-        wide = None if weight is None else widened(weight)
         for lead in of_case.axes[0].components:  # the kernels of one of them at a time are much less than those of all
             _add_gradients(gradient, values, wide, of_case, lead, of_x, of_taps)
         of_weight = None
