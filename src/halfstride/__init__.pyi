@@ -36,6 +36,7 @@ from halfstride.layers import SubpixelConv1d as SubpixelConv1d
 from halfstride.layers import SubpixelConv2d as SubpixelConv2d
 from halfstride.layers import SubpixelConv3d as SubpixelConv3d
 from halfstride.optimizing import optimize as optimize
+from halfstride.optimizing import tune as tune
 from halfstride.tasks import Embedding as Embedding
 from halfstride.tasks import TrainedRun as TrainedRun
 from halfstride.tasks import denoise as denoise

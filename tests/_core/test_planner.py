@@ -56,8 +56,31 @@ def test_where_nothing_was_measured_torch_computes(elsewhere, monkeypatch):
     transposed = transposed_case(2, (8, 64, 32, 32), (64, 3, 3, 3), 2)
     assert planner.choose(RESIZE, **elsewhere) == planner.choose(transposed, **elsewhere) == "native"
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert planner.choose(RESIZE, **elsewhere) == "folded"
+    assert planner.choose(RESIZE, **elsewhere) == ("native" if "device" in elsewhere else "folded")
     assert planner.choose(transposed, **elsewhere) == ("native" if "device" in elsewhere else "scatter")
+
+
+@pytest.mark.parametrize("compiling", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_tensor_cores_fold_images_in_channels_last_format(compiling, dtype, monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+    monkeypatch.setattr(torch.version, "hip", None)
+
+    def chosen(case=RESIZE, device="cuda", dtype=dtype, channels_last=True):
+        return planner.choose(case, device=device, dtype=dtype, channels_last=channels_last)
+
+    assert chosen() == "folded"
+    for other in (
+        chosen(dtype=torch.float32),
+        chosen(channels_last=False),
+        chosen(resize_case(2, (8, 64, 32, 32), (32, 32, 3, 3), 2, groups=2)),
+        chosen(resize_case(3, (1, 8, 8, 8, 8), (8, 8, 3, 3, 3), 2)),
+        chosen(transposed_case(2, (8, 64, 32, 32), (64, 3, 4, 4), 2)),
+        chosen(device="mps"),
+    ):
+        assert other == "native"
+    monkeypatch.setattr(torch.version, "hip", "6.4")  # AMD's calls itself "cuda"
+    assert chosen() == "native"
 
 
 def test_layers_are_computed_in_the_type_that_autocast_gives_them(monkeypatch):

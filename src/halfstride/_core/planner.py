@@ -1,17 +1,19 @@
 """Which algorithm computes which case, and why.
 
-The rules of "auto", in this order. It never chooses an algorithm that cannot compute the case.
+What `halfstride.tune` measured on this machine comes first (`tuned`). Then the rules of "auto", in this order. It never
+chooses an algorithm that cannot compute the case.
 
 1. While a model is exported (`torch.export`, ONNX): "native", so that the graph holds torch's own operators only.
 2. Sub-pixel convolutions, and layers that do not enlarge their input: "native", an ordinary convolution. (An input of
    one position is enlarged by a transposed convolution of any stride: the first layer of many generators.)
-3. On devices other than CPUs, and in types other than float32: "native", because nothing was measured there.
+3. On devices other than CPUs, and in types other than float32: "native", because nothing was measured there. Except on
+   NVIDIA's GPUs: "folded" for half types, images in channels-last format and one group.
 4. Under `torch.compile`, and with groups: "native" for transposed convolutions and "folded" for resize-convolutions,
    which saves most of their MACs with one torch operator. Two exceptions under `torch.compile` for a CPU: "scatter"
    where torch's transposed convolution is slow (`_is_slow_in_torch`), because everything after its matrix product is
    fused into one loop; and "by_parts" in training with many channels (`trains_by_parts`).
 5. Where `halfstride-kernels` is installed: "few_outputs" and "by_parts", except for a few cases (`_fused`).
-6. Otherwise the algorithm that is predicted to take least time (`predictions`).
+6. Otherwise the algorithm that is predicted to take least time (`predictions`), torch's own in doubt.
 
 The prediction is linear: how much an algorithm does (`features`) times what that costs (`Costs`). The costs were fitted
 to times that `python -m benchmarks.calibrate` measured on two cores in float32, with AVX2 and with AVX-512. Only their
@@ -30,6 +32,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from halfstride._core import tuned
 from halfstride._core.algorithms import ALGORITHMS, by_parts, few_outputs, scatter
 from halfstride._core.algorithms.products import capability
 from halfstride._core.case import CASES, Case, Form
@@ -93,6 +96,9 @@ _MANY_IMAGES, _FEW_POSITIONS, _LARGE_KERNEL, _MANY_OUTPUTS, _FEW_PRODUCTS = 8, 1
 input channel, and products of an input value and a kernel element, summed over input channels."""
 
 
+_LEAVE = 1.1
+"""Torch's own operator is left for another algorithm only where it is predicted to take this many times as long."""
+
 _ENOUGH, _ENOUGH_IN_TRAINING, _FEW_TAPS = 2**6, 2**13, 8
 """Bounds of where `halfstride-kernels` is faster: input positions, of all images in training to few output channels,
 and taps along an axis there."""
@@ -123,8 +129,12 @@ def choose(
     if is_captured() and (is_jit_traced() or is_exporting()):
         circumstances = "exporting"
     elif is_compiling():
-        circumstances = "compiled" if device == "cpu" else "compiled for another device"
+        circumstances = "compiled" if device == "cpu" else _on(device, dtype)
     else:
+        if algorithm == "auto":
+            known = tuned.answer(tuned.Question(case, device, dtype, training, channels_last))
+            if known in ALGORITHMS and ALGORITHMS[known].unsupported_reason(case) is None:
+                return known
         circumstances = _measured_as(device, dtype, training)
     return _decide(case, algorithm, circumstances, channels_last)[0]
 
@@ -272,10 +282,19 @@ def _costs() -> dict[str, Costs]:
 
 
 def _measured_as(device: str, dtype: torch.dtype, training: bool) -> str:
-    """Return the circumstances outside of compilers and export: "forward", "training" or "unmeasured"."""
-    if device != "cpu" or dtype != torch.float32:
+    """Return the circumstances outside of compilers and export: "forward", "training", or those of `_on`."""
+    if device != "cpu":
+        return _on(device, dtype)
+    if dtype != torch.float32:
         return "unmeasured"
     return "training" if training else "forward"
+
+
+def _on(device: str, dtype: torch.dtype) -> str:
+    """Return the circumstances on a device other than a processor."""
+    # AMD's GPUs call themselves "cuda" too; their transposed convolutions take up to 20 times as long (MIOpen#3952).
+    nvidia = device == "cuda" and torch.version.hip is None
+    return "tensor cores" if nvidia and dtype in (torch.float16, torch.bfloat16) else "unmeasured"
 
 
 @cached
@@ -295,7 +314,9 @@ def _decide(case: Case, algorithm: str, circumstances: str, channels_last: bool)
         return "native", "nothing is enlarged, so this is a convolution"
     if not case.channel_pairs:
         return "native", "there is nothing to multiply"
-    if circumstances == "unmeasured":
+    if circumstances == "tensor cores" and _folds_on_tensor_cores(case, channels_last):
+        return "folded", "it is one transposed convolution with fewer MACs, which tensor cores compute"
+    if circumstances in ("unmeasured", "tensor cores"):
         return "native", "nothing was measured on this device in this type"
     if all(ALGORITHMS[name].unsupported_reason(case) is not None for name in ELIGIBLE[case.form] if name != "native"):
         return "native", "no other algorithm can compute this padding"
@@ -307,11 +328,22 @@ def _decide(case: Case, algorithm: str, circumstances: str, channels_last: bool)
         return "folded", "it adds the taps that meet copies of one value before it multiplies"
     if name := _fused(case, circumstances == "training", channels_last):
         return name, "measured layers of such a shape were fastest by the loops of halfstride-kernels"
-    (fastest, time), *others = predictions(case, _costs(), circumstances, channels_last=channels_last).items()
-    if not others:
-        return fastest, "measured layers of such a shape were fastest by it"
-    compared = ", ".join(f"{other:.3g} ms as {name!r}" for name, other in others)
-    return fastest, f"predicted to take {time:.3g} ms where it was measured, against {compared}"
+    times = predictions(case, _costs(), circumstances, channels_last=channels_last)
+    if len(times) == 1:
+        return next(iter(times)), "measured layers of such a shape were fastest by it"
+    fastest = clearly_fastest(times)
+    compared = ", ".join(f"{other:.3g} ms as {name!r}" for name, other in times.items() if name != fastest)
+    return fastest, f"predicted to take {times[fastest]:.3g} ms where it was measured, against {compared}"
+
+
+def clearly_fastest(times: Mapping[str, float]) -> str:
+    """Return the algorithm that takes least time; torch's own, "native", where it takes at most 10 % more."""
+    fastest = min(times, key=times.__getitem__)
+    return "native" if times.get("native", math.inf) <= _LEAVE * times[fastest] else fastest
+
+
+def _folds_on_tensor_cores(case: Case, channels_last: bool) -> bool:
+    return case.form == "resize" and case.axes == 2 and case.groups == 1 and channels_last
 
 
 def _fused(case: Case, training: bool, channels_last: bool) -> str | None:

@@ -19,7 +19,7 @@ def cached(function: Function) -> Function:
     """Cache the results of a function by its arguments.
 
     Unhashable arguments, such as lists, are computed every time; so is everything under a tracer, whose sizes may be
-    symbols.
+    symbols. `forget` makes it compute all again.
     """
     remembered = lru_cache(maxsize=4096, typed=True)(function)
 
@@ -32,7 +32,13 @@ def cached(function: Function) -> Function:
         except TypeError:
             return function(*arguments, **options)
 
+    call.forget = remembered.cache_clear  # type: ignore[attr-defined]
     return cast(Function, call)
+
+
+def forget(function: Any) -> None:
+    """Drop all results of a `cached` function."""
+    function.forget()
 
 
 Derived = TypeVar("Derived")

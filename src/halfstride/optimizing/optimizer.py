@@ -68,7 +68,7 @@ def optimize(model: nn.Module, example_inputs: Any, *, freeze: bool = False) -> 
         raise TypeError(f"`model` must be a torch.nn.Module, not {type(model).__name__}.")
     for method in optimized_methods(model):
         method.remove()
-    example, finder, report = Example(model, example_inputs), _Finder(model), Report([])
+    example, finder, report = Example(model, example_inputs), Finder(model), Report([])
     before = weight_cache.frozen(model)
     with example.left_as_found():
         expected = example.first_run()
@@ -94,7 +94,7 @@ def optimize(model: nn.Module, example_inputs: Any, *, freeze: bool = False) -> 
     return model, report
 
 
-def _decide(example: Example, finder: _Finder, expected: Any, report: Report) -> str:
+def _decide(example: Example, finder: Finder, expected: Any, report: Report) -> str:
     """Find what can be rewritten, compare and time the model with it, and return why nothing is kept, if nothing is."""
     if not any(isinstance(leaf, Tensor) for leaf in tree_leaves(expected)):
         return "the output holds no tensors that could be compared"
@@ -162,7 +162,7 @@ _CALL = module_call_code()
 _UNUSED = "no convolution that can use it follows"
 
 
-class _Finder(Rewrites):
+class Finder(Rewrites):
     """Finds the upsampling of a model by running it with everything rewritten."""
 
     def __init__(self, model: nn.Module) -> None:
