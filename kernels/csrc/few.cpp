@@ -3,7 +3,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/Exception.h>
 
-#include <cstring>
+#include <optional>
 #include <vector>
 
 #include "program.h"
@@ -86,26 +86,32 @@ struct Line {
 
 }  // namespace
 
-// input (images, in, depth, height, width) or, with `last`, (images, depth, height, width, in); weight (in, out, *taps),
-// bias (out,) -> output in the same order.
-Tensor few_outputs(const Tensor& input, const Tensor& weight, const Tensor& bias, const Tensor& numbers, bool last) {
-  STD_TORCH_CHECK(numbers.numel() == 9 && input.dim() == 5 && weight.dim() == 5, "the sizes do not fit");
+// input (images, in, *size) or, with `last`, (images, *size, in), of one to three axes; weight (in, out, *taps);
+// bias (out,); numbers: output size, stride and padding of each axis -> output in the same order as the input.
+Tensor few_outputs(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias, const Tensor& numbers,
+                   bool last) {
+  const int64_t axes = weight.dim() - 2;
+  STD_TORCH_CHECK(axes >= 1 && axes <= 3 && numbers.numel() == 3 * axes && input.dim() == axes + 2,
+                  "the sizes do not fit");
   const int64_t* next = static_cast<const int64_t*>(numbers.data_ptr());
   const int64_t images = input.size(0), in = weight.size(0), out = weight.size(1);
-  Line lines[3];
-  for (int i = 0; i < 3; i++, next += 3)
-    lines[i] = {input.size(i + (last ? 1 : 2)), next[0], weight.size(i + 2), next[1], next[2]};
+  Line lines[3] = {{1, 1, 1, 1, 0}, {1, 1, 1, 1, 0}, {1, 1, 1, 1, 0}};
+  std::vector<int64_t> shape{images};
+  for (int64_t i = 0; i < axes; i++, next += 3) {
+    lines[3 - axes + i] = {input.size(i + (last ? 1 : 2)), next[0], weight.size(i + 2), next[1], next[2]};
+    shape.push_back(next[0]);
+  }
+  shape.insert(last ? shape.end() : shape.begin() + 1, out);
   const auto [z, y, x] = lines;
-  STD_TORCH_CHECK(out >= 1 && out <= MOST, "there must be 1 to ", MOST, " output channels");
-  for (const Tensor* tensor : {&input, &weight, &bias})
-    STD_TORCH_CHECK(tensor->scalar_type() == torch::headeronly::ScalarType::Float && tensor->is_contiguous(),
+  STD_TORCH_CHECK(input.size(last ? axes + 1 : 1) == in && out >= 1 && out <= MOST, "there must be as many input channels as the weight has, and 1 to ", MOST, " output channels");
+  const auto floats = [](const Tensor& tensor) {
+    STD_TORCH_CHECK(tensor.scalar_type() == torch::headeronly::ScalarType::Float && tensor.is_contiguous(),
                     "tensors must be contiguous float32");
-  const float *px = static_cast<const float*>(input.const_data_ptr()),
-              *pw = static_cast<const float*>(weight.const_data_ptr()),
-              *pb = static_cast<const float*>(bias.const_data_ptr());
-  const int64_t o3[3] = {z.output_size, y.output_size, x.output_size};
-  Tensor output = last ? torch::stable::new_empty(input, {images, o3[0], o3[1], o3[2], out})
-                       : torch::stable::new_empty(input, {images, out, o3[0], o3[1], o3[2]});
+    return static_cast<const float*>(tensor.const_data_ptr());
+  };
+  const float *px = floats(input), *pw = floats(weight), zeros[MOST] = {};
+  const float* pb = bias ? floats(*bias) : zeros;
+  Tensor output = torch::stable::new_empty(input, shape);
   float* py = static_cast<float*>(output.mutable_data_ptr());
 
   // A tile: rows of one depth, with what reaches it from before, each row padded.
@@ -212,7 +218,7 @@ Tensor few_outputs(const Tensor& input, const Tensor& weight, const Tensor& bias
 }  // namespace halfstride
 
 STABLE_TORCH_LIBRARY_FRAGMENT(halfstride_kernels, m) {
-  m.def("few_outputs(Tensor input, Tensor weight, Tensor bias, Tensor sizes, bool last) -> Tensor");
+  m.def("few_outputs(Tensor input, Tensor weight, Tensor? bias, Tensor sizes, bool last) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(halfstride_kernels, CPU, m) { m.impl("few_outputs", TORCH_BOX(&halfstride::few_outputs)); }

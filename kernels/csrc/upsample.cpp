@@ -4,6 +4,7 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <cstring>
+#include <optional>
 
 #include "program.h"
 #include "vectors.h"
@@ -138,14 +139,16 @@ Tensor pack(const Tensor& kernels) {
 
 // input (images, positions, in), kernels (blocks of output channels, kernels, in, BLOCK), bias (out,) ->
 // (images, output positions, out).
-Tensor run(const Tensor& input, const Tensor& kernels, const Tensor& bias, const Tensor& numbers) {
+Tensor run(const Tensor& input, const Tensor& kernels, std::optional<Tensor> bias, const Tensor& numbers, int64_t out) {
   const Program program(numbers);
   check_sizes(program, input);
   const Axis *z = program.axes, *y = z + 1, *x = z + 2;
-  const int64_t images = input.size(0), in = input.size(2), out = bias.size(0);
+  const int64_t images = input.size(0), in = input.size(2);
   const int64_t panel = in * BLOCK, blocks = rounded_up(out, BLOCK) / BLOCK;
   STD_TORCH_CHECK(kernels.numel() == blocks * program.kernels * panel, "the kernels do not fit the program");
-  const float *px = floats(input, "input"), *pk = floats(kernels, "kernels"), *pb = floats(bias, "bias");
+  STD_TORCH_CHECK(!bias || bias->size(0) == out, "the bias does not fit the output channels");
+  const float *px = floats(input, "input"), *pk = floats(kernels, "kernels");
+  const float* pb = bias ? floats(*bias, "bias") : nullptr;
   Tensor output = torch::stable::new_empty(input, {images, z->output_size * y->output_size * x->output_size, out});
   float* py = static_cast<float*>(output.mutable_data_ptr());
 
@@ -206,7 +209,7 @@ Tensor run(const Tensor& input, const Tensor& kernels, const Tensor& bias, const
         const int64_t channels = std::min<int64_t>(BLOCK, out - block * BLOCK);
         const int64_t vectors = (channels + LANES - 1) / LANES;
         float biases[BLOCK] = {};
-        std::copy(pb + block * BLOCK, pb + block * BLOCK + channels, biases);
+        if (pb) std::copy(pb + block * BLOCK, pb + block * BLOCK + channels, biases);
         for (int64_t place = 0; place < GROUP; place++)
           for (int64_t i = 0; i < POSITIONS * vectors; i++)
             slots[(place * program.slots + BIAS) * PRODUCTS + i] = load(biases + i % vectors * LANES);
@@ -277,7 +280,7 @@ Tensor cross(const Tensor& one, const Tensor& other, const Tensor& one_numbers, 
 
 STABLE_TORCH_LIBRARY_FRAGMENT(halfstride_kernels, m) {
   m.def("pack(Tensor kernels) -> Tensor");
-  m.def("run(Tensor input, Tensor kernels, Tensor bias, Tensor program) -> Tensor");
+  m.def("run(Tensor input, Tensor kernels, Tensor? bias, Tensor program, int out) -> Tensor");
   m.def("cross(Tensor one, Tensor other, Tensor one_program, Tensor other_program) -> Tensor");
 }
 

@@ -68,17 +68,11 @@ class _Output(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, kernel: Tensor, bias: Tensor | None, case: Case) -> Tensor:
-        line, last = (1,) * (3 - case.axes), is_channels_last(x)
-        if bias is None:
-            bias = x.new_zeros(case.out_channels)
-        kernel = kernel.contiguous().view(*kernel.shape[:2], *line, *case.kernel_size)
+        last = is_channels_last(x)
         rows = x.movedim(1, -1) if last else x.contiguous()
-        channels = 1 if last else 2  # the dimensions before the positions
-        rows = rows.view(*rows.shape[:channels], *line, *rows.shape[channels:])
-        output: Tensor = fused_kernels.OPERATORS.few_outputs(rows, kernel, bias, _sizes(case), last)
-        if last:
-            return output.view(len(x), *case.output_size, case.out_channels).movedim(-1, 1)
-        return output.view(len(x), case.out_channels, *case.output_size)
+        bias = None if bias is None else bias.contiguous()
+        output: Tensor = fused_kernels.OPERATORS.few_outputs(rows, kernel.contiguous(), bias, _sizes(case), last)
+        return output.movedim(-1, 1) if last else output
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -97,6 +91,5 @@ class _Output(torch.autograd.Function):
 
 @cached
 def _sizes(case: Case) -> Tensor:
-    """Output size, stride and padding of depth, height and width."""
-    axes = [(1, 1, 0)] * (3 - case.axes) + list(zip(case.output_size, case.stride, case.padding, strict=True))
-    return torch.tensor(axes).flatten()
+    """Output size, stride and padding of each axis."""
+    return torch.tensor(list(zip(case.output_size, case.stride, case.padding, strict=True)))

@@ -40,18 +40,18 @@ def output(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Te
         wide = widened(weight)
         return _packed(sums_of_taps(wide, signs.to(wide.dtype)))
 
-    if bias is None:
-        bias = input.new_zeros(case.out_channels)
     kernels = cache_on_weight(weight, key, packed)
-    result: Tensor = fused_kernels.OPERATORS.run(input.flatten(1, -2), kernels, bias.contiguous(), numbers)
+    bias = None if bias is None else bias.contiguous()
+    rows = input.flatten(1, -2)
+    result: Tensor = fused_kernels.OPERATORS.run(rows, kernels, bias, numbers, case.out_channels)
     return result.view(case.batch, *case.output_size, case.out_channels)
 
 
 def input_gradient(case: Case, gradient: Tensor, weight: Tensor) -> Tensor:
     """(images, *input_size, in) from the output's (images, *output_size, out)."""
     kernels = _packed(weight.flatten(2).permute(2, 1, 0))
-    zeros, numbers = weight.new_zeros(case.in_channels), program.input_gradient_program(case)
-    result: Tensor = fused_kernels.OPERATORS.run(gradient.flatten(1, -2), kernels, zeros, numbers)
+    rows, numbers = gradient.flatten(1, -2), program.input_gradient_program(case)
+    result: Tensor = fused_kernels.OPERATORS.run(rows, kernels, None, numbers, case.in_channels)
     return result.view(case.batch, *case.input_size, case.in_channels)
 
 
