@@ -34,9 +34,7 @@ from small_training import pictures, small_model, small_training
 
 _NUMBERS = st.one_of(st.integers(-2, 40), st.sampled_from([10**6, 2**31, 2**63, 10**400]), st.floats())
 _JSON = st.recursive(
-    st.one_of(
-        st.none(), st.booleans(), _NUMBERS, st.sampled_from(["", "x", "vector", "map", "../x", "\ud800", "a\nb"])
-    ),
+    st.one_of(st.none(), st.booleans(), _NUMBERS, st.sampled_from(["", "x", "vector", "map", "../x", "a\nb"])),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.sampled_from("abx"), inner, max_size=2)),
     max_leaves=4,
 )
@@ -44,7 +42,7 @@ _JSON = st.recursive(
 
 @st.composite
 def damaged_bytes(draw, content):
-    """The bytes of a file of which some are cut off, changed, taken out or put in; its head more often than the rest."""
+    """The bytes of a file of which some are cut off, changed, taken out or put in; more often of its head."""
     found = bytearray(content)
     for _ in range(draw(st.integers(1, 3))):
         where = st.integers(0, max(len(found) - 1, 0))
@@ -173,7 +171,7 @@ def check_picture(content):
         try:
             found = look(content)
         except ImageError as error:
-            assert _is_one_line(str(error)), str(error)
+            assert _is_one_line(str(error)), str(error)  # noqa: PT017
         else:
             assert not isinstance(found, torch.Tensor) or found.shape == (3, 8, 10)
 
@@ -196,8 +194,8 @@ def check_array(path, content):
     try:
         images = load_images(path)
     except ValueError as error:
-        assert _is_one_line(str(error)), str(error)
-        assert path.name in str(error)
+        assert _is_one_line(str(error)), str(error)  # noqa: PT017
+        assert path.name in str(error)  # noqa: PT017
     else:
         assert len(images.train) > 0
 

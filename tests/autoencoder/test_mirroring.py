@@ -6,6 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from errors import message
 from halfstride import layers
 from halfstride.autoencoder.mirroring import MirrorError, mirror
 from halfstride.checkerboard import UnevenKernelWarning
