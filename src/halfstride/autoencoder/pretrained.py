@@ -48,7 +48,8 @@ class PretrainedMixin(PyTorchModelHubMixin):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UnevenKernelWarning)  # given when the model was built first
-                model: Any = build_within_memory(cls, **model_kwargs)
+                build: Any = cls
+                model: Any = build_within_memory(build, **model_kwargs)
             model.load_state_dict(load_file(weights, device=map_location))
         except (SafetensorError, RuntimeError, TypeError) as error:
             reason = str(error).splitlines()[0]

@@ -139,7 +139,7 @@ class CodesFile:
         while True:
             with self._reading():  # of the file, and not of what the caller does with the codes
                 codes = next(pieces, None)
-                if codes is not None and (codes.dtype, codes.shape[1]) != (np.float32, self.numbers):
+                if codes is not None and (codes.dtype != np.float32 or codes.shape[1] != self.numbers):
                     raise ValueError(f"it has codes of {codes.shape[1]} numbers ({codes.dtype})")
             if codes is None:
                 return

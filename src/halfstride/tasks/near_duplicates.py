@@ -295,7 +295,7 @@ def _parts(run: TrainedRun) -> list[Pictures]:
             Pictures([p for p, test in zip(paths, is_test, strict=True) if test is which]) for which in (False, True)
         ]
     images = options.load()
-    sides = []
+    sides: list[Pictures] = []
     for splits in ([images.train, images.validation], [images.test]):
         kept = [inputs_and_targets(split.images)[0] for split in splits if split.images is not None]
         if len(kept) < len(splits):

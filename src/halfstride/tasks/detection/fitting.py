@@ -82,12 +82,13 @@ def fit_detector(
     if good is None and own_size:
         raise ValueError("`own_size` (=True) needs good images at their own size: name them.")
     failures: dict[int, str] = {}
+    images: Images | Pictures
     if good is None or isinstance(good, Images):
-        images = _own_images(run, report) if good is None else good
-        parts, source = _parts_of(images)
+        images = own = _own_images(run, report) if good is None else good
+        parts, source = _parts_of(own)
     else:
-        images = good if isinstance(good, Pictures) else Pictures(good, "good")
-        parts, source = _other_parts(run, images, failures, own_size)
+        images = pictures = good if isinstance(good, Pictures) else Pictures(good, "good")
+        parts, source = _other_parts(run, pictures, failures, own_size)
     steps = min(_STEPS[run.model.latent], _STEPS_PER_TRAINED * sum(run.run.stages))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
