@@ -4,32 +4,43 @@ The public names are listed in `__init__.pyi`. Each is imported when it is first
 `halfstride --help` take no time, and packages of an extra are needed only by the names that use them.
 """
 
-import ast
-from importlib import import_module
-from pathlib import Path
-from typing import Any
-
-from halfstride._support.extras import naming_extras
+# Nothing is imported here: Ctrl-C while a command starts would show a traceback until `__main__` has begun.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __version__ = "0.1.0"
 
-_MODULES = {
-    imported.name: str(statement.module)
-    for statement in ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")).body
-    if isinstance(statement, ast.ImportFrom)
-    for imported in statement.names
-}
-__all__ = sorted(_MODULES)
+_modules: dict[str, str] = {}
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
+def _public() -> dict[str, str]:
+    """The public names, each with the module that defines it."""
+    if not _modules:
+        import ast
+        from pathlib import Path
+
+        listed = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")).body
+        imports = [statement for statement in listed if isinstance(statement, ast.ImportFrom)]
+        _modules.update({name.name: str(statement.module) for statement in imports for name in statement.names})
+    return _modules
+
+
+def __getattr__(name: str) -> "Any":
+    if name == "__all__":
+        return sorted(_public())
+    if name not in _public():
         raise AttributeError(f"module 'halfstride' has no attribute {name!r}")
+    from importlib import import_module
+
+    from halfstride._support.extras import naming_extras
+
+    module = _public()[name]
     with naming_extras():
-        if _MODULES[name] == __name__:
+        if module == __name__:
             return import_module(f"halfstride.{name}")
-        return getattr(import_module(_MODULES[name]), name)
+        return getattr(import_module(module), name)
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*sorted(_public()), "__version__"]

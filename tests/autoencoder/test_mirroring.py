@@ -6,6 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from errors import message
 from halfstride import layers
 from halfstride.autoencoder.mirroring import MirrorError, mirror
 from halfstride.checkerboard import UnevenKernelWarning
@@ -257,3 +258,14 @@ def test_the_decoder_of_a_frozen_encoder_is_to_be_trained():
     assert all(parameter.requires_grad for parameter in decoder.parameters())
     assert all(module.training for module in decoder.modules())
     assert not any(module.training for module in encoder.modules())
+
+
+def test_a_sequential_whose_call_was_changed_is_named():
+    class Doubled(nn.Sequential):
+        def __call__(self, images):
+            return 2 * super().__call__(images)
+
+    replaced = nn.Sequential(nn.Conv2d(3, 4, 3))
+    replaced.forward = lambda images: images
+    for encoder in (Doubled(nn.Conv2d(3, 4, 3)), replaced):
+        assert "has a `forward` of its own" in message(mirror, encoder, (3, 8, 8))

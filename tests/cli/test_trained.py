@@ -137,3 +137,23 @@ def test_a_terminal_breaks_lines_between_words_and_a_pipe_does_not(prepared, wid
     assert max(map(len, texts[True].splitlines())) <= width
     assert texts[True].split() == texts[False].split()
     assert evaluation.verdict.sentence in texts[False].splitlines()
+
+
+def test_evaluate_takes_a_single_picture(halfstride, run, photos):
+    assert "on 1.png, 1 image:" in halfstride.out("evaluate", run, photos / "dogs" / "1.png")
+    assert "holds no usable image" in halfstride.error("evaluate", run, photos / "cats" / "broken0.png")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["evaluate run", "evaluate run photos", "reconstruct run photos", "sample run", "embed run photos", "doctor run",
+     "fit-detector run", "fit-detector run photos", "duplicates run photos", "similar run photos/dogs photos",
+     "evaluate run photos --json"],
+)  # fmt: skip
+def test_every_command_lists_all_that_it_skipped(halfstride, run, photos, line):
+    code, out, err = halfstride(*line.split())
+    assert code == 0, err
+    text = err if "--json" in line else out
+    assert [name for name in map("broken{}.png".format, range(4)) if f"{name}: " in text] == [
+        f"broken{number}.png" for number in range(4)
+    ]

@@ -54,9 +54,9 @@ def make_run(path, latent_dim=2, seed=0, scorings=3, **options):
         "classes": images.classes,
     }
     run = Run(path)
-    run.create(record, images)
-    run.save_model(model)
-    run.write_metrics(metrics(scorings))
+    with run.create(record, images) as started:
+        started.save_model(model)
+        started.write_metrics(metrics(scorings))
     return run
 
 

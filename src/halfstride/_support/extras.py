@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 _EXTRAS = {
     "train": (
-        "accelerate datasets huggingface_hub matplotlib mlxtend PIL pyarrow safetensors scipy sklearn torchmetrics"
+        "accelerate datasets huggingface_hub matplotlib mlxtend PIL psutil pyarrow safetensors scipy sklearn "
+        "torchmetrics"
     ),
     "studio": "fastapi starlette uvicorn",
     "export": "onnx onnxruntime onnxscript",

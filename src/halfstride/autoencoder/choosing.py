@@ -14,6 +14,7 @@ _COMPRESSION = 48  # numbers of an image over those of its code
 _LEAST_VECTOR, _MOST_VECTOR = 32, 512
 _MAP_DOWNSCALE = 8
 _IMAGES = 1_000  # training images that are looked at, a fifth of them held out
+_VALUES = 2**27  # in them: of large images fewer
 
 _EQUAL = (0.5 / 255) ** 2  # variance over the images below which they are the same to half a grey level
 
@@ -71,7 +72,8 @@ def choose_latent(
 
 def _share_layout(images: Images) -> tuple[bool, str]:
     """Whether training images share a layout, and a sentence that says why."""
-    sample = inputs_and_targets(images.train.sample(_IMAGES).images)[1]
+    most = max(min(_IMAGES, _VALUES // math.prod(images.shape)), 1)
+    sample = inputs_and_targets(images.train.sample(most).images)[1]
     values = to_float(sample)
     if len(values) < 2:
         return False, "one image alone cannot share a layout with others"

@@ -153,7 +153,8 @@ def _leaves(module: nn.Sequential, prefix: str = "") -> Iterator[tuple[str, nn.M
 
 def _refuse_own_forward(module: nn.Sequential, told: str) -> None:
     """A subclass may run its layers in another order, or add to what they return, which a decoder would not undo."""
-    if type(module).forward is not nn.Sequential.forward:
+    changed = [type(module).forward is not nn.Sequential.forward, type(module).__call__ is not nn.Module.__call__]
+    if any(changed) or "forward" in vars(module):  # the last where it was replaced in this object alone
         raise MirrorError(
             f"mirror cannot undo {told} ({type(module).__name__}): it has a `forward` of its own; "
             "only a plain nn.Sequential says in which order its layers run."

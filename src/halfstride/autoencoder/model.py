@@ -23,6 +23,7 @@ from halfstride.autoencoder.blocks import (
     patch_layer,
     upsampling_layer,
 )
+from halfstride.autoencoder.memory import build_within_memory
 from halfstride.autoencoder.mixture import draw_like
 from halfstride.autoencoder.pretrained import PretrainedMixin
 from halfstride.autoencoder.starting import start_from_images
@@ -208,7 +209,7 @@ class ConvAutoencoder(
         asked = {name: options.get(name) for name in ("latent", "latent_dim", "downscale")}
         chosen = choose_latent(images, **asked)._asdict()
         del chosen["reason"]
-        return cls(images.shape[1:], images.shape[0], **(chosen | options))
+        return build_within_memory(cls, images.shape[1:], images.shape[0], **(chosen | options))
 
     def _linear_path(self) -> tuple[nn.Module, nn.Module]:
         """From image to code and back without anything in between: of blocks of pixels, or of the whole image."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub import PyTorchModelHubMixin, constants, hf_hub_download
 
+from halfstride.autoencoder.memory import build_within_memory
 from halfstride.checkerboard.coverage import UnevenKernelWarning
 
 
@@ -47,7 +48,8 @@ class PretrainedMixin(PyTorchModelHubMixin):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UnevenKernelWarning)  # given when the model was built first
-                model: Any = cls(**model_kwargs)
+                build: Any = cls
+                model: Any = build_within_memory(build, **model_kwargs)
             model.load_state_dict(load_file(weights, device=map_location))
         except (SafetensorError, RuntimeError, TypeError) as error:
             reason = str(error).splitlines()[0]

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,17 +30,23 @@ from halfstride.autoencoder.images.splits import skipped_lines
 from halfstride.autoencoder.model import ConvAutoencoder
 from halfstride.autoencoder.own_encoder import Autoencoder, EncoderAutoencoder
 from halfstride.autoencoder.training_options import TrainingOptions
-from halfstride.autoencoder.writing import move_files, require_free, storage_errors, temporary_folder, writing
+from halfstride.autoencoder.writing import move_files, storage_errors, temporary_folder, writing, writing_folder
 
 if TYPE_CHECKING:
     from halfstride.autoencoder.evaluation import Evaluation
 
-__all__ = ["Run"]
+__all__ = ["WAY_OUT", "Run"]
 
+WAY_OUT = "or go on with that run by --resume"
+"""What else can be done where the folder of a new run is not free."""
 
 _FIRST_FILES = (
     "run.json", "images.txt", "skipped.txt", "config.json", "model.safetensors", "README.md", "checkpoint.safetensors",
 )  # fmt: skip
+
+
+_METRICS = ("step", "train_mse", "validation_mse", "validation_loss", "test_mse", "seconds")
+"""What every entry of `metrics.jsonl` has, as numbers."""
 
 
 class Run:
@@ -49,18 +55,26 @@ class Run:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
-    def create(self, record: dict[str, Any], images: Images) -> None:
-        """Start a new run in a folder that does not exist yet or is empty; `record` becomes `run.json`.
+    @contextlib.contextmanager
+    def create(self, record: dict[str, Any], images: Images) -> Iterator[Run]:
+        """Start a new run; the folder appears when the block ends, with all that was written to the run it is given.
+
+        So an interruption leaves no run without a checkpoint, which could neither be resumed nor started anew.
+
+        Args:
+            record: becomes `run.json`.
+            images: are listed.
 
         Raises:
             ValueError: where the folder holds something already; nothing is ever overwritten.
         """
-        require_free(self.path, "or go on with that run by --resume")
-        self.path.mkdir(parents=True, exist_ok=True)
-        if lines := _image_lines(images):
-            self._write_text("images.txt", "".join(f"{line}\n" for line in lines))
-        self.write_skipped(images)
-        self.write_record(record)
+        with writing_folder(self.path, WAY_OUT) as folder:
+            started = Run(folder)
+            if lines := _image_lines(images):
+                started._write_text("images.txt", "".join(f"{line}\n" for line in lines))
+            started.write_skipped(images)
+            started.write_record(record)
+            yield started
 
     def discard(self) -> None:
         """Remove what `create` and the first saving wrote, of a training that failed before its first step."""
@@ -123,6 +137,18 @@ class Run:
         ):
             raise ValueError(f"`{self.path / 'run.json'}` is damaged (stages={stages}): restore it, or train again.")
         return stages
+
+    @property
+    def image_parts(self) -> list[tuple[str, str]]:
+        """The part ("train", "validation" or "test") and the name of each image; empty for streams.
+
+        Raises:
+            ValueError: where the list is damaged.
+        """
+        lines = [line.partition("\t") for line in self._lines("images.txt") if line.strip()]
+        if wrong := [part for part, _, name in lines if part not in ("train", "validation", "test") or not name]:
+            raise ValueError(f"`{self.path / 'images.txt'}` is damaged ({wrong[0]!r}): restore it, or train again.")
+        return [(part, name) for part, _, name in lines]
 
     def has_images(self, images: Images) -> bool:
         """Whether these are the run's images, in the same parts; False where the run has no list of them (streams)."""
@@ -226,16 +252,25 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """One entry per scoring; a last line that a crash cut off is left out."""
-        path = self.path / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        """One entry per scoring; empty lines, and a last one that a crash cut off, are left out.
+
+        Raises:
+            ValueError: for a line that is no entry.
+        """
+        lines = [(number, line) for number, line in enumerate(self._lines("metrics.jsonl"), 1) if line.strip()]
         entries = []
-        for number, line in enumerate(lines):
+        for number, line in lines:
             try:
-                entries.append(json.loads(line))
-            except ValueError:
-                if number < len(lines) - 1:
-                    raise ValueError(f"`{path}` is damaged at line {number + 1}: restore it, or train again.") from None
+                entry = json.loads(line)
+                values = [entry[name] for name in _METRICS]
+                if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
+                    raise ValueError(f"values {values}")
+            except (ValueError, TypeError, KeyError) as error:
+                if isinstance(error, json.JSONDecodeError) and number == lines[-1][0]:
+                    break
+                where = f"`{self.path / 'metrics.jsonl'}` is damaged at line {number}"
+                raise ValueError(f"{where}: restore it, or train again.") from None
+            entries.append(entry)
         return entries
 
     def write_metrics(self, entries: list[dict[str, Any]]) -> None:

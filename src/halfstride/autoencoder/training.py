@@ -21,10 +21,11 @@ from halfstride.autoencoder.distributed import Processes
 from halfstride.autoencoder.draws import Draw
 from halfstride.autoencoder.images import Images, to_float
 from halfstride.autoencoder.images.splits import inputs_and_targets
+from halfstride.autoencoder.memory import require_training_memory
 from halfstride.autoencoder.objective import Objective, latent_noise
 from halfstride.autoencoder.own_encoder import Autoencoder, EncoderAutoencoder
 from halfstride.autoencoder.progress import Interrupted, Progress, StopSignal
-from halfstride.autoencoder.run_folder import Run
+from halfstride.autoencoder.run_folder import WAY_OUT, Run
 from halfstride.autoencoder.scoring import Corrupt
 from halfstride.autoencoder.training_options import TrainingOptions, sample_of
 from halfstride.autoencoder.validation import Validation
@@ -107,7 +108,10 @@ def train(
     options = options.chosen(model, images)
     processes = Processes(options.precision, device, Path(out) if options.tensorboard else None)
     if not resume:
-        processes.main_first(lambda: require_free(Path(out), "or go on with that run by --resume"))
+        processes.main_first(lambda: require_free(Path(out), WAY_OUT))
+    assert options.batch_size is not None
+    if processes.device.type == "cpu":
+        require_training_memory(model, images.shape, options.batch_size, options.crop or 0, processes.count)
     with within_memory(options.batch_size), StopSignal() as stop:
         if model.untrained and not resume:
             model.initialise(sample_of(images))
@@ -392,12 +396,14 @@ class _Training:
 
     def _load(self, length: dict[str, Any]) -> bool:
         """Load the run's last checkpoint; return whether steps are left."""
-        try:
-            self.position = Position(**self.run.load_checkpoint(self.model, self.optimizer))
-        except TypeError:
+        found = self.run.load_checkpoint(self.model, self.optimizer)
+        kinds = {field.name: int if field.type == "int" else float for field in dataclasses.fields(Position)}
+        if {name: type(value) for name, value in found.items()} == kinds:
+            self.position = Position(**found)
+        else:
             raise ValueError(
                 f"`{self.run.path}` was written by another version: train on with that one, or start a new run."
-            ) from None
+            )
         self.metrics = [entry for entry in self.run.metrics if entry["step"] <= self.position.step]
         self.stages = self.run.stages
         unfinished = self.position.step < sum(self.stages)
@@ -429,12 +435,13 @@ class _Training:
             "torch": torch.__version__,
             "python": platform.python_version(),
         }
-        self.run.create(record, images)
-        self.run.save_model(self.model)
-        self.save()  # so that a run can be resumed from its very start
+        self._check_finite()
+        with self.run.create(record, images) as started:  # resumable from its very start
+            started.save_model(self.model)
+            started.save_checkpoint(self.model, self.optimizer, dataclasses.asdict(self.position))
 
     def save(self) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint, of a run that is only being created into that one."""
         self._check_finite()
         if self.processes.is_main:
             self.run.save_checkpoint(self.model, self.optimizer, dataclasses.asdict(self.position))
@@ -445,6 +452,8 @@ class _Training:
             self._fail()
 
     def _fail(self) -> None:
+        if self.position.step == 0:
+            raise FloatingPointError("`model` has weights that are no finite numbers: train another one.")
         raise FloatingPointError(
             f"The loss is no longer finite. {self.run.path} keeps the last good checkpoint; "
             "start a new run with a smaller learning rate."

@@ -26,18 +26,26 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def writing_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder whose files move into `path`, new or empty, when the block ends well.
+def writing_folder(path: Path, way_out: str = "or empty it") -> Iterator[Path]:
+    """A temporary folder that becomes `path`, new or empty, when the block ends well and vanishes when it does not.
+
+    Args:
+        path: appears with all its files at once; an empty folder that is there already is filled file by file.
+        way_out: see `require_free`.
 
     Raises:
         ValueError: where the folder holds something already.
     """
-    require_free(path, "or empty it")
+    require_free(path, way_out)
     path.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(path.parent) as temporary:
         yield temporary
-        path.mkdir(exist_ok=True)
-        move_files(temporary, path)
+        if path.exists():
+            move_files(temporary, path)
+        else:
+            _open_to_others(temporary)
+            temporary.chmod(0o777 & ~_umask())  # mkdtemp's are for their owner alone
+            temporary.replace(path)
 
 
 def require_free(path: Path, way_out: str) -> None:
@@ -59,10 +67,16 @@ def temporary_folder(beside: Path) -> Iterator[Path]:
 
 
 def move_files(source: Path, target: Path) -> None:
+    _open_to_others(source)
     for file in source.iterdir():
-        if file.is_file():
-            file.chmod(0o666 & ~_umask())  # some writers make files that only their owner can read
         file.replace(target / file.name)
+
+
+def _open_to_others(folder: Path) -> None:
+    """Give files the usual permissions: some writers make files that only their owner can read."""
+    for file in folder.iterdir():
+        if file.is_file():
+            file.chmod(0o666 & ~_umask())
 
 
 @contextlib.contextmanager

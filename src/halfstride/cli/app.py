@@ -44,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # The reader of our output, such as `head`, has ended. Python would print an error when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    except KeyboardInterrupt:  # where typer was not at work yet
+        code = 130
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError, typer.TyperException) as error:
         if debug:
             raise
@@ -51,6 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = error.exit_code if isinstance(error, typer.TyperException) else 3 if "--check" in given else 1
         if text := _in_one_line(error):
             print(f"error: {_naming_options(text, given)}", file=sys.stderr)
+    if code == 130:
+        # Python ends itself by a signal where Ctrl-C came while it ran code from text, as it does for each dataclass,
+        # although the exception was caught; running some more makes it forget that.
+        exec("")
     sys.exit(code)
 
 
@@ -84,11 +90,16 @@ def _in_one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def make_console(quiet: bool = False) -> Console:
-    """Where commands print to: colours in a terminal, plain text in a pipe."""
+def make_console(*, quiet: bool = False, stderr: bool = False) -> Console:
+    """Where commands print to: colours in a terminal, plain text in a pipe.
+
+    Args:
+        quiet: prints nothing.
+        stderr: prints to stderr, for a command whose stdout is JSON.
+    """
     from rich.console import Console
 
-    return Console(highlight=False, markup=False, emoji=False, quiet=quiet)
+    return Console(highlight=False, markup=False, emoji=False, quiet=quiet, stderr=stderr)
 
 
 def _print_version(asked: bool) -> None:

@@ -93,7 +93,7 @@ def show_images(console: Console, images: Images) -> None:
 
 
 def show_skipped(console: Console, skipped: Sequence[Skipped]) -> None:
-    """Every file that could not be used, by name."""
+    """Every file that could not be used, by name: what each command that reads pictures prints."""
     for name, reason in skipped:
         tell(console, f"skipped {name}: {reason}", style="yellow")
 

@@ -49,6 +49,7 @@ def fit_detector(
     opened = load_run(run, device=device, encoder=encoder)
     with progress_bar() as report, within_memory(None):
         fitted = fit(opened, good, false_alarms=false_alarms, own_size=own_size, seed=seed, progress=report)
+    show_skipped(console, fitted.skipped)
     show_detector(console, fitted)
     tell(console, f"Next: halfstride detect {run} PICTURES/ --out found/")
 
@@ -118,7 +119,7 @@ def detect(
     from halfstride.tasks import load_run
     from halfstride.tasks.detection.files import detect_files
 
-    console = make_console(quiet=json)
+    console = make_console(stderr=json)
     opened = load_run(run, device=device, encoder=encoder)
     with progress_bar() as report, within_memory(None):
         found = detect_files(
@@ -134,6 +135,7 @@ def detect(
         )
     if found is None:  # another process of a distributed job has written
         return
+    show_skipped(console, found.skipped)
     if json:
         typer.echo(as_json(_summary(found)))
     else:
@@ -145,7 +147,6 @@ def detect(
 
 
 def _show(console: Console, found: DetectedFiles, out: Path) -> None:
-    show_skipped(console, found.skipped)
     judged = found.anomalous + found.normal
     unjudged = f"; {found.unjudged:,} without a label, see results.csv" if found.unjudged else ""
     tell(

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from halfstride.cli.app import app
-from halfstride.cli.console import Device
+from halfstride.cli.app import app, make_console
+from halfstride.cli.console import Device, load, show_skipped
 
 if TYPE_CHECKING:
     from halfstride.checkerboard import Diagnosis, ImageDiagnosis
@@ -120,7 +120,9 @@ def _diagnose_run(folder: str, device: str) -> Diagnosis:
     if run.image_options.source is None:
         raise ValueError(f"`target` (={folder}) was trained on images in memory: diagnose it in Python.")
     model = run.load_model().to(place)
-    sample = run.image_options.load().test.sample(_TEST_IMAGES).images
+    images = load(run.image_options)
+    sample = images.test.sample(_TEST_IMAGES).images
+    show_skipped(make_console(), images.skipped)
     return diagnose(model, to_float(inputs_and_targets(sample)[0].to(place)))
 
 

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from halfstride.cli.app import app, make_console
-from halfstride.cli.console import Device, load, progress_bar, read_numbers, read_pair, short_name, show_images, tell
+from halfstride.cli.console import (
+    Device,
+    load,
+    progress_bar,
+    read_numbers,
+    read_pair,
+    short_name,
+    show_images,
+    show_skipped,
+    tell,
+)
 from halfstride.cli.train import Data, build_model
 
 if TYPE_CHECKING:
@@ -64,8 +74,9 @@ def sweep(
         _, told = build_model(images, asked | {"latent_dim": dim}, {"encoder": None}, seed)
     for line in told:
         tell(console, line)
-    each = steps // len(dims)
+    each, before = steps // len(dims), len(images.skipped)
     rows = _sweep(console, images, asked, dims, folder, steps=each, seed=seed, device=device)
+    show_skipped(console, images.skipped[before:])  # what streams met on the way
     console.print()
     tell(console, f"See {folder / 'sweep.png'}.")
     options = {"latent": latent, "downscale": downscale, "size": size, "seed": seed or None}

@@ -173,6 +173,7 @@ def train(
     """
     from halfstride.autoencoder import ImageOptions, Run, TrainingOptions, load_encoder
     from halfstride.autoencoder.devices import find_device
+    from halfstride.autoencoder.run_folder import WAY_OUT
     from halfstride.autoencoder.writing import next_free, require_free
 
     is_main = int(os.environ.get("RANK", "0")) == 0
@@ -219,7 +220,7 @@ def train(
             if int(os.environ.get("WORLD_SIZE", "1")) > 1:
                 raise ValueError("`--out` must name the run's folder where several processes train together.")
             out = next_free(Path("runs") / short_name(data))
-        require_free(out, "or go on with that run by --resume")
+        require_free(out, WAY_OUT)
         own["module"] = None if encoder is None else load_encoder(encoder)
         images = load(image_options)
         show_images(console, images)
@@ -247,6 +248,7 @@ def build_model(
 
     from halfstride.autoencoder import ConvAutoencoder, EncoderAutoencoder, choose_latent
     from halfstride.autoencoder.devices import within_memory
+    from halfstride.autoencoder.memory import build_within_memory
 
     torch.manual_seed(seed)
     size, channels = images.shape[1:], images.shape[0]
@@ -261,7 +263,7 @@ def build_model(
         else:
             choice = choose_latent(images, **{name: options[name] for name in ("latent", "latent_dim", "downscale")})
             options |= {name: value for name, value in choice._asdict().items() if name != "reason"}
-            model = ConvAutoencoder(size, channels, **options)
+            model = build_within_memory(ConvAutoencoder, size, channels, **options)
             lines.append(f"Latent {model.latent}: {choice.reason}.")
     return model, lines + [f"warning: {warning.message}" for warning in told]
 

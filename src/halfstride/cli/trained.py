@@ -25,7 +25,6 @@ from halfstride.cli.console import (
 
 if TYPE_CHECKING:
     from halfstride.autoencoder import Images, Run
-    from halfstride.autoencoder.images.splits import Skipped
     from halfstride.autoencoder.own_encoder import Autoencoder
 
 
@@ -34,7 +33,10 @@ def evaluate(
     run: RunFolder,
     data: Annotated[
         str | None,
-        typer.Argument(help="Other images, or the run's own where they have moved. By default those of the run."),
+        typer.Argument(
+            help="Other images, a folder or a single picture, or the run's own where they have moved. "
+            "By default those of the run."
+        ),
     ] = None,
     clean: Annotated[
         str | None, typer.Option(help="A folder of clean twins of the other images, for a run that was trained so.")
@@ -51,13 +53,14 @@ def evaluate(
     Examples:
       halfstride evaluate runs/digits
       halfstride evaluate runs/photos holiday/
+      halfstride evaluate runs/photos portrait.jpg
     """
     from halfstride.autoencoder import Run
     from halfstride.autoencoder import evaluate as evaluate_model
     from halfstride.autoencoder.devices import within_memory
     from halfstride.autoencoder.training import corruption_of
 
-    console = make_console(quiet=json)
+    console = make_console(stderr=json)
     opened = Run.open(run)
     model = open_model(opened, encoder, device)
     if data is None:
@@ -66,9 +69,8 @@ def evaluate(
         if opened.image_options.source is None:
             raise ValueError(f"`run` (={run}) was trained on images in memory: name images as the second argument.")
         images, note = load(opened.image_options), None
-        skipped = images.skipped
     else:
-        images, skipped, note = _other(opened, model, data, clean)
+        images, note = _other(opened, model, data, clean)
     with progress_bar() as report, within_memory(None):
         evaluation = evaluate_model(
             model,
@@ -77,6 +79,8 @@ def evaluate(
             corrupt=corruption_of(opened.training_options),
             progress=report,
         )
+    # Only now has all of a stream been read.
+    show_skipped(console, images.skipped)
     if json:
         typer.echo(as_json(evaluation.to_dict()))
         return
@@ -85,14 +89,11 @@ def evaluate(
     tell(console, f"{run} on {images.name}{told}:")
     if note:
         tell(console, note)
-    show_skipped(console, skipped)
     show_evaluation(console, evaluation)
 
 
-def _other(
-    run: Run, model: Autoencoder, data: str, clean: str | None
-) -> tuple[Images, tuple[Skipped, ...], str | None]:
-    """The images named, for evaluation beside the run's own; what was skipped of them; and a note.
+def _other(run: Run, model: Autoencoder, data: str, clean: str | None) -> tuple[Images, str | None]:
+    """The images named, to be tested on beside the training and validation images of the run; and a note.
 
     Raises:
         ValueError: where the run's own images cannot be read, unless these are they, in another place.
@@ -106,14 +107,16 @@ def _other(
     except ValueError as error:
         moved = load(place)
         if run.has_images(moved):
-            return moved, moved.skipped, "These are the run's own images: its test images are compared."
+            return moved, "These are the run's own images: its test images are compared."
         way = f"tell the run where they are (halfstride train NEW_PLACE --out {run.path} --resume), or use Python"
         raise ValueError(
             f"`run` (={run.path}) has training images that cannot be read, to which the baselines are fitted: "
             f"{way}. {error}"
         ) from error
     found = load(place, together=True)
-    return replace(own, name=found.name, test=found.test), found.skipped, None
+    if found.classes != own.classes:
+        found.test.labels = None  # they are numbers of other classes
+    return replace(found, train=own.train, validation=own.validation), None
 
 
 @app.command()

@@ -266,7 +266,7 @@ def _similarity(image: Tensor, clean: Tensor) -> float | None:
 
 
 def _skipped(pictures: Pictures, failures: dict[int, str], any_result: bool) -> list[Skipped]:
-    skipped = pictures.skipped + [Skipped(pictures.names[place], reason) for place, reason in sorted(failures.items())]
+    skipped = pictures.skipped_with(failures)
     if not any_result:
         raise ValueError(f"`{pictures.argument}` hold nothing that can be denoised: {listed(skipped)}.")
     return skipped

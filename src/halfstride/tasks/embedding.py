@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import zipfile
@@ -105,25 +106,46 @@ class CodesFile:
 
     def __init__(self, path: str | os.PathLike[str], run: TrainedRun) -> None:
         self.path = check_path(path, "images")
+        self.numbers = run.model.latent_dim * (1 if len(run.model.latent_shape) == 1 else 2)
         try:
-            found = self._npz_run() if self.path.suffix == ".npz" else self._parquet_run()
+            with self._reading():
+                found = self._npz_run() if self.path.suffix == ".npz" else self._parquet_run()
         except FileNotFoundError:
             raise ValueError(f"`images` (={self.path}) does not exist: name a folder or a file of codes.") from None
-        except Exception as error:  # a damaged file can make the readers raise anything at all
-            raise ValueError(
-                f"`images` (={self.path}) is no file that `halfstride embed` wrote: {one_line(error)}."
-            ) from None
         if found != run.fingerprint:
             raise ValueError(
                 f"`images` (={self.path}) has codes of another run than {run.path}, or of before it was trained on: "
                 "embed the images again."
             )
 
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # a damaged file can make the readers raise anything at all
+            raise ValueError(
+                f"`images` (={self.path}) is no file that `halfstride embed` wrote: {one_line(error)}."
+            ) from None
+
     def blocks(self) -> Iterator[Float32[np.ndarray, "n numbers"]]:
-        """The codes in pieces, in order."""
-        if self.path.suffix == ".npz":
-            yield from self._npz_blocks()
-            return
+        """The codes in pieces, in order.
+
+        Raises:
+            ValueError: where the file is damaged.
+        """
+        pieces = self._npz_blocks() if self.path.suffix == ".npz" else self._parquet_blocks()
+        while True:
+            with self._reading():  # of the file, and not of what the caller does with the codes
+                codes = next(pieces, None)
+                if codes is not None and (codes.dtype != np.float32 or codes.shape[1] != self.numbers):
+                    raise ValueError(f"it has codes of {codes.shape[1]} numbers ({codes.dtype})")
+            if codes is None:
+                return
+            yield codes
+
+    def _parquet_blocks(self) -> Iterator[np.ndarray]:
         from pyarrow import parquet
 
         with parquet.ParquetFile(self.path) as file:
@@ -133,17 +155,18 @@ class CodesFile:
 
     def names_of(self, places: Sequence[int]) -> list[str]:
         """Where the pictures at these places lie."""
-        if self.path.suffix == ".npz":
-            with np.load(self.path, allow_pickle=False) as file:
-                return [str(name) for name in file["path"][list(places)]]
-        from pyarrow import parquet
+        with self._reading():
+            if self.path.suffix == ".npz":
+                with self.path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                    return [str(name) for name in file["path"][list(places)]]
+            from pyarrow import parquet
 
-        column = parquet.read_table(self.path, columns=["path"])["path"]
-        names: list[str] = column.take(list(places)).to_pylist()
-        return names
+            column = parquet.read_table(self.path, columns=["path"])["path"]
+            names: list[str] = column.take(list(places)).to_pylist()
+            return names
 
     def _npz_run(self) -> str:
-        with np.load(self.path, allow_pickle=False) as file:
+        with self.path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:  # it leaves its own open
             return str(file["run"])
 
     def _parquet_run(self) -> str:
@@ -294,7 +317,7 @@ def _embedding(
     failures: Mapping[int, str],
 ) -> Embedding:
     """The codes in the order of the pictures, of which those that could not be read are dropped."""
-    skipped = pictures.skipped + [Skipped(pictures.names[place], reason) for place, reason in sorted(failures.items())]
+    skipped = pictures.skipped_with(failures)
     kept = [place for place in range(len(pictures)) if place not in failures]
     if not kept:
         raise ValueError(f"`{pictures.argument}` hold nothing that can be read: {listed(skipped)}.")

@@ -288,19 +288,20 @@ def _parts(run: TrainedRun) -> list[Pictures]:
     if options.source is None:
         raise ValueError(f"`run` (={run.path}) was trained on images in memory: give `images`, and `against`.")
     if Path(options.source).is_dir():
-        lines = [line.split("\t", 1) for line in (run.path / "images.txt").read_text(encoding="utf-8").splitlines()]
-        is_test = [part == "test" for part, _ in lines]
-        paths = [Path(options.source) / name for _, name in lines]
+        parts = run.run.image_parts
+        is_test = [part == "test" for part, _ in parts]
+        paths = [Path(options.source) / name for _, name in parts]
         return [
             Pictures([p for p, test in zip(paths, is_test, strict=True) if test is which]) for which in (False, True)
         ]
     images = options.load()
-    sides = []
+    sides: list[Pictures] = []
     for splits in ([images.train, images.validation], [images.test]):
         kept = [inputs_and_targets(split.images)[0] for split in splits if split.images is not None]
         if len(kept) < len(splits):
             raise ValueError(f"`run` (={run.path}) has images that are streamed: give `images`, and `against`.")
         side = Pictures(torch.cat(kept))
         side.names = [name for split in splits for name in split.names or ()]
+        side.skipped = [] if sides else list(images.skipped)
         sides.append(side)
     return sides

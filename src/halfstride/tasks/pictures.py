@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +101,10 @@ class Pictures:
         self.labels = [self.labels[i] for i in wanted]
         self.classes = [self.classes[i] for i in wanted]
         self.pictures = [self.pictures[i] for i in wanted]
+
+    def skipped_with(self, failures: Mapping[int, str]) -> list[Skipped]:
+        """All that could not be used: what is no picture, and those of the pictures that could not be read."""
+        return self.skipped + [Skipped(self.names[place], reason) for place, reason in sorted(failures.items())]
 
     def file_names(self, taken: Collection[str] = ()) -> list[str]:
         """The name of a PNG file for each picture, from its label: no two equal, and none that is taken already."""

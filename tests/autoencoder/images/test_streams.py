@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from halfstride.autoencoder.images import load_images
+from halfstride.autoencoder.images import load_images, streams
 from halfstride.autoencoder.images.collection import Rows
 from halfstride.autoencoder.images.splits import Epoch
 from halfstride.autoencoder.images.streams import ListedSplit
@@ -71,7 +71,7 @@ def test_what_the_workers_need_can_be_sent_to_them(folder):
     split = streamed(folder).train
     decoder = pickle.loads(pickle.dumps(split.decoder))
     share = next(split._shares(Epoch(4, seed=0, epoch=0, shuffle=True, rank=0, world_size=1, skip=0)))
-    assert torch.equal(decoder.__getitems__(share)[0], next(split.batches(4, shuffle=True)))
+    assert torch.equal(torch.from_numpy(decoder.__getitems__(share)[0]), next(split.batches(4, shuffle=True)))
 
 
 def test_processes_on_one_machine_share_its_processors(folder, monkeypatch):
@@ -188,3 +188,13 @@ def test_a_sample_decodes_only_what_it_shows(folder, monkeypatch):
         path.unlink(missing_ok=True)
     with pytest.raises(ValueError, match=r"gives no image of 6 for a sample: ./\d\d.png cannot be opened: No such"):
         stream.train.sample(6)
+
+
+def test_without_room_for_locks_pictures_are_decoded_in_this_process(folder, monkeypatch):
+    split = streamed(folder).train
+    expected = torch.cat(list(split.batches(4)))
+    monkeypatch.setattr(streams, "_free_shared_memory", lambda: 4_096)
+    split.workers = 2
+    with pytest.warns(RuntimeWarning, match="/dev/shm has only 4,096 bytes free, too few for the locks of 2 worker"):
+        assert torch.equal(torch.cat(list(split.batches(4))), expected)
+    assert split.workers == 0

@@ -69,6 +69,12 @@ def read_folder(folder: Path) -> Collection:
     return collection
 
 
+def read_picture(path: Path) -> Collection:
+    """A single file as if it were all of a folder; not opened yet."""
+    name = printable(path.name)
+    return Collection(name, printable(str(path)), pictures=[path], names=[path.name], groups=[None])
+
+
 def _walk(folder: Path) -> Iterator[tuple[tuple[str, ...], str]]:
     """Everything below the folder that is not left alone: its path as parts, and why it cannot be used, or ""."""
     seen: set[tuple[int, int]] = set()  # a link to a folder above it would lead round for ever

@@ -26,7 +26,7 @@ from halfstride.autoencoder.images.collection import (
 )
 from halfstride.autoencoder.images.copies import compare
 from halfstride.autoencoder.images.decoding import Fit, Preparation, Shape
-from halfstride.autoencoder.images.folders import read_folder
+from halfstride.autoencoder.images.folders import read_folder, read_picture
 from halfstride.autoencoder.images.formats import printable
 from halfstride.autoencoder.images.hub import Streams, is_data_set, open_data_set, read_data_set
 from halfstride.autoencoder.images.iterable import IterableSplit
@@ -35,6 +35,10 @@ from halfstride.autoencoder.images.pairs import survey_pairs
 from halfstride.autoencoder.images.parts import complete_parts, draw_parts, drop_copies
 from halfstride.autoencoder.images.splits import MemorySplit, Skipped, Split
 from halfstride.autoencoder.images.streams import ListedSplit
+from halfstride.autoencoder.memory import require_memory
+
+_BYTES_PER_VALUE = 32
+"""Of an image, its reconstruction, their difference and the largest features, as float32."""
 
 Source = str | os.PathLike[str] | np.ndarray | Tensor | Any | None
 """`Any` is a data set object of the library `datasets`, which has no types and need not be imported."""
@@ -166,7 +170,7 @@ def load(
             f"`clean` (={printable(options.clean)}) must go with a folder of pictures as `source`, "
             f"which is {printable(options.source)}."
         )
-    found = _find(source, memory_limit, progress)
+    found = _find(source, memory_limit, progress, together)
     if isinstance(found, Streams):
         return _load_streams(found, options, progress)
     if options.clean is None:
@@ -222,6 +226,8 @@ def _prepared(collection: Collection, options: ImageOptions) -> tuple[ImageOptio
     assert options.channels is not None
     assert options.white is not None
     shape = options.channels, *options.size
+    what = f"`size` (={shape[1]}x{shape[2]}): for a single image, a model takes about"
+    require_memory(_BYTES_PER_VALUE * math.prod(shape), what, "use a smaller one")
     preparation = Preparation(shape, options.fit, options.white, options.clean is not None)
     return replace(options, source=_absolute(options.source), clean=_absolute(options.clean)), preparation
 
@@ -243,8 +249,8 @@ def _absolute(source: str | None) -> str | None:
     return f"hub:{Path(path).resolve()}{colon}{config}" if path and Path(path).is_dir() else source
 
 
-def _find(source: Source, memory_limit: int, progress: Progress | None) -> Collection | Streams:
-    """What there is, not decoded yet."""
+def _find(source: Source, memory_limit: int, progress: Progress | None, one: bool) -> Collection | Streams:
+    """What there is, not decoded yet; `one` is whether it may be a single picture, on which nothing is trained."""
     if isinstance(source, np.ndarray | Tensor):
         return read_array(source)
     if is_data_set(source):
@@ -270,6 +276,8 @@ def _find(source: Source, memory_limit: int, progress: Progress | None) -> Colle
         )
     if path.suffix.lower() in (".npy", ".npz"):
         return read_array_file(path, memory_limit)
+    if one:
+        return read_picture(path)
     raise ValueError(f"`source` (={quoted}) is a file: give the folder that it lies in, or an .npy or .npz file.")
 
 

@@ -105,8 +105,8 @@ class ImageOptions:
         """The images.
 
         Args:
-            together: whether all images are in all parts, such as to evaluate a model on all of them; streams of the
-                hub keep their parts.
+            together: whether all images are in all parts, such as to evaluate a model on all of them; the source may
+                then be a single picture. Streams of the hub keep their parts.
             memory_limit: as for `load_images`.
             progress: as for `load_images`.
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
 
 Item = tuple[str, Any]
 """A picture's name, and what the workers find it by."""
+
+_PAGE = 4_096
+"""Bytes of /dev/shm that a lock between processes takes."""
 
 _PATIENCE = 100
 """Steps in a row without one readable image after which a stream gives up."""
@@ -51,17 +57,11 @@ class StreamedSplit(Split):
         raise NotImplementedError
 
     def _batches(self, epoch: Epoch) -> Iterator[UInt8[Tensor, "B C H W"]]:
-        loader = DataLoader(
-            self.decoder,
-            batch_sampler=self._shares(epoch),  # type: ignore[arg-type]  # items need not be ints, nor shares counted
-            collate_fn=_as_it_is,
-            num_workers=self.workers,
-            generator=torch.Generator(),  # else the loader would draw from the generator that the model's noise needs
-        )
         spare = torch.empty((0, *self.decoder.preparation.item_shape), dtype=torch.uint8)
         owed: list[int] = []  # sizes of batches that wait for the first readable image
         lost = 0
-        for images, wanted, failures in loader:
+        for decoded, wanted, failures in self._decoded_shares(epoch):
+            images = torch.from_numpy(decoded)
             self._skipped.update(failures)
             owed.append(wanted)
             if len(images):
@@ -79,6 +79,26 @@ class StreamedSplit(Split):
                 f"`source` (={self.source}) can no longer be read: {lost} steps in a row found no image, "
                 f"the last time because {name} {reason}."
             )
+
+    def _decoded_shares(self, epoch: Epoch) -> Iterator[_Decoded]:
+        """This process's shares of an epoch, decoded by the workers, or in this process where none can be started."""
+        free = _free_shared_memory()
+        if self.workers and free is not None and free < _PAGE * (4 * self.workers + 8):  # seen: 14 pages for 2 workers
+            warnings.warn(
+                f"/dev/shm has only {free:,} bytes free, too few for the locks of {self.workers} worker processes: "
+                "pictures are decoded in this process, which is slower.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            self.workers = 0
+        loader = DataLoader(
+            self.decoder,
+            batch_sampler=self._shares(epoch),  # type: ignore[arg-type]  # items need not be ints, nor shares counted
+            collate_fn=_as_it_is,
+            num_workers=self.workers,
+            generator=torch.Generator(),  # else the loader would draw from the generator that the model's noise needs
+        )
+        return iter(loader)
 
     def _decoded(self, items: Sequence[Item]) -> tuple[Tensor, list[int]]:
         """The images of items that can be read, and which these are; decoded in this process."""
@@ -131,14 +151,22 @@ class ListedSplit(StreamedSplit):
         return sample_of(self, images, indices[good])
 
 
-class _Decoder(Dataset[tuple[Tensor, int, dict[str, str]]]):
-    """What runs in the workers: from a share's items to its images, how many they should be, and what failed why."""
+_Decoded = tuple[np.ndarray, int, dict[str, str]]
+"""A share's images, how many they should be, and what failed why.
+
+An array comes through a pipe. A tensor would come through shared memory: where a container has too little of that, it
+is lost, and the training waits for it for ever.
+"""
+
+
+class _Decoder(Dataset[_Decoded]):
+    """What runs in the workers: from a share's items to its images."""
 
     def __init__(self, find: Callable[[Any], Picture | Pair], preparation: Preparation) -> None:
         self.find = find
         self.preparation = preparation
 
-    def __getitems__(self, items: Sequence[Item]) -> tuple[Tensor, int, dict[str, str]]:
+    def __getitems__(self, items: Sequence[Item]) -> _Decoded:
         images = torch.empty((len(items), *self.preparation.item_shape), dtype=torch.uint8)
         failures: dict[str, str] = {}
         good = 0
@@ -148,7 +176,15 @@ class _Decoder(Dataset[tuple[Tensor, int, dict[str, str]]]):
                 good += 1
             except ImageError as error:  # one bad picture must not cost the others
                 failures[name] = error.reason
-        return images[:good], len(items), failures
+        return images[:good].numpy(), len(items), failures
+
+
+def _free_shared_memory() -> int | None:
+    """Bytes that are free in /dev/shm; None where a system has no such place."""
+    try:
+        return shutil.disk_usage("/dev/shm").free
+    except OSError:
+        return None
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from halfstride.autoencoder import ConvAutoencoder, Run
+from halfstride.autoencoder.images import Skipped
 from halfstride.autoencoder.own_encoder import Autoencoder
 from halfstride.autoencoder.writing import storage_errors, writing
 from halfstride.tasks.detection.head import Head, log_errors
@@ -225,6 +226,8 @@ class FittedDetector(NamedTuple):
     threshold: Threshold
     fitted_on: FittedOn
     warnings: tuple[str, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    """Of the images that it was to be fitted on: what could not be read, and why."""
 
 
 def save_detector(detector: Detector, scores: Sequence[float], rate: float, fitted: FittedOn, folder: Path) -> None:

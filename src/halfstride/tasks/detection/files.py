@@ -40,7 +40,7 @@ class DetectedFiles:
     metrics: Metrics | None
     """None where it is not known which pictures are anomalous."""
     skipped: tuple[Skipped, ...]
-    """Files that are no pictures."""
+    """What could not be read, and why."""
 
 
 def detect_files(
@@ -224,5 +224,5 @@ def _told(
         worst=tuple(scored[:5]),
         fitted=fitted,
         metrics=metrics,
-        skipped=tuple(pictures.skipped),
+        skipped=(*pictures.skipped, *(Skipped(r["path"], r["reason"]) for r in records if r["pred_score"] is None)),
     )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from halfstride.autoencoder.images import Images, Split, to_float
+from halfstride.autoencoder.images.collection import listed
 from halfstride.autoencoder.images.splits import inputs_and_targets
 from halfstride.tasks.detection.defects import paint_patch
 from halfstride.tasks.detection.detector import Detector, FittedDetector, FittedOn, save_detector
@@ -80,10 +81,14 @@ def fit_detector(
     report: Progress = progress or (lambda *_: None)
     if good is None and own_size:
         raise ValueError("`own_size` (=True) needs good images at their own size: name them.")
+    failures: dict[int, str] = {}
+    images: Images | Pictures
     if good is None or isinstance(good, Images):
-        parts, source = _parts_of(_own_images(run, report) if good is None else good)
+        images = own = _own_images(run, report) if good is None else good
+        parts, source = _parts_of(own)
     else:
-        parts, source = _other_parts(run, good, own_size)
+        images = pictures = good if isinstance(good, Pictures) else Pictures(good, "good")
+        parts, source = _other_parts(run, pictures, failures, own_size)
     steps = min(_STEPS[run.model.latent], _STEPS_PER_TRAINED * sum(run.run.stages))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -99,10 +104,12 @@ def fit_detector(
     threshold = set_threshold(scores, false_alarms)
     size = next(iter(held_out.sizes)) if len(held_out.sizes) == 1 else None
     self_test, kept = _self_test(detector, threshold, parts[1], run.device, seed, report)
-    fitted = FittedOn(size, own_size, sum(part.size for part in parts), source, self_test, kept)
+    total = sum(len(described.names) for described in (good, reference, held_out))
+    fitted = FittedOn(size, own_size, total, source, self_test, kept)
     warnings = tuple(_warnings(threshold, fitted, good.names, _scores(detector, good)))
     save_detector(detector, scores, false_alarms, fitted, run.path)
-    return FittedDetector(detector, threshold, fitted, warnings)
+    skipped = images.skipped if isinstance(images, Images) else images.skipped_with(failures)
+    return FittedDetector(detector, threshold, fitted, warnings, tuple(skipped))
 
 
 # The good images -----------------------------------------------------------------------------------------------------
@@ -137,17 +144,25 @@ def _parts_of(images: Images) -> tuple[list[_Part], str]:
     ], images.name
 
 
-def _other_parts(run: TrainedRun, good: Any, own_size: bool) -> tuple[list[_Part], str]:
-    pictures = good if isinstance(good, Pictures) else Pictures(good)
+def _other_parts(
+    run: TrainedRun, pictures: Pictures, failures: dict[int, str], own_size: bool
+) -> tuple[list[_Part], str]:
+    """The three parts of other pictures; those that cannot be read are added to `failures` when they are met."""
     reader = run.reader(own_size=own_size)
     if len(pictures) < _LEAST_IMAGES:
         raise ValueError(f"`good` are {len(pictures)} images: give {_LEAST_IMAGES} or more.")
 
     def part(chosen: Sequence[int]) -> _Part:
         def batches() -> Iterator[tuple[Sequence[str], Tensor]]:
+            any_read = False
             for batch in pictures.batches(reader, chosen):
+                failures.update(batch.failures)
                 if batch.places:
+                    any_read = True
                     yield [pictures.names[place] for place in batch.places], batch.images
+            if not any_read:
+                told = listed(pictures.skipped_with(failures))
+                raise ValueError(f"`good` hold too few images that can be read: {told}.")
 
         return _Part(len(chosen), batches)
 
