@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["Spread", "best", "condensed", "limit", "markdown", "median", "overview", "ratio"]
+__all__ = ["Spread", "best", "condensed", "limit", "markdown", "median", "overview", "ratio", "table"]
 
 Result = dict[str, Any]
 """What `runner.measure` returned for one row."""
@@ -107,9 +107,9 @@ def markdown(run: dict[str, Any]) -> str:
     rows = run["rows"]
     parts = [f"# {run['title']}", _circumstances(run)]
     if any("products" in row for row in rows):
-        parts += [_layer_notes(run), _table(_layer_head(run), [_layer_line(row, run) for row in rows]), _summary(rows)]
+        parts += [_layer_notes(run), table(_layer_head(run), [_layer_line(row, run) for row in rows]), _summary(rows)]
     else:
-        parts += [_MODEL_NOTES, _table(_MODEL_HEAD, [_model_line(row) for row in rows])]
+        parts += [_MODEL_NOTES, table(_MODEL_HEAD, [_model_line(row) for row in rows])]
     parts += ["## Every peer", _EVERY_NOTES, _every_peer(rows)]
     if run["settings"]["training"]:
         parts += ["## Peak memory", _MEMORY_NOTES, _every_memory(rows)]
@@ -255,7 +255,7 @@ def _every_memory(rows: Sequence[Result]) -> str:
     for row in rows:
         used = [row["peers"].get(name, {}).get("memory") for name in names]
         lines.append([row["name"], *("" if value is None else f"{value / 2**20:.1f}" for value in used)])
-    return _table(["row", *names], lines)
+    return table(["row", *names], lines)
 
 
 def _failures(rows: Sequence[Result]) -> str:
@@ -282,7 +282,7 @@ def _every_peer(rows: Sequence[Result]) -> str:
             error = f" ({peer['error']:.0e})" if peer and "error" in peer else ""
             cells.append(f"{_milliseconds(_median_of(row, name))}{error}")
         lines.append([row["name"], *cells])
-    return _table(["row", *names], lines)
+    return table(["row", *names], lines)
 
 
 def _circumstances(run: dict[str, Any]) -> str:
@@ -295,7 +295,8 @@ def _circumstances(run: dict[str, Any]) -> str:
     )
 
 
-def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, its first column to the left and all others to the right."""
     rows = [head, ["---", *["---:"] * (len(head) - 1)], *lines]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
@@ -352,7 +353,7 @@ def overview(layers: dict[str, Any], training: dict[str, Any]) -> str:
         "× by hand",
         "memory of eager's",
     ]
-    return _table(head, lines)
+    return table(head, lines)
 
 
 def _chosen(result: Result) -> str:

@@ -18,6 +18,8 @@ from halfstride import cli
 
 # The same examples in every run, and no judgement by the clock: a test fails for a reason or not at all.
 settings.register_profile("halfstride", derandomize=True, deadline=None)
+# Other examples and many more, for `tests/fuzz.py`.
+settings.register_profile("fuzz", max_examples=1000, database=None, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "halfstride"))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import accuracy, report, runner
+from benchmarks import accuracy, report, runner, zoo
 from benchmarks.models import MODELS
 from benchmarks.peers import Peer, Task, network, network_inputs, peers_for, reference
 from benchmarks.quality import report as quality_report
@@ -272,7 +272,7 @@ def test_a_models_table_says_what_share_upsampling_has():
 
 @pytest.mark.parametrize("path", sorted(RESULTS.rglob("*.md")), ids=lambda path: str(path.relative_to(RESULTS)))
 def test_committed_tables_are_those_of_the_committed_results(path):
-    markdown = quality_report.markdown if path.stem == "quality" else report.markdown
+    markdown = {"quality": quality_report.markdown, "zoo": zoo.markdown}.get(path.stem, report.markdown)
     assert path.read_text() == markdown(json.loads(path.with_suffix(".json").read_text()))
 
 

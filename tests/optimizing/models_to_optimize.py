@@ -100,6 +100,9 @@ def compared(model):
     return model, original
 
 
+PREFERRED = {"transposed": ("phases", "scatter"), "resize": ("folded", "by_parts", "scatter")}
+
+
 def prefer(monkeypatch, **preferred):
     """Let the planner choose the first algorithm of a form that can compute the case."""
 

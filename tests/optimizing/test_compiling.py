@@ -13,6 +13,7 @@ from torch import nn
 from torch._dynamo.backends.registry import lookup_backend
 from torch.utils._pytree import tree_leaves
 
+import halfstride
 from halfstride.optimizing import compiling, optimize
 
 # What Dynamo has to say about the code that it reads, and about its own.
@@ -117,6 +118,22 @@ def test_sizes_that_change(became):
     torch._dynamo.reset()
     check(model, [image(height=6)], [image(height=9, width=9)], dynamic=True)  # one symbol for both axes
     assert became() == {"resize-convolution"}
+
+
+@pytest.mark.parametrize(("axes", "dynamic", "gradients"), [(1, None, True), (2, True, False), (3, None, False)])
+def test_layers_of_sizes_that_coincide_and_differ(axes, dynamic, gradients):
+    torch._dynamo.reset()
+    ours = getattr(halfstride, f"SubpixelConv{axes}d")(2, 3, 3)
+    plain = nn.Sequential(nn.Upsample(scale_factor=2), getattr(nn, f"Conv{axes}d")(2, 3, 3, padding=1))
+    model = randomised(Model(lambda m, x: [part(x) for part in m.parts], parts=nn.ModuleList([ours, plain]))).double()
+    compiled = torch.compile(model, backend=traced, dynamic=dynamic)
+    for sides in ((4,) * axes, (4, 5, 6)[-axes:]):
+        x = torch.randn(sides[0], 2, *sides).double()  # as many images as positions
+        if gradients:
+            assert_same(results(compiled, [x]), results(model, [x]))
+        else:
+            with torch.no_grad():
+                assert_same(compiled(x), model(x))
 
 
 @torch.no_grad()
