@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from halfstride._support.arguments import read_choice, read_int
 from halfstride._support.draws import Draws
 from halfstride._support.models import evaluating, removing
-from halfstride.checkerboard.diagnosis import all_batches, as_batch, diagnose_with, gain_spread, main_of, rounding_spread
+from halfstride.checkerboard.diagnosis import (
+    all_batches,
+    as_batch,
+    diagnose_with,
+    gain_spread,
+    main_of,
+    rounding_spread,
+)
 from halfstride.checkerboard.diagnosis_report import Diagnosis, OutputPattern
 from halfstride.checkerboard.find_layers import UpsamplingCall, draws_of, run, watch
 from halfstride.checkerboard.fitting import Free, fit, weighted_calls
@@ -108,7 +115,8 @@ def cure(
     fit the changed layers, and the layer with a weight that runs before each of them, to the original's output for the
     example inputs, less the patterns found in it: least squares, in which the gains stay equal. No labels are needed,
     and no inputs but the examples. The report states what it costs. A model that samples draws the same random numbers
-    in every run, before and after; the generators are left as they were.
+    in every run, before and after; the generators and buffers are left as they were. Parameters keep their
+    `requires_grad`, and a frozen layer that runs before a changed one is not fitted, unless all of the model is frozen.
 
     Args:
         model: any module whose uneven layers are modules of their own; weights in `forward` cannot be changed.
@@ -132,7 +140,8 @@ def cure(
         The cured copy, and what it cost. The model itself is not changed.
 
     Raises:
-        ValueError: for another method, a layer that is not there or not uneven, or a negative number of steps.
+        ValueError: for another method, a layer that is not there or not uneven, a negative number of steps, or a model
+            that cannot be copied, as one that is sharded.
 
     Reference:
         Sugawara, Shiota & Kiya, "Checkerboard artifacts free convolutional neural networks" (2019); Kinoshita & Kiya,
@@ -174,7 +183,9 @@ def cure(
                 cured.set_submodule(name, new.layer)
         done[names[0]] = new
     if before.found and (unseen := _scripted(model)):
-        left |= dict.fromkeys(unseen, "it is scripted, so that its layers are not seen: cure it before torch.jit.script.")
+        left |= dict.fromkeys(
+            unseen, "it is scripted, so that its layers are not seen: cure it before torch.jit.script."
+        )
     _keep_means(model, cured, done, example_inputs, draws)
     original = run(model, example_inputs, draws)
     fitted = _fit(cured, done, before, example_inputs, draws, original, steps) if steps else ()
@@ -206,7 +217,9 @@ def _scripted(model: nn.Module) -> list[str]:
     """The parts that torch.jit made, by name, but not the parts of these."""
     names = [name for name, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
     return [
-        name or "the model" for name in names if not any(name.startswith(f"{o}." if o else "") for o in names if o != name)
+        name or "the model"
+        for name in names
+        if not any(name.startswith(f"{o}." if o else "") for o in names if o != name)
     ]
 
 
@@ -296,7 +309,9 @@ def _fit(
             # Of a model that is frozen as a whole, to be used, this says nothing.
             is_frozen = bool(required) and earlier and not any(p.requires_grad for p in earlier[1].parameters())
             is_shared = len(batches) > 1  # by outputs that are not fitted to
-            if earlier and not (is_shared or is_frozen or earlier[0] in done or earlier[1] in even or _tied(cured, earlier[1])):
+            if earlier and not (
+                is_shared or is_frozen or earlier[0] in done or earlier[1] in even or _tied(cured, earlier[1])
+            ):
                 names[earlier[0]] = None
                 free |= {f"{earlier[0]}.{key}": Free(value) for key, value in earlier[1].named_parameters()}
             names[name] = None

@@ -36,14 +36,15 @@ _CONSTANTS = 8  # signals of constant content, at least
 def diagnose(model: nn.Module, example_inputs: Any) -> Diagnosis:
     """Look for checkerboards in a model, trained or not, and name the layers that make them.
 
-    The model runs once, in evaluation mode and without gradients, and is left as it was. The report of every
-    upsampling that is recognised (transposed convolutions, resize-convolutions, pixel shuffles and interpolations, as
-    modules or as functions called in `forward`) has three parts: the *geometry*, whether all output positions sum
-    equally many taps; the *weights*, how far the phase gains are from each other, and what pattern they make of the
-    layer's mean input; and the *data*, whether a pattern of the layer's own stride can be measured in its output. A
-    pattern in the layer's
-    input has another period in its output, so that no layer is blamed for what was made before it. The model's output
-    is measured in any case: where no upsampling is recognised, at the periods from 2 to 8.
+    The model runs in evaluation mode and without gradients, and is left as it was. The report of every upsampling that
+    is recognised (transposed convolutions, resize-convolutions, pixel shuffles and interpolations, as modules or as
+    functions called in `forward`) has three parts: the *geometry*, whether all output positions sum equally many taps;
+    the *weights*, how far the phase gains are from each other, and what pattern they make of the layer's mean input;
+    and the *data*, whether a pattern of the layer's own stride can be measured in its output. A pattern in the layer's
+    input has another period in its output, so that no layer is blamed for what was made before it. The model's outputs
+    are measured in any case: where no upsampling is recognised, at the periods from 2 to 8. Where a pattern is found
+    the model runs again on constant content, at most eight times for each: what is gone there is made by content that
+    changes from one position to the next, and no checkerboard.
 
     Args:
         model: any module.
@@ -111,7 +112,9 @@ def diagnose_with(model: nn.Module, example_inputs: Any, draws: Draws) -> Diagno
     for place, part in enumerate(parts):
         if part.pattern is not None and (part.found or not set(part.layers).isdisjoint(diagnosis.blamed)):
             at = [sources[name] for name in part.layers]
-            parts[place] = replace(part, on_constant=_on_constant(model, example_inputs, draws, diagnosis, part, at, batches))
+            parts[place] = replace(
+                part, on_constant=_on_constant(model, example_inputs, draws, diagnosis, part, at, batches)
+            )
     return replace(diagnosis, output=tuple(parts))
 
 
@@ -243,7 +246,11 @@ def _on_constant(
 
     def constant(tensor: Any) -> Any:
         nonlocal made
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tensor.dim() < (3 if at else output.dim()):
+        if (
+            not isinstance(tensor, Tensor)
+            or not tensor.is_floating_point()
+            or tensor.dim() < (3 if at else output.dim())
+        ):
             return tensor
         made = True
         values = tensor.flatten(2)
@@ -267,7 +274,9 @@ def _on_constant(
         margin = max(0, min(size // 4, (size - (PERIODS + 2) * s) // 2))
         inner = inner.narrow(axis, margin, size - 2 * margin)
     pattern = measure(inner, part.period, without=part.without)
-    spread, usual = (each.movedim(1, 0).flatten(1).double().var(1, correction=0).sum().sqrt() for each in (inner, output))
+    spread, usual = (
+        each.movedim(1, 0).flatten(1).double().var(1, correction=0).sum().sqrt() for each in (inner, output)
+    )
     return math.hypot(pattern.additive.strength, pattern.multiplicative.strength) * float(spread / usual)
 
 
@@ -277,7 +286,7 @@ def is_channels_last(tensor: Tensor) -> bool:
 
 
 def as_batch(returned: Any, layers: Sequence[LayerReport]) -> Tensor | None:
-    """Of all batches in what a model returns the first of the largest: a latent is smaller than what it is decoded to."""
+    """Of all batches that a model returns the first of the largest: a latent is smaller than what it is decoded to."""
     batches = all_batches(returned, layers)
     main = main_of(batches)
     return None if main is None else batches[main]

@@ -135,9 +135,10 @@ class Diagnosis:
     def found(self) -> bool | None:
         """Whether there is a checkerboard in the model's output; None where that could not be judged (see `reason`).
 
-        It is measured there. What content makes by changing from one position to the next is none: where phases differ
-        in variance, a nonlinearity makes a pattern of it that is gone where it is constant. A layer that upsamples last and makes one counts too, unless the output shows that later
-        operations remove it. Patterns that stay inside do not count: trained models use the differences between phases
+        It is measured there. What content makes by changing from one position to the next is none: a pattern that a
+        nonlinearity makes of phases that differ in variance, and that is gone where content is constant. A layer that
+        upsamples last and makes one counts too, unless the output shows that later operations remove it. Patterns that
+        stay inside do not count: trained models use the differences between phases
         to paint detail, and later layers undo what is no detail.
         """
         if self.blamed or any(part.found for part in self.output):
@@ -194,14 +195,31 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the samples, as plain numbers, texts and lists."""
-        names = ("name", "kind", "kernel_size", "stride", "output_size", "taps", "gain_spread", "tolerance", "made", "verdict")
+        names = (
+            "name",
+            "kind",
+            "kernel_size",
+            "stride",
+            "output_size",
+            "taps",
+            "gain_spread",
+            "tolerance",
+            "made",
+            "verdict",
+        )
         layers = [
             {name: getattr(layer, name) for name in (*names, "advice")}
             | {"measured": None if layer.pattern is None else layer.pattern.to_dict()}
             for layer in self.layers
         ]
         output = [
-            {"place": part.place, "period": part.period, "layers": part.layers, "refusal": part.refusal, "on_constant": part.on_constant}
+            {
+                "place": part.place,
+                "period": part.period,
+                "layers": part.layers,
+                "refusal": part.refusal,
+                "on_constant": part.on_constant,
+            }
             | {"measured": None if part.pattern is None else part.pattern.to_dict()}
             for part in self.output
         ]

@@ -130,9 +130,7 @@ class _LeastSquares:
 
     def values(self) -> dict[str, Tensor]:
         """What the parameters are where they have moved."""
-        return {
-            name: part.form(self.starts[name] + self.unit * self.moves[name]) for name, part in self.free.items()
-        }
+        return {name: part.form(self.starts[name] + self.unit * self.moves[name]) for name, part in self.free.items()}
 
     @torch.no_grad()
     def place(self, values: Mapping[str, Tensor]) -> None:

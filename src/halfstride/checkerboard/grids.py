@@ -57,7 +57,13 @@ def grids_of(tensor: Tensor, axes: int) -> tuple[Grid, ...] | None:
 
 
 def mark(
-    output: Tensor, input: Any, axes: int, *, by: Sequence[int] = (), stride: Sequence[int] = (), layer: str | None = None
+    output: Tensor,
+    input: Any,
+    axes: int,
+    *,
+    by: Sequence[int] = (),
+    stride: Sequence[int] = (),
+    layer: str | None = None,
 ) -> None:
     """Note the grids of a call of known layout, (batch, channels, *size) with so many axes.
 
