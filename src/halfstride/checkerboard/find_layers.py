@@ -133,6 +133,9 @@ class _Watcher(TorchFunctionMode):
         """Whether a part of the model is not seen: then what comes from nowhere comes from the last call."""
 
     def enter(self, name: str, module: nn.Module, inputs: Any) -> Any:
+        if self.is_blind and not name and inputs and isinstance(inputs[0], Tensor):
+            self._last = inputs[0].detach()
+            grids.mark(self._last, None, inputs[0].dim() - 2)
         if isinstance(module, _OURS) and name in self._at:
             inputs = (self._constant(inputs[0]), *inputs[1:])
         self._inside.append((name, module))
