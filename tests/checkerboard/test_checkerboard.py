@@ -375,6 +375,8 @@ def test_a_rectifier_behind_an_even_layer_can_make_a_true_pattern():
     assert found.visible
     assert not found.blamed
     assert found.output[0].pattern.evidence > 50
+    assert found.output[0].on_constant < 0.01
+    assert found.found is False  # it is made by content that changes, and gone where content is constant
     assert "no layer makes it by its weights alone" in str(found)
     del layers[3]
     left = diagnose(nn.Sequential(*layers), noise(0, 32, 1, 64, 64)).output[0].pattern
@@ -555,6 +557,215 @@ def test_a_blur_behind_a_shuffle_removes_the_pattern_and_nothing_is_cured():
     _, report = halfstride.cure(model, images, steps=5)
     assert report.changed == ()
     assert report.difference == 0
+
+
+# What content makes, and what the model makes -------------------------------------------------------------------------
+
+
+class Residual(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        layers = [nn.GroupNorm(4, channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1)]
+        self.block = nn.Sequential(
+            *layers, nn.GroupNorm(4, channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, 1, 1)
+        )
+
+    def forward(self, x):
+        return x + self.block(x)
+
+
+def latent_decoder(up):
+    """As the decoders of latent diffusion are built."""
+    levels = []
+    for _ in range(2):
+        levels += [Residual(16), up(), nn.Conv2d(16, 16, 3, padding=1)]
+    ends = [Residual(16), nn.GroupNorm(4, 16), nn.SiLU(), nn.Conv2d(16, 3, 3, padding=1)]
+    return nn.Sequential(nn.Conv2d(4, 16, 3, padding=1), *levels, *ends)
+
+
+class HandShuffle(nn.Module):
+    """MONAI's: a shuffle by `reshape` and `permute`, which no hook sees, and a blur behind it."""
+
+    def __init__(self, blur):
+        super().__init__()
+        self.conv = nn.Conv2d(8, 12, 3, padding=1)
+        self.blur = nn.Sequential(nn.ConstantPad2d((1, 0, 1, 0), 0.0), nn.AvgPool2d(2, 1)) if blur else nn.Identity()
+
+    def forward(self, x):
+        x = self.conv(x.relu())
+        batch, channels, height, width = x.shape
+        x = x.reshape(batch, channels // 4, 2, 2, height, width).permute(0, 1, 4, 2, 5, 3)
+        return self.blur(x.reshape(batch, channels // 4, 2 * height, 2 * width))
+
+
+def shuffle(blur):
+    behind = [nn.ReplicationPad2d((1, 0, 1, 0)), nn.AvgPool2d(2, 1)] if blur else []
+    return nn.Sequential(nn.ReLU(), nn.Conv2d(8, 12, 3, padding=1), nn.PixelShuffle(2), *behind)
+
+
+PAIRS = {  # a model without a checkerboard, one that differs in that it has one, and the channels that they take
+    "latent noise": (
+        lambda: latent_decoder(lambda: nn.Upsample(scale_factor=2)),
+        lambda: latent_decoder(lambda: nn.ConvTranspose2d(16, 16, 4, 2, 1)),
+        4,
+    ),
+    "shuffle, blur": (lambda: shuffle(True), lambda: shuffle(False), 8),
+    "shuffle by hand, blur": (lambda: HandShuffle(True), lambda: HandShuffle(False), 8),
+}
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_noise_through_even_models_is_no_checkerboard_and_through_uneven_ones_it_is(kind):
+    clean, uneven, channels = PAIRS[kind]
+    patterns = 0
+    for seed in range(8):
+        examples = noise(seed, 12, channels, 20, 20)
+        torch.manual_seed(seed)
+        diagnosis = diagnose(clean(), examples)
+        patterns += diagnosis.visible
+        assert diagnosis.found is False, seed
+        assert not diagnosis.blamed
+        torch.manual_seed(seed)
+        diagnosis = diagnose(uneven(), examples)
+        assert diagnosis.found is True, seed
+        assert max(part.on_constant for part in diagnosis.output if part.found) > 0.1
+    assert patterns or kind != "latent noise"  # of content, which phases that differ in variance turn into a mean
+
+
+def test_a_grid_that_is_added_behind_even_layers_is_found():
+    class Gridded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.grid = ResizeConv2d(4, 3, 3), nn.Parameter(torch.zeros(3, 40, 40))
+            with torch.no_grad():
+                self.grid[:, ::2, ::2] += 0.1
+
+        def forward(self, x):
+            return self.up(x) + self.grid
+
+    assert diagnose(Gridded(), noise(0, 16, 4, 20, 20)).found is True
+
+
+# Which layer ----------------------------------------------------------------------------------------------------------
+
+
+class Heads(nn.Module):
+    def __init__(self, order):
+        super().__init__()
+        self.uneven = nn.Sequential(nn.ConvTranspose2d(3, 3, 3, 2, 1, 1))
+        self.even = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(3, 3, 3, padding=1))
+        self.order = order
+
+    def forward(self, x):
+        return {name: getattr(self, name)(x.relu()) for name in self.order}
+
+
+@pytest.mark.parametrize("order", [("uneven", "even"), ("even", "uneven")])
+def test_every_head_is_measured_and_has_its_own_layers(order):
+    diagnosis = diagnose(Heads(order), noise(0, 8, 3, 24, 24))
+    found = {part.layers: (part.period, part.direct, part.found) for part in diagnosis.output}
+    assert found == {("uneven.0",): ((2, 2), True, True), ("even.0",): ((2, 2), True, False)}
+    assert [part.place for part in diagnosis.output] == [0, 1]
+    assert diagnosis.blamed == ("uneven.0",)
+
+
+class PooledAway(nn.Module):
+    """Of two branches the second doubles once more, and is pooled: its last layer's pattern has become constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.ConvTranspose2d(3, 8, 3, 2, 1, 1), nn.ConvTranspose2d(8, 8, 4, 2, 1)
+        self.last = nn.Conv2d(16, 3, 3, padding=1)
+
+    def forward(self, x):
+        first = self.first(x.relu()).relu()
+        return self.last(torch.cat([first, F.max_pool2d(self.second(first), 2)], 1))
+
+
+class Chunks(nn.Module):
+    """A video that is decoded a few frames at a time."""
+
+    def __init__(self):
+        super().__init__()
+        self.uneven, self.even = nn.ConvTranspose3d(4, 8, 3, (1, 2, 2), 1, (0, 1, 1)), nn.Upsample(scale_factor=2)
+        self.last = nn.Conv3d(8, 3, 3, padding=1)
+
+    def forward(self, x):
+        return torch.cat([self.last(self.even(self.uneven(part.relu()))) for part in x.split(4, 2)], 2)
+
+
+class Frames(nn.Module):
+    """A video whose frames are a batch inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.up = nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(4, 8, 3, 2, 1, 1), nn.ConvTranspose2d(8, 3, 4, 2, 1))
+
+    def forward(self, x):
+        frames = self.up(x.transpose(1, 2).flatten(0, 1))
+        return frames.unflatten(0, (len(x), -1)).transpose(1, 2)
+
+
+class Tiles(nn.Module):
+    """An image that is decoded tile by tile."""
+
+    def __init__(self):
+        super().__init__()
+        self.up = nn.ConvTranspose2d(3, 3, 3, 2, 1, 1)
+
+    def forward(self, x):
+        image = x.new_zeros(len(x), 3, 48, 48)
+        for top in (0, 12):
+            image[:, :, 2 * top : 2 * top + 24] = self.up(x.relu()[:, :, top : top + 12])
+        return image
+
+
+FOLLOWED = {
+    "pooled": (
+        lambda: nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(3, 3, 3, 2), nn.MaxPool2d(2), nn.Upsample(scale_factor=2)),
+        (8, 3, 24, 24),
+        [((2, 2), ("3",))],
+        (),
+    ),
+    "one branch pooled": (PooledAway, (8, 3, 24, 24), [((2, 2), ("first",))], ("first",)),
+    "chunks": (Chunks, (2, 4, 8, 16, 16), [((2, 4, 4), ("uneven",)), ((2, 2, 2), ("even",))], ("uneven",)),
+    "frames": (Frames, (2, 4, 8, 12, 12), [((1, 4, 4), ("up.1",)), ((1, 2, 2), ("up.2",))], ("up.1", "up.2")),
+    "tiles": (Tiles, (8, 3, 24, 24), [((2, 2), ("up",))], ("up",)),
+    "shuffle by hand": (
+        lambda: nn.Sequential(HandShuffle(False), nn.ReLU(), nn.Upsample(scale_factor=2), nn.Conv2d(3, 3, 3)),
+        (8, 8, 16, 16),
+        [((4, 4), ()), ((2, 2), ("2",))],
+        (),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FOLLOWED)
+def test_tensors_are_followed_from_each_layer_to_the_output(kind):
+    make, shape, expected, blamed = FOLLOWED[kind]
+    torch.manual_seed(0)
+    diagnosis = diagnose(make(), noise(0, *shape))
+    assert [(part.period, part.layers) for part in diagnosis.output] == expected
+    assert diagnosis.blamed == blamed
+    assert diagnosis.found is (bool(blamed) or kind == "shuffle by hand")
+
+
+def test_images_with_their_channels_at_the_end_are_read_as_such_and_it_is_said():
+    class ChannelsLast(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up = nn.ConvTranspose2d(4, 3, 3, 2)
+
+        def forward(self, x):
+            return self.up(x.permute(0, 3, 1, 2).relu()).permute(0, 2, 3, 1)
+
+    model, images = ChannelsLast(), noise(0, 8, 24, 24, 4)
+    diagnosis = diagnose(model, images)
+    assert (diagnosis.found, diagnosis.blamed, diagnosis.channels_last) == (True, ("up",), True)
+    assert diagnosis.samples.shape[1] == 3
+    assert "The output was read as (batch, height, width, channels)." in str(diagnosis)
+    assert not halfstride.cure(model, images, steps=3)[1].after.found
+    assert not diagnose(nn.Conv2d(4, 3, 1), noise(0, 2, 4, 24, 24)).channels_last
 
 
 # Images ---------------------------------------------------------------------------------------------------------------

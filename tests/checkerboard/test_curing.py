@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
+from torch.utils.checkpoint import checkpoint
 
 from benchmarks.checkerboard import Autoencoder, digits
 from halfstride import ConvTranspose2d, ResizeConv2d, SubpixelConv2d, figures, to_float
@@ -105,12 +106,12 @@ def test_resize_gives_back_a_resize_convolution_that_was_hidden_in_a_transposed_
     with torch.no_grad():
         model[0].weight.copy_(transposed_from_resize(hidden.weight, 2))
         model[0].bias.copy_(hidden.bias)
-        model[0].weight[0, 0, 0, 0] += 1e-3
+        model[0].weight[0, 0, 0, 0] += 1e-2
     cured, report = cure(model, x, "resize")
     assert isinstance(cured[0], ResizeConv2d)
     assert cured[0].kernel_size == (3, 3)
-    assert report.difference < 1e-3
-    torch.testing.assert_close(cured(x), hidden(x), rtol=0, atol=2e-3)
+    assert report.difference < 1e-2
+    torch.testing.assert_close(cured(x), hidden(x), rtol=0, atol=2e-2)
 
 
 def test_smooth_begins_with_a_moving_average_behind_the_layer(features):
@@ -455,3 +456,131 @@ def test_a_model_that_samples_is_compared_on_the_same_draws_and_uses_up_none(up)
                 outputs.append(each.eval()(x).detach())
         difference = (outputs[1] - outputs[0]).square().mean().sqrt() / outputs[0].std()
         assert float(difference) == pytest.approx(report.difference, rel=0.02)
+
+
+def two_layers():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.ConvTranspose2d(8, 3, 3, 2, 1, 1))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_frozen_stays_frozen_and_a_neighbour_unchanged(method, features):
+    for frozen in ("0", "2", ""):
+        model = two_layers()
+        model.get_submodule(frozen).requires_grad_(False)
+        expected = [(name, parameter.requires_grad) for name, parameter in model.named_parameters()]
+        cured, report = cure(model, features, method, steps=3)
+        assert [(name, parameter.requires_grad) for name, parameter in cured.named_parameters()] == expected
+        assert torch.equal(cured[0].weight, model[0].weight) is (frozen == "0" or method == "resize")
+        assert not report.after.found
+
+
+class Counting(nn.Module):
+    """Its buffers change in every run, also in evaluation mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.up = two_layers()
+        self.register_buffer("runs", torch.zeros(()))
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x):
+        self.runs += 1
+        self.mean = 0.9 * self.mean + 0.1 * x.mean((0, 2, 3))
+        return self.up(x)
+
+
+def test_buffers_are_as_they_were(features):
+    model = Counting()
+    runs = model.runs
+    diagnose(model, features)
+    cured, report = cure(model, features, steps=3)
+    assert report.fitted
+    assert model.runs is runs
+    for each in (model, cured):
+        assert (float(each.runs), float(each.mean.abs().sum())) == (0, 0)
+
+
+class Wrapped(nn.Module):
+    def __init__(self, inner, call=lambda inner, x: inner(x)):
+        super().__init__()
+        self.inner, self.call, self.last = inner, call, nn.ConvTranspose2d(3, 3, 3, 2)
+
+    def forward(self, x):
+        return self.last(self.call(self.inner, x).relu())
+
+
+def test_a_part_that_is_checkpointed_is_fitted(features):
+    model = Wrapped(two_layers(), lambda inner, x: checkpoint(inner, x, use_reentrant=False))
+    plain, expected = cure(Wrapped(model.inner), features, steps=3, layers=["inner.2"])
+    model.last = plain.last
+    cured, report = cure(model, features, steps=3, layers=["inner.2"])
+    assert report.fitted == expected.fitted == ("inner.0", "inner.2")
+    torch.testing.assert_close(cured.inner[2].weight, plain.inner[2].weight)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_compiled_models_are_judged_and_cured_like_others(whole, features):
+    model = torch.compile(two_layers(), backend="eager") if whole else Wrapped(two_layers())
+    if not whole:
+        model.inner.compile(backend="eager")
+    name = "_orig_mod.2" if whole else "inner.2"
+    cured, report = cure(model, features, steps=3)
+    assert name in report.before.blamed
+    assert name in report.changed
+    assert name in report.fitted
+    assert not report.after.found
+    assert cured(features).shape == model(features).shape
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_scripted_parts_are_measured_and_the_report_says_that_they_are_not_cured(features):
+    scripted = torch.jit.script(two_layers().eval())
+    why = "it is scripted, so that its layers are not seen: cure it before torch.jit.script."
+    _, report = cure(scripted, features, steps=3)
+    assert (report.before.found, report.changed, report.left) == (True, (), {"the model": why})
+    _, report = cure(Wrapped(scripted), features, steps=3)
+    assert (report.changed, report.left) == (("last",), {"inner": why})
+    assert {part.period: part.layers for part in report.before.output} == {(4, 4): (), (2, 2): ("last",)}
+
+
+def test_a_model_that_cannot_be_copied_is_refused_in_one_line(features):
+    class Sharded(nn.Sequential):
+        def __deepcopy__(self, memo):
+            raise AssertionError("does not support deepcopy.\nUse the state.")
+
+    expected = (
+        r"^`model` \(a Sharded\) cannot be copied \(does not support deepcopy\.\): cure it before it is sharded or"
+    )
+    with pytest.raises(ValueError, match=expected):
+        cure(Sharded(*two_layers()), features)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("build", [lambda: nn.ConvTranspose2d(4, 3, 4, 2, 1), lambda: SubpixelConv2d(4, 3, 3)])
+def test_weights_are_judged_by_what_their_type_can_hold(build, dtype, features):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.ReLU(), build())
+    nn.init.normal_(model[1].weight)
+    model, x = model.to(dtype), features.to(dtype)
+    once, report = cure(model, x, steps=3)
+    assert (report.before.found, report.after.found) == (True, False)
+    layer = report.after.layers[0]
+    assert layer.verdict == "even"
+    assert 0 < layer.gain_spread < layer.tolerance < 0.05
+    _, report = cure(once, x, steps=3)
+    assert (report.changed, report.difference) == ((), 0)
+    wide = diagnose(once.float(), x.float()).layers[0]  # float32 holds equal gains better
+    assert wide.tolerance == pytest.approx(1e-3)
+    assert (wide.verdict == "even") is (wide.gain_spread <= 1e-3 and wide.made < 0.005)
+
+
+def test_what_is_even_by_the_stated_tolerance_is_not_touched(features):
+    even, _ = cure(fresh("k3 s2"), features, steps=0)
+    with torch.no_grad():
+        even[1].weight[0, 0, 0, 0] += 1e-3 * even[1].weight.norm() / 4
+    diagnosis = diagnose(even, features)
+    assert 1e-5 < diagnosis.layers[0].gain_spread < diagnosis.layers[0].tolerance == 1e-3
+    assert diagnosis.layers[0].verdict == "even"
+    _, report = cure(even, features)
+    assert (report.changed, report.difference) == ((), 0)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -73,12 +74,33 @@ def removing(handles: list[Any]) -> Iterator[None]:
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Set every module to evaluation mode, and back to its own mode afterwards."""
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    with contextlib.suppress(NotImplementedError):  # an exported program has one mode
+        model.eval()
     try:
         yield
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextlib.contextmanager
+def keeping_buffers(model: nn.Module) -> Iterator[None]:
+    """Give every buffer back the value that it had."""
+    kept = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for module, name, buffer, value in kept:
+                if module._buffers.get(name) is not buffer:
+                    setattr(module, name, buffer)
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
 
 
 @contextlib.contextmanager

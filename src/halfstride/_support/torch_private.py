@@ -6,6 +6,8 @@ the package names a private module or attribute of torch; tests hold both.
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import CodeType
@@ -56,6 +58,7 @@ __all__ = [
     "tree_leaves",
     "tree_map",
     "tree_map_only",
+    "uncompiled",
     "version_of",
 ]
 
@@ -276,6 +279,12 @@ def builtin_pad() -> Callable[..., Any]:
 
 
 # Trees of tensors -----------------------------------------------------------------------------------------------------
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """Run what torch.compile made as it was written; if this breaks, `diagnose` cannot see inside it."""
+    # Where nothing was compiled the compiler, which takes seconds to import, is not needed.
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else contextlib.nullcontext()
 
 
 def tree_flatten(tree: Any) -> tuple[list[Any], Any]:

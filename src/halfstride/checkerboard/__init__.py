@@ -6,6 +6,7 @@ pattern           `measure` a pattern of one period in signals
 harmonic_test     the statistical test for it, Thomson's harmonic F test
 local_content     the local mean of signals, which a multiplicative pattern grows with
 find_layers       where a model upsamples
+grids             which layers' patterns a tensor can have, followed through a model
 diagnosis         `diagnose` a model
 diagnosis_report  what `diagnose` returns
 image_diagnosis   `diagnose_image`

@@ -16,16 +16,22 @@ from torch import Tensor, nn
 from halfstride._support.arguments import read_choice, read_int
 from halfstride._support.draws import Draws
 from halfstride._support.models import evaluating, removing
-from halfstride.checkerboard.diagnosis import as_batch, diagnose_with, gain_spread, in_output
-from halfstride.checkerboard.diagnosis_report import Diagnosis
+from halfstride.checkerboard.diagnosis import (
+    all_batches,
+    as_batch,
+    diagnose_with,
+    gain_spread,
+    main_of,
+    rounding_spread,
+)
+from halfstride.checkerboard.diagnosis_report import Diagnosis, OutputPattern
 from halfstride.checkerboard.find_layers import UpsamplingCall, draws_of, run, watch
 from halfstride.checkerboard.fitting import Free, fit, weighted_calls
+from halfstride.checkerboard.pattern import measure
 from halfstride.checkerboard.replacing import Method, Replacement, replacement
 from halfstride.checkerboard.thresholds import EQUAL_GAINS, STRENGTH
 
 _TRACE = 1.0  # evidence from which on a pattern is fitted away: on more images than these it may count as found
-
-_ROUNDING = 1e-5  # smaller differences of phase gains are float32's rounding of equal ones
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,8 @@ def cure(
     fit the changed layers, and the layer with a weight that runs before each of them, to the original's output for the
     example inputs, less the patterns found in it: least squares, in which the gains stay equal. No labels are needed,
     and no inputs but the examples. The report states what it costs. A model that samples draws the same random numbers
-    in every run, before and after; the generators are left as they were.
+    in every run, before and after; the generators and buffers are left as they were. Parameters keep their
+    `requires_grad`, and a frozen layer that runs before a changed one is not fitted, unless all of the model is frozen.
 
     Args:
         model: any module whose uneven layers are modules of their own; weights in `forward` cannot be changed.
@@ -133,7 +140,8 @@ def cure(
         The cured copy, and what it cost. The model itself is not changed.
 
     Raises:
-        ValueError: for another method, a layer that is not there or not uneven, or a negative number of steps.
+        ValueError: for another method, a layer that is not there or not uneven, a negative number of steps, or a model
+            that cannot be copied, as one that is sharded.
 
     Reference:
         Sugawara, Shiota & Kiya, "Checkerboard artifacts free convolutional neural networks" (2019); Kinoshita & Kiya,
@@ -150,7 +158,13 @@ def cure(
     read_int("steps", steps, 0)
     draws = draws_of(model, example_inputs)
     before = diagnose_with(model, example_inputs, draws)
-    cured = copy.deepcopy(model)
+    try:
+        cured = copy.deepcopy(model)
+    except Exception as error:
+        raise ValueError(
+            f"`model` (a {type(model).__name__}) cannot be copied ({str(error).splitlines()[0]}): cure it before it is "
+            f"sharded or wrapped."
+        ) from error
     done: dict[str, Replacement] = {}
     left: dict[str, str] = {}
     for call in _calls(cured, example_inputs, draws, _to_change(before, layers)):
@@ -168,6 +182,10 @@ def cure(
             elif new.layer is not call.owner:
                 cured.set_submodule(name, new.layer)
         done[names[0]] = new
+    if before.found and (unseen := _scripted(model)):
+        left |= dict.fromkeys(
+            unseen, "it is scripted, so that its layers are not seen: cure it before torch.jit.script."
+        )
     _keep_means(model, cured, done, example_inputs, draws)
     original = run(model, example_inputs, draws)
     fitted = _fit(cured, done, before, example_inputs, draws, original, steps) if steps else ()
@@ -181,7 +199,8 @@ def _to_change(diagnosis: Diagnosis, layers: Sequence[str] | None) -> set[str]:
     uneven = {
         layer.name
         for layer in diagnosis.layers
-        if max(layer.gain_spread or 0.0, layer.made or 0.0) > _ROUNDING
+        if (layer.gain_spread is not None and not layer.has_equal_gains)
+        or (layer.made or 0.0) >= STRENGTH
         or (layer.gain_spread is None and layer.verdict == "checkerboard")  # it will be left, and the report says why
     }
     if layers is not None:
@@ -192,6 +211,16 @@ def _to_change(diagnosis: Diagnosis, layers: Sequence[str] | None) -> set[str]:
             )
         return set(layers)
     return uneven & diagnosis.reaching if diagnosis.output else uneven
+
+
+def _scripted(model: nn.Module) -> list[str]:
+    """The parts that torch.jit made, by name, but not the parts of these."""
+    names = [name for name, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
+    return [
+        name or "the model"
+        for name in names
+        if not any(name.startswith(f"{o}." if o else "") for o in names if o != name)
+    ]
 
 
 def _calls(model: nn.Module, example_inputs: Any, draws: Draws, names: set[str]) -> list[UpsamplingCall]:
@@ -262,7 +291,9 @@ def _fit(
     target = as_batch(original, before.layers)
     if target is None or not any(new.free for new in done.values()):
         return ()
-    for pattern in before.patterns:
+    batches = all_batches(original, before.layers)
+    parts = [part for part in before.output if part.place == main_of(batches) and part.pattern is not None]
+    for pattern in (part.pattern for part in parts if part.pattern is not None and part.pattern.found):
         target = target - pattern.within(target).to(target)
     free: dict[str, Free] = {}
     names: dict[str, None] = {}
@@ -270,33 +301,41 @@ def _fit(
     even = [
         call.owner for call in _calls(cured, example_inputs, draws, upsampling) if _is_even(call)
     ]  # and must stay so
+    parameters = [parameter for parameter in cured.parameters() if parameter.is_leaf]  # not those of a scripted copy
+    required = [parameter for parameter in parameters if parameter.requires_grad]
     earlier: tuple[str, nn.Module] | None = None
     for name, module in weighted_calls(cured, example_inputs, draws):
         if name in done:
-            if earlier and earlier[0] not in done and earlier[1] not in even and not _tied(cured, earlier[1]):
+            # Of a model that is frozen as a whole, to be used, this says nothing.
+            is_frozen = bool(required) and earlier and not any(p.requires_grad for p in earlier[1].parameters())
+            is_shared = len(batches) > 1  # by outputs that are not fitted to
+            if earlier and not (
+                is_shared or is_frozen or earlier[0] in done or earlier[1] in even or _tied(cured, earlier[1])
+            ):
                 names[earlier[0]] = None
                 free |= {f"{earlier[0]}.{key}": Free(value) for key, value in earlier[1].named_parameters()}
             names[name] = None
             free |= {f"{name}.{key}".lstrip("."): part for key, part in done[name].free.items()}
         earlier = (name, module)
-    required = [parameter for parameter in cured.parameters() if parameter.requires_grad]
-    cured.requires_grad_(False)  # so that no intermediate results are kept before the fitted parameters
+    for parameter in parameters:  # so that no intermediate results are kept before the fitted ones
+        parameter.requires_grad_(False)
     with evaluating(cured):
-        read, unwanted = partial(as_batch, layers=before.layers), partial(_remaining, before=before)
+        read, unwanted = partial(as_batch, layers=before.layers), partial(_remaining, parts=parts)
         is_fitted = fit(cured, example_inputs, draws, target, free, read, unwanted, steps)
-    for parameter in required:
-        parameter.requires_grad_(True)
+    wanted = set(map(id, required))
+    for parameter in parameters:
+        parameter.requires_grad_(id(parameter) in wanted)
     return tuple(names) if is_fitted else ()
 
 
 def _is_even(call: UpsamplingCall) -> bool:
     spread = math.inf if call.kernel is None else gain_spread(call.kernel, call.stride, call.dilation, call.groups)
-    return spread <= EQUAL_GAINS
+    return spread <= max(EQUAL_GAINS, rounding_spread(call))
 
 
-def _remaining(output: Tensor, before: Diagnosis) -> Tensor | None:
+def _remaining(output: Tensor, parts: Sequence[OutputPattern]) -> Tensor | None:
     """The patterns in a fitted output, also those too weak to count as found; None where there is next to none."""
-    patterns = [part.pattern for part in in_output(output, before.layers) if part.pattern is not None]
+    patterns = [measure(output, part.period, without=part.without) for part in parts]
     seen = [pattern for pattern in patterns if pattern.evidence >= _TRACE and pattern.strength >= STRENGTH / 2]
     return torch.stack([pattern.within(output) for pattern in seen]).sum(0).to(output) if seen else None
 

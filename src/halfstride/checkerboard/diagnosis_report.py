@@ -38,10 +38,13 @@ class LayerReport:
     """The pattern measured in its output at the period of its own stride."""
     refusal: str = ""
     """Why nothing was measured."""
+    tolerance: float = EQUAL_GAINS
+    """The `gain_spread` up to which its gains count as equal: more in bfloat16, which cannot hold them better."""
 
     @property
-    def _has_equal_gains(self) -> bool:
-        return self.gain_spread is not None and self.gain_spread <= EQUAL_GAINS
+    def has_equal_gains(self) -> bool:
+        """Whether all its phases have one gain, as far as the type of its weights can hold that."""
+        return self.gain_spread is not None and self.gain_spread <= self.tolerance
 
     @property
     def makes(self) -> dict[str, float]:
@@ -50,7 +53,7 @@ class LayerReport:
         if self.pattern is not None and self.pattern.additive.found:
             parts["additive"] = max(parts["additive"], self.pattern.additive.strength)
         # With equal gains a multiplicative part can only come from phases that differ in variance.
-        if self.pattern is not None and self.pattern.multiplicative.found and not self._has_equal_gains:
+        if self.pattern is not None and self.pattern.multiplicative.found and not self.has_equal_gains:
             parts["multiplicative"] = self.pattern.multiplicative.strength
         return {name: strength for name, strength in parts.items() if strength >= STRENGTH}
 
@@ -59,7 +62,7 @@ class LayerReport:
         """One of "checkerboard", "weights uneven", "even" and "not judged"."""
         if self.makes:
             return "checkerboard"
-        if self.gain_spread is not None and not self._has_equal_gains:
+        if self.gain_spread is not None and not self.has_equal_gains:
             return "weights uneven"
         return "even" if self.pattern is not None or self.gain_spread is not None else "not judged"
 
@@ -93,6 +96,21 @@ class OutputPattern:
     pattern: Pattern | None
     refusal: str = ""
     """Why nothing was measured."""
+    without: tuple[tuple[int, ...], ...] = ()
+    """The periods whose harmonics are left out."""
+    on_constant: float | None = None
+    """Its strength where the inputs of these layers (of the model, without layers) are constant over all positions,
+    still in units of the output's standard deviation; None where that was not measured."""
+
+    place: int = 0
+    """Which of the batches that the model returns, counted from 0."""
+
+    @property
+    def found(self) -> bool:
+        """Whether a pattern was found, and is not made by content that changes from one position to the next."""
+        if self.pattern is None or not self.pattern.found:
+            return False
+        return self.on_constant is None or self.on_constant >= self.pattern.strength / 2
 
 
 @dataclass(frozen=True)
@@ -110,15 +128,20 @@ class Diagnosis:
     samples: Tensor | None
     """The first outputs (n, channels, *size), for pictures; None where the model returns no such tensor."""
 
+    channels_last: bool = False
+    """Whether the model returns (batch, *size, channels); `samples` have the channels second."""
+
     @property
     def found(self) -> bool | None:
         """Whether there is a checkerboard in the model's output; None where that could not be judged (see `reason`).
 
-        It is measured there. A layer that upsamples last and makes one counts too, unless the output shows that later
-        operations remove it. Patterns that stay inside do not count: trained models use the differences between phases
+        It is measured there. What content makes by changing from one position to the next is none: a pattern that a
+        nonlinearity makes of phases that differ in variance, and that is gone where content is constant. A layer that
+        upsamples last and makes one counts too, unless the output shows that later operations remove it. Patterns that
+        stay inside do not count: trained models use the differences between phases
         to paint detail, and later layers undo what is no detail.
         """
-        if self.blamed or self.visible:
+        if self.blamed or any(part.found for part in self.output):
             return True
         return False if any(part.pattern is not None for part in self.output) else None
 
@@ -149,7 +172,7 @@ class Diagnosis:
 
         Not those that make one of which enough outputs show that later operations remove it.
         """
-        seen = [part for part in self.output if part.direct or (part.pattern is not None and part.pattern.found)]
+        seen = [part for part in self.output if part.direct or part.found]
         reaching = {name for part in seen for name in part.layers}
         if self.samples is None or len(self.samples) < FEW:  # too few to say that a pattern is gone
             return reaching
@@ -172,14 +195,31 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the samples, as plain numbers, texts and lists."""
-        names = ("name", "kind", "kernel_size", "stride", "output_size", "taps", "gain_spread", "made", "verdict")
+        names = (
+            "name",
+            "kind",
+            "kernel_size",
+            "stride",
+            "output_size",
+            "taps",
+            "gain_spread",
+            "tolerance",
+            "made",
+            "verdict",
+        )
         layers = [
             {name: getattr(layer, name) for name in (*names, "advice")}
             | {"measured": None if layer.pattern is None else layer.pattern.to_dict()}
             for layer in self.layers
         ]
         output = [
-            {"period": part.period, "layers": part.layers, "refusal": part.refusal}
+            {
+                "place": part.place,
+                "period": part.period,
+                "layers": part.layers,
+                "refusal": part.refusal,
+                "on_constant": part.on_constant,
+            }
             | {"measured": None if part.pattern is None else part.pattern.to_dict()}
             for part in self.output
         ]
@@ -202,14 +242,19 @@ class Diagnosis:
             lines = [*table([titles, *map(_cells, self.layers)]), ""]
         else:
             lines = ["No upsampling layer was recognised; the output is searched for patterns of 2 to 8 positions."]
+        if self.channels_last:
+            lines.append("The output was read as (batch, height, width, channels).")
         lines.append(
             "patterns in percent of the output's standard deviation; additive: the same everywhere, multiplicative: "
             "growing with the content"
         )
         for part in self.output:
             measured = part.refusal if part.pattern is None else _measured(part.pattern)
+            if part.on_constant is not None:
+                measured += f"; {part.on_constant:.1%} where content is constant"
             of = f" ({', '.join(part.layers)})" if part.layers else ""
-            lines.append(f"in the model's output, period {joined(part.period)}{of}: {measured}")
+            which = f" {part.place + 1}" if len({each.place for each in self.output}) > 1 else ""
+            lines.append(f"in the model's output{which}, period {joined(part.period)}{of}: {measured}")
         for advice in dict.fromkeys(layer.advice for layer in self.layers if layer.advice):
             names = ", ".join(layer.name for layer in self.layers if layer.advice == advice)
             lines.append(f"{names}: {advice}")
@@ -221,6 +266,11 @@ class Diagnosis:
         names = ", ".join(self.blamed)
         if self.visible and names:
             lines.append(f"Checkerboard found in the output; made by {names}.")
+        elif self.visible and self.found is False:
+            lines.append(
+                "No checkerboard found in the output: it has a pattern, but no layer makes it by its weights alone. "
+                "Content that changes from one position to the next does, by phases that differ in variance."
+            )
         elif self.visible and not self.layers:
             lines.append("Checkerboard found in the output; what makes it was not recognised.")
         elif self.visible:
@@ -244,8 +294,10 @@ def _reaches(layer: LayerReport, output: OutputPattern) -> bool:
     # If less than half of a part is measured, a later operation has removed it. With few signals the measured strength
     # is mostly noise and larger than that, so the layer still counts.
     left = {"additive": output.pattern.additive.strength, "multiplicative": output.pattern.multiplicative.strength}
+    if output.on_constant is not None:
+        left = {name: min(strength, output.on_constant) for name, strength in left.items()}
     stays = any(left[name] >= max(STRENGTH, strength / 2) for name, strength in layer.makes.items())
-    return output.pattern.found or (output.direct and stays)
+    return output.found or (output.direct and stays)
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -14,7 +14,8 @@ from torch.nn.utils import parametrize
 
 from halfstride import kernels
 from halfstride._support.draws import Draws
-from halfstride._support.models import arguments_of, removing
+from halfstride._support.models import arguments_of, keeping_buffers, removing
+from halfstride._support.torch_private import uncompiled
 from halfstride.checkerboard.find_layers import run
 
 _CHUNK = 64  # examples whose intermediate results are held at once
@@ -71,28 +72,29 @@ def fit(
     problem = _LeastSquares(model, example_inputs, draws, free, read, len(target))
     target = target.double()
     problem.scale = wrong = float((problem.outputs() - target).square().sum())
-    with torch.enable_grad():
+    with torch.enable_grad(), keeping_buffers(model):
         if not wrong or not problem.run(problem.chunks[0][0]).requires_grad:
             return False
+    best = problem.values()
     problem.minimise(target, steps)
     outputs = problem.outputs()
-    if not float((outputs - target).square().sum()) < wrong:
-        return False
-    problem.write()
-    left = unwanted(outputs)
-    for _ in range(_ROUNDS):
-        if left is None:
-            break
-        target = target - _LEAN * left
-        problem.minimise(target, math.ceil(steps / _ROUNDS))
-        outputs = problem.outputs()
-        if not outputs.isfinite().all():
-            break
-        before, left = left, unwanted(outputs)
-        if left is not None and not left.norm() < before.norm():
-            break
-        problem.write()
-    return True
+    is_better = float((outputs - target).square().sum()) < wrong
+    if is_better:
+        best, left = problem.values(), unwanted(outputs)
+        for _ in range(_ROUNDS):
+            if left is None:
+                break
+            target = target - _LEAN * left
+            problem.minimise(target, math.ceil(steps / _ROUNDS))
+            outputs = problem.outputs()
+            if not outputs.isfinite().all():
+                break
+            before, left = left, unwanted(outputs)
+            if left is not None and not left.norm() < before.norm():
+                break
+            best = problem.values()
+    problem.place(best)
+    return is_better
 
 
 class _LeastSquares:
@@ -118,31 +120,37 @@ class _LeastSquares:
         self.starts = {name: kernels.widened(part.start.detach()).clone() for name, part in free.items()}
         weights = torch.cat([start.flatten() for start in self.starts.values() if start.dim() > 1])
         self.unit = float(weights.square().mean().sqrt())
+        for name in free:
+            model.get_parameter(name).requires_grad_(True)
         self.moves = {
             name: torch.zeros_like(start, memory_format=torch.contiguous_format).requires_grad_()
             for name, start in self.starts.items()
         }
         self.held = 1 / (count * sum(move.numel() for move in self.moves.values()))
 
-    def parameters(self) -> dict[str, Tensor]:
-        return {
-            name: part.form(self.starts[name] + self.unit * self.moves[name]).to(self.model.get_parameter(name))
-            for name, part in self.free.items()
-        }
+    def values(self) -> dict[str, Tensor]:
+        """What the parameters are where they have moved."""
+        return {name: part.form(self.starts[name] + self.unit * self.moves[name]) for name, part in self.free.items()}
+
+    @torch.no_grad()
+    def place(self, values: Mapping[str, Tensor]) -> None:
+        """Set the model's parameters."""
+        for name, value in values.items():
+            self.model.get_parameter(name).copy_(value)
 
     def run(self, inputs: Any) -> Tensor:
-        # None of them is tied to another, but a module may have several names, which torch would mistake for that.
         positional, named = arguments_of(inputs)
-        with self.draws.same():
-            returned = torch.func.functional_call(self.model, self.parameters(), positional, named, tie_weights=False)
-        output = self.read(returned)
+        with self.draws.same(), uncompiled():
+            output = self.read(self.model(*positional, **named))
         assert output is not None  # as the target was
         return output
 
     @torch.no_grad()
     def outputs(self) -> Tensor:
         """The outputs for all examples."""
-        return torch.cat([self.run(inputs) for inputs, _ in self.chunks])
+        self.place(self.values())
+        with keeping_buffers(self.model):
+            return torch.cat([self.run(inputs) for inputs, _ in self.chunks])
 
     @torch.enable_grad()
     def minimise(self, target: Tensor, iterations: int) -> None:
@@ -153,13 +161,21 @@ class _LeastSquares:
         def loss() -> float:
             """The loss, with its gradients left in the moves."""
             optimizer.zero_grad()
-            held = self.held * torch.stack([move.square().sum() for move in self.moves.values()]).sum()
+            values = self.values()
+            self.place(values)
             total = 0.0
             for inputs, here in self.chunks:
-                error = (self.run(inputs).double() - target[here]).square().sum() / self.scale
-                error.backward()  # type: ignore[no-untyped-call]
+                with keeping_buffers(self.model):
+                    error = (self.run(inputs).double() - target[here]).square().sum() / self.scale
+                    error.backward()  # type: ignore[no-untyped-call]
                 total += float(error.detach())
-            held.backward()  # type: ignore[no-untyped-call]
+            held = self.held * torch.stack([move.square().sum() for move in self.moves.values()]).sum()
+            # The model's own parameters have the gradient, as what runs a part of it again (checkpointing) needs them.
+            owned = [(value, self.model.get_parameter(name)) for name, value in values.items()]
+            reached = [(value, own.grad.to(value)) for value, own in owned if own.grad is not None]
+            for _, own in owned:
+                own.grad = None
+            torch.autograd.backward([held, *(value for value, _ in reached)], [None, *(grad for _, grad in reached)])
             total += float(held.detach())
             if math.isfinite(total):
                 return total
@@ -167,12 +183,6 @@ class _LeastSquares:
             return _DIVERGED
 
         optimizer.step(loss)  # type: ignore[no-untyped-call]
-
-    @torch.no_grad()
-    def write(self) -> None:
-        """Set the model's parameters to where they have moved."""
-        for name, value in self.parameters().items():
-            self.model.get_parameter(name).copy_(value)
 
 
 def weighted_calls(model: nn.Module, example_inputs: Any, draws: Draws) -> list[tuple[str, nn.Module]]:
@@ -185,7 +195,7 @@ def weighted_calls(model: nn.Module, example_inputs: Any, draws: Draws) -> list[
     handles = [
         module.register_forward_pre_hook(partial(enter, name))
         for name, module in model.named_modules()
-        if not isinstance(module, parametrize.ParametrizationList)
+        if not isinstance(module, parametrize.ParametrizationList | torch.jit.ScriptModule)
         and (parametrize.is_parametrized(module) or any(p.dim() > 1 for p in module.parameters(recurse=False)))
     ]
     with removing(handles):

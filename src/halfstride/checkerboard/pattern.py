@@ -39,7 +39,7 @@ from halfstride.checkerboard.local_content import averages, extended, local_mean
 from halfstride.checkerboard.thresholds import EVIDENCE, STRENGTH
 
 _SEARCHED = range(2, 9)
-_PERIODS = 4  # the fewest along an axis that can be measured
+PERIODS = 4  # the fewest along an axis that can be measured
 _MOST_EVIDENCE = 300.0  # the smallest float64 is 1e-308
 _TESTS = 2  # additive and multiplicative
 FEW = 4  # signals: in fewer, a few straight edges that happen to lie on the grid can be all the content
@@ -188,9 +188,9 @@ def measure(signals: Tensor, period: Sequence[int], *, without: Sequence[Sequenc
             f"none of them empty."
         )
     for size, s in zip(signals.shape[2:], period, strict=True):
-        if size < _PERIODS * s:
+        if size < PERIODS * s:
             raise TooSmallError(
-                f"`signals` (of size {'×'.join(map(str, signals.shape[2:]))}) have fewer than {_PERIODS} periods of "
+                f"`signals` (of size {'×'.join(map(str, signals.shape[2:]))}) have fewer than {PERIODS} periods of "
                 f"{'×'.join(map(str, period))}: take an input that gives a larger output."
             )
     signals = signals.detach()
@@ -222,7 +222,7 @@ def searched(signals: Tensor) -> Iterator[tuple[tuple[int, ...], list[tuple[int,
     """The periods from 2 to 8 that signals hold four of, each with those whose harmonics are left out: its divisors."""
     axes = signals.dim() - 2
     for period in _SEARCHED:
-        if min(signals.shape[2:]) >= _PERIODS * period:
+        if min(signals.shape[2:]) >= PERIODS * period:
             yield (period,) * axes, [(d,) * axes for d in range(2, period) if period % d == 0]
 
 

@@ -71,7 +71,8 @@ def _plain(owner: nn.Module) -> nn.Module:
     plain: nn.Module = base.__new__(base)
     plain.__dict__ = {**vars(owner), "_modules": {}, "_parameters": dict(owner._parameters)}
     for name in owner.parametrizations:  # type: ignore[union-attr]  # a ModuleDict, in every parametrised module
-        plain._parameters[str(name)] = nn.Parameter(getattr(owner, str(name)).detach().clone())
+        weight = getattr(owner, str(name))
+        plain._parameters[str(name)] = nn.Parameter(weight.detach().clone(), weight.requires_grad)
     return plain
 
 
@@ -146,6 +147,8 @@ def _built(kind: Any, owner: Any, weight: Tensor, sizes: tuple[Any, ...]) -> Any
     layer = kind(owner.in_channels, owner.out_channels, tuple(weight.shape[2:]), *sizes, **options)
     layer.to(owner.weight).train(owner.training)
     layer.weight.copy_(weight)
+    layer.weight.requires_grad_(owner.weight.requires_grad)
     if owner.bias is not None:
         layer.bias.copy_(owner.bias)
+        layer.bias.requires_grad_(owner.bias.requires_grad)
     return layer
