@@ -11,7 +11,8 @@ chooses an algorithm that cannot compute the case.
 4. Under `torch.compile`, and with groups: "native" for transposed convolutions and "folded" for resize-convolutions,
    which saves most of their MACs with one torch operator. Two exceptions under `torch.compile` for a CPU: "scatter"
    where torch's transposed convolution is slow (`_is_slow_in_torch`), because everything after its matrix product is
-   fused into one loop; and "by_parts" in training with many channels (`trains_by_parts`).
+   fused into one loop (not where sizes may change: to compile that takes seconds); and "by_parts" in training with many
+   channels (`trains_by_parts`).
 5. Where `halfstride-kernels` is installed: "few_outputs" and "by_parts", except for a few cases (`_fused`).
 6. Otherwise the algorithm that is predicted to take least time (`predictions`), torch's own in doubt.
 
@@ -37,7 +38,7 @@ from halfstride._core.algorithms import ALGORITHMS, by_parts, few_outputs, scatt
 from halfstride._core.algorithms.products import capability
 from halfstride._core.case import CASES, Case, Form
 from halfstride._core.common import as_transposed
-from halfstride._support.torch_private import is_captured, is_compiling, is_exporting, is_jit_traced
+from halfstride._support.torch_private import is_captured, is_compiling, is_exporting, is_fixed, is_jit_traced
 from halfstride._support.weight_cache import cached
 
 
@@ -320,7 +321,7 @@ def _decide(case: Case, algorithm: str, circumstances: str, channels_last: bool)
         return "native", "nothing was measured on this device in this type"
     if all(ALGORITHMS[name].unsupported_reason(case) is not None for name in ELIGIBLE[case.form] if name != "native"):
         return "native", "no other algorithm can compute this padding"
-    if circumstances == "compiled" and _is_slow_in_torch(case):
+    if circumstances == "compiled" and _is_slow_in_torch(case) and all(map(is_fixed, case.input_size)):
         return "scatter", "torch's transposed convolution is slow here, and a compiler fuses all but the matrix product"
     if circumstances not in ("forward", "training") or case.groups > 1:
         if case.form == "transposed":

@@ -40,6 +40,7 @@ __all__ = [
     "is_compiling",
     "is_device_mode",
     "is_exporting",
+    "is_fixed",
     "is_functional",
     "is_higher_order",
     "is_jit_traced",
@@ -107,6 +108,13 @@ def has_unbacked_symbols(value: Any) -> bool:
     from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
     return bool(free_unbacked_symbols(value))
+
+
+def is_fixed(size: int) -> bool:
+    """Whether a compiler knows a size; if this breaks, compiling layers whose sizes may change takes seconds each."""
+    from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+    return bool(statically_known_true(size < 2**30))
 
 
 # Autograd -------------------------------------------------------------------------------------------------------------
