@@ -4,13 +4,14 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: train test lint clean
+.PHONY: train test lint docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make train   train an autoencoder on handwritten digits and draw what it learned"
 	@echo "make test    run the test suite"
 	@echo "make lint    style, types and import contracts"
+	@echo "make docs    the documentation as a site, in build/docs"
 
 train: $(VENV)/.ready
 	$(BIN)/halfstride train
@@ -23,6 +24,9 @@ lint: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.ready-dev
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -d build/doctrees docs build/docs
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
