@@ -49,8 +49,8 @@ def draw_training() -> bytes:
 
     torch.manual_seed(0)
     digits = halfstride.load_images("digits")
-    train, shown = (halfstride.to_float(part.images) for part in (digits.train, digits.test))
-    shown = shown[:: len(shown) // 8][:8]
+    train, test = (halfstride.to_float(part.images) for part in (digits.train, digits.test))
+    shown = torch.stack([test[digits.test.labels == digit][0] for digit in range(8)])
     model = halfstride.ConvAutoencoder.for_images(digits).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     frames = []

@@ -70,9 +70,9 @@ def read_source(sphinx: Sphinx, page: str, source: list[str]) -> None:
     def outwards(link: re.Match[str]) -> str:
         path = (DOCS / page).parent.joinpath(link[1]).resolve()
         inside = path.is_relative_to(DOCS) or not path.is_relative_to(DOCS.parent)
-        return link[0] if inside else f"]({REPOSITORY}/{path.relative_to(DOCS.parent).as_posix()}{link[2]})"
+        return link[0] if inside else f"]({REPOSITORY}/{path.relative_to(DOCS.parent).as_posix()}"
 
-    source[0] = re.sub(r"\]\((\.\./[^)#\s]+)(#[^)]*)?\)", lambda link: outwards(link), source[0])
+    source[0] = re.sub(r"\]\((\.\./[^)#\s]+)", outwards, source[0])
 
 
 def escape_stars(sphinx: Sphinx, kind: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
@@ -80,7 +80,7 @@ def escape_stars(sphinx: Sphinx, kind: str, name: str, thing: Any, options: Any,
     for number, line in enumerate(lines):
         if not line.lstrip().startswith((">>>", "...")):
             parts = line.split("`")
-            parts[::2] = [re.sub(r"(?<![\w*\\])\*(?=\w+(?![\w*]))", r"\\*", part) for part in parts[::2]]
+            parts[::2] = [re.sub(r"(?<![\w*\\])\*(?=\(|\w+(?![\w*]))", r"\\*", part) for part in parts[::2]]
             lines[number] = "`".join(parts)
 
 
