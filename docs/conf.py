@@ -27,6 +27,7 @@ myst_heading_anchors = 3
 default_role = "py:obj"  # what docstrings have between single backticks, linked where it is documented
 autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 88
+smartquotes = False  # which would turn the dashes of --resume into one
 pygments_style, pygments_dark_style = "friendly", "github-dark"
 
 html_theme = "furo"
