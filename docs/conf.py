@@ -28,12 +28,11 @@ default_role = "py:obj"  # what docstrings have between single backticks, linked
 autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 88
 smartquotes = False  # which would turn the dashes of --resume into one
-pygments_style, pygments_dark_style = "friendly", "github-dark"
 
 html_theme = "furo"
 html_title = "halfstride"
 html_static_path = ["_static"]
-html_css_files, html_js_files = ["site.css"], ["animations.js"]
+html_css_files, html_js_files = ["site.css"], ["site.js"]
 html_show_copyright = html_copy_source = False
 html_theme_options = {"top_of_page_buttons": []}
 

@@ -1,5 +1,11 @@
 // A button to stop an animation, and a slider through its steps. Who asks for less motion sees it stopped at its end.
 document.addEventListener("DOMContentLoaded", () => {
+  // Code that is wider than the page can be scrolled with the keyboard too, and the captions of the contents have a level.
+  for (const block of document.querySelectorAll("pre")) {
+    if (block.scrollWidth > block.clientWidth) block.tabIndex = 0;
+  }
+  for (const caption of document.querySelectorAll(".caption[role=heading]")) caption.ariaLevel = "2";
+
   for (const player of document.querySelectorAll(".animation")) {
     const drawing = player.querySelector("svg");
     const moving = drawing.querySelector("animate");
