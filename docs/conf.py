@@ -27,7 +27,6 @@ myst_heading_anchors = 3
 default_role = "py:obj"  # what docstrings have between single backticks, linked where it is documented
 autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 88
-smartquotes = False  # which would turn the dashes of --resume into one
 
 html_theme = "furo"
 html_title = "halfstride"
@@ -37,9 +36,22 @@ html_show_copyright = html_copy_source = False
 html_theme_options = {"top_of_page_buttons": []}
 
 
+def replaced(pattern: str, by: str, text: str) -> str:
+    """Text with a pattern replaced where it stands outside of backticks."""
+    parts = text.split("`")
+    parts[::2] = [re.sub(pattern, by, part) for part in parts[::2]]
+    return "`".join(parts)
+
+
+def with_options(text: str) -> str:
+    """Text whose options, such as --resume, are code: the dashes would be made one."""
+    return replaced(r"(?<![\w-])(--[a-z][a-z-]*)", r"`\1`", text)
+
+
 def command_line(help: str) -> str:
-    """A command's help as Markdown: its examples are indented lines, which would run together."""
+    """A command's help as Markdown: options as code, and its examples, indented lines, as a block."""
     text, _, examples = re.sub(r"\bExamples:\n", "Example:\n", help).partition("Example:\n")
+    text = with_options(text)
     lines = "\n".join(f"$ {line.strip()}" if line.strip() else "" for line in examples.rstrip().splitlines())
     return f"{text.rstrip()}\n\n```console\n{lines}\n```" if examples else text.rstrip()
 
@@ -48,10 +60,12 @@ def all_commands() -> str:
     """The options of each command, as typer knows them."""
     group: Any = typer.main.get_command(commands)
     context = typer.Context(group, info_name="halfstride")
-    parts = []
+    parts: list[str] = []
 
     def describe(command: Any, name: str) -> None:
         command.help = command_line(command.help or "")
+        for parameter in command.params:
+            parameter.help = with_options(getattr(parameter, "help", None) or "")
         children = list(getattr(command, "commands", {}).values())
         command.commands = {}  # its own list of commands says less than the contents of the page
         parts.append(typer.cli.get_docs_for_click(obj=command, ctx=context, indent=1, name=name))
@@ -79,9 +93,13 @@ def escape_stars(sphinx: Sphinx, kind: str, name: str, thing: Any, options: Any,
     """A shape such as (n, *stride) begins no emphasis."""
     for number, line in enumerate(lines):
         if not line.lstrip().startswith((">>>", "...")):
-            parts = line.split("`")
-            parts[::2] = [re.sub(r"(?<![\w*\\])\*(?=\(|\w+(?![\w*]))", r"\\*", part) for part in parts[::2]]
-            lines[number] = "`".join(parts)
+            lines[number] = replaced(r"(?<![\w*\\])\*(?=\(|\w+(?![\w*]))", r"\\*", line)
+
+
+def keep_colons(sphinx: Sphinx, kind: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Napoleon takes what stands before a colon in an attribute's first line for its type: give it an empty comment."""
+    if kind in ("attribute", "property", "data"):
+        lines[:0] = ["..", ""]
 
 
 class Animations(SphinxTransform):
@@ -124,5 +142,6 @@ def add_colours(sphinx: Sphinx, page: str, template: str, context: dict[str, Any
 def setup(sphinx: Sphinx) -> None:
     sphinx.connect("source-read", read_source)
     sphinx.connect("autodoc-process-docstring", escape_stars)
+    sphinx.connect("autodoc-process-docstring", keep_colons, priority=400)  # before napoleon
     sphinx.connect("html-page-context", add_colours)
     sphinx.add_transform(Animations)
