@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 CAN_BUILD := $(and $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),$(shell command -v c++))
 KERNELS := $(shell find kernels -name build -prune -o -type f -print)
 
-.PHONY: train test kernels lint clean
+.PHONY: train test kernels lint docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make test    run the test suite, with the kernels where a C++ compiler is found"
 	@echo "make kernels build and install halfstride-kernels: fused layers for processors"
 	@echo "make lint    style, types and import contracts"
+	@echo "make docs    the documentation as a site, in build/docs"
 
 train: $(VENV)/.ready
 	$(BIN)/halfstride train
@@ -30,6 +31,9 @@ lint: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.ready-dev
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -d build/doctrees docs build/docs
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -10,7 +10,7 @@ seeds at that rate. Of every trained model the doctor tells how uneven its weigh
 measures on the 1,000 test images, before and after `cure` on 1,000 of the training images.
 
 Finished trainings in `--runs` are read again, not repeated. The numbers go to `benchmarks/results/checkerboard.json`,
-the pictures of docs/checkerboard.md to `docs/images/checkerboard-*.png`.
+the pictures of docs/notes/doctor.md to `docs/images/checkerboard-*.png`.
 """
 
 from __future__ import annotations

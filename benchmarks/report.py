@@ -329,7 +329,7 @@ _SHOWN = (
     "transposed 1x512x32x32 -> 256 k4 s2 p1",
     "transposed 32x64x32x32 -> 3 k4 s2 p1",
 )
-"""The layers of docs/performance.md: wins, draws and losses."""
+"""The layers of docs/notes/performance.md: wins, draws and losses."""
 
 
 def overview(layers: dict[str, Any], training: dict[str, Any]) -> str:

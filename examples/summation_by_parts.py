@@ -1,4 +1,4 @@
-"""A resize-convolution summed by parts, along one axis: the numbers, and the picture of docs/summation-by-parts.md.
+"""A resize-convolution summed by parts, along one axis: the numbers and the picture of its page in docs/notes.
 
 Run it with `python examples/summation_by_parts.py`; it draws summation-by-parts.png into the current folder.
 """

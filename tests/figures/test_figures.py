@@ -22,6 +22,10 @@ def test_coverage_shows_every_count_and_its_product():
         assert heat.images[0].get_clim() == (0, 4)  # one scale for all maps
 
 
+def test_a_notebook_shows_a_figure_by_itself():
+    assert figures.coverage({"": (1, 2, 1)})._repr_png_().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize("row", [(1,), (0, 0, 0), (3, 0, 3)])
 def test_coverage_of_few_or_no_taps_can_be_drawn(row, tmp_path):
     figures.coverage({"": row}).savefig(tmp_path / "coverage.png")

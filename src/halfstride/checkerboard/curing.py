@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from halfstride._support.arguments import read_choice, read_int
 from halfstride._support.draws import Draws
 from halfstride._support.models import evaluating, removing
+from halfstride._support.printed import Printed
 from halfstride.checkerboard.diagnosis import (
     all_batches,
     as_batch,
@@ -35,7 +36,7 @@ _TRACE = 1.0  # evidence from which on a pattern is fitted away: on more images 
 
 
 @dataclass(frozen=True)
-class CureReport:
+class CureReport(Printed):
     """What `cure` did, and what it cost; print it for a summary."""
 
     method: str
@@ -128,7 +129,7 @@ def cure(
             the fit. It is the strongest against patterns, and blurs.
             "resize": the nearest resize-convolution in the place of each transposed convolution. Nothing is fitted: it
             is meant for models that are trained further, in which it cannot become uneven again. Used as it is, it
-            costs most: 7.5 to 25 % of the error of the autoencoders in docs/checkerboard.md, with kernels of 3 and 4,
+            costs most: 7.5 to 25 % of the error of the autoencoders in docs/notes/doctor.md, with kernels of 3 and 4,
             where the fitted methods cost under 1 %.
         layers: the names of the layers to change, as `diagnose` gives them; by default the uneven ones whose patterns
             come through to the output, which are those that upsample last and those found there.

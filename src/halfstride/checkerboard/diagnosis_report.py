@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from halfstride._support.printed import Printed
 from halfstride.checkerboard.coverage import even_kernel
 from halfstride.checkerboard.pattern import FEW, Pattern
 from halfstride.checkerboard.thresholds import EQUAL_GAINS, EVIDENCE, STRENGTH
@@ -114,7 +115,7 @@ class OutputPattern:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Printed):
     """The findings of `diagnose`; print it for a table."""
 
     layers: tuple[LayerReport, ...]

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from halfstride._support.printed import Printed
 from halfstride.checkerboard.diagnosis_report import joined, table
 from halfstride.checkerboard.pattern import Pattern, measure, searched
 from halfstride.checkerboard.thresholds import EVIDENCE, STRENGTH
 
 
 @dataclass(frozen=True)
-class ImageDiagnosis:
+class ImageDiagnosis(Printed):
     """The findings of `diagnose_image`; print it for a summary."""
 
     patterns: tuple[Pattern, ...]

@@ -15,9 +15,9 @@ _DPI = 150
 
 def blank(width: float, height: float) -> Figure:
     """An empty figure of so many inches, made without pyplot, so that no state is shared and no window opens."""
-    from matplotlib.figure import Figure
+    from halfstride.figures.picture import Picture  # matplotlib takes a while to import
 
-    return Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+    return Picture(figsize=(width, height), dpi=_DPI, layout="constrained")
 
 
 def show(axes: Axes, image: np.ndarray, limits: tuple[float, float] = (0.0, 1.0), **options: Any) -> None:

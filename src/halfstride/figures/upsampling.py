@@ -36,7 +36,7 @@ class _Colours(NamedTuple):
     output_tint: str
 
 
-_THEMES: dict[str, _Colours] = {
+THEMES: dict[str, _Colours] = {
     "light": _Colours(
         *("#ffffff", "#1d1f23", "#5a5e66", "#d3cfc5", "#f0eee8", "#ffffff"),
         *("#0b5fa8", "#dcebf9", "#00705a", "#d8f0e8", "#b0440a", "#fbe6d8"),
@@ -86,7 +86,7 @@ def upsampling_frames(steps: UpsamplingSteps, view: View = "scatter", theme: The
             of the padded input.
         theme: light or dark.
     """
-    painter = _Painter(steps, _THEMES[theme])
+    painter = _Painter(steps, THEMES[theme])
     if view == "scatter":
         return [painter.scatter(step) for step in range(steps.input.size)] + [painter.scatter(None)]
     return [painter.sliding(step) for step in range(steps.output.size)] + [painter.sliding(None)]

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from halfstride._support.printed import Printed
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -45,7 +47,7 @@ class Row:
 
 
 @dataclass
-class Report:
+class Report(Printed):
     """What `optimize` found and changed. Printed, it is a table.
 
     Attributes:
