@@ -7,14 +7,16 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 
-# What somebody has tuned on this machine is not the rule that is tested.
-os.environ["HALFSTRIDE_TUNED"] = os.devnull + ".json"
+# What somebody has tuned on this machine is not the rule that is tested. No file can be in a file.
+os.environ["HALFSTRIDE_TUNED"] = f"{os.devnull}/tuned.json"
 
 import pytest
 import torch
 from hypothesis import settings
 
-from halfstride import cli
+from halfstride import cli, functional
+from halfstride._core import tuned
+from halfstride._support.weight_cache import forget
 
 # The same examples in every run, and no judgement by the clock: a test fails for a reason or not at all.
 settings.register_profile("halfstride", derandomize=True, deadline=None)
@@ -26,6 +28,16 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "halfstride"))
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def tuned_file(tmp_path, monkeypatch):
+    """Where `tune` keeps what it finds, until the end of the test."""
+    path = tmp_path / "kept" / "tuned.json"
+    monkeypatch.setenv("HALFSTRIDE_TUNED", str(path))
+    yield path
+    tuned._read.cache_clear()
+    forget(functional.plan)
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def name(path: Path) -> str:
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
+def elsewhere(tmp_path, monkeypatch, tuned_file):
     """What is written lands in an empty folder, and no window opens."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")

@@ -8,20 +8,14 @@ from torch import nn
 
 import halfstride
 from errors import message
-from halfstride import functional
 from halfstride._core import planner, tuned
 from halfstride._core.case import resize_case
-from halfstride._support.weight_cache import forget
 from halfstride.optimizing import tuning
 
 
 @pytest.fixture(autouse=True)
-def file(tmp_path, monkeypatch):
-    path = tmp_path / "kept" / "tuned.json"
-    monkeypatch.setenv("HALFSTRIDE_TUNED", str(path))
-    yield path
-    tuned._read.cache_clear()
-    forget(functional.plan)
+def file(tuned_file):
+    return tuned_file
 
 
 @pytest.fixture

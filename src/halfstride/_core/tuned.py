@@ -88,7 +88,7 @@ def _read() -> Mapping[str, Mapping[str, str]]:
         read: Any = json.loads(path.read_text(encoding="utf-8"))
         if not all(isinstance(name, str) for known in read.values() for name in known.values()):
             raise TypeError("not a table of names")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         warnings.warn(f"{path} cannot be read, so nothing is known from halfstride.tune: {error}", stacklevel=2)
