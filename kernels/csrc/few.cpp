@@ -67,14 +67,6 @@ INLINE void copy(const float* from, int64_t count, float* to) {
   for (; i < count; i++) to[i] = from[i];
 }
 
-// to[column * to_step + row] = from[row * from_step + column], by squares that stay in registers and cache lines.
-INLINE void transpose(const float* from, int64_t from_step, int64_t rows, int64_t columns, float* to, int64_t to_step) {
-  constexpr int64_t SIDE = 8;
-  for (int64_t r = 0; r < rows; r += SIDE)
-    for (int64_t c = 0; c < columns; c++)
-      for (int64_t i = r; i < std::min(rows, r + SIDE); i++) to[c * to_step + i] = from[i * from_step + c];
-}
-
 // An axis of a transposed convolution.
 struct Line {
   int64_t size, output_size, taps, stride, padding;

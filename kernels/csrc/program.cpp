@@ -5,6 +5,8 @@
 
 #include <cstring>
 
+#include "vectors.h"
+
 namespace halfstride {
 
 namespace {
@@ -106,8 +108,8 @@ Tile Tiles::operator[](int64_t index) const {
 
 // Rows ----------------------------------------------------------------------------------------------------------------
 
-Rows::Rows(const Program& program, int64_t channels, int64_t padded)
-    : program_(program), channels_(channels), padded_(padded) {}
+Rows::Rows(const Program& program, int64_t channels, int64_t padded, bool last)
+    : program_(program), channels_(channels), padded_(padded), last_(last) {}
 
 void Rows::add(float* to, const std::vector<std::pair<const float*, float>>& terms, int64_t count) const {
   const auto [a, sa] = terms[0];
@@ -170,13 +172,23 @@ void Rows::read(const float* input, const Tile& tile) {
   const int64_t raw_deep = z->stride * (deep - 1) + z->last - z->first + 1;
   raw_.resize(raw_deep * raw_high * length);
   nothing_.assign(length, 0.f);
-  input += tile.image * z->size * y->size * x->size * channels_;
+  const int64_t positions = z->size * y->size * x->size;
+  input += tile.image * positions * channels_;
   const auto within = [](const Axis* axis, int64_t at) { return at >= 0 && at < axis->size; };
+  const int64_t from = std::max<int64_t>(x->stride * (tile.column + x->lo) + x->first, 0);
+  const int64_t until = std::min(x->stride * (tile.column + x->lo + wide_ - 1) + x->last + 1, x->size);
+  if (!last_) turned_.resize(std::max<int64_t>(until - from, 0) * channels_);
   for (int64_t i = 0; i < raw_deep; i++)
-    for (int64_t j = 0; j < raw_high; j++)
-      if (within(z, depth + i) && within(y, row + j))
-        read_row(input + ((depth + i) * y->size + row + j) * x->size * channels_, tile.column + x->lo,
-                 raw_.data() + (i * raw_high + j) * length);
+    for (int64_t j = 0; j < raw_high; j++) {
+      if (!within(z, depth + i) || !within(y, row + j)) continue;
+      const int64_t at = ((depth + i) * y->size + row + j) * x->size;
+      const float* source = input + at * channels_;
+      if (!last_ && from < until) {
+        transpose(input + at + from, positions, channels_, until - from, turned_.data(), channels_);
+        source = turned_.data() - from * channels_;
+      }
+      read_row(source, tile.column + x->lo, raw_.data() + (i * raw_high + j) * length);
+    }
 
   // Their sums by kinds of the other axes. A kind of a single tap, and what is zero, need no memory.
   summed_.resize(kinds_z * deep * lines_ * length);

@@ -67,7 +67,8 @@ class Tiles {
 class Rows {
  public:
   // `padded`: channels of a position in memory, at least as many as the input has; those beyond it are zero.
-  Rows(const Program& program, int64_t channels, int64_t padded);
+  // `last`: the input is (images, positions, channels), otherwise (images, channels, positions).
+  Rows(const Program& program, int64_t channels, int64_t padded, bool last);
   void read(const float* input, const Tile& tile);
 
   // Where the channels of a kind are, at a row and a column of the tile, offset by the step's.
@@ -84,9 +85,11 @@ class Rows {
   void add(float* to, const std::vector<std::pair<const float*, float>>& terms, int64_t count) const;
 
   const Program& program_;
-  int64_t channels_, padded_, rows_ = 0, wide_ = 0, lines_ = 0;
+  int64_t channels_, padded_;
+  bool last_;
+  int64_t rows_ = 0, wide_ = 0, lines_ = 0;
   std::vector<const float*> table_;  // by kind and position of depth, then by kind and row
-  std::vector<float> raw_, summed_, nothing_;
+  std::vector<float> turned_, raw_, summed_, nothing_;
 };
 
 }  // namespace halfstride

@@ -1,4 +1,4 @@
-// Programs on channels-last images: `run`, the operator or its gradient to the input, and `cross`, that to the weight.
+// Programs on images: `run`, the operator or its gradient to the input, and `cross`, that to the weight.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/headeronly/util/Exception.h>
@@ -106,10 +106,16 @@ const float* floats(const Tensor& tensor, const char* name) {
   return static_cast<const float*>(tensor.const_data_ptr());
 }
 
-void check_sizes(const Program& program, const Tensor& input) {
-  int64_t size = 1;
-  for (const Axis& axis : program.axes) size *= axis.size;
-  STD_TORCH_CHECK(input.dim() == 3 && input.size(1) == size, "the program is for an input of ", size, " positions");
+int64_t positions_of(const Program& program) {
+  return program.axes[0].size * program.axes[1].size * program.axes[2].size;
+}
+
+// The channels of an input (images, positions, channels), or (images, channels, positions) where they are not `last`.
+int64_t channels_of(const Program& program, const Tensor& input, bool last) {
+  const int64_t positions = positions_of(program);
+  STD_TORCH_CHECK(input.dim() == 3 && input.size(last ? 1 : 2) == positions, "the program is for an input of ",
+                  positions, " positions");
+  return input.size(last ? 2 : 1);
 }
 
 struct Block {
@@ -118,8 +124,8 @@ struct Block {
 
 // The outputs of one block of positions in a row: where they are, and which of them exist.
 struct Outputs {
-  float* first;
-  int64_t step, valid_from, valid_until;
+  int64_t place;  // of the first, among the positions of an image
+  int64_t valid_from, valid_until;
 };
 
 }  // namespace
@@ -138,70 +144,93 @@ Tensor pack(const Tensor& kernels) {
 }
 
 // input (images, positions, in), kernels (blocks of output channels, kernels, in, BLOCK), bias (out,) ->
-// (images, output positions, out).
-Tensor run(const Tensor& input, const Tensor& kernels, std::optional<Tensor> bias, const Tensor& numbers, int64_t out) {
+// (images, output positions, out); with the channels before the positions in both where they are not `last`.
+Tensor run(const Tensor& input, const Tensor& kernels, std::optional<Tensor> bias, const Tensor& numbers, int64_t out,
+           bool last) {
   const Program program(numbers);
-  check_sizes(program, input);
   const Axis *z = program.axes, *y = z + 1, *x = z + 2;
-  const int64_t images = input.size(0), in = input.size(2);
+  const int64_t images = input.size(0), in = channels_of(program, input, last);
   const int64_t panel = in * BLOCK, blocks = rounded_up(out, BLOCK) / BLOCK;
   STD_TORCH_CHECK(kernels.numel() == blocks * program.kernels * panel, "the kernels do not fit the program");
   STD_TORCH_CHECK(!bias || bias->size(0) == out, "the bias does not fit the output channels");
   const float *px = floats(input, "input"), *pk = floats(kernels, "kernels");
   const float* pb = bias ? floats(*bias, "bias") : nullptr;
-  Tensor output = torch::stable::new_empty(input, {images, z->output_size * y->output_size * x->output_size, out});
+  const int64_t output_positions = z->output_size * y->output_size * x->output_size;
+  Tensor output = last ? torch::stable::new_empty(input, {images, output_positions, out})
+                       : torch::stable::new_empty(input, {images, out, output_positions});
   float* py = static_cast<float*>(output.mutable_data_ptr());
 
   const int64_t kinds = z->kinds.size() * y->kinds.size() * x->kinds.size();
-  const Tiles tiles(program, images, kinds * in, POSITIONS);
+  const int64_t lines = z->phases * y->phases;  // of outputs, for a row of positions
+  const Tiles tiles(program, images, kinds * in + (last ? 0 : lines * x->phases * BLOCK), POSITIONS);
   const int64_t products = images * z->count * y->count * x->count * in * out * program.kernels;
-  const auto output_of = [&](const Tile& tile, int64_t row, int64_t column, int64_t count, const int64_t* r) {
+  // Where the outputs of a phase are, for `count` positions from a row and column of a tile on, and which of them exist.
+  const auto outputs_of = [&](const Tile& tile, int64_t row, int64_t column, int64_t count, const int64_t* r) {
     const int64_t a = z->phases * tile.depth + r[0] - z->skipped;
     const int64_t b = y->phases * (tile.row + row) + r[1] - y->skipped;
     const int64_t c = x->phases * (tile.column + column) + r[2] - x->skipped;
-    Outputs outputs{nullptr, x->phases * out, 0, 0};
+    Outputs outputs{0, 0, 0};
     if (a < 0 || a >= z->output_size || b < 0 || b >= y->output_size) return outputs;
-    outputs.first = py + (((tile.image * z->output_size + a) * y->output_size + b) * x->output_size + c) * out;
+    outputs.place = (a * y->output_size + b) * x->output_size + c;
     outputs.valid_from = c < 0 ? (-c + x->phases - 1) / x->phases : 0;
     outputs.valid_until = std::min(count, c >= x->output_size ? 0 : (x->output_size - c - 1) / x->phases + 1);
     return outputs;
   };
 
   in_parallel(tiles.size(), products, [&](int64_t begin, int64_t end) {
-    Rows rows(program, in, in);
+    Rows rows(program, in, in, last);
     std::vector<Vector> slots(GROUP * program.slots * PRODUCTS, Vector{});
     std::vector<Block> blocks_of_tile;
-    std::vector<float> aside(POSITIONS * BLOCK);
+    std::vector<float> aside(POSITIONS * BLOCK);  // outputs that are not yet where they belong
     Tile tile;
     // One step at one block of positions, for one block of output channels.
     const auto take = [&](const Step& step, const Block& at, int64_t place, int64_t block, int64_t channels) {
       const int64_t vectors = (channels + LANES - 1) / LANES;
       Vector* slot = slots.data() + place * program.slots * PRODUCTS;
-      Vector* to = nullptr;
-      float* direct = nullptr;
+      Vector* to = step.to >= 0 ? slot + step.to * PRODUCTS : nullptr;
+      float *direct = nullptr, *later = nullptr;
+      int64_t distance = x->phases * out;
       Outputs outputs{};
-      if (step.to >= 0) {
-        to = slot + step.to * PRODUCTS;
-      } else {
-        outputs = output_of(tile, at.row, at.column, at.count, step.phase);
+      if (step.to < 0 && !last) {
+        const int64_t line = at.row * lines + step.phase[0] * y->phases + step.phase[1];
+        direct = aside.data() + (line * tile.columns * x->phases + at.column * x->phases + step.phase[2]) * BLOCK;
+        distance = x->phases * BLOCK;
+      } else if (step.to < 0) {
+        outputs = outputs_of(tile, at.row, at.column, at.count, step.phase);
         if (outputs.valid_from >= outputs.valid_until) return;
-        const bool whole = channels == vectors * LANES && outputs.valid_from == 0 && outputs.valid_until == at.count;
-        direct = whole ? outputs.first + block * BLOCK : aside.data();
-        if (whole) outputs.first = nullptr;
+        direct = py + (tile.image * output_positions + outputs.place) * out + block * BLOCK;
+        if (channels < vectors * LANES || outputs.valid_from > 0 || outputs.valid_until < at.count) {
+          later = direct;
+          direct = aside.data();
+          distance = BLOCK;
+        }
       }
-      const int64_t distance = outputs.first ? BLOCK : outputs.step;
       multiply_of(at.count, vectors)(slot + step.begin * PRODUCTS, slot + step.add * PRODUCTS,
                                      rows.at(step, at.row, at.column), in,
                                      pk + (block * program.kernels + std::max<int64_t>(step.kernel, 0)) * panel,
                                      step.kernel < 0 ? 0 : in, to, direct, distance);
-      if (outputs.first)
+      if (later)
         for (int64_t m = outputs.valid_from; m < outputs.valid_until; m++)
-          std::memcpy(outputs.first + m * outputs.step + block * BLOCK, aside.data() + m * BLOCK,
-                      channels * sizeof(float));
+          std::memcpy(later + m * x->phases * out, direct + m * BLOCK, channels * sizeof(float));
+    };
+    // All outputs of a tile, from `aside` to where channels lie before positions.
+    const auto turn = [&](int64_t block, int64_t channels) {
+      float* to = py + (tile.image * out + block * BLOCK) * output_positions;
+      const int64_t width = tile.columns * x->phases, start = x->phases * tile.column - x->skipped;
+      const int64_t from = std::max<int64_t>(-start, 0), until = std::min(width, x->output_size - start);
+      for (int64_t row = 0; row < tile.rows; row++)
+        for (int64_t line = 0; line < lines && from < until; line++) {
+          const int64_t a = z->phases * tile.depth + line / y->phases - z->skipped;
+          const int64_t b = y->phases * (tile.row + row) + line % y->phases - y->skipped;
+          if (a < 0 || a >= z->output_size || b < 0 || b >= y->output_size) continue;
+          transpose(aside.data() + ((row * lines + line) * width + from) * BLOCK, BLOCK, until - from, channels,
+                    to + (a * y->output_size + b) * x->output_size + start + from, output_positions);
+        }
     };
     for (int64_t t = begin; t < end; t++) {
       tile = tiles[t];
       rows.read(px, tile);
+      if (!last) aside.resize(tile.rows * lines * tile.columns * x->phases * BLOCK);
       blocks_of_tile.clear();
       for (int64_t row = 0; row < tile.rows; row++)
         in_blocks(tile.columns, [&](int64_t column, int64_t count) { blocks_of_tile.push_back({row, column, count}); });
@@ -214,24 +243,25 @@ Tensor run(const Tensor& input, const Tensor& kernels, std::optional<Tensor> bia
           for (int64_t i = 0; i < POSITIONS * vectors; i++)
             slots[(place * program.slots + BIAS) * PRODUCTS + i] = load(biases + i % vectors * LANES);
         for (size_t first = 0; first < blocks_of_tile.size(); first += GROUP) {
-          const size_t last = std::min(blocks_of_tile.size(), first + GROUP);
+          const size_t beyond = std::min(blocks_of_tile.size(), first + GROUP);
           for (const Step& step : program.steps)
-            for (size_t i = first; i < last; i++) take(step, blocks_of_tile[i], i - first, block, channels);
+            for (size_t i = first; i < beyond; i++) take(step, blocks_of_tile[i], i - first, block, channels);
         }
+        if (!last) turn(block, channels);
       }
     }
   });
   return output;
 }
 
-// one (images, positions, in) by one program, other (images, positions, out) by another with as many steps ->
+// one (images, positions, in) by one program, other (images, positions, out) by another with as many steps, or with the
+// channels before the positions in both where they are not `last` ->
 // (parts, steps, in, out rounded up to vectors): for every step the products of all pairs of channels, summed over
 // positions; the sum over parts is the whole.
-Tensor cross(const Tensor& one, const Tensor& other, const Tensor& one_numbers, const Tensor& other_numbers) {
+Tensor cross(const Tensor& one, const Tensor& other, const Tensor& one_numbers, const Tensor& other_numbers, bool last) {
   const Program one_program(one_numbers), other_program(other_numbers);
-  check_sizes(one_program, one);
-  check_sizes(other_program, other);
-  const int64_t steps = one_program.steps.size(), in = one.size(2), out = rounded_up(other.size(2), LANES);
+  const int64_t in = channels_of(one_program, one, last), given = channels_of(other_program, other, last);
+  const int64_t steps = one_program.steps.size(), out = rounded_up(given, LANES);
   for (int axis = 0; axis < 3; axis++)
     STD_TORCH_CHECK(one_program.axes[axis].count == other_program.axes[axis].count, "the programs differ in positions");
   STD_TORCH_CHECK(other_program.steps.size() == one_program.steps.size() && one.size(0) == other.size(0),
@@ -251,8 +281,8 @@ Tensor cross(const Tensor& one, const Tensor& other, const Tensor& one_numbers, 
   const int64_t parts = std::min<int64_t>(tiles.size(), torch::stable::get_num_threads());
   Tensor output = torch::stable::new_zeros(one, {parts, steps, in, out});
   float* py = static_cast<float*>(output.mutable_data_ptr());
-  in_parallel(parts, one.size(0) * one.size(1) * in * out * steps, [&](int64_t begin, int64_t end) {
-    Rows one_rows(one_program, in, one_step), other_rows(other_program, other.size(2), other_step);
+  in_parallel(parts, one.size(0) * positions_of(one_program) * in * out * steps, [&](int64_t begin, int64_t end) {
+    Rows one_rows(one_program, in, one_step, last), other_rows(other_program, given, other_step, last);
     std::vector<const float*> ones(one_program.axes[1].count), others(ones.size());
     for (int64_t part = begin; part < end; part++)
       for (int64_t t = tiles.size() * part / parts; t < tiles.size() * (part + 1) / parts; t++) {
@@ -280,8 +310,8 @@ Tensor cross(const Tensor& one, const Tensor& other, const Tensor& one_numbers, 
 
 STABLE_TORCH_LIBRARY_FRAGMENT(halfstride_kernels, m) {
   m.def("pack(Tensor kernels) -> Tensor");
-  m.def("run(Tensor input, Tensor kernels, Tensor? bias, Tensor program, int out) -> Tensor");
-  m.def("cross(Tensor one, Tensor other, Tensor one_program, Tensor other_program) -> Tensor");
+  m.def("run(Tensor input, Tensor kernels, Tensor? bias, Tensor program, int out, bool last) -> Tensor");
+  m.def("cross(Tensor one, Tensor other, Tensor one_program, Tensor other_program, bool last) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(halfstride_kernels, CPU, m) {

@@ -2,6 +2,8 @@
 #pragma once
 #include <immintrin.h>
 
+#include <algorithm>
+#include <cstdint>
 #include <type_traits>
 #include <utility>
 
@@ -45,5 +47,38 @@ static INLINE void unrolled(Body&& body) {
 
 // The lambda of `unrolled`.
 #define EACH(i) [&](auto i) __attribute__((always_inline))
+
+// to[c * to_step + r] = from[r * from_step + c] for 8 x 8 numbers, in registers.
+static INLINE void transpose_square(const float* from, int64_t from_step, float* to, int64_t to_step) {
+  __m256 rows[8], pairs[8], fours[8];
+  unrolled<8>(EACH(i) { rows[i] = _mm256_loadu_ps(from + i * from_step); });
+  unrolled<4>(EACH(i) {
+    pairs[2 * i] = _mm256_unpacklo_ps(rows[2 * i], rows[2 * i + 1]);
+    pairs[2 * i + 1] = _mm256_unpackhi_ps(rows[2 * i], rows[2 * i + 1]);
+  });
+  unrolled<2>(EACH(i) {
+    unrolled<2>(EACH(j) {
+      fours[4 * i + 2 * j] = _mm256_shuffle_ps(pairs[4 * i + j], pairs[4 * i + 2 + j], 0x44);
+      fours[4 * i + 2 * j + 1] = _mm256_shuffle_ps(pairs[4 * i + j], pairs[4 * i + 2 + j], 0xEE);
+    });
+  });
+  unrolled<4>(EACH(i) {
+    _mm256_storeu_ps(to + i * to_step, _mm256_permute2f128_ps(fours[i], fours[4 + i], 0x20));
+    _mm256_storeu_ps(to + (4 + i) * to_step, _mm256_permute2f128_ps(fours[i], fours[4 + i], 0x31));
+  });
+}
+
+// to[c * to_step + r] = from[r * from_step + c].
+static inline void transpose(const float* from, int64_t from_step, int64_t rows, int64_t columns, float* to,
+                             int64_t to_step) {
+  constexpr int64_t SIDE = 8;
+  for (int64_t r = 0; r < rows; r += SIDE)
+    for (int64_t c = 0; c < columns; c += SIDE)
+      if (r + SIDE <= rows && c + SIDE <= columns)
+        transpose_square(from + r * from_step + c, from_step, to + c * to_step + r, to_step);
+      else
+        for (int64_t i = r; i < std::min(rows, r + SIDE); i++)
+          for (int64_t j = c; j < std::min(columns, c + SIDE); j++) to[j * to_step + i] = from[i * from_step + j];
+}
 
 }  // namespace halfstride

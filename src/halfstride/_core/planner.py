@@ -267,7 +267,8 @@ def _eligible(case: Case, channels_last: bool) -> list[str]:
         # A call for each tap took up to twice as long as all of torch's.
         if case.batch * positions * case.out_channels * math.prod(case.kernel_size) <= _FEW_PRODUCTS:
             return ["native"]
-    if _rearranges_much(case, channels_last):  # which "scatter" and "by_parts" do, for longer than predicted
+    # "scatter" and "by_parts" rearrange a large contiguous output afterwards, which takes longer than predicted.
+    if not channels_last and positions > 1 and case.out_channels >= _MANY_OUTPUTS * case.in_channels:
         return [name for name in able if name in ("native", "folded")]
     return able
 
@@ -327,7 +328,7 @@ def _decide(case: Case, algorithm: str, circumstances: str, channels_last: bool)
         if case.form == "transposed":
             return "native", "torch's transposed convolution computes no needless MACs"
         return "folded", "it adds the taps that meet copies of one value before it multiplies"
-    if name := _fused(case, circumstances == "training", channels_last):
+    if name := _fused(case, circumstances == "training"):
         return name, "measured layers of such a shape were fastest by the loops of halfstride-kernels"
     times = predictions(case, _costs(), circumstances, channels_last=channels_last)
     if len(times) == 1:
@@ -347,7 +348,7 @@ def _folds_on_tensor_cores(case: Case, channels_last: bool) -> bool:
     return case.form == "resize" and case.axes == 2 and case.groups == 1 and channels_last
 
 
-def _fused(case: Case, training: bool, channels_last: bool) -> str | None:
+def _fused(case: Case, training: bool) -> str | None:
     """Return the algorithm that the loops of `halfstride-kernels` are faster by; None where they are not installed, or
     a case is not of the many for which they are."""
     positions = math.prod(case.input_size)
@@ -356,9 +357,14 @@ def _fused(case: Case, training: bool, channels_last: bool) -> str | None:
         overlaps = any(k > s for k, s in zip(twin.kernel_size, twin.stride, strict=True))
         enough = positions >= _ENOUGH and (not training or case.batch * positions >= _ENOUGH_IN_TRAINING)
         return "few_outputs" if overlaps and enough and max(twin.kernel_size) <= _FEW_TAPS else None
-    if case.form != "resize" or not by_parts.is_fused(case) or _rearranges_much(case, channels_last):
+    if case.form != "resize" or not by_parts.is_fused(case):
         return None
     return "by_parts" if case.batch * positions >= _ENOUGH and _has_enough_channels(case) else None
+
+
+def _has_enough_channels(case: Case) -> bool:
+    """Return whether there are enough channels for the loops of `halfstride-kernels` to multiply."""
+    return case.in_channels >= _LANES and case.out_channels >= _LANES // 2
 
 
 def _has_enough_channels(case: Case) -> bool:

@@ -1,6 +1,6 @@
 """Summation by parts by the loops of `halfstride-kernels`, which keep products in registers until they are outputs.
 
-The loops follow `program`s. Tensors are laid out (images, positions, channels), as in `operator`.
+The loops follow `program`s. They take contiguous tensors and channels-last ones as they are.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from torch import Tensor
 from halfstride._core.algorithms.by_parts import program
 from halfstride._core.algorithms.by_parts.steps import sums_of_taps
 from halfstride._core.case import Case
+from halfstride._core.common import is_channels_last
 from halfstride._support import fused_kernels
 from halfstride._support.weight_cache import cache_on_weight, cached
 from halfstride.kernels import widened
@@ -31,7 +32,7 @@ def takes(case: Case, *tensors: Tensor | None) -> bool:
 
 
 def output(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """(images, *output_size, out) from input (images, *input_size, in) and weight (out, in, *kernel_size)."""
+    """(images, out, *output_size) in the input's memory format, from input (images, in, *input_size)."""
     spacing = _spacing(case)
     numbers, signs = program.output_program(case, spacing)
     key = ("by_parts", "fused", case.stride, case.padding, spacing)
@@ -42,25 +43,40 @@ def output(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Te
 
     kernels = cache_on_weight(weight, key, packed)
     bias = None if bias is None else bias.contiguous()
-    rows = input.flatten(1, -2)
-    result: Tensor = fused_kernels.OPERATORS.run(rows, kernels, bias, numbers, case.out_channels)
-    return result.view(case.batch, *case.output_size, case.out_channels)
+    return _run(input, kernels, bias, numbers, case.out_channels, case.output_size)
 
 
-def input_gradient(case: Case, gradient: Tensor, weight: Tensor) -> Tensor:
-    """(images, *input_size, in) from the output's (images, *output_size, out)."""
-    kernels = _packed(weight.flatten(2).permute(2, 1, 0))
-    rows, numbers = gradient.flatten(1, -2), program.input_gradient_program(case)
-    result: Tensor = fused_kernels.OPERATORS.run(rows, kernels, None, numbers, case.in_channels)
-    return result.view(case.batch, *case.input_size, case.in_channels)
+def gradients(
+    case: Case, gradient: Tensor, input: Tensor | None, weight: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """To the input, in the gradient's memory format, where the weight is given; to the weight where the input is."""
+    of_input = of_weight = None
+    if weight is not None:
+        kernels = _packed(weight.flatten(2).permute(2, 1, 0))
+        numbers = program.input_gradient_program(case)
+        of_input = _run(gradient, kernels, None, numbers, case.in_channels, case.input_size)
+    if input is not None:
+        last = is_channels_last(gradient)
+        rows = [_rows(each, last) for each in (input, gradient)]
+        parts = fused_kernels.OPERATORS.cross(*rows, *program.weight_gradient_programs(case), last)
+        taps: Tensor = parts.sum(0)[..., : case.out_channels].permute(2, 1, 0)
+        of_weight = taps.reshape(case.out_channels, case.in_channels, *case.kernel_size)
+    return of_input, of_weight
 
 
-def weight_gradient(case: Case, gradient: Tensor, input: Tensor) -> Tensor:
-    """(out, in, *kernel_size) from the output's gradient and the input."""
-    of_input, of_gradient = program.weight_gradient_programs(case)
-    parts = fused_kernels.OPERATORS.cross(input.flatten(1, -2), gradient.flatten(1, -2), of_input, of_gradient)
-    taps: Tensor = parts.sum(0)[..., : case.out_channels].permute(2, 1, 0)
-    return taps.reshape(case.out_channels, case.in_channels, *case.kernel_size)
+def _run(
+    input: Tensor, kernels: Tensor, bias: Tensor | None, numbers: Tensor, channels: int, size: tuple[int, ...]
+) -> Tensor:
+    last = is_channels_last(input)
+    result: Tensor = fused_kernels.OPERATORS.run(_rows(input, last), kernels, bias, numbers, channels, last)
+    if last:
+        return result.view(len(result), *size, channels).movedim(-1, 1)
+    return result.view(len(result), channels, *size)
+
+
+def _rows(input: Tensor, last: bool) -> Tensor:
+    """(images, positions, channels), or (images, channels, positions)."""
+    return input.movedim(1, -1).contiguous().flatten(1, -2) if last else input.contiguous().flatten(2)
 
 
 @cached

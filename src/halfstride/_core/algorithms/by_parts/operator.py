@@ -134,10 +134,11 @@ class _Output(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None, case: Case, cached_kernels: Kernels | None) -> Tensor:
-        values = _channels_at_the_end(x)
-        bias = None if bias is None else typed(bias, values.dtype)
+        wide = widened(x)
+        bias = None if bias is None else typed(bias, wide.dtype)
         if fused.takes(case, x, weight, bias):
-            return typed(fused.output(case, values, weight, bias).movedim(-1, 1), x.dtype)
+            return typed(fused.output(case, wide, weight, bias), x.dtype)
+        values = _channels_at_the_end(wide)
         of_case = plan(case, kernels_last=cached_kernels is not None)
         output = values.new_empty(len(x), *case.output_size, weight.shape[0])
         kernels = cached_kernels or _kernels(weight, of_case)
@@ -165,16 +166,15 @@ class _Gradients(torch.autograd.Function):
     def forward(
         g: Tensor, x: Tensor | None, weight: Tensor | None, case: Case, dtype: torch.dtype
     ) -> tuple[Tensor | None, Tensor | None]:
-        gradient = _channels_at_the_end(g)
-        values = None if x is None else _channels_at_the_end(x)
         wide = None if weight is None else widened(weight)
         if fused.takes(case, g, x, weight):
-            into_x = None if wide is None else fused.input_gradient(case, gradient, wide).movedim(-1, 1)
-            into_weight = None if values is None else fused.weight_gradient(case, gradient, values)
+            into_x, into_weight = fused.gradients(case, widened(g), None if x is None else widened(x), wide)
             return (
                 None if into_x is None else typed(into_x, g.dtype),
                 None if into_weight is None else typed(into_weight, dtype),
             )
+        gradient = _channels_at_the_end(g)
+        values = None if x is None else _channels_at_the_end(x)
         of_case = plan(case)
         outputs, channels = g.shape[1], (x if weight is None else weight).shape[1]  # type: ignore[union-attr]
         of_x = of_taps = None
