@@ -367,11 +367,6 @@ def _has_enough_channels(case: Case) -> bool:
     return case.in_channels >= _LANES and case.out_channels >= _LANES // 2
 
 
-def _has_enough_channels(case: Case) -> bool:
-    """Return whether there are enough channels for the loops of `halfstride-kernels` to multiply."""
-    return case.in_channels >= _LANES and case.out_channels >= _LANES // 2
-
-
 def _rearranges_much(case: Case, channels_last: bool) -> bool:
     """Return whether rearranging a large contiguous output afterwards takes much of the time."""
     enlarged = max(case.input_size) > 1 and case.out_channels >= _MANY_OUTPUTS * case.in_channels
