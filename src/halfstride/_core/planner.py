@@ -367,12 +367,6 @@ def _has_enough_channels(case: Case) -> bool:
     return case.in_channels >= _LANES and case.out_channels >= _LANES // 2
 
 
-def _rearranges_much(case: Case, channels_last: bool) -> bool:
-    """Return whether rearranging a large contiguous output afterwards takes much of the time."""
-    enlarged = max(case.input_size) > 1 and case.out_channels >= _MANY_OUTPUTS * case.in_channels
-    return enlarged and not channels_last
-
-
 def _is_slow_in_torch(case: Case) -> bool:
     """Return whether torch's transposed convolution is slower on a CPU than a matrix product and a compiled loop."""
     # oneDNN computes 16 output channels at once, needed or not. torch computes volumes without oneDNN.
