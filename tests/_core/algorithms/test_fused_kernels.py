@@ -3,6 +3,7 @@
 CI runs this file with AddressSanitizer too.
 """
 
+import itertools
 import multiprocessing
 import threading
 
@@ -91,6 +92,21 @@ def test_by_parts(case, last, aligned, apart):
 def test_few_outputs(case, last, aligned):
     assert few_outputs.unsupported_reason(case) is None
     assert_exact(few_outputs, case, last, aligned)
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("form", ["resize", "transposed"])
+def test_every_small_geometry(form, last):
+    """Borders are all that a few positions have; at large strides some phases have no tap or no output."""
+    for n, k, s in itertools.product((1, 2), (1, 2, 4), (1, 2, 5)):
+        for before, after in {(0, 0), (k // 2, k - 1)}:
+            shape = (3, 2, 2, k) if form == "resize" else (2, 3, 2, k)
+            try:
+                case = CASES[form](2, (1, 2, 2, n), shape, (2, s), ((0, 0), (before, after)))
+            except ValueError:  # nothing is left
+                continue
+            for algorithm in (few_outputs, by_parts) if form == "resize" else (few_outputs,):
+                assert_exact(algorithm, case, last, aligned=True)
 
 
 @pytest.mark.parametrize("spacing", [1, 2, 3])
