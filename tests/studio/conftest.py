@@ -79,8 +79,9 @@ def client(runs):
 def folder_runs(tmp_path_factory):
     """Trained runs on folders of every kind, two of them with an evaluation."""
     root = tmp_path_factory.mktemp("studio-folders")
-    pictures, runs = root / "pictures", root / "runs"
-    runs.mkdir()
+    runs = root / "runs"
+    pictures = runs / "pictures"  # elsewhere they would be read after being allowed
+    pictures.mkdir(parents=True)
     grey = draw_pictures(pictures / "grey")
     classes = draw_pictures(pictures / "classes", count=60, classes=CLASSES)
     photographs = draw_pictures(pictures / "фото", size=64, colour=True)
