@@ -66,7 +66,7 @@ function figure(told) {
   image.addEventListener("load", () => URL.revokeObjectURL(address));
   return html("figure", {},
     html("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Figure" }, image),
-    html("figcaption", { class: "quiet small", text: "The pattern alone is drawn with its contrast stretched to the whole range: how strong it is, the table says." }));
+    html("figcaption", { class: "quiet small", text: "Drawn with contrast stretched: pictures from their 0.5 % to their 99.5 % quantile, the pattern alone to the whole range. How strong it is, the table says." }));
 }
 
 function show(place, told) {
