@@ -274,7 +274,8 @@ def strange(folder_runs, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "source", ["/elsewhere", "hub:ylecun/mnist", "hub:/elsewhere", "//server/share", "run/../../x", "{root}/../x", "hub:"]
+    "source",
+    ["/elsewhere", "hub:ylecun/mnist", "hub:/elsewhere", "//server/share", "run/../../x", "{root}/../x", "hub:"],
 )
 def test_images_elsewhere_are_read_after_they_were_allowed(strange, monkeypatch, source):
     source = source.format(root=strange)

@@ -82,7 +82,8 @@ class RunsFolder:
         path = self._paths().get(name)
         if path is None:
             raise StudioError(
-                404, f"`run` (={name[:200]!r}) is not in the runs folder: it was moved, renamed or deleted. Choose another."
+                404,
+                f"`run` (={name[:200]!r}) is not in the runs folder: it was moved, renamed or deleted. Choose another.",
             )
         check_sizes(path)
         return Run(path)
