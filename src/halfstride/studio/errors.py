@@ -12,8 +12,8 @@ class StudioError(Exception):
     """A request cannot be answered.
 
     Args:
-        status: the HTTP status: 403 for images that may not be read, 404 for a run that does not exist, 409 for one that
-            is damaged or not run here, 413 for too large a request, 415 for a file that is not a picture.
+        status: the HTTP status: 403 for images that may not be read, 404 for a run that does not exist, 409 for one
+            that is damaged or not run here, 413 for too large a request, 415 for a file that is not a picture.
         reason: why, in one sentence.
     """
 
