@@ -262,7 +262,8 @@ def test_the_numbers_are_tables_for_those_who_do_not_see_the_canvas(visit):
     until(page, "document.querySelectorAll('.tables table').length > 6")
     read = page.evaluate(
         """Object.fromEntries(['#scatter', '#matrix', '#coverage'].flatMap(view =>
-            [...document.querySelectorAll(`${view} table`)]).map(one => [one.caption.textContent, [...one.querySelectorAll('tbody td')].map(cell => cell.textContent)]))"""
+            [...document.querySelectorAll(`${view} table`)]).map(one =>
+            [one.caption.textContent, [...one.querySelectorAll('tbody td')].map(cell => cell.textContent)]))"""
     )
     assert read["Input"] == ["1", "2", "3"]
     assert read["Kernel"] == ["1", "2", "3"]

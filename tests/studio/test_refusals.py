@@ -228,6 +228,8 @@ def test_pages_and_drags_do_not_wait_for_pictures_and_diagnoses(runs, monkeypatc
         assert begun.wait(60)
         for path in ("/api/runs/plane/checkup", "/api/layer/animation?format=svg", "/api/layer", "/static/studio.css"):
             assert client.get(path).status_code == 200
+        for path in ("/api/runs/plane/checkup", "/api/layer/animation?format=svg", "/api/layer", "/static/studio.css"):
+            assert client.get(path).status_code == 200
         for path in ("/", "/api/runs", "/api/runs/plane/latent"):
             assert client.get(path).status_code == 200
         assert client.post("/api/runs/plane/decode", json={"point": [0, 0]}).status_code == 200
