@@ -7,11 +7,10 @@ import time
 import numpy as np
 import pytest
 import torch
-from browser_helpers import canvas, drop, settle, shows, until
+from browser_helpers import canvas, drop, served, settle, shows, until
 from making_runs import change
 from studio_helpers import as_shown, png, restored
 
-from conftest import served
 from halfstride import ConvAutoencoder, to_float
 from halfstride.autoencoder import ImageOptions, Run, decode, reconstruct
 
