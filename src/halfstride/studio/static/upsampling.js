@@ -95,12 +95,12 @@ function wholeQuery() {
   return query;
 }
 
-let newest = null; // what was changed last
+let newest = null; // the slider that was moved last
 
-/** Begin a new entry of the browser's history; further changes of the same setting stay in one. */
-function beginEntry(changed) {
-  if (changed !== newest) history.pushState(null, "");
-  newest = changed;
+/** Begin a new entry of the browser's history; further moves of the same slider stay in one. */
+function beginEntry(slider = null) {
+  if (slider === null || slider !== newest) history.pushState(null, "");
+  newest = slider;
 }
 
 function writeAddress() {
@@ -446,7 +446,7 @@ const counts = ({ form, dims, input_size: n, kernel_size: k, stride }) => ({
 /** Change arguments; edited numbers stay while their count fits. */
 function change(changes) {
   stop();
-  beginEntry(Object.keys(changes).join());
+  beginEntry(Object.keys(changes).find((name) => name in ranges && !["form", "dims"].includes(name)));
   const before = counts(state);
   Object.assign(state, changes, { step: null });
   const after = counts(state);
@@ -485,7 +485,7 @@ const setLanguage = choice(find("#language"), (language) => {
 choice(find("#shade"), showExport);
 find("#reset").addEventListener("click", () => {
   stop();
-  beginEntry("all");
+  beginEntry();
   Object.assign(state, readAddress(new URLSearchParams()));
   writeAddress();
   refresh();
@@ -641,7 +641,7 @@ function edit(cell, first = null) {
       find("#error").hidden = false;
       return;
     }
-    beginEntry(`${kind} ${index}`);
+    beginEntry();
     state[kind] = told[kind].with(index, Number(text)).join(",");
     writeAddress();
     refresh();
