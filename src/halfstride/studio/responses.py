@@ -46,16 +46,16 @@ class RunSummary(BaseModel):
     """A run in the list of all; null is what its files do not tell."""
 
     name: str
-    latent: list[int] | None = Field(None, description="One number, or channels, height and width.")
-    compression: float | None = Field(None, description="Numbers of an image for each number of its code.")
+    latent: list[int] | None = Field(default=None, description="One number, or channels, height and width.")
+    compression: float | None = Field(default=None, description="Numbers of an image for each number of its code.")
     loss: str | None = None
     learning_rate: float | None = None
     steps_done: int = 0
     steps_asked: int | None = None
-    validation_mse: float | None = Field(None, description="Of the model that is kept.")
-    test_mse: float | None = Field(None, description="Of the model that is kept.")
-    changed: float | None = Field(None, description="When it last changed, in seconds since 1970.")
-    error: str | None = Field(None, description="Why the run cannot be opened, in a sentence.")
+    validation_mse: float | None = Field(default=None, description="Of the model that is kept.")
+    test_mse: float | None = Field(default=None, description="Of the model that is kept.")
+    changed: float | None = Field(default=None, description="When it last changed, in seconds since 1970.")
+    error: str | None = Field(default=None, description="Why the run cannot be opened, in a sentence.")
 
 
 class RunDetails(BaseModel):
@@ -71,7 +71,7 @@ class RunDetails(BaseModel):
     corruption: str = Field(description="The corruption of its inputs; empty for none.")
     paired: bool = Field(description="Whether its inputs and targets are pairs of images.")
     encoder: str | None = Field(description="The user's own encoder; null where it has none.")
-    fit: str | None = Field(None, description="How pictures of other sizes are brought to the size of its images.")
+    fit: str | None = Field(default=None, description="How pictures of other sizes are brought to the size of its images.")
     not_run: str | None = Field(description="Why its model is not run here; null where it is.")
     pictures: list[str] = Field(description="The PNG files in its folder.")
 
