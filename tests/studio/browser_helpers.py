@@ -1,11 +1,31 @@
 """Reading a page of the studio in a browser, and acting on it."""
 
 import base64
+import contextlib
 import json
+import threading
 import time
 
 import numpy as np
 from studio_helpers import as_shown
+
+from halfstride.studio import server
+from halfstride.studio.app import create_app
+
+
+@contextlib.contextmanager
+def served(runs):
+    """The studio's address, while it is served to this machine."""
+    import uvicorn
+
+    listener = server._listen("127.0.0.1", 8770)
+    running = uvicorn.Server(uvicorn.Config(create_app(runs), log_level="error"))
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    running.should_exit = True
+    thread.join()
+    listener.close()
 
 
 def until(page, script, argument=None):

@@ -3,19 +3,17 @@
 import contextlib
 import json
 import shutil
-import threading
 import warnings
 from dataclasses import asdict
 
 import pytest
-from browser_helpers import until
+from browser_helpers import served, until
 from fastapi.testclient import TestClient
 from making_runs import CLASSES, change, digits, draw_pictures, make_run, train_on
 from PIL import Image
 
 from halfstride import TrainingOptions, UnevenKernelWarning
 from halfstride.autoencoder import ImageOptions
-from halfstride.studio import server
 from halfstride.studio.app import create_app
 
 
@@ -79,8 +77,9 @@ def client(runs):
 def folder_runs(tmp_path_factory):
     """Trained runs on folders of every kind, two of them with an evaluation."""
     root = tmp_path_factory.mktemp("studio-folders")
-    pictures, runs = root / "pictures", root / "runs"
-    runs.mkdir()
+    runs = root / "runs"
+    pictures = runs / "pictures"  # elsewhere they would be read after being allowed
+    pictures.mkdir(parents=True)
     grey = draw_pictures(pictures / "grey")
     classes = draw_pictures(pictures / "classes", count=60, classes=CLASSES)
     photographs = draw_pictures(pictures / "фото", size=64, colour=True)
@@ -107,21 +106,6 @@ def folder_client(folder_runs):
 
 
 READY = "#views[aria-busy='false'], .walk canvas, [id$=findings][data-frames], .alarm:not([hidden])"
-
-
-@contextlib.contextmanager
-def served(runs):
-    """The studio's address, while it is served to this machine."""
-    import uvicorn
-
-    listener = server._listen("127.0.0.1", 8770)
-    running = uvicorn.Server(uvicorn.Config(create_app(runs), log_level="error"))
-    thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    running.should_exit = True
-    thread.join()
-    listener.close()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -53,16 +54,50 @@ def test_animations_are_files_to_keep(client):
         assert answer.headers["content-disposition"].startswith('attachment; filename="transposed-scatter.')
 
 
-def test_the_runs_are_listed_and_links_out_of_the_folder_are_not(client):
+def test_the_runs_are_listed_and_links_out_of_the_folder_are_not(client, runs):
     found = {run["name"]: run for run in client.get("/api/runs").json()}
     assert set(found) == {
         *("plane", "deep", "map", "uneven", "imageless"),
         *("damaged", "bad-metrics", "bad-stages", "deep-json", "huge", "wide", "tall"),
     }
-    assert found["plane"] == {"name": "plane", "steps_done": 300, "steps_asked": 500, "test_mse": 0.04, "error": None}
-    assert "is damaged (stages=[-3])" in found["bad-stages"]["error"]
-    assert "metrics.jsonl: 1 validation error" in found["bad-metrics"]["error"]
-    assert found["deep-json"]["error"]
+    told = {
+        "latent": [2], "compression": 392, "loss": "mse", "learning_rate": 0.004, "steps_done": 300, "steps_asked": 500,
+        "validation_mse": 0.055, "test_mse": 0.06, "error": None,
+    }  # fmt: skip
+    assert {name: found["plane"][name] for name in told} == told
+    assert found["plane"]["changed"] == pytest.approx((runs / "plane" / "run.json").stat().st_mtime, abs=60)
+    assert (found["map"]["latent"], found["map"]["compression"]) == ([2, 4, 4], 784 / 32)
+    for name, reason in {
+        "bad-stages": "is damaged (stages=[-3])",
+        "bad-metrics": "metrics.jsonl` is damaged at line 1: restore it, or train again.",
+        "deep-json": "run.json: it is nested too deeply to be read.",
+        "damaged": "model.safetensors is damaged or incomplete: restore it, or train this run again.",
+        "huge": "is too large to be shown",
+    }.items():
+        assert reason in found[name]["error"]
+
+
+def test_runs_that_come_change_and_go_are_listed_as_they_are(runs, tmp_path):
+    shutil.copytree(runs / "plane", tmp_path / "one")
+    with TestClient(create_app(tmp_path), base_url="http://localhost") as client:
+
+        def listed():
+            return [(run["name"], run["steps_done"], run["error"] is None) for run in client.get("/api/runs").json()]
+
+        assert listed() == [("one", 300, True)]
+        shutil.copytree(runs / "deep", tmp_path / "two")
+        metrics = (tmp_path / "one" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        (tmp_path / "one" / "metrics.jsonl").write_text("\n".join(metrics[:1]), encoding="utf-8")
+        assert listed() == [("one", 100, True), ("two", 300, True)]
+        (tmp_path / "two" / "config.json").write_text("{", encoding="utf-8")
+        assert listed() == [("one", 100, True), ("two", 300, False)]
+        assert client.get("/api/runs/one/progress").status_code == 200
+        shutil.rmtree(tmp_path / "one")
+        assert [name for name, *_ in listed()] == ["two"]
+        answer = client.get("/api/runs/one/progress")
+        assert (answer.status_code, answer.json()["error"]) == (
+            404, "`run` (='one') is not in the runs folder: it was moved, renamed or deleted. Choose another."
+        )  # fmt: skip
 
 
 def test_a_run_is_described(client, runs):
@@ -80,12 +115,13 @@ def test_a_run_is_described(client, runs):
 def test_metrics_follow_a_training(client, runs):
     path = runs / "plane" / "metrics.jsonl"
     with restored(path) as before:
-        more = b'{"step": 400, "train_mse": 0.01, "test_mse": NaN, "validation_loss": NaN}\n{"step": 500, "tr'
-        path.write_bytes(before + more)
+        line = {"step": 400, "train_mse": 0.01, "seconds": 2.0}
+        line |= dict.fromkeys(("validation_mse", "validation_loss", "test_mse"), math.nan)
+        path.write_bytes(before + json.dumps(line).encode() + b'\n{"step": 500, "tr')
         progress = client.get("/api/runs/plane/progress").json()
     assert len(progress["metrics"]) == 4  # what is being written is not there yet
     told = {name: value for name, value in progress["metrics"][-1].items() if value is not None}
-    assert told == {"step": 400, "train_mse": 0.01}
+    assert told == {"step": 400, "train_mse": 0.01, "seconds": 2.0}
     assert progress["kept"] == 200
 
 
@@ -257,7 +293,9 @@ def test_of_a_large_picture_the_middle_is_looked_at(client, monkeypatch):
         assert client.post("/api/pictures/checkup", content=png(picture)).json()["found"] == found
 
 
-def test_a_picture_in_which_nothing_can_repeat_is_refused(client):
-    answer = client.post("/api/pictures/checkup", content=png(np.zeros((7, 90), np.uint8)))
-    assert answer.status_code == 422
-    assert answer.json()["error"] == "`image` (of 7×90) is too small: four periods of 2 take 8 pixels along each axis."
+def test_a_picture_in_which_nothing_can_repeat_is_not_judged(client):
+    answer = client.post("/api/pictures/checkup", content=png(np.zeros((7, 90), np.uint8))).json()
+    assert answer["found"] is None
+    assert answer["conclusion"] == (
+        "Could not judge: `image` (of 7×90) is too small: four periods of 2 take 8 pixels along each axis."
+    )

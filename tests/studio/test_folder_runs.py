@@ -14,10 +14,11 @@ from making_runs import CLASSES, change
 from studio_helpers import as_shown, pixels, png, restored
 
 from halfstride import ConvAutoencoder, TrainingOptions, to_float
-from halfstride.autoencoder import ImageOptions, Run, reconstruct
+from halfstride.autoencoder import ImageOptions, Run, decode, reconstruct
 from halfstride.autoencoder.training import corruption_of
 from halfstride.studio import open_run, run_files
 from halfstride.studio.app import create_app
+from halfstride.studio.errors import ForeignSourceError, StudioError
 from halfstride.studio.runs_folder import RunsFolder
 
 KINDS = ["grey", "classes", "photographs", "pairs", "denoising", "variational"]
@@ -151,7 +152,9 @@ def test_a_map_trained_on_images_of_another_size_shows_theirs(folder_runs, tmp_p
     config.write_text(
         json.dumps({**json.loads(config.read_text(encoding="utf-8")), "image_size": 32}), encoding="utf-8"
     )
-    run = RunsFolder(tmp_path).open("other")
+    folder = RunsFolder(tmp_path)
+    folder.allow("other", [str(folder_runs / "pictures" / "фото")])
+    run = folder.open("other")
     assert (run.model.image_size, run.model.latent_shape) == ((64, 64), (2, 8, 8))
     assert run.reconstructions(0, 1) == RunsFolder(folder_runs).open("photographs").reconstructions(0, 1)
     assert run.decode_image(0).image.height == 64
@@ -219,6 +222,9 @@ def test_a_damaged_record_costs_the_images_and_says_so_in_one_line(folder_runs, 
     with TestClient(create_app(tmp_path), base_url="http://localhost") as client:
         assert client.get("/api/runs/run").status_code == 200
         answer = client.get("/api/runs/run/latent")
+        if answer.status_code == 403:
+            client.post("/api/runs/run/allow", json={"sources": answer.json()["sources"]})
+            answer = client.get("/api/runs/run/latent")
     assert answer.status_code == 409
     assert answer.json()["error"].startswith(message)
     assert "\n" not in answer.json()["error"]
@@ -257,3 +263,87 @@ def test_a_run_with_an_encoder_of_ones_own_shows_its_figures_and_is_not_run(fold
 )
 def test_no_other_file_is_handed_out(folder_client, file):
     assert folder_client.get(f"/api/runs/own-encoder/pictures/{file}").status_code == 404
+
+
+@pytest.fixture
+def strange(folder_runs, tmp_path):
+    """A runs folder with a run that was made elsewhere, and its images' folder inside."""
+    shutil.copytree(folder_runs / "grey", tmp_path / "run")
+    shutil.copytree(folder_runs / "pictures" / "grey", tmp_path / "run" / "grey")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["/elsewhere", "hub:ylecun/mnist", "hub:/elsewhere", "//server/share", "run/../../x", "{root}/../x", "hub:"],
+)
+def test_images_elsewhere_are_read_after_they_were_allowed(strange, monkeypatch, source):
+    source = source.format(root=strange)
+    read = []
+
+    def load(options, **_):
+        read.append(options.source)
+        raise ValueError("it is read")
+
+    monkeypatch.setattr(ImageOptions, "load", load)
+    change(strange / "run", data={"source": source, "size": [16, 16], "channels": 1})
+    with TestClient(create_app(strange), base_url="http://localhost") as client:
+        assert client.get("/api/runs/run").status_code == 200  # the run's figures need no images
+        for path in ("latent", "images", "checkup"):
+            answer = client.get(f"/api/runs/run/{path}")
+            assert (answer.status_code, answer.json()["sources"]) == (403, [source])
+        assert client.post("/api/runs/run/allow", json={"sources": ["/other"]}).status_code == 409
+        assert client.get("/api/runs/run/latent").status_code == 403
+        assert read == []
+        assert client.post("/api/runs/run/allow", json={"sources": [source]}).status_code == 200
+        assert "it is read" in client.get("/api/runs/run/latent").json()["error"]
+    assert read == [source]
+
+
+def test_images_in_the_runs_folder_are_read_unless_they_are_links_out_of_it(strange, folder_runs):
+    own = strange / "run" / "grey"
+    change(strange / "run", data={"source": str(own), "size": [16, 16], "channels": 1})
+    assert RunsFolder(strange).open("run").latent().points
+    for link, target in ((own / "a.png", "/etc/hostname"), (own / "below", folder_runs / "pictures")):
+        link.symlink_to(target)
+        with pytest.raises(StudioError, match="not in the runs folder"):
+            RunsFolder(strange).open("run").latent()
+        link.unlink()
+    own.rename(strange.parent / "moved")
+    own.symlink_to(strange.parent / "moved")
+    with pytest.raises(StudioError, match="not in the runs folder"):
+        RunsFolder(strange).open("run").latent()
+
+
+def test_pairs_ask_for_both_folders(strange):
+    change(strange / "run", data={"source": "/noisy", "clean": "/clean", "size": [16, 16], "channels": 1})
+    with pytest.raises(ForeignSourceError) as refused:
+        RunsFolder(strange).open("run").latent()
+    assert refused.value.sources == ["/noisy", "/clean"]
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+def test_a_picture_of_ones_own_is_fitted_as_the_runs_images_were(folder_runs, tmp_path, fit):
+    shutil.copytree(folder_runs / "grey", tmp_path / "run")
+    record = Run(tmp_path / "run").record
+    change(tmp_path / "run", data={**record["data"], "fit": fit, "white": 1000})
+    picture = np.random.default_rng(0).integers(0, 1000, (20, 50)).astype(np.uint16)
+    with TestClient(create_app(tmp_path), base_url="http://localhost") as client:
+        assert client.get("/api/runs/run").json()["fit"] == fit
+        answer = client.post("/api/runs/run/reconstruct", content=png(picture)).json()
+    assert (pixels(answer["original"]) == as_shown(decode(picture, (1, 16, 16), fit, 1000))).all()
+
+
+def test_what_is_being_done_with_the_images_is_told(folder_runs, monkeypatch):
+    folder, seen = RunsFolder(folder_runs), []
+    before = open_run.OpenRun._note
+
+    def note(run, *given):
+        before(run, *given)
+        seen.append(folder.work("photographs"))
+
+    monkeypatch.setattr(open_run.OpenRun, "_note", note)
+    assert folder.work("photographs") is None
+    folder.open("photographs").latent()
+    assert {work.total for work in seen} == {24}
+    assert folder.work("photographs") is None

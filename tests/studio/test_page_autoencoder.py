@@ -1,12 +1,14 @@
 """The autoencoder page in a real browser: its images and numbers are compared with the package's own functions."""
 
 import json
+import shutil
 import time
 
 import numpy as np
 import pytest
 import torch
-from browser_helpers import canvas, drop, settle, shows, until
+from browser_helpers import canvas, drop, served, settle, shows, until
+from making_runs import change
 from studio_helpers import as_shown, png, restored
 
 from halfstride import ConvAutoencoder, to_float
@@ -184,6 +186,50 @@ def test_a_damaged_run_says_so_and_the_others_can_be_chosen(visit):
     assert "does not hold the weights of this model" in page.locator("#error").inner_text()
     page.locator("#runs a", has_text="deep").first.click()
     page.wait_for_selector(".walk canvas")
+
+
+def test_many_runs_are_sorted_filtered_and_followed(visit, folder_runs, tmp_path):
+    for place in range(9):
+        run = tmp_path / f"run {place}"
+        shutil.copytree(folder_runs / ("photographs" if place % 2 else "classes"), run)
+        record = Run(run).record
+        change(run, training={**record["training"], "learning_rate": 0.01 / (place + 1)})
+    (tmp_path / "run 3" / "model.safetensors").write_bytes(b"no weights at all")
+    with served(tmp_path) as at:
+        page = visit("/autoencoder?run=none of these", at=at)
+        assert "(='none of these') is not in the runs folder" in page.locator("#error").inner_text()
+
+        def names():
+            return [name[-1] for name in page.locator("#runs a").all_inner_texts()]
+
+        assert names() == list("012345678")
+        assert "Cannot be opened. model.safetensors is damaged" in page.locator("#runs .why").inner_text()
+        page.locator(".runs th button", has_text="learning rate").click()
+        assert names() == list("876543210")
+        assert page.locator(".runs th[aria-sort='ascending']").inner_text() == "learning rate"
+        page.locator(".filter input").fill("map 2×8")
+        assert names() == list("7531")
+        page.reload()  # what was chosen stays
+        until(page, "document.querySelectorAll('#runs a').length === 4")
+        page.locator(".filter input").fill("")
+        shutil.rmtree(tmp_path / "run 0")
+        shutil.copytree(folder_runs / "grey", tmp_path / "run 9")
+        until(page, "document.querySelector('#runs').innerText.includes('run 9')")
+        assert "0" not in names()
+
+
+def test_images_elsewhere_are_asked_about(visit, folder_runs, tmp_path):
+    shutil.copytree(folder_runs / "grey", tmp_path / "run")
+    with served(tmp_path) as at:
+        page = visit("/autoencoder?run=run", at=at, ready="dialog[open]")
+        assert str(folder_runs / "pictures" / "grey") in page.locator("dialog").inner_text()
+        page.locator("dialog button", has_text="Do not read").click()
+        page.wait_for_selector("#error:not([hidden])")
+        assert "were not read, as you chose" in page.locator("#error").inner_text()
+        page.reload()
+        page.locator("dialog button", has_text="Read them").click()
+        settle(page)
+        assert page.locator("#points circle").count() > 0
 
 
 def test_a_map_run_on_a_folder_is_seen_judged_and_decoded(visit, folder_address, folder_runs):

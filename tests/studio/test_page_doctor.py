@@ -68,6 +68,20 @@ def test_a_dropped_picture_is_examined(visit):
     assert "not a picture that can be read" in page.locator("#picture-findings").inner_text()
 
 
+def test_the_rule_and_the_three_answers_are_told(visit):
+    page = visit("/doctor?run=plane")
+    words = page.locator("#model").inner_text()
+    assert "an evidence of 3.5 and a strength of 0.5 %" in words
+    assert "contrast stretched" in words
+    for content, mark in (
+        (np.zeros((7, 90), np.uint8), "– Could not judge: "),
+        (np.random.default_rng(5).integers(0, 255, (50, 61), dtype=np.uint8), "✓ No periodic pattern found."),
+        (np.indices((64, 64)).sum(0).astype(np.uint8) % 2 * 200, "⚠ Pattern found: "),
+    ):
+        drop(page, png(content))
+        until(page, "mark => document.querySelector('#picture-findings .verdict')?.innerText.startsWith(mark)", mark)
+
+
 def test_a_damaged_run_cannot_be_examined_and_a_picture_can(visit):
     page = visit("/doctor?run=damaged")
     assert "does not hold the weights of this model" in page.locator("#model-findings").inner_text()
@@ -91,7 +105,7 @@ def test_nothing_sticks_out_at_any_width_and_axe_finds_nothing_serious(visit, fo
     from axe_playwright_python.sync_playwright import Axe
 
     page = visit(path, color_scheme="light", **({"at": folder_address} if path.endswith("=classes") else {}))
-    for width, scheme in ((800, None), (1280, None), (3840, None), (1600, "light"), (360, "dark")):
+    for width, scheme in ((320, None), (800, None), (2560, None), (3840, None), (1600, "light"), (360, "dark")):
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         if scheme is not None:

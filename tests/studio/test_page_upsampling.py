@@ -35,17 +35,12 @@ def drawn(page, telling):
 
 
 def test_every_kind_of_layer_shows_its_own_numbers_in_every_view(visit):
-    page = visit()
-    for form, geometry in (
-        ("conv", {"input_size": 7, "padding": 1}),
-        ("resize", {"padding": 1}),
-        ("subpixel", {"padding": 1}),
-        ("transposed", {}),
-    ):
-        page.locator(f"#form input[value='{form}']").check(force=True)
+    page = visit("/?input_size=4&padding=1")
+    for form in ("conv", "resize", "subpixel", "transposed"):
+        page.locator(f"#form input[value='{form}']").check(force=True)  # all settings stay
         for dims in ("1", "2"):
             page.locator(f"#dims input[value='{dims}']").check(force=True)
-            told = explain(Layer(form=form, dims=int(dims), **geometry))
+            told = explain(Layer(form=form, dims=int(dims), input_size=4, padding=1))
             drawn(page, told)
             assert outputs(page) == told.output
             assert outputs(page, "emulated") == told.output
@@ -208,11 +203,34 @@ def test_a_number_is_edited_with_the_mouse_and_with_the_keyboard(visit):
     page.locator(".editor").press("Enter")
     assert page.locator("#error").inner_text() == "“seven” is not a number: type one such as 3 or −0.5."
     page.locator("#reset").click()
-    drawn(page, explain(Layer(dims=1, kernel_size=4)))
+    drawn(page, explain(Layer()))
+    assert query(page) == ""
     assert page.locator("#error").is_hidden()
 
 
-def test_an_illegal_layer_says_why_and_leaves_the_last_one_standing(visit):
+def test_settings_stay_with_another_kind_of_layer_and_the_way_back_is_open(visit):
+    page = visit("/?dims=1&input=3,-2,1&kernel=1,5,2")
+    slide(page, "padding", 1)
+    slide(page, "output_padding", 1)
+    slide(page, "stride", 3)
+    slide(page, "stride", 4)
+    told = Layer(dims=1, input=(3, -2, 1), kernel=(1, 5, 2), stride=4, padding=1, output_padding=1)
+    drawn(page, explain(told))
+    page.locator("#form input[value='resize']").check(force=True)
+    resized = told.model_copy(update={"form": "resize", "output_padding": 0})
+    drawn(page, explain(resized))
+    page.locator("#form input[value='transposed']").check(force=True)
+    drawn(page, explain(told))
+    page.locator("#reset").click()
+    drawn(page, explain(Layer()))
+    for layer in (told, resized, told, told.model_copy(update={"stride": 2})):  # both changes of the stride are one
+        page.go_back()
+        drawn(page, explain(layer))
+    page.go_forward()
+    drawn(page, explain(told))
+
+
+def test_nothing_of_an_earlier_layer_can_be_copied_from_an_illegal_one(visit):
     page = visit()
     drawn(page, explain(Layer()))
     before = page.locator("#scatter").bounding_box()["width"]
@@ -221,12 +239,43 @@ def test_an_illegal_layer_says_why_and_leaves_the_last_one_standing(visit):
     assert (
         page.locator("#error").inner_text() == "`padding` (=5) leaves nothing of the full output (=7): use at most 3."
     )
-    assert outputs(page) == explain(Layer()).output
-    assert page.locator("#views").get_attribute("class") == "views stale"
+    for selector in ("#code", "#formula", "#formula-note", "#verdict", "#costs tbody", ".tables", "#said"):
+        assert "".join(page.locator(selector).all_text_contents()) == ""
+    assert page.locator("#export a[href]").count() == 0
+    assert page.locator("#copy, #export a, #play, .sheet canvas").locator("visible=true").count() == 0
+    assert [numbers(page, view) for view in ("scatter", "emulated", "phases", "matrix", "coverage")] == [[]] * 5
     assert page.locator("#scatter").bounding_box()["width"] == before
     slide(page, "padding", 1)
     drawn(page, explain(Layer(padding=1)))
     assert page.locator("#error").is_hidden()
+    assert "padding=1" in page.locator("#export a").first.get_attribute("href")
+    page = visit("/?padding=5&dims=1")
+    assert page.locator("#error").inner_text().startswith("`padding` (=5) leaves nothing")
+    assert page.locator("#code").inner_text() == ""
+    slide(page, "padding", 0)
+    drawn(page, explain(Layer(dims=1)))
+
+
+def test_the_numbers_are_tables_for_those_who_do_not_see_the_canvas(visit):
+    page = visit("/?step=1&dims=1")
+    told = explain(Layer(dims=1))
+    until(page, "document.querySelectorAll('.tables table').length > 6")
+    read = page.evaluate(
+        """Object.fromEntries(['#scatter', '#matrix', '#coverage'].flatMap(view =>
+            [...document.querySelectorAll(`${view} table`)]).map(one =>
+            [one.caption.textContent, [...one.querySelectorAll('tbody td')].map(cell => cell.textContent)]))"""
+    )
+    assert read["Input"] == ["1", "2", "3"]
+    assert read["Kernel"] == ["1", "2", "3"]
+    reached = {term.j for term in rows(told.terms) if term.i <= 1}
+    assert read["Output at this step"] == [f"{v:g}" if j in reached else "" for j, v in enumerate(told.partial[1])]
+    matrix = [0.0] * 21
+    for entry in rows(told.matrix):
+        matrix[3 * entry.j + entry.i] = entry.value
+    assert read["Matrix: a row for each output, a column for each input"] == [f"{value:g}" for value in matrix]
+    assert read["Number of products at each output"] == [str(count) for count in told.coverage.counts]
+    names = page.locator("input[type=range]").evaluate_all("all => all.map(one => one.ariaLabel)")
+    assert names == ["input size", "kernel size", "stride", "padding", "dilation", "output padding", "Step"]
 
 
 def test_a_shared_address_brings_back_layer_numbers_and_step(visit):

@@ -9,6 +9,7 @@ text.py         a layer's size formula, and code that computes it
 animation.py    a layer as a GIF, an SVG, or PNG files
 
 runs_folder.py  the runs in a folder
+sources.py      where images may be read from
 open_run.py     a run's model, test images and latent space
 run_files.py    a run's files, which may be damaged
 responses.py    what the addresses of runs answer

@@ -13,12 +13,13 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 import halfstride
-from halfstride.studio.errors import StudioError, describe
+from halfstride.studio.dependencies import Queues
+from halfstride.studio.errors import ForeignSourceError, StudioError, describe
 from halfstride.studio.guard import Guard
 from halfstride.studio.pages import STATIC, autoencoder, doctor, upsampling
 from halfstride.studio.runs_folder import RunsFolder
@@ -28,6 +29,7 @@ class Failure(BaseModel):
     """Why a request was not answered, in one sentence."""
 
     error: str
+    sources: list[str] = Field([], description="Where images lie that are read after they were allowed.")
 
 
 mimetypes.add_type("text/javascript", ".js")  # Windows may have another one, with which browsers refuse modules
@@ -50,7 +52,7 @@ def create_app(runs: Path | None = None, host: str = "127.0.0.1") -> FastAPI:
         lifespan=_limit_threads,
     )
     app.state.runs = RunsFolder(runs)
-    app.state.slow = anyio.CapacityLimiter(1)
+    app.state.queues = Queues()
     app.state.uploads = anyio.Semaphore(4)
     for page in (upsampling, autoencoder, doctor):
         app.include_router(page.router)
@@ -71,6 +73,8 @@ async def _limit_threads(_: FastAPI) -> AsyncIterator[None]:
 async def _refuse(_: Request, error: Exception) -> Response:
     """Answer an error with its status and one sentence."""
     match error:
+        case ForeignSourceError():
+            return JSONResponse({"error": str(error), "sources": error.sources}, error.status)
         case StudioError():
             return JSONResponse({"error": str(error)}, error.status)
         case HTTPException():

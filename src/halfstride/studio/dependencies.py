@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import anyio
 from fastapi import Depends, Request
@@ -22,9 +22,21 @@ async def _runs(request: Request) -> RunsFolder:
     return runs
 
 
-async def run_slow(request: Request, compute: Callable[[], T]) -> T:
-    """Run what takes seconds in a thread of its own, one after the other, so that quick requests need not wait."""
-    return await anyio.to_thread.run_sync(compute, limiter=request.app.state.slow)
+Queue = Literal["images", "uploads", "diagnoses", "drawings", "exports", "other"]
+
+
+class Queues(dict[Queue, anyio.CapacityLimiter]):
+    """Threads for what takes seconds, so that neither quick requests nor those of another queue wait for it."""
+
+    def __missing__(self, queue: Queue) -> anyio.CapacityLimiter:
+        # Reading images waits for the disk, and must not keep those of another run waiting for minutes.
+        self[queue] = anyio.CapacityLimiter(4 if queue == "images" else 1)
+        return self[queue]
+
+
+async def run_slow(request: Request, compute: Callable[[], T], queue: Queue = "other") -> T:
+    """Run what takes seconds in a thread, after what waits in the same queue."""
+    return await anyio.to_thread.run_sync(compute, limiter=request.app.state.queues[queue])
 
 
 async def _upload(request: Request) -> AsyncIterator[bytes]:

@@ -5,19 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from halfstride.autoencoder.images.formats import printable
+
 
 class StudioError(Exception):
     """A request cannot be answered.
 
     Args:
-        status: the HTTP status: 404 for a run that does not exist, 409 for one that is damaged or not run here, 413 for
-            too large a request, 415 for a file that is not a picture.
+        status: the HTTP status: 403 for images that may not be read, 404 for a run that does not exist, 409 for one
+            that is damaged or not run here, 413 for too large a request, 415 for a file that is not a picture.
         reason: why, in one sentence.
     """
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
         self.status = status
+
+
+class ForeignSourceError(StudioError):
+    """A run's images lie outside the runs folder, and the person at the page has not allowed to read them.
+
+    Args:
+        sources: where they lie.
+    """
+
+    def __init__(self, sources: list[str]) -> None:
+        self.sources = [printable(source, 1000) for source in sources]
+        super().__init__(403, f"This run's images are not in the runs folder: {' and '.join(self.sources)}.")
 
 
 def describe(errors: Sequence[Any]) -> str:

@@ -19,14 +19,16 @@ from torch import Tensor
 
 from halfstride import diagnose, figures
 from halfstride.autoencoder import Run, TrainingOptions, reconstruct, to_float
+from halfstride.autoencoder.images.decoding import WHITE, Preparation
 from halfstride.autoencoder.images.options import MEMORY_LIMIT
 from halfstride.autoencoder.images.splits import inputs_and_targets
 from halfstride.autoencoder.training import corruption_of
 from halfstride.checkerboard import Diagnosis
 from halfstride.studio.errors import StudioError
 from halfstride.studio.pictures import error_map, picture
-from halfstride.studio.responses import Decoded, LatentSpace, Reconstruction, Slider
+from halfstride.studio.responses import Decoded, LatentSpace, Reconstruction, Slider, Work
 from halfstride.studio.run_files import Stamp, image_options, load_model, read_record, reading
+from halfstride.studio.sources import Sources
 
 _IMAGES_SHOWN = 1_000
 _SHOWN_BYTES = 2**28
@@ -76,11 +78,14 @@ class OpenRun:
     Args:
         run: the run.
         stamp: the version of its files.
+        sources: where its images may be read from.
         earlier: the same run before it was trained further, whose images are reused.
     """
 
-    def __init__(self, run: Run, stamp: Stamp, earlier: OpenRun | None = None) -> None:
-        self.path, self.stamp = run.path, stamp
+    def __init__(self, run: Run, stamp: Stamp, sources: Sources, earlier: OpenRun | None = None) -> None:
+        self.path, self.stamp, self._sources = run.path, stamp, sources
+        self.work: Work | None = None
+        """What is being done with its images, while that goes on."""
         self.record: dict[str, Any] = read_record(run)
         self.model = load_model(run, self.record)
         self._lock = threading.RLock()
@@ -97,21 +102,28 @@ class OpenRun:
     def shown(self) -> Shown:
         """The test images that are shown."""
         with self._lock:  # a page sends several requests at once, which all need them
-            return self._shown
+            try:
+                return self._shown
+            finally:
+                self.work = None
+
+    def _note(self, what: str, done: int, total: int | None) -> None:
+        self.work = Work(what=what, done=done, total=total)
 
     @cached_property
     def _shown(self) -> Shown:
         options = image_options(self.record)
-        if options is None:
+        if options is None or options.source is None:
             raise StudioError(
                 409, "The run's images were passed as arrays and are not stored: upload a picture of your own."
             )
+        self._sources.check(options)
         network, *_ = self.model
         with reading("The run's images cannot be read"):
             # Data sets and .npz files must be loaded as for the training, or the test images would be others; of all
             # else the sample is read alone.
             whole = str(options.source).startswith("hub:") or str(options.source).endswith(".npz")
-            loaded = options.load(memory_limit=MEMORY_LIMIT if whole else 0)
+            loaded = options.load(memory_limit=MEMORY_LIMIT if whole else 0, progress=self._note)
             if loaded.shape != (network.channels, *self.model.image_size):
                 raise StudioError(
                     409, "The run's images have another size than its model takes: upload a picture of your own."
@@ -121,6 +133,7 @@ class OpenRun:
                 _SHOWN_CELLS // self.model.cells,
                 _SHOWN_NUMBERS // math.prod(self.model.latent_shape),
             )
+            self.work = Work(what="decoding", done=0, total=None)
             sample = loaded.test.sample(max(1, min(_IMAGES_SHOWN, *bounds)))
             inputs, targets = self._corrupted(*inputs_and_targets(sample.images))
         labels = None if sample.labels is None else sample.labels.tolist()
@@ -159,6 +172,18 @@ class OpenRun:
                 )
             )
         return found
+
+    @property
+    def preparation(self) -> Preparation:
+        """How pictures are brought to the model's size: as the run's own images were."""
+        try:
+            options = image_options(self.record)
+        except StudioError:  # a damaged record costs the run's images, not one's own
+            options = None
+        shape = self.model.network.channels, *self.model.image_size
+        if options is None:
+            return Preparation(shape)
+        return Preparation(shape, options.fit, options.white or WHITE)
 
     def reconstruct(self, image: Tensor) -> Reconstruction:
         """Reconstruct an uploaded picture, uint8 C×H×W of the run's size."""

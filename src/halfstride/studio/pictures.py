@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
@@ -10,7 +12,8 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from halfstride.autoencoder.images import ImageError, decode
-from halfstride.autoencoder.images.decoding import inspect
+from halfstride.autoencoder.images.decoding import WHITE, Fit, inspect
+from halfstride.autoencoder.images.formats import TooManyPixelsError, opened
 from halfstride.studio.errors import StudioError
 
 MAX_PIXELS = 40_000_000
@@ -50,17 +53,58 @@ def _shades() -> np.ndarray:
     return np.asarray(np.round(colormaps["inferno"](np.arange(256))[:, :3] * 255), dtype=np.uint8)
 
 
-def read_picture(content: bytes, shape: tuple[int, int, int] | None = None) -> Tensor:
+def read_picture(
+    content: bytes, shape: tuple[int, int, int] | None = None, fit: Fit = "crop", white: int = WHITE
+) -> Tensor:
     """Decode a file to a uint8 image of this shape C×H×W; without a shape at its own size, grey or in colour.
+
+    Args:
+        content: the bytes of an image file.
+        shape: channels, height and width.
+        fit: how a picture of another size is brought to this one, as for `decode`.
+        white: the value of 16 bits that is white.
 
     Raises:
         StudioError: where it is not a picture, or too large.
     """
+    with _refusing():
+        height, width, grey = _inspected(content)
+        return decode(content, shape or (1 if grey else 3, height, width), fit, white)
+
+
+def read_middle(content: bytes, largest: int) -> Tensor:
+    """Decode the middle of a picture at its full resolution, grey or in colour.
+
+    Args:
+        content: the bytes of an image file.
+        largest: pixels of the result along each axis, at most.
+
+    Raises:
+        StudioError: where it is not a picture, or too large.
+    """
+    with _refusing():
+        height, width, grey = _inspected(content)
+        with opened(content) as image:
+            image.load()
+            left, top = (max(0, (size - largest) // 2) for size in image.size)
+            middle = image.crop((left, top, min(left + largest, image.width), min(top + largest, image.height)))
+        return decode(middle, (1 if grey else 3, min(height, largest), min(width, largest)))
+
+
+def _inspected(content: bytes) -> tuple[int, int, bool]:
+    """Return height, width and whether it is grey, without decoding it."""
+    height, width, grey = inspect(content)[:3]
+    if height * width > MAX_PIXELS:
+        raise StudioError(413, f"The picture has {height * width:,} pixels: at most {MAX_PIXELS:,} are taken.")
+    return height, width, grey
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Raise what is wrong with a picture as a StudioError."""
     try:
-        height, width, grey = inspect(content)[:3]
-        if height * width > MAX_PIXELS:
-            raise StudioError(413, f"The picture has {height * width:,} pixels: at most {MAX_PIXELS:,} are taken.")
-        own = (1 if grey else 3, height, width)
-        return decode(content, own if shape is None else shape)
+        yield
+    except TooManyPixelsError:
+        raise StudioError(413, f"The picture has far too many pixels: at most {MAX_PIXELS:,} are taken.") from None
     except ImageError as error:
         raise StudioError(415, f"This file {error.reason}.") from None

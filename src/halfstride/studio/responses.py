@@ -34,12 +34,28 @@ class Progress(BaseModel):
     evaluation: str | None = Field(description="The version of its evaluation; null where there is none yet.")
 
 
+class Work(BaseModel):
+    """What is being done with a run's images."""
+
+    what: str
+    done: int
+    total: int | None
+
+
 class RunSummary(BaseModel):
+    """A run in the list of all; null is what its files do not tell."""
+
     name: str
-    steps_done: int
-    steps_asked: int | None
-    test_mse: float | None
-    error: str | None = Field(description="Why the run cannot be opened.")
+    latent: list[int] | None = Field(default=None, description="One number, or channels, height and width.")
+    compression: float | None = Field(default=None, description="Numbers of an image for each number of its code.")
+    loss: str | None = None
+    learning_rate: float | None = None
+    steps_done: int = 0
+    steps_asked: int | None = None
+    validation_mse: float | None = Field(default=None, description="Of the model that is kept.")
+    test_mse: float | None = Field(default=None, description="Of the model that is kept.")
+    changed: float | None = Field(default=None, description="When it last changed, in seconds since 1970.")
+    error: str | None = Field(default=None, description="Why the run cannot be opened, in a sentence.")
 
 
 class RunDetails(BaseModel):
@@ -55,6 +71,7 @@ class RunDetails(BaseModel):
     corruption: str = Field(description="The corruption of its inputs; empty for none.")
     paired: bool = Field(description="Whether its inputs and targets are pairs of images.")
     encoder: str | None = Field(description="The user's own encoder; null where it has none.")
+    fit: str | None = Field(default=None, description="How pictures of other sizes are brought to the size of its images.")
     not_run: str | None = Field(description="Why its model is not run here; null where it is.")
     pictures: list[str] = Field(description="The PNG files in its folder.")
 

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
 
 from halfstride import UnevenKernelWarning
 from halfstride.autoencoder import ConvAutoencoder, ImageOptions, Run
-from halfstride.studio.errors import StudioError
+from halfstride.studio.errors import StudioError, describe
 from halfstride.studio.responses import Scoring
 
 _LARGEST = {
@@ -37,6 +39,10 @@ def reading(what: str) -> Iterator[None]:
     """Raise the errors of reading damaged files as a StudioError of one line that begins with `what`."""
     try:
         yield
+    except ValidationError as error:
+        raise StudioError(409, f"{what}: {describe(error.errors())}") from None
+    except RecursionError:
+        raise StudioError(409, f"{what}: it is nested too deeply to be read.") from None
     except _ERRORS as error:
         raise StudioError(409, f"{what}: {' '.join(str(error).split())[:500]}") from None
 
@@ -112,17 +118,16 @@ def why_not_run(record: dict[str, Any]) -> str | None:
 
 
 def image_options(record: dict[str, Any]) -> ImageOptions | None:
-    """Return the options that load a run's images again; None for images that were passed as arrays."""
+    """Return how a run's images were found and prepared, with None as source of arrays; None where it is not known."""
     data = record.get("data")
     if data is None:
         return None
     with reading("`data` in run.json"):
-        options = ImageOptions.from_record(data)
-    return None if options.source is None else options
+        return ImageOptions.from_record(data)
 
 
-def load_model(run: Run, record: dict[str, Any]) -> Model:
-    """Load the model, unless it is so large that it would fill the memory."""
+def sketch_model(run: Run, record: dict[str, Any]) -> Model:
+    """Return the model without its weights, unless it is so large that it would fill the memory."""
     with reading("The model cannot be loaded"):
         config = json.loads((run.path / "config.json").read_text(encoding="utf-8"))
         if _depth(config) > _DEEPEST:
@@ -135,12 +140,30 @@ def load_model(run: Run, record: dict[str, Any]) -> Model:
         weights = sum(parameter.numel() for parameter in sketch.parameters())
         if 4 * weights > _LARGEST["model.safetensors"] or cells > _LARGEST_FEATURES:
             raise StudioError(409, f"The model of {run.path.name} is too large to be shown: {weights:,} weights.")
+    shape = sketch.latent_shape
+    if sketch.latent == "map":
+        shape = (sketch.latent_dim, *(-(-side // sketch.downscale) for side in size))
+    return Model(sketch, size, shape, cells)
+
+
+def load_model(run: Run, record: dict[str, Any]) -> Model:
+    """Load the model, unless it is so large that it would fill the memory."""
+    sketch = sketch_model(run, record)
+    with reading("The model cannot be loaded"):
         network = run.load_model()
     assert isinstance(network, ConvAutoencoder)  # models with the user's own encoder are not loaded here
-    shape = network.latent_shape
-    if network.latent == "map":
-        shape = (network.latent_dim, *(-(-side // network.downscale) for side in size))
-    return Model(network, size, shape, cells)
+    return sketch._replace(network=network)
+
+
+def check_weights(run: Run) -> None:
+    """Raise StudioError where the file of weights is cut off, or no such file; its numbers are not read."""
+    try:
+        with safe_open(run.path / "model.safetensors", "pt") as file:
+            file.keys()
+    except (SafetensorError, OSError):
+        raise StudioError(
+            409, "model.safetensors is damaged or incomplete: restore it, or train this run again."
+        ) from None
 
 
 def _depth(config: dict[str, Any]) -> int:

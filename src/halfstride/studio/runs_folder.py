@@ -11,17 +11,22 @@ from typing import Any
 from halfstride.autoencoder import Run
 from halfstride.studio.errors import StudioError
 from halfstride.studio.open_run import OpenRun
-from halfstride.studio.responses import Progress, RunDetails, RunSummary
+from halfstride.studio.responses import Progress, RunDetails, RunSummary, Scoring, Work
 from halfstride.studio.run_files import (
+    Stamp,
     check_sizes,
+    check_weights,
     encoder_of,
+    image_options,
     read_evaluation,
     read_metrics,
     read_record,
     read_stages,
+    sketch_model,
     stamp,
     why_not_run,
 )
+from halfstride.studio.sources import Sources
 
 _MODELS_KEPT = 2
 _MODEL = ("config.json", "model.safetensors", "run.json")
@@ -34,7 +39,9 @@ class RunsFolder:
 
     def __init__(self, root: Path | None) -> None:
         self.root = None if root is None else root.resolve()
+        self.sources = Sources(self.root)
         self._open: OrderedDict[str, OpenRun] = OrderedDict()
+        self._summaries: dict[str, tuple[tuple[Stamp | None, ...], RunSummary]] = {}
         self._lock = threading.Lock()
 
     def names(self) -> list[str]:
@@ -58,23 +65,13 @@ class RunsFolder:
         return all((run / name).resolve().is_relative_to(self.root) for name in _READ)
 
     def summaries(self) -> list[RunSummary]:
-        found = []
-        for name in self.names():
-            try:
-                run = self.run(name)
-                metrics = read_metrics(run)
-                found.append(
-                    RunSummary(
-                        name=name,
-                        steps_done=metrics[-1].step if metrics else 0,
-                        steps_asked=sum(read_stages(run)),
-                        test_mse=metrics[-1].test_mse if metrics else None,
-                        error=None,
-                    )
-                )
-            except StudioError as error:
-                found.append(RunSummary(name=name, steps_done=0, steps_asked=None, test_mse=None, error=str(error)))
-        return found
+        """Describe all runs by their files; what has not changed since the last time is not read again."""
+        found, known = {}, self._summaries
+        for name, path in sorted(self._paths().items()):
+            stamps = tuple(stamp(path, file) for file in _READ)
+            found[name] = known[name] if name in known and known[name][0] == stamps else (stamps, _summary(name, path))
+        self._summaries = found
+        return [summary for _, summary in found.values()]
 
     def run(self, name: str) -> Run:
         """Return one of the folder's runs. A name is looked up among those found and never used as a path.
@@ -84,7 +81,10 @@ class RunsFolder:
         """
         path = self._paths().get(name)
         if path is None:
-            raise StudioError(404, f"`run` (={name[:200]!r}) is not in the runs folder.")
+            raise StudioError(
+                404,
+                f"`run` (={name[:200]!r}) is not in the runs folder: it was moved, renamed or deleted. Choose another.",
+            )
         check_sizes(path)
         return Run(path)
 
@@ -113,6 +113,7 @@ class RunsFolder:
             found.variational = network.variational
             found.parameters = sum(parameter.numel() for parameter in network.parameters())
             found.upsampling = network.upsampling
+            found.fit = self.open(name).preparation.fit
         return found
 
     def progress(self, name: str) -> Progress:
@@ -121,14 +122,23 @@ class RunsFolder:
         files = _MODEL if not why_not_run(read_record(run)) else ("run.json", *sorted(self._pictures(run)))
         model, evaluation = stamp(run.path, *files), stamp(run.path, "evaluation.json")
         metrics = read_metrics(run)
-        losses = [(one.validation_loss, one.step) for one in metrics if one.validation_loss is not None]
+        kept = _kept(metrics)
         return Progress(
             metrics=metrics,
             steps_asked=sum(read_stages(run)),
-            kept=min((one for one in losses if math.isfinite(one[0])), default=(0.0, None))[1],
+            kept=None if kept is None else kept.step,
             model=None if model is None else str(hash(model)),
             evaluation=None if evaluation is None else str(hash(evaluation)),
         )
+
+    def work(self, name: str) -> Work | None:
+        """Return what is being done with the run's images; None for nothing."""
+        kept = self._open.get(name)
+        return None if kept is None else kept.work
+
+    def allow(self, name: str, sources: list[str]) -> None:
+        """Allow to read the images of a run, which lie where it says now."""
+        self.sources.allow(sources, image_options(read_record(self.run(name))))
 
     def evaluation(self, name: str) -> dict[str, Any] | None:
         """Return the evaluation of a run's model; None where there is none yet."""
@@ -174,8 +184,47 @@ class RunsFolder:
         with self._lock:
             kept = self._open.pop(name, None)
             if kept is None or kept.stamp != found:
-                kept = OpenRun(run, found, earlier=kept)
+                kept = OpenRun(run, found, self.sources, earlier=kept)
             self._open[name] = kept
             while len(self._open) > _MODELS_KEPT:
                 self._open.popitem(last=False)
             return kept
+
+
+def _summary(name: str, path: Path) -> RunSummary:
+    """Describe a run as far as its files can be read."""
+    found = RunSummary(name=name, changed=_changed(path))
+    run = Run(path)
+    try:
+        check_sizes(path)
+        record = read_record(run)
+        training = record.get("training")
+        if isinstance(training, dict):
+            loss, rate = training.get("loss"), training.get("learning_rate")
+            found.loss = loss if isinstance(loss, str) else None
+            found.learning_rate = float(rate) if isinstance(rate, int | float) else None
+        metrics = read_metrics(run)
+        found.steps_done = metrics[-1].step if metrics else 0
+        found.steps_asked = sum(read_stages(run))
+        if (kept := _kept(metrics) or (metrics[-1] if metrics else None)) is not None:
+            found.validation_mse, found.test_mse = kept.validation_mse, kept.test_mse
+        if why_not_run(record) is None and stamp(path, *_MODEL) is not None:
+            network, size, latent, _ = sketch_model(run, record)
+            found.latent = list(latent)
+            found.compression = network.channels * math.prod(size) / math.prod(latent)
+            check_weights(run)
+    except StudioError as error:
+        found.error = str(error)
+    return found
+
+
+def _changed(path: Path) -> float | None:
+    """Return when a run last changed."""
+    stamps = [found for name in _READ if (found := stamp(path, name)) is not None]
+    return max((one[0][2] for one in stamps), default=0) / 1e9 or None
+
+
+def _kept(metrics: list[Scoring]) -> Scoring | None:
+    """Return the scoring of the model that is kept: the first with the smallest validation loss."""
+    losses = [(one.validation_loss, one.step, one) for one in metrics if one.validation_loss is not None]
+    return min((one for one in losses if math.isfinite(one[0])), default=(0.0, 0, None), key=lambda one: one[:2])[2]

@@ -26,8 +26,7 @@ def serve(runs: Path | None, host: str = "127.0.0.1", port: int = 8765, open_bro
     if runs is not None and not runs.is_dir():
         raise ValueError(f"`runs` (={runs}) is not a folder: name one that holds what `halfstride train` wrote.")
     # Images from the Hugging Face hub are read from the cache: the studio uses no network.
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+    os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
 
     import torch
     import uvicorn

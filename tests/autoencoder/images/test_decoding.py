@@ -49,6 +49,18 @@ def decoded(data, channels=3, size=(6, 9), fit="crop"):
 
 
 # Formats and modes ----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "CMYK", "I;16", "I", "F", "1"])
+def test_a_large_picture_is_brought_to_8_bits_band_by_band_with_the_same_result(monkeypatch, mode):
+    values = {"F": GREY * np.float32(1.7), "I": GREY.astype(np.int32) * 99, "I;16": GREY.astype(np.uint16) * 99}
+    image = Image.fromarray(values[mode]) if mode in values else Image.fromarray(COLOUR).convert(mode)
+    if image.mode in ("RGBA", "LA"):
+        image.putalpha(Image.fromarray(GREY))
+    whole = [decode(image, (channels, 5, 8)) for channels in (1, 3)]
+    monkeypatch.setattr(decoding, "_BAND", 9 * 4)
+    for channels, expected in zip((1, 3), whole, strict=True):
+        assert torch.equal(decode(image, (channels, 5, 8)), expected)
+
+
 @pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "PPM", "WEBP"])
 def test_colour_comes_through_unchanged(format):
     data = file_of(COLOUR, format, **({"lossless": True} if format == "WEBP" else {}))

@@ -38,6 +38,8 @@ WHITE = 65_535
 _LARGE = 2**24
 """Pictures of more pixels are decoded one at a time, so that several threads together stay within a few GiB."""
 _one_large_picture = threading.Lock()
+_BAND = 2**22
+"""Pixels that are brought to 8 bits at a time."""
 
 
 class Header(NamedTuple):
@@ -264,23 +266,43 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 def _as_8_bit(image: Image.Image, channels: int, white: int) -> Image.Image:
+    """The image as 8-bit grey or RGB; band by band, since some conversions take many bytes for each pixel."""
+    from PIL import Image
+
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode == mode and not image.has_transparency_data:
+        return image
+    rows = max(_BAND // image.width, 1)
+    boxes = [(0, top, image.width, min(top + rows, image.height)) for top in range(0, image.height, rows)]
+    high = 0.0
+    if image.mode == "F" or _is_deep(image):
+        bands = (np.asarray(image.crop(box)) for box in boxes)
+        lows, highs = zip(*((band.min(), band.max()) for band in bands), strict=True)
+        low, high = np.min(lows), np.max(highs)
+        if not (low >= 0 and high <= 65_535):  # also where either is NaN
+            raise ImageError(f"has values from {low:.6g} to {high:.6g}, where 0 to 65,535 are taken")
+    if len(boxes) == 1:
+        return _band_as_8_bit(image, high, white).convert(mode)
+    whole = Image.new(mode, image.size)
+    for box in boxes:
+        whole.paste(_band_as_8_bit(image.crop(box), high, white).convert(mode), box[:2])
+    return whole
+
+
+def _band_as_8_bit(image: Image.Image, high: float, white: int) -> Image.Image:
+    """8-bit grey or RGB of some rows; `high` is the largest value of the whole image, where it has more than 8 bits."""
     from PIL import Image
 
     if image.mode == "F" or _is_deep(image):
-        image = Image.fromarray(_scaled(np.asarray(image), white))
-    elif image.has_transparency_data:
+        return Image.fromarray(_scaled(np.asarray(image), high, white))
+    if image.has_transparency_data:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    elif image.mode not in ("1", "L", "RGB"):
-        image = image.convert("RGB")
-    return image.convert("L" if channels == 1 else "RGB")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image if image.mode in ("1", "L", "RGB") else image.convert("RGB")
 
 
-def _scaled(values: np.ndarray, white: int) -> np.ndarray:
+def _scaled(values: np.ndarray, high: float, white: int) -> np.ndarray:
     """Numbers of more than 8 bits as uint8, by the rules at the top of this file."""
-    low, high = values.min(), values.max()
-    if not (low >= 0 and high <= 65_535):  # also where either is NaN
-        raise ImageError(f"has values from {low:.6g} to {high:.6g}, where 0 to 65,535 are taken")
     if values.dtype.kind != "f":
         return as_uint8(values.astype(np.uint16), white)
     return as_uint8(values if high <= 1 else values / (255 if high <= 255 else 65_535))

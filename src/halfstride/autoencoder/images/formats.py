@@ -48,6 +48,10 @@ class ImageError(ValueError):
         return f"{self.name}: {self.reason}" if self.name else self.reason
 
 
+class TooManyPixelsError(ImageError):
+    """A picture of more than `MAX_PIXELS`."""
+
+
 @contextlib.contextmanager
 def opened(picture: Picture) -> Iterator[Image.Image]:
     """The picture, opened and not yet decoded; whatever goes wrong with it inside becomes an `ImageError`.
@@ -93,7 +97,7 @@ def opened(picture: Picture) -> Iterator[Image.Image]:
                 check_size(image)
                 yield image
     except ImageError as error:
-        raise ImageError(error.reason, name) from None
+        raise type(error)(error.reason, name) from None
     except UnidentifiedImageError:
         raise ImageError(
             "is not a picture that can be read (PNG, JPEG, WebP, AVIF, BMP, TIFF, GIF, PPM)", name
@@ -111,7 +115,7 @@ def check_size(image: Image.Image) -> None:
     if image.width * image.height == 0:
         raise ImageError("has no pixels")
     if reduction(image) is None:
-        raise ImageError(f"has {image.width} × {image.height} pixels, more than {MAX_PIXELS:,}")
+        raise TooManyPixelsError(f"has {image.width} × {image.height} pixels, more than {MAX_PIXELS:,}")
 
 
 def reduction(image: Image.Image) -> int | None:
@@ -145,7 +149,7 @@ def _open_file(file: BinaryIO) -> Image.Image:
         return Image.open(file, formats=_formats(head))
     except Image.DecompressionBombError:
         if not head.startswith(b"\xff\xd8\xff"):
-            raise ImageError(f"has more than {MAX_PIXELS:,} pixels") from None
+            raise TooManyPixelsError(f"has more than {MAX_PIXELS:,} pixels") from None
     file.seek(0)
     # Pillow's limit for all formats does not know that a JPEG can be decoded at an eighth of its size; `check_size`
     # does.

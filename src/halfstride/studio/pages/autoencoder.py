@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from halfstride.studio.dependencies import UPLOAD, Runs, Upload, run_slow
 from halfstride.studio.pages import STATIC
 from halfstride.studio.pictures import read_picture
-from halfstride.studio.responses import Decoded, LatentSpace, Progress, Reconstruction, RunDetails, RunSummary
+from halfstride.studio.responses import Decoded, LatentSpace, Progress, Reconstruction, RunDetails, RunSummary, Work
 
 router = APIRouter()
 
@@ -43,6 +43,14 @@ class WalkRequest(BaseModel):
     start: int = Field(ge=0)
     end: int = Field(ge=0)
     steps: int = Field(9, ge=2, le=64)
+
+
+class AllowRequest(BaseModel):
+    """Where images lie that may be read."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sources: list[str] = Field(min_length=1, max_length=2)
 
 
 @router.get("/autoencoder", include_in_schema=False)
@@ -85,17 +93,33 @@ def read_run_picture(runs: Runs, name: str, file: str) -> Response:
 
 
 @router.get("/api/runs/{name}/images")
-def read_images(
-    runs: Runs, name: str, start: Annotated[int, Query(ge=0)] = 0, count: Annotated[int, Query(ge=1, le=24)] = 12
+async def read_images(
+    request: Request,
+    runs: Runs,
+    name: str,
+    start: Annotated[int, Query(ge=0)] = 0,
+    count: Annotated[int, Query(ge=1, le=24)] = 12,
 ) -> list[Reconstruction]:
     """Test images beside their reconstructions."""
-    return runs.open(name).reconstructions(start, count)
+    return await run_slow(request, lambda: runs.open(name).reconstructions(start, count), "images")
 
 
 @router.get("/api/runs/{name}/latent")
-def read_latent(runs: Runs, name: str) -> LatentSpace:
+async def read_latent(request: Request, runs: Runs, name: str) -> LatentSpace:
     """The codes of test images, in the plane in which they differ most."""
-    return runs.open(name).latent()
+    return await run_slow(request, lambda: runs.open(name).latent(), "images")
+
+
+@router.get("/api/runs/{name}/work")
+async def read_work(runs: Runs, name: str) -> Work | None:
+    """What is being done with the run's images, which may take minutes; null for nothing."""
+    return runs.work(name)
+
+
+@router.post("/api/runs/{name}/allow")
+def allow(runs: Runs, name: str, wanted: Annotated[AllowRequest, Body()]) -> None:
+    """Allow to read the images of a run where they lie outside the runs folder, until the server ends."""
+    runs.allow(name, wanted.sources)
 
 
 @router.post("/api/runs/{name}/decode")
@@ -121,6 +145,7 @@ async def reconstruct(request: Request, runs: Runs, name: str, content: Upload) 
 
     def compute() -> Reconstruction:
         run = runs.open(name)
-        return run.reconstruct(read_picture(content, (run.model.network.channels, *run.model.image_size)))
+        shape, fit, white, _ = run.preparation
+        return run.reconstruct(read_picture(content, shape, fit, white))
 
-    return await run_slow(request, compute)
+    return await run_slow(request, compute, "uploads")

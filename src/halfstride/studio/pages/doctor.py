@@ -13,7 +13,7 @@ from halfstride.checkerboard import Diagnosis, ImageDiagnosis
 from halfstride.figures.upsampling import Theme
 from halfstride.studio.dependencies import UPLOAD, Runs, Upload, run_slow
 from halfstride.studio.pages import STATIC
-from halfstride.studio.pictures import read_picture
+from halfstride.studio.pictures import read_middle
 
 router = APIRouter()
 
@@ -32,26 +32,34 @@ async def page() -> FileResponse:
 @router.get("/api/runs/{name}/checkup")
 async def check_run(request: Request, runs: Runs, name: str, theme: Theme = "light") -> dict[str, Any]:
     """Look for checkerboards in a run's model, and name the layers that make them."""
-    return await run_slow(request, lambda: _checkup(runs.open(name).diagnosis, theme))
+    found = await run_slow(request, lambda: runs.open(name).diagnosis, "diagnoses")
+    return await run_slow(request, lambda: _checkup(found, theme), "drawings")
 
 
 @router.post("/api/pictures/checkup", openapi_extra=UPLOAD)
 async def check_upload(request: Request, content: Upload, theme: Theme = "light") -> dict[str, Any]:
     """Look for a periodic pattern in an uploaded picture, the bytes of an image file."""
 
-    def compute() -> dict[str, Any]:
-        picture = read_picture(content)
-        top, left = (max(0, (size - _LARGEST) // 2) for size in picture.shape[1:])
-        middle = picture[:, top : top + _LARGEST, left : left + _LARGEST]
-        return _checkup(diagnose_image(middle.float() / 255), theme)
+    def compute() -> ImageDiagnosis | str:
+        middle = read_middle(content, _LARGEST)
+        try:
+            return diagnose_image(middle.float() / 255)
+        except ValueError as error:  # too small
+            return str(error)
 
-    return await run_slow(request, compute)
+    found = await run_slow(request, compute, "uploads")
+    if isinstance(found, str):
+        return {
+            **dict.fromkeys(("layers", "unreached", "uneven_gradients", "output"), ()),
+            **{"found": None, "conclusion": f"Could not judge: {found}", "figure": ""},
+        }
+    return await run_slow(request, lambda: _checkup(found, theme), "drawings")
 
 
 def _checkup(found: Diagnosis | ImageDiagnosis, theme: Theme) -> dict[str, Any]:
     """Return `to_dict()` of a diagnosis with its conclusion and its figure, as SVG.
 
-    Not for several threads at a time: matplotlib's style is global.
+    In one thread at a time: matplotlib's style is global.
     """
     from matplotlib import rc_context
 

@@ -56,7 +56,9 @@ async def read_schema() -> dict[str, Any]:
 )
 async def read_animation(request: Request, wanted: Annotated[Animation, Query()]) -> Response:
     """Animate the layer's computation, step by step, for a slide."""
-    content = await run_slow(request, lambda: encode(animate(wanted, wanted.view, wanted.theme), wanted.format))
+    content = await run_slow(
+        request, lambda: encode(animate(wanted, wanted.view, wanted.theme), wanted.format), "exports"
+    )
     name = f"{wanted.form}-{wanted.view}.{'zip' if wanted.format == 'png' else wanted.format}"
     return Response(
         content, media_type=_MEDIA[wanted.format], headers={"content-disposition": f'attachment; filename="{name}"'}

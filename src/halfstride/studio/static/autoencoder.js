@@ -1,14 +1,19 @@
 // The autoencoder page: one run, its evaluation, its losses, its latent space and its reconstructions.
 
-import { ask, count, find, html, newestOnly, svg, written } from "./dom.js";
+import { ask, count, find, html, newestOnly, svg, working, written } from "./dom.js";
 import { showFacts, showFiles } from "./facts.js";
 import { showJudgement } from "./judgement.js";
 import { showLoss } from "./loss.js";
-import { chosen, listRuns, onPicture, steps } from "./runs.js";
+import { chosen, followRuns, listRuns, onPicture, steps } from "./runs.js";
 
 const PAGE = 12;
 const NAMED = 20; // classes in the legend
 const POLL = 2000;
+const FITS = {
+  crop: "It is scaled to cover the model's image size, cropped at the centre",
+  pad: "It is scaled to lie inside the model's image size, padded with its edges",
+  stretch: "It is stretched to the model's image size",
+};
 const SIZE = { width: 640, height: 480, margin: 26 };
 
 let run = null; // its name
@@ -83,6 +88,7 @@ async function look() {
   if (newest !== null && newest !== model) {
     const details = await ask(of());
     showFacts(details);
+    find("#fit").textContent = FITS[details.fit] ?? FITS.crop;
     if (details.not_run === null) await showModel(details);
     else showFiles(details, of("/pictures"));
     model = newest;
@@ -244,7 +250,7 @@ function showSliders() {
 }
 
 function makeSlider(index) {
-  const input = html("input", { type: "range", "data-index": index });
+  const input = html("input", { type: "range", "data-index": index, "aria-label": `latent ${index + 1}` });
   input.addEventListener("input", () => {
     code = code.with(index, Number(input.value));
     showCode();
@@ -334,22 +340,24 @@ for (const [id, by] of [["#before", -PAGE], ["#after", PAGE]]) {
 
 // Uploaded pictures ------------------------------------------------------------------------------------------------
 
+const refuse = (error) => find("#own").replaceChildren(html("p", { class: "alarm", text: error.message }));
+
 const send = newestOnly(async (file) => {
   try {
-    const answer = await ask(of("/reconstruct"), { body: file });
+    const answer = await working(find("#own"), "Reconstructing", ask(of("/reconstruct"), { body: file }));
     find("#own").replaceChildren(triple({ ...answer, label: file.name ?? "yours" }));
   } catch (error) {
-    find("#own").replaceChildren(html("p", { class: "alarm", text: error.message }));
+    refuse(error);
   }
 });
 
-onPicture(send);
+onPicture(send, refuse);
 
 // Beginning --------------------------------------------------------------------------------------------------------
 
 /** All that depends on the weights. */
 async function showModel({ paired, corruption }) {
-  latent = await ask(of("/latent"));
+  latent = await working(find("#working"), "Reading the images", ask(of("/latent")), () => ask(of("/work")));
   total = latent.points.length;
   find("#shown").textContent = told(total, latent.test_images);
   find("#triples").textContent = paired || corruption
@@ -376,8 +384,9 @@ async function begin() {
   const runs = await listRuns();
   if (!runs.length) {
     find("#empty").hidden = false;
-    return;
+    return followRuns(() => location.reload());
   }
+  followRuns();
   run = chosen(runs);
   find("#lab").hidden = false;
   document.title = `${run} · halfstride studio`;

@@ -49,9 +49,10 @@ function measured(text) {
 
 // The page's colours: a canvas cannot use the variables of the style sheet.
 let inks = new Map();
-const probe = html("i", { hidden: true });
+const probe = html("i", { hidden: true, class: "ink-probe" });
 document.body.append(probe);
 onShade(() => (inks = new Map()));
+matchMedia("(forced-colors: active)").addEventListener("change", () => (inks = new Map()));
 
 function ink(name) {
   if (!inks.has(name)) {
@@ -66,11 +67,13 @@ export class Sheet {
   constructor(place) {
     this.canvas = html("canvas", { role: "img" });
     this.node = html("div", { class: "sheet", hidden: true }, this.canvas);
+    this.words = html("div", { class: "visually-hidden tables" });
     this.drawing = null;
-    place.replaceChildren(this.node);
-    new ResizeObserver(() => this.fit() && this.paint()).observe(this.canvas);
-    addEventListener("resize", () => this.fit() && this.paint()); // zooming changes pixels, and no sizes
-    onShade(() => this.drawing && this.paint());
+    place.replaceChildren(this.node, this.words);
+    const fit = () => this.fit() && this.canvas.cells.length && this.paint();
+    new ResizeObserver(fit).observe(this.canvas);
+    addEventListener("resize", fit); // zooming changes pixels, and no sizes
+    onShade(() => this.canvas.cells?.length && this.paint());
   }
 
   show(drawing) {
@@ -81,6 +84,18 @@ export class Sheet {
     this.canvas.style.aspectRatio = `${drawing.width} / ${drawing.height}`;
     this.node.style.maxWidth = `${(drawing.width * drawing.largest) / 16}rem`;
     this.fit();
+  }
+
+  /** Show nothing, in the same room. */
+  clear() {
+    this.words.replaceChildren();
+    this.canvas.cells = [];
+    this.canvas.getContext("2d").clearRect(0, 0, this.canvas.width, this.canvas.height);
+  }
+
+  /** Give the numbers as tables as well, for those who do not see the canvas. */
+  tell(tables) {
+    this.words.replaceChildren(...tables);
   }
 
   /** Give the canvas as many pixels as it has on the screen; returns whether their number changed. */

@@ -1,7 +1,7 @@
 // The doctor page: whether a run's model or a picture has a checkerboard, and its cause.
 
-import { ask, count, find, html, onShade, shade, table } from "./dom.js";
-import { chosen, listRuns, onPicture } from "./runs.js";
+import { ask, count, find, html, onShade, shade, table, working } from "./dom.js";
+import { chosen, followRuns, listRuns, onPicture } from "./runs.js";
 
 const MARKS = { even: "✓", "weights uneven": "△", checkerboard: "⚠", "not judged": "–" };
 
@@ -64,16 +64,18 @@ function figure(told) {
     : "The picture, its spectrum, and the pattern in it";
   const image = html("img", { src: address, alt: `${words}. ${told.conclusion}` });
   image.addEventListener("load", () => URL.revokeObjectURL(address));
-  return html("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Figure" }, image);
+  return html("figure", {},
+    html("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Figure" }, image),
+    html("figcaption", { class: "quiet small", text: "Drawn with contrast stretched: pictures from their 0.5 % to their 99.5 % quantile, the pattern alone to the whole range. How strong it is, the table says." }));
 }
 
 function show(place, told) {
   place.replaceChildren(
-    html("p", { class: "verdict" }, html("strong", { text: `${told.found ? "⚠" : "✓"} ${told.conclusion}` })),
+    html("p", { class: "verdict" }, html("strong", { text: `${told.found === null ? "–" : told.found ? "⚠" : "✓"} ${told.conclusion}` })),
     ...(told.layers.length ? [layers(told.layers)] : []),
     ...(notes(told).length ? [html("ul", { class: "notes" }, ...notes(told))] : []),
     ...(told.output.length ? [html("h3", { text: told.layers.length ? "In the output" : "In the picture" }), periods(told.output)] : []),
-    figure(told),
+    ...(told.figure ? [figure(told)] : []),
   );
   count(place);
 }
@@ -81,11 +83,10 @@ function show(place, told) {
 /** Ask for a diagnosis and show it; until then the earlier one stays. */
 async function examine(place, address, options) {
   place.setAttribute("aria-busy", "true");
-  if (!place.childElementCount) place.replaceChildren(html("p", { class: "quiet", text: "Examining …" }));
   try {
-    show(place, await ask(`${address}?theme=${shade()}`, options));
+    show(place, await working(place, "Examining", ask(`${address}?theme=${shade()}`, options)));
   } catch (error) {
-    place.replaceChildren(html("p", { class: "alarm", text: error.message }));
+    say(place, error);
   }
   place.removeAttribute("aria-busy");
 }
@@ -96,21 +97,22 @@ const examinePicture = () => picture && examine(find("#picture-findings"), "/api
 async function begin() {
   const runs = await listRuns();
   if (!runs.length) {
-    find(".side").hidden = find("#model").hidden = true;
-    return;
+    find(".runs").hidden = find("#model").hidden = true;
+    return followRuns(() => location.reload());
   }
   run = chosen(runs);
   find("#model-title").textContent = run;
   document.title = `${run} · Doctor · halfstride studio`;
+  followRuns();
   await Promise.all([listRuns(run), examineRun()]);
 }
+
+const say = (place, error) => place.replaceChildren(html("p", { class: "alarm", text: error.message }));
 
 onPicture((file) => {
   picture = file;
   find("#picture-title").textContent = file.name ?? "A picture";
   examinePicture();
-});
+}, (error) => say(find("#picture-findings"), error));
 onShade(() => (examineRun(), examinePicture()));
-begin().catch((error) => {
-  find("#model-findings").replaceChildren(html("p", { class: "alarm", text: error.message }));
-});
+begin().catch((error) => say(find("#model-findings"), error));

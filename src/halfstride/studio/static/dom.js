@@ -61,8 +61,74 @@ export async function ask(address, { body } = {}) {
     throw new Error("The server does not answer: is halfstride studio still running?");
   }
   const answer = await response.json().catch(() => ({}));
+  if (response.status === 403 && answer.sources?.length) {
+    await allow(address, answer.sources);
+    return ask(address, { body });
+  }
   if (!response.ok) throw new Error(answer.error ?? `The server answers ${response.status}.`);
   return answer;
+}
+
+const questions = new Map(); // the answers by sources, so that each is asked about once
+
+/** Ask the person whether images outside the runs folder may be read; throws an Error where they may not. */
+async function allow(address, sources) {
+  const key = sources.join("\n");
+  if (!questions.has(key)) questions.set(key, question(sources));
+  if (!(await questions.get(key))) {
+    throw new Error(`The images in ${sources.join(" and ")} were not read, as you chose: reload the page to be asked again.`);
+  }
+  await ask(`${/^\/api\/runs\/[^/]+/.exec(address)[0]}/allow`, { body: { sources } });
+}
+
+function question(sources) {
+  const dialog = html("dialog", { class: "panel question", "aria-labelledby": "question" },
+    html("h2", { id: "question", text: "Read these images?" }),
+    html("p", { text: "This run says that its images are outside the runs folder:" }),
+    html("ul", {}, ...sources.map((source) => html("li", {}, html("code", { text: source })))),
+    html("p", { class: "quiet small", text: "A run that is not your own could name any folder of this machine. The images are shown on this page and go nowhere else." }),
+    html("form", { method: "dialog", class: "row" }, html("button", { value: "no", text: "Do not read" }), html("button", { value: "yes", class: "primary", text: "Read them" })));
+  document.body.append(dialog);
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => {
+      resolve(dialog.returnValue === "yes");
+      dialog.remove();
+    });
+  });
+}
+
+const PATIENCE = 500; // ms until work is said to go on
+
+/**
+ * While a promise is pending, say in a place what is being done and for how long; `look` asks how far it is, as
+ * `{what, done, total}` or null. Returns what the promise gives.
+ */
+export async function working(place, words, promise, look = null) {
+  const bar = html("progress", { "aria-label": words });
+  const said = html("span", {});
+  const node = html("p", { class: "working quiet small" }, bar, said);
+  const began = performance.now();
+  const tell = async () => {
+    const now = await look?.().catch(() => null);
+    if (now?.total) Object.assign(bar, { max: now.total, value: now.done });
+    else bar.removeAttribute("value");
+    const far = now ? `: ${now.what} ${grouped(now.done)}${now.total ? ` of ${grouped(now.total)}` : ""}` : "";
+    said.textContent = `${words}${far} … ${Math.round((performance.now() - began) / 1000)} s`;
+    if (!node.isConnected) place.prepend(node);
+  };
+  let timer = setTimeout(async function again() {
+    if (timer !== null) await tell();
+    if (timer !== null) timer = setTimeout(again, PATIENCE);
+    else node.remove();
+  }, PATIENCE);
+  try {
+    return await promise;
+  } finally {
+    clearTimeout(timer);
+    timer = null;
+    node.remove();
+  }
 }
 
 /**

@@ -1,7 +1,8 @@
 // The upsampling page: a layer, its views, and the step that all of them show.
 
 import { position as at, Sheet, textOf } from "./cells.js";
-import { ask, choice, count, find, html, newestOnly, written } from "./dom.js";
+import { ask, choice, count, find, html, newestOnly, working, written } from "./dom.js";
+import { tables } from "./tables.js";
 import * as views from "./views.js";
 
 const SLIDERS = [
@@ -48,6 +49,7 @@ let hovered = null;
 let pinned = null;
 let timer = null;
 let drawing = 0;
+let telling = null; // the timer of the tables
 let editing = null; // closes the field in which a number is edited
 const sheets = Object.fromEntries(VIEWS.map((name) => [name, new Sheet(find(`#${name} .drawing`))]));
 const narrow = matchMedia("(max-width: 560px)");
@@ -59,8 +61,7 @@ function defaults(form) {
   return { form, dims: "2", ...START[form], dilation: 1, output_padding: 0, input: null, kernel: null };
 }
 
-function readAddress() {
-  const given = new URLSearchParams(location.search);
+function readAddress(given = new URLSearchParams(location.search)) {
   const form = given.get("form") in START ? given.get("form") : "transposed";
   const found = { ...defaults(form), by: "inputs", step: null, turned: "no", language: "pytorch" };
   for (const { name } of SLIDERS) {
@@ -88,9 +89,18 @@ function layerQuery() {
 /** The whole layer, with the defaults of this page, for the server. */
 function wholeQuery() {
   const query = new URLSearchParams({ form: state.form, dims: state.dims });
-  for (const { name } of SLIDERS) query.set(name, state[name]);
+  // A setting that another kind of layer does not have is kept for when the kind is changed back.
+  for (const { name, only } of SLIDERS) if (!only || only === state.form) query.set(name, state[name]);
   for (const name of ["input", "kernel"]) if (state[name]) query.set(name, state[name]);
   return query;
+}
+
+let newest = null; // the slider that was moved last
+
+/** Begin a new entry of the browser's history; further moves of the same slider stay in one. */
+function beginEntry(slider = null) {
+  if (slider === null || slider !== newest) history.pushState(null, "");
+  newest = slider;
 }
 
 function writeAddress() {
@@ -115,11 +125,12 @@ const askAndDraw = newestOnly(async () => {
   try {
     const before = told && shape(told.layer);
     told = await ask(`/api/layer?${wholeQuery()}`);
+    showExport();
     if (shape(told.layer) !== before) editing?.(false); // its number belongs to the earlier layer
+    setStale(false);
     relate();
     draw();
     find("#error").hidden = true;
-    setStale(false);
   } catch (error) {
     stop();
     find("#error").textContent = error.message;
@@ -144,9 +155,20 @@ function showExport() {
   find("#export-by").textContent = state.by === "inputs" ? "by input" : "by output";
 }
 
+/** Hide all that belongs to an earlier layer, which keeps its room, and can be neither copied nor saved. */
 function setStale(stale) {
-  find("#views").classList.toggle("stale", stale);
-  find("#aside").classList.toggle("stale", stale);
+  for (const id of ["#views", "#aside"]) {
+    find(id).classList.toggle("stale", stale);
+    for (const panel of find(id).querySelectorAll(".panel")) panel.inert = stale;
+  }
+  if (!stale) return;
+  told = null;
+  find("#code").textContent = "";
+  find("#formula-title").textContent = "Size";
+  for (const id of ["#formula", "#formula-note", "#verdict", "#said"]) find(id).replaceChildren();
+  find("#costs tbody").replaceChildren();
+  for (const link of document.querySelectorAll("#export a")) link.removeAttribute("href");
+  for (const sheet of Object.values(sheets)) sheet.clear();
 }
 
 /** The products of every cell, found once for every answer. */
@@ -267,6 +289,13 @@ function paint(names = VIEWS) {
   find("#step").value = done ? steps() : cursor;
   find("#step").setAttribute("aria-valuetext", done ? "all steps" : `step ${cursor + 1} of ${steps()}`);
   find("#said").replaceChildren(...say(focus, done));
+  clearTimeout(telling);
+  telling = setTimeout(writeTables, 200); // not at every step of an animation or move of a slider
+}
+
+/** The numbers of the views as tables, for those who do not see them. */
+function writeTables() {
+  if (told) for (const name of VIEWS) sheets[name].tell(tables(name, told, sheets[name].drawing.cells, state.turned === "yes"));
 }
 
 const outputsOf = (input) => touching("input", input).map((place) => told.terms.j[place]);
@@ -382,7 +411,7 @@ function showPlaying(playing) {
 
 const sliders = new Map();
 for (const { name, text, of } of SLIDERS) {
-  const input = html("input", { type: "range", min: ranges[name].minimum, name, id: name });
+  const input = html("input", { type: "range", min: ranges[name].minimum, name, id: name, "aria-label": text });
   const output = html("output", { for: name });
   const title = html("b", { class: of ? `${of}-ink` : "" , text });
   const row = html("label", { class: `slider ${of ? `of-${of}` : ""}` }, html("span", {}, title, output), input);
@@ -404,23 +433,29 @@ function showControls() {
     input.value = state[name];
     output.textContent = state[name];
     title.textContent = scale && ["resize", "subpixel"].includes(state.form) ? scale : text;
+    input.ariaLabel = title.textContent;
     row.classList.toggle("off", Boolean(only) && only !== state.form);
   }
 }
 
+/** How many numbers an input and a kernel have. */
+const counts = ({ form, dims, input_size: n, kernel_size: k, stride }) => ({
+  input: n ** dims, kernel: k ** dims * (form === "subpixel" ? stride ** dims : 1),
+});
+
 /** Change arguments; edited numbers stay while their count fits. */
 function change(changes) {
   stop();
-  const sizes = Object.keys(changes);
-  if (sizes.some((name) => ["dims", "form", "input_size"].includes(name))) state.input = null;
-  if (sizes.some((name) => ["dims", "form", "kernel_size"].includes(name))) state.kernel = null;
-  if (state.form === "subpixel" && sizes.includes("stride")) state.kernel = null;
-  Object.assign(state, changes);
-  state.step = null;
+  beginEntry(Object.keys(changes).find((name) => name in ranges && !["form", "dims"].includes(name)));
+  const before = counts(state);
+  Object.assign(state, changes, { step: null });
+  const after = counts(state);
+  for (const name of ["input", "kernel"]) if (after[name] !== before[name] || "dims" in changes) state[name] = null;
+  writeAddress();
   refresh();
 }
 
-const setForm = choice(find("#form"), (form) => change({ ...defaults(form), dims: state.dims }));
+const setForm = choice(find("#form"), (form) => change({ form }));
 const setDims = choice(find("#dims"), (dims) => change({ dims }));
 const setBy = choice(find("#by"), (by) => {
   stop();
@@ -448,13 +483,45 @@ const setLanguage = choice(find("#language"), (language) => {
 });
 
 choice(find("#shade"), showExport);
-find("#reset").addEventListener("click", () => change({ input: null, kernel: null }));
+find("#reset").addEventListener("click", () => {
+  stop();
+  beginEntry();
+  Object.assign(state, readAddress(new URLSearchParams()));
+  writeAddress();
+  refresh();
+});
 find("#share").addEventListener("click", (event) => copy(location.href, event.currentTarget));
 find("#copy").addEventListener("click", (event) => copy(find("#code").textContent, event.currentTarget));
 find("#play").addEventListener("click", play);
 find("#back").addEventListener("click", () => (stop(), told && go(position() - 1)));
 find("#forward").addEventListener("click", () => (stop(), told && go(state.step === null ? 0 : state.step + 1)));
 find("#step").addEventListener("input", (event) => (stop(), told && go(Number(event.target.value))));
+
+for (const link of document.querySelectorAll("#export a")) {
+  link.addEventListener("click", async (event) => {
+    event.preventDefault();
+    if (!link.href || link.ariaBusy === "true") return;
+    link.ariaBusy = "true";
+    find("#export-error").hidden = true;
+    try {
+      await working(find("#export-work"), "Drawing the animation", save(link.href));
+    } catch (error) {
+      find("#export-error").textContent = error.message;
+      find("#export-error").hidden = false;
+    }
+    link.ariaBusy = "false";
+  });
+}
+
+/** Save what an address answers as a file, under the name that the server gives it. */
+async function save(address) {
+  const response = await fetch(address);
+  if (!response.ok) throw new Error((await response.json().catch(() => ({}))).error ?? `The server answers ${response.status}.`);
+  const [, name] = /filename="([^"]+)"/.exec(response.headers.get("content-disposition"));
+  const file = URL.createObjectURL(await response.blob());
+  html("a", { href: file, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(file), 60_000);
+}
 
 async function copy(text, button) {
   const before = button.textContent;
@@ -574,7 +641,9 @@ function edit(cell, first = null) {
       find("#error").hidden = false;
       return;
     }
+    beginEntry();
     state[kind] = told[kind].with(index, Number(text)).join(",");
+    writeAddress();
     refresh();
   };
   field.addEventListener("keydown", (event) => {
@@ -591,6 +660,9 @@ narrow.addEventListener("change", () => {
   if (told) draw();
 });
 addEventListener("popstate", () => {
+  stop();
+  newest = null;
+  editing?.(false);
   Object.assign(state, readAddress());
   refresh();
 });
