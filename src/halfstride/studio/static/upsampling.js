@@ -42,6 +42,7 @@ const PLAY = "M4 2v12l10-6z";
 const PAUSE = "M3 2h4v12H3zM9 2h4v12H9z";
 
 const state = readAddress();
+let origin = readOrigin(); // of numbers that come from a run's layer, until they are changed
 let told = null;
 let related = null;
 let hovered = null;
@@ -75,6 +76,29 @@ function readAddress() {
   return found;
 }
 
+/** Where the network page took input and kernel from; null where they are somebody's own. */
+function readOrigin() {
+  const given = new URLSearchParams(location.search);
+  const found = Object.fromEntries(["run", "image", "from", "channels", "corner"].map((name) => [name, given.get(name) ?? ""]));
+  const pair = /^\d{1,9},\d{1,9}$/;
+  const whole = pair.test(found.channels) && pair.test(found.corner) && /^\d{1,9}$/.test(found.image) && found.run && found.from;
+  return whole && state.input && state.kernel ? { ...found, input: state.input, kernel: state.kernel } : null;
+}
+
+function showOrigin() {
+  if (origin && (state.input !== origin.input || state.kernel !== origin.kernel)) origin = null;
+  find("#origin").hidden = origin === null;
+  if (origin === null) return;
+  const { run, image, from, channels, corner } = origin;
+  const [source, target] = channels.split(",");
+  const [top, left] = corner.split(",").map(Number);
+  const end = Number(state.input_size) - 1;
+  const link = html("a", { href: `/network?${new URLSearchParams({ run, image })}`, text: run });
+  find("#origin").replaceChildren(`Layer ${from} of `, link, `: `, ink("input", `rows ${top}–${top + end}, columns ${left}–${left + end} of its input channel ${source}`),
+    ` for image ${image}, and `, ink("kernel", `the kernel from it to output channel ${target}`),
+    ". The layer adds the other input channels and a bias, and at the edges of this patch it sees the input around it.");
+}
+
 function layerQuery() {
   const query = new URLSearchParams();
   const usual = defaults(state.form);
@@ -99,6 +123,7 @@ function writeAddress() {
   if (state.step !== null && timer === null) query.set("step", state.step);
   if (state.turned === "yes") query.set("matrix", "turned");
   if (state.language !== "pytorch") query.set("code", state.language);
+  if (origin) for (const name of ["run", "image", "from", "channels", "corner"]) query.set(name, origin[name]);
   const text = query.toString().replaceAll("%2C", ",");
   history.replaceState(null, "", text ? `?${text}` : location.pathname);
 }
@@ -118,6 +143,7 @@ const askAndDraw = newestOnly(async () => {
     if (shape(told.layer) !== before) editing?.(false); // its number belongs to the earlier layer
     relate();
     draw();
+    showOrigin();
     find("#error").hidden = true;
     setStale(false);
   } catch (error) {
@@ -592,6 +618,7 @@ narrow.addEventListener("change", () => {
 });
 addEventListener("popstate", () => {
   Object.assign(state, readAddress());
+  origin = readOrigin();
   refresh();
 });
 refresh();
