@@ -4,6 +4,12 @@ import pytest
 from browser_helpers import canvas, numbers, until
 from studio_helpers import pixels
 
+
+def brief(number):
+    """A number below 1 as a cell shows it."""
+    return f"{number:.4f}".rstrip("0").rstrip(".").replace("-", "−")
+
+
 STRIP = "#strip[data-frames], .alarm:not([hidden])"
 
 
@@ -44,7 +50,8 @@ def test_a_layer_opens_with_its_numbers_and_leads_back(visit, folder_address, fo
     page.keyboard.press("ArrowRight")  # from one map to the next
     assert page.evaluate("document.activeElement.getAttribute('href')") == f"/?{layer['links'][1]}"
     page.keyboard.press("Enter")
-    until(page, "!!document.querySelector(\"#views[aria-busy='false']\") && !document.querySelector('#origin').hidden")
+    page.wait_for_selector("#origin:not([hidden])")
+    until(page, "document.querySelector('#views').ariaBusy === 'false'")
     explained = folder_client.get("/api/layer?" + layer["links"][1].partition("&run=")[0]).json()
     for kind in ("input", "kernel", "output"):
         assert numbers(page, "scatter", kind=kind) == explained[kind]
@@ -52,11 +59,13 @@ def test_a_layer_opens_with_its_numbers_and_leads_back(visit, folder_address, fo
     assert note.startswith(f"Layer {layer['name']} of photographs: rows ")
     assert "for image 2" in note
     assert "from=" in page.url
+    label = page.locator(".spot[data-kind=kernel]").get_attribute("aria-label")
+    assert label == f"kernel [0: 0, 0]: {brief(explained['kernel'][0])}. Change it."
     page.locator("#kernel_size").press("ArrowLeft")  # other numbers: no more those of the layer
     until(page, "document.querySelector('#origin').hidden")
     until(page, "!location.search.includes('from=')")
     page.go_back()
-    until(page, "ready => !!document.querySelector(ready)", STRIP)
+    page.wait_for_selector(STRIP)
     assert page.url.endswith("/network?run=photographs&image=2")
 
 

@@ -40,7 +40,8 @@ _BLOCKS: dict[type[nn.Module], str] = {
     Upsample: "plus copies of the input's channels",
 }
 _UPSAMPLING = (layers.ConvTranspose2d, layers.ResizeConv2d, layers.SubpixelConv2d)
-_LAYERS = (nn.Conv2d, nn.Linear, nn.MaxPool2d, *_UPSAMPLING)
+_LAYERS: tuple[type[nn.Module], ...] = (nn.Conv2d, nn.Linear, nn.MaxPool2d, *_UPSAMPLING)
+_WATCHED: tuple[type[nn.Module], ...] = (*_LAYERS, *_BLOCKS)
 
 Part = Literal["image", "encoder", "code", "decoder", "reconstruction"]
 
@@ -109,7 +110,7 @@ def trace(model: Model, image: Tensor, run: str, index: int) -> Network:
     handles: list[Any] = []
     with removing(handles):
         for name, module in network.named_modules():
-            if isinstance(module, (*_LAYERS, *_BLOCKS)):
+            if isinstance(module, _WATCHED):
                 handles.append(module.register_forward_hook(found.hook(name)))
         batch = to_float(image[None])
         code = network.encode(batch)
@@ -358,8 +359,8 @@ def _described(module: Any) -> tuple[str, str]:
     words = ["×".join(map(str, module.kernel_size))]
     if isinstance(module, _UPSAMPLING):
         kind = NAMES[_form(module)]
-        is_transposed = isinstance(module, layers.ConvTranspose2d)
-        words.append(f"stride {module.stride[0]}" if is_transposed else f"scale {module.scale_factor[0]}")
+        name = "stride" if kind == NAMES["transposed"] else "scale_factor"
+        words.append(f"{name.removesuffix('_factor')} {getattr(module, name)[0]}")
     else:
         kind = NAMES["conv"]
         words += [f"stride {module.stride[0]}"] * (module.stride[0] > 1)
@@ -377,8 +378,8 @@ def _maps(features: Tensor) -> Maps:
     spread = features.flatten(1).var(1, correction=0)
     channels = sorted(spread.argsort(descending=True, stable=True)[:_MAPS].tolist())
     shown = features[channels]
-    size = [min(side, _LARGEST_MAP) for side in shown.shape[1:]]
-    if size != list(shown.shape[1:]):
+    size = min(shown.shape[1], _LARGEST_MAP), min(shown.shape[2], _LARGEST_MAP)
+    if size != shown.shape[1:]:
         shown = F.adaptive_avg_pool2d(shown, size)
     return Maps(height=size[0], width=size[1], channels=channels, grey=_grey(shown))
 
