@@ -7,7 +7,7 @@ from halfstride.studio.app import create_app
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis needs Python 3.11")
 RUN = "/api/runs/{name}"
-GET = ["/api/layer", "/api/layer/animation", "/api/layer/schema", "/api/runs", RUN]
+GET = ["/api/layer", "/api/layer/animation", "/api/layer/page", "/api/layer/schema", "/api/runs", RUN]
 GET += [
     f"{RUN}/{rest}" for rest in ("progress", "evaluation", "pictures/{file}", "images", "latent", "network", "checkup")
 ]

@@ -1,7 +1,7 @@
 // The upsampling page: a layer, its views, and the step that all of them show.
 
 import { position as at, Sheet, textOf } from "./cells.js";
-import { ask, choice, count, find, html, newestOnly, written } from "./dom.js";
+import { ask, choice, count, find, html, newestOnly, query as given, standalone, written } from "./dom.js";
 import * as views from "./views.js";
 
 const SLIDERS = [
@@ -61,25 +61,25 @@ function defaults(form) {
 }
 
 function readAddress() {
-  const given = new URLSearchParams(location.search);
-  const form = given.get("form") in START ? given.get("form") : "transposed";
+  const address = given();
+  const form = address.get("form") in START ? address.get("form") : "transposed";
   const found = { ...defaults(form), by: "inputs", step: null, turned: "no", language: "pytorch" };
   for (const { name } of SLIDERS) {
-    if (/^\d{1,3}$/.test(given.get(name) ?? "")) found[name] = Number(given.get(name));
+    if (/^\d{1,3}$/.test(address.get(name) ?? "")) found[name] = Number(address.get(name));
   }
-  if (given.get("dims") === "1") found.dims = "1";
-  for (const name of ["input", "kernel"]) if (given.get(name)) found[name] = given.get(name);
-  if (given.get("by") === "outputs") found.by = "outputs";
-  if (given.get("matrix") === "turned") found.turned = "yes";
-  if (/^\d{1,4}$/.test(given.get("step") ?? "")) found.step = Number(given.get("step"));
-  if (given.get("code") === "halfstride") found.language = "halfstride";
+  if (address.get("dims") === "1") found.dims = "1";
+  for (const name of ["input", "kernel"]) if (address.get(name)) found[name] = address.get(name);
+  if (address.get("by") === "outputs") found.by = "outputs";
+  if (address.get("matrix") === "turned") found.turned = "yes";
+  if (/^\d{1,4}$/.test(address.get("step") ?? "")) found.step = Number(address.get("step"));
+  if (address.get("code") === "halfstride") found.language = "halfstride";
   return found;
 }
 
 /** Where the network page took input and kernel from; null where they are somebody's own. */
 function readOrigin() {
-  const given = new URLSearchParams(location.search);
-  const found = Object.fromEntries(["run", "image", "from", "channels", "corner"].map((name) => [name, given.get(name) ?? ""]));
+  const address = given();
+  const found = Object.fromEntries(["run", "image", "from", "channels", "corner"].map((name) => [name, address.get(name) ?? ""]));
   const pair = /^\d{1,9},\d{1,9}$/;
   const whole = pair.test(found.channels) && pair.test(found.corner) && /^\d{1,9}$/.test(found.image) && found.run && found.from;
   return whole && state.input && state.kernel ? { ...found, input: state.input, kernel: state.kernel } : null;
@@ -118,6 +118,7 @@ function wholeQuery() {
 }
 
 function writeAddress() {
+  if (standalone) return;
   const query = layerQuery();
   if (state.by !== "inputs") query.set("by", state.by);
   if (state.step !== null && timer === null) query.set("step", state.step);
@@ -167,6 +168,10 @@ function showExport() {
     query.set("theme", shade);
     link.href = `/api/layer/animation?${query}`;
   }
+  const page = wholeQuery();
+  page.set("by", state.by);
+  page.set("theme", find("#html-theme input:checked").value);
+  find("#export-html").href = `/api/layer/page?${page}`;
   find("#export-by").textContent = state.by === "inputs" ? "by input" : "by output";
 }
 
@@ -474,6 +479,7 @@ const setLanguage = choice(find("#language"), (language) => {
 });
 
 choice(find("#shade"), showExport);
+choice(find("#html-theme"), showExport);
 find("#reset").addEventListener("click", () => change({ input: null, kernel: null }));
 find("#share").addEventListener("click", (event) => copy(location.href, event.currentTarget));
 find("#copy").addEventListener("click", (event) => copy(find("#code").textContent, event.currentTarget));
@@ -516,7 +522,7 @@ const same = (one, other) => one?.kind === other?.kind && one?.index === other?.
 find("#views").addEventListener("pointermove", (event) => {
   if (event.pointerType === "touch" || timer !== null || !told) return;
   const found = pointedAt(event);
-  find("#scatter .sheet").classList.toggle("editable", Boolean(found?.editable));
+  find("#scatter .sheet").classList.toggle("editable", Boolean(found?.editable) && !standalone);
   if (same(found, hovered)) return;
   hovered = found;
   paint();
@@ -530,7 +536,7 @@ find("#views").addEventListener("pointerleave", () => {
 find("#views").addEventListener("click", (event) => {
   if (!told || event.target.closest(".transport, .editor")) return;
   const found = pointedAt(event);
-  if (found?.editable) return edit(found);
+  if (found?.editable && !standalone) return edit(found);
   stop();
   pinned = same(found, pinned) ? null : found; // a touch screen has no hovering
   paint();
@@ -555,7 +561,7 @@ function stand(kind, index) {
   const found = cellOf(kind, index) ?? cellOf(kind, 0);
   sheets.scatter.cover(buttons[kind], found);
   buttons[kind].dataset.index = found.index;
-  buttons[kind].setAttribute("aria-label", `${kind} ${spot(kind, found.index)}: ${textOf(found)}. Change it.`);
+  buttons[kind].setAttribute("aria-label", `${kind} ${spot(kind, found.index)}: ${textOf(found)}.${standalone ? "" : " Change it."}`);
   return found.index === index;
 }
 
@@ -579,6 +585,7 @@ find("#scatter").addEventListener("keydown", (event) => {
 
 /** Show a field over the cell. Enter, or leaving the field, accepts the number; Escape does not. */
 function edit(cell, first = null) {
+  if (standalone) return; // what follows from another number only the server knows
   stop();
   const { kind, index } = cell;
   const field = html("input", {
