@@ -105,7 +105,9 @@ def folder_client(folder_runs):
         yield client
 
 
-READY = "#views[aria-busy='false'], .walk canvas, [id$=findings][data-frames], .alarm:not([hidden])"
+READY = (
+    "#views[aria-busy='false'], .walk canvas, [id$=findings][data-frames], #strip[data-frames], .alarm:not([hidden])"
+)
 
 
 @pytest.fixture(scope="session")

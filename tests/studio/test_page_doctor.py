@@ -98,6 +98,7 @@ def test_a_damaged_run_cannot_be_examined_and_a_picture_can(visit):
         "/?form=subpixel&stride=3",
         "/?dims=1&input_size=12",
         "/autoencoder?run=classes",
+        "/network?run=classes",
         "/doctor?run=deep",
     ],
 )

@@ -21,7 +21,7 @@ import halfstride
 from halfstride.studio.dependencies import Queues
 from halfstride.studio.errors import ForeignSourceError, StudioError, describe
 from halfstride.studio.guard import Guard
-from halfstride.studio.pages import STATIC, autoencoder, doctor, upsampling
+from halfstride.studio.pages import STATIC, autoencoder, doctor, network, upsampling
 from halfstride.studio.runs_folder import RunsFolder
 
 
@@ -54,7 +54,7 @@ def create_app(runs: Path | None = None, host: str = "127.0.0.1") -> FastAPI:
     app.state.runs = RunsFolder(runs)
     app.state.queues = Queues()
     app.state.uploads = anyio.Semaphore(4)
-    for page in (upsampling, autoencoder, doctor):
+    for page in (upsampling, autoencoder, network, doctor):
         app.include_router(page.router)
     app.mount("/static", StaticFiles(directory=STATIC))
     for error in (HTTPException, StudioError, RequestValidationError, ValueError, TimeoutError, ClientDisconnect):

@@ -139,7 +139,7 @@ def explain(layer: Layer) -> Explanation:
         >>> [(i, t) for i, t, j in zip(terms.i, terms.t, terms.j) if j == 2]
         [(0, 2), (1, 0)]
     """
-    _check_size(layer)
+    check_size(layer)
     x = _values("input", layer.input, layer.input_size**layer.dims, 9)
     w = _values("kernel", layer.kernel, layer.kernels * layer.kernel_size**layer.dims, layer.kernel_size + 1)
     images, taps = (-1, 1, *(layer.input_size,) * layer.dims), (-1, 1, *(layer.kernel_size,) * layer.dims)
@@ -178,7 +178,12 @@ def explain(layer: Layer) -> Explanation:
 # The parts --------------------------------------------------------------------------------------------------------
 
 
-def _check_size(layer: Layer) -> None:
+def check_size(layer: Layer) -> None:
+    """Check that a layer is small enough to be shown.
+
+    Raises:
+        ValueError: where its arguments do not go together, or it is too large.
+    """
     axes = f"{layer.dims} {'axis' if layer.dims == 1 else 'axes'}"
     padded = len(_emulated_axis(layer)[0])
     sizes = {"input": layer.input_size, "output": layer.output_size, "padded input": padded}

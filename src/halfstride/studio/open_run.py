@@ -25,6 +25,7 @@ from halfstride.autoencoder.images.splits import inputs_and_targets
 from halfstride.autoencoder.training import corruption_of
 from halfstride.checkerboard import Diagnosis
 from halfstride.studio.errors import StudioError
+from halfstride.studio.network import Network, trace
 from halfstride.studio.pictures import error_map, picture
 from halfstride.studio.responses import Decoded, LatentSpace, Reconstruction, Slider, Work
 from halfstride.studio.run_files import Stamp, image_options, load_model, read_record, reading
@@ -199,6 +200,12 @@ class OpenRun:
         inputs = to_float(self.shown.inputs[:count])
         with reading("The model cannot be diagnosed"):
             return diagnose(copy.deepcopy(self.model.network), inputs)
+
+    def network(self, index: int) -> Network:
+        """Describe every step from a test image to its reconstruction."""
+        shown = self.shown
+        self._check_index("index", index)
+        return trace(self.model, shown.inputs[index], self.path.name, index)
 
     # The latent space ---------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from halfstride.studio.dependencies import run_slow
 from halfstride.studio.explanation import Explanation, explain
 from halfstride.studio.layer import Layer
 from halfstride.studio.pages import STATIC
+from halfstride.studio.standalone import Standalone, standalone
 
 router = APIRouter()
 
@@ -42,6 +43,17 @@ def read_layer(layer: Annotated[Layer, Query()]) -> Explanation:
 async def read_schema() -> dict[str, Any]:
     """A layer's arguments as a JSON schema, with their ranges and those of the page's sliders."""
     return Layer.model_json_schema()
+
+
+@router.get(
+    "/api/layer/page",
+    response_class=Response,
+    responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}},
+)
+def read_standalone(wanted: Annotated[Standalone, Query()]) -> Response:
+    """The layer's page as one HTML file, which plays without this server."""
+    headers = {"content-disposition": f'attachment; filename="{wanted.form}.html"'}
+    return Response(standalone(wanted), media_type="text/html", headers=headers)
 
 
 @router.get(

@@ -4,6 +4,7 @@ import { ask, count, find, html, newestOnly, svg, working, written } from "./dom
 import { showFacts, showFiles } from "./facts.js";
 import { showJudgement } from "./judgement.js";
 import { showLoss } from "./loss.js";
+import { paint, picture } from "./paint.js";
 import { chosen, followRuns, listRuns, onPicture, steps } from "./runs.js";
 
 const PAGE = 12;
@@ -32,27 +33,6 @@ const of = (rest = "") => `/api/runs/${encodeURIComponent(run)}${rest}`;
 function fail(error) {
   if (find("#error").textContent !== error.message) find("#error").textContent = error.message; // screen readers announce it once
   find("#error").hidden = false;
-}
-
-/** Draw a picture that the server sent on a canvas, pixel by pixel. */
-function paint(canvas, { width, height, rgb }) {
-  const bytes = atob(rgb);
-  const image = new ImageData(width, height);
-  const pixels = image.data.fill(255);
-  for (let from = 0, to = 0; from < bytes.length; from += 3, to += 4) {
-    pixels[to] = bytes.charCodeAt(from);
-    pixels[to + 1] = bytes.charCodeAt(from + 1);
-    pixels[to + 2] = bytes.charCodeAt(from + 2);
-  }
-  if (canvas.width !== width) canvas.width = width; // setting it clears the canvas, even to the same
-  if (canvas.height !== height) canvas.height = height;
-  canvas.getContext("2d").putImageData(image, 0, 0);
-}
-
-function picture(image, name) {
-  const canvas = html("canvas", { role: "img", "aria-label": name });
-  paint(canvas, image);
-  return canvas;
 }
 
 // Runs and losses --------------------------------------------------------------------------------------------------

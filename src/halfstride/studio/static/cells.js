@@ -184,7 +184,7 @@ function paintWords(pen, unit, { cells, labels }) {
     const size = text.length > 4 ? "longer" : text.length > 2 ? "long" : "number";
     const color = one.lit ? (INK_LIT[one.look] ?? "on-accent") : (INK[one.look] ?? "ink");
     if (text) words[size].push([text, one.x + SIDE / 2, one.y + SIDE / 2 + 0.02, color]);
-    if (one.corner !== null) words.corner.push([written(one.corner), one.x + SIDE - 0.2, one.y + 0.18, one.lit ? "on-accent" : "kernel"]);
+    if (one.corner !== null) words.corner.push([brief(one.corner), one.x + SIDE - 0.2, one.y + 0.18, one.lit ? "on-accent" : "kernel"]);
   }
   pen.textBaseline = "middle";
   for (const [size, all] of Object.entries(words)) {
@@ -199,7 +199,10 @@ function paintWords(pen, unit, { cells, labels }) {
 }
 
 /** The text of the number in a cell. */
-export const textOf = ({ value }) => (value === null || value === undefined ? "" : written(value));
+export const textOf = ({ value }) => (value === null || value === undefined ? "" : brief(value));
+
+/** A number that fits into a cell: below 1 four decimals, of which a trained layer's numbers have more. */
+const brief = (value) => written(Math.abs(value) < 1 ? Number(value.toFixed(4)) : value);
 
 /** "2, 3" for position 11 of rows of 4; in one dimension "11". */
 export function position(index, size, dims) {

@@ -46,8 +46,22 @@ export const table = (caption, heads, rows, look = "") =>
 /** Count on an element how often it has been drawn, for tests and benchmarks. */
 export const count = (node) => (node.dataset.frames = Number(node.dataset.frames ?? 0) + 1);
 
+// A page that was exported as one file has the server's answers in it, and asks none.
+const packed = find("#answers");
+export const standalone = packed !== null;
+const answers = standalone ? await unpack(packed.textContent) : {};
+
+async function unpack(text) {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
+}
+
+/** The query in the page's address, or that with which an exported page begins. */
+export const query = () => new URLSearchParams(standalone ? packed.dataset.query : location.search);
+
 /** The server's answer; throws an Error with the server's message where it refuses. */
 export async function ask(address, { body } = {}) {
+  if (standalone) return answers[address.split("?")[0]];
   const options = {};
   if (body !== undefined) {
     options.method = "POST";
@@ -190,10 +204,11 @@ export function onShade(changed) {
   dark.addEventListener("change", look);
   button?.addEventListener("click", look);
 }
-let theme = themes.includes(localStorage.getItem("theme")) ? localStorage.getItem("theme") : "auto";
+const begun = standalone ? packed.dataset.theme : localStorage.getItem("theme"); // an embedded page has no storage
+let theme = themes.includes(begun) ? begun : "auto";
 show(theme);
 button?.addEventListener("click", () => {
   theme = themes[(themes.indexOf(theme) + 1) % themes.length];
-  localStorage.setItem("theme", theme);
+  if (!standalone) localStorage.setItem("theme", theme);
   show(theme);
 });

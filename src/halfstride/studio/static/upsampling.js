@@ -1,7 +1,7 @@
 // The upsampling page: a layer, its views, and the step that all of them show.
 
 import { position as at, Sheet, textOf } from "./cells.js";
-import { ask, choice, count, find, html, newestOnly, working, written } from "./dom.js";
+import { ask, choice, count, find, html, newestOnly, query as given, standalone, working, written } from "./dom.js";
 import { tables } from "./tables.js";
 import * as views from "./views.js";
 
@@ -43,6 +43,7 @@ const PLAY = "M4 2v12l10-6z";
 const PAUSE = "M3 2h4v12H3zM9 2h4v12H9z";
 
 const state = readAddress();
+let origin = readOrigin(); // of numbers that come from a run's layer, until they are changed
 let told = null;
 let related = null;
 let hovered = null;
@@ -61,19 +62,42 @@ function defaults(form) {
   return { form, dims: "2", ...START[form], dilation: 1, output_padding: 0, input: null, kernel: null };
 }
 
-function readAddress(given = new URLSearchParams(location.search)) {
-  const form = given.get("form") in START ? given.get("form") : "transposed";
+function readAddress(address = given()) {
+  const form = address.get("form") in START ? address.get("form") : "transposed";
   const found = { ...defaults(form), by: "inputs", step: null, turned: "no", language: "pytorch" };
   for (const { name } of SLIDERS) {
-    if (/^\d{1,3}$/.test(given.get(name) ?? "")) found[name] = Number(given.get(name));
+    if (/^\d{1,3}$/.test(address.get(name) ?? "")) found[name] = Number(address.get(name));
   }
-  if (given.get("dims") === "1") found.dims = "1";
-  for (const name of ["input", "kernel"]) if (given.get(name)) found[name] = given.get(name);
-  if (given.get("by") === "outputs") found.by = "outputs";
-  if (given.get("matrix") === "turned") found.turned = "yes";
-  if (/^\d{1,4}$/.test(given.get("step") ?? "")) found.step = Number(given.get("step"));
-  if (given.get("code") === "halfstride") found.language = "halfstride";
+  if (address.get("dims") === "1") found.dims = "1";
+  for (const name of ["input", "kernel"]) if (address.get(name)) found[name] = address.get(name);
+  if (address.get("by") === "outputs") found.by = "outputs";
+  if (address.get("matrix") === "turned") found.turned = "yes";
+  if (/^\d{1,4}$/.test(address.get("step") ?? "")) found.step = Number(address.get("step"));
+  if (address.get("code") === "halfstride") found.language = "halfstride";
   return found;
+}
+
+/** Where the network page took input and kernel from; null where they are somebody's own. */
+function readOrigin() {
+  const address = given();
+  const found = Object.fromEntries(["run", "image", "from", "channels", "corner"].map((name) => [name, address.get(name) ?? ""]));
+  const pair = /^\d{1,9},\d{1,9}$/;
+  const whole = pair.test(found.channels) && pair.test(found.corner) && /^\d{1,9}$/.test(found.image) && found.run && found.from;
+  return whole && state.input && state.kernel ? { ...found, input: state.input, kernel: state.kernel } : null;
+}
+
+function showOrigin() {
+  if (origin && (state.input !== origin.input || state.kernel !== origin.kernel)) origin = null;
+  find("#origin").hidden = origin === null;
+  if (origin === null) return;
+  const { run, image, from, channels, corner } = origin;
+  const [source, target] = channels.split(",");
+  const [top, left] = corner.split(",").map(Number);
+  const end = Number(state.input_size) - 1;
+  const link = html("a", { href: `/network?${new URLSearchParams({ run, image })}`, text: run });
+  find("#origin").replaceChildren(`Layer ${from} of `, link, `: `, ink("input", `rows ${top}–${top + end}, columns ${left}–${left + end} of its input channel ${source}`),
+    ` for image ${image}, and `, ink("kernel", `the kernel from it to output channel ${target}`),
+    ". The layer adds the other input channels and a bias, and at the edges of this patch it sees the input around it.");
 }
 
 function layerQuery() {
@@ -99,16 +123,18 @@ let newest = null; // the slider that was moved last
 
 /** Begin a new entry of the browser's history; further moves of the same slider stay in one. */
 function beginEntry(slider = null) {
-  if (slider === null || slider !== newest) history.pushState(null, "");
+  if (!standalone && (slider === null || slider !== newest)) history.pushState(null, "");
   newest = slider;
 }
 
 function writeAddress() {
+  if (standalone) return;
   const query = layerQuery();
   if (state.by !== "inputs") query.set("by", state.by);
   if (state.step !== null && timer === null) query.set("step", state.step);
   if (state.turned === "yes") query.set("matrix", "turned");
   if (state.language !== "pytorch") query.set("code", state.language);
+  if (origin) for (const name of ["run", "image", "from", "channels", "corner"]) query.set(name, origin[name]);
   const text = query.toString().replaceAll("%2C", ",");
   history.replaceState(null, "", text ? `?${text}` : location.pathname);
 }
@@ -130,6 +156,7 @@ const askAndDraw = newestOnly(async () => {
     setStale(false);
     relate();
     draw();
+    showOrigin();
     find("#error").hidden = true;
   } catch (error) {
     stop();
@@ -152,6 +179,10 @@ function showExport() {
     query.set("theme", shade);
     link.href = `/api/layer/animation?${query}`;
   }
+  const page = wholeQuery();
+  page.set("by", state.by);
+  page.set("theme", find("#html-theme input:checked").value);
+  find("#export-html").href = `/api/layer/page?${page}`;
   find("#export-by").textContent = state.by === "inputs" ? "by input" : "by output";
 }
 
@@ -483,11 +514,13 @@ const setLanguage = choice(find("#language"), (language) => {
 });
 
 choice(find("#shade"), showExport);
+choice(find("#html-theme"), showExport);
 find("#reset").addEventListener("click", () => {
   stop();
   beginEntry();
   Object.assign(state, readAddress(new URLSearchParams()));
   writeAddress();
+  origin = readOrigin();
   refresh();
 });
 find("#share").addEventListener("click", (event) => copy(location.href, event.currentTarget));
@@ -557,7 +590,7 @@ const same = (one, other) => one?.kind === other?.kind && one?.index === other?.
 find("#views").addEventListener("pointermove", (event) => {
   if (event.pointerType === "touch" || timer !== null || !told) return;
   const found = pointedAt(event);
-  find("#scatter .sheet").classList.toggle("editable", Boolean(found?.editable));
+  find("#scatter .sheet").classList.toggle("editable", Boolean(found?.editable) && !standalone);
   if (same(found, hovered)) return;
   hovered = found;
   paint();
@@ -571,7 +604,7 @@ find("#views").addEventListener("pointerleave", () => {
 find("#views").addEventListener("click", (event) => {
   if (!told || event.target.closest(".transport, .editor")) return;
   const found = pointedAt(event);
-  if (found?.editable) return edit(found);
+  if (found?.editable && !standalone) return edit(found);
   stop();
   pinned = same(found, pinned) ? null : found; // a touch screen has no hovering
   paint();
@@ -596,7 +629,7 @@ function stand(kind, index) {
   const found = cellOf(kind, index) ?? cellOf(kind, 0);
   sheets.scatter.cover(buttons[kind], found);
   buttons[kind].dataset.index = found.index;
-  buttons[kind].setAttribute("aria-label", `${kind} ${spot(kind, found.index)}: ${textOf(found)}. Change it.`);
+  buttons[kind].setAttribute("aria-label", `${kind} ${spot(kind, found.index)}: ${textOf(found)}.${standalone ? "" : " Change it."}`);
   return found.index === index;
 }
 
@@ -620,6 +653,7 @@ find("#scatter").addEventListener("keydown", (event) => {
 
 /** Show a field over the cell. Enter, or leaving the field, accepts the number; Escape does not. */
 function edit(cell, first = null) {
+  if (standalone) return; // what follows from another number only the server knows
   stop();
   const { kind, index } = cell;
   const field = html("input", {
@@ -664,6 +698,7 @@ addEventListener("popstate", () => {
   newest = null;
   editing?.(false);
   Object.assign(state, readAddress());
+  origin = readOrigin();
   refresh();
 });
 refresh();
