@@ -47,7 +47,7 @@ def content_period(detail: Tensor, period: Sequence[int], wanted: Tensor) -> int
                 _at(lines, axis, (torch.arange(s)[:, None] + by / k).flatten() / s)
                 .abs()
                 .square()
-                .unflatten(axis, (s, len(by)))
+                .reshape(*lines.shape[:axis], s, len(by), *lines.shape[axis + 1 :])
                 .mean(axis + 1)[0, wanted]
                 for by in (steps.double(), steps - steps.sign() / 2)
             )
@@ -74,4 +74,5 @@ def _at(values: Tensor, axis: int, frequencies: Tensor) -> Tensor:
     positions = torch.arange(1, values.shape[axis] + 1, dtype=torch.float64)
     taper = torch.sin(math.pi / (len(positions) + 1) * positions)
     waves = torch.polar(taper.expand(len(frequencies), -1), -2 * math.pi * frequencies.double()[:, None] * positions)
-    return torch.tensordot(values.movedim(axis, -1), waves.T.to(values), dims=1).movedim(-1, axis)
+    coefficients: Tensor = torch.tensordot(values.movedim(axis, -1), waves.T.to(values), dims=1)
+    return coefficients.movedim(-1, axis)
