@@ -780,6 +780,54 @@ def test_an_image_tells_its_period(period):
     assert f"period {period}" in str(found)
 
 
+def fence(i, j):
+    return (j % 12 < 5).double().expand(len(i), -1)
+
+
+def bricks(i, j):
+    row = i // 12 % 2
+    return ((i % 12 > 1) & ((j + 12 * row) % 24 > 1)).double()
+
+
+def cloth(i, j):
+    over = (i // 10 + j // 10) % 2
+    return torch.where(over == 1, (math.pi * (i % 10 + 0.5) / 10).sin(), (math.pi * (j % 10 + 0.5) / 10).sin())
+
+
+def tiles(i, j):
+    tile = pink(1, 20, 5)[0, 0]
+    return tile[i % 20, j % 20] / tile.std()
+
+
+REPEATED = (fence, bricks, cloth, tiles)
+
+
+@pytest.mark.parametrize("content", REPEATED)
+def test_content_that_repeats_by_itself_is_no_checkerboard_and_beside_it_one_is_found(content):
+    i, j = torch.arange(120)[:, None], torch.arange(120)
+    image = content(i, j) + 0.2 * noise(3, 120, 120)
+    diagnosis = diagnose_image(image)
+    assert diagnosis.found is None
+    assert diagnosis.period is None
+    assert "content repeats by itself every" in diagnosis.reason
+    assert f"Could not judge: {diagnosis.reason}." in str(diagnosis)
+    assert diagnosis.to_dict()["reason"] == diagnosis.reason
+    for kind in ("overlap", "checkers"):
+        found = diagnose_image(image + 0.2 * pattern(kind, 120))
+        assert found.found
+        assert found.patterns[0].found
+
+
+def test_a_page_of_pictures_is_judged_as_each_of_them():
+    pages = []
+    for seed in range(6):
+        shared, own = pink(1, 24, seed), pink(16, 24, 100 + seed)
+        page = (shared / shared.std() + 0.3 * own / own.std()).reshape(4, 4, 24, 24)
+        pages.append(page.transpose(1, 2).reshape(96, 96))
+    assert not any(diagnose_image(page).found for page in pages)
+    assert all(diagnose_image(page + 0.1 * pattern("checkers", 96)).found for page in pages)
+
+
 def test_images_of_every_layout_and_type():
     image = torch.randint(0, 256, (40, 50, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     reference = diagnose_image(image.movedim(-1, 0).double()).patterns

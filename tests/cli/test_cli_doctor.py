@@ -26,6 +26,14 @@ def test_a_picture_with_a_pattern_and_one_without(halfstride, tmp_path):
     assert "No periodic pattern found." in out
 
 
+def test_a_picture_of_a_fence_could_not_be_judged(halfstride, tmp_path):
+    pixels = np.random.default_rng(0).normal(80, 10, (96, 96)) + 100 * (np.arange(96) % 12 < 5)
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(tmp_path / "fence.png")
+    code, out, err = halfstride("doctor", "--image", "fence.png", "--check")
+    assert (code, err) == (3, "")
+    assert "Could not judge: the content repeats by itself every 12 pixels" in out
+
+
 def test_a_run_from_its_folder(halfstride, tmp_path):
     np.save(tmp_path / "noise.npy", np.random.default_rng(0).integers(0, 255, (40, 16, 16), dtype=np.uint8))
     options = ("--epochs", "1", "--latent", "vector", "--latent-dim", "4", "--width", "8", "--upsampling", "resize")

@@ -32,6 +32,7 @@ from halfstride.checkerboard.pattern import measure
 from halfstride.checkerboard.replacing import Method, Replacement, replacement
 from halfstride.checkerboard.thresholds import EQUAL_GAINS, STRENGTH
 
+_ENOUGH = 64  # inputs: after a fit to as many digits others cost 0.1 % more of the error than these
 _TRACE = 1.0  # evidence from which on a pattern is fitted away: on more images than these it may count as found
 
 
@@ -50,12 +51,15 @@ class CureReport(Printed):
     after: Diagnosis
     difference: float | None
     """Root mean square change of the output, in units of the original output's standard deviation; None where the model
-    returns no batch of floating point that could be compared, and nothing was fitted."""
+    returns no batch of floating point that could be compared, and nothing was fitted. Like the errors it is measured on
+    the inputs given, which were fitted: on others it can be larger, by more the fewer they are."""
     error_before: float | None
     """Mean squared error between input and output, where the model gives back the shape that it takes."""
     error_after: float | None
     inputs: Tensor | None
     """The first inputs, for pictures, where `error_before` is not None."""
+    examples: int = 0
+    """The number of outputs that were compared and, if anything was, fitted."""
 
     def __str__(self) -> str:
         lines = [f"method {self.method}: {len(self.changed)} layers changed ({', '.join(self.changed) or 'none'})"]
@@ -73,15 +77,21 @@ class CureReport(Printed):
         if self.error_before is not None and self.error_after is not None:
             change = self.error_after / self.error_before - 1 if self.error_before else 0.0
             told = f"{self.error_before:.5f} before, {self.error_after:.5f} after ({change:+.1%})"
-            lines.append(f"reconstruction error (MSE) on these inputs: {told}")
+            which = "the inputs that were fitted" if self.fitted else "these inputs"
+            lines.append(f"reconstruction error (MSE) on {which}: {told}")
         return "\n".join([*lines, *self.advice])
 
     @property
     def advice(self) -> tuple[str, ...]:
         """What to try next, in sentences; none where there is nothing to say."""
-        if self.method == "smooth":
-            return ()
         told = []
+        if self.fitted and self.examples < _ENOUGH:
+            told.append(
+                f"Fitted to {self.examples} of a batch: other inputs can cost more than these. Give some hundred, or "
+                f"measure the cured model on others."
+            )
+        if self.method == "smooth":
+            return tuple(told)
         small = [
             layer.name
             for layer in self.before.layers
@@ -193,7 +203,8 @@ def cure(
     after = diagnose_with(cured, example_inputs, draws)
     old, new_output = (as_batch(returned, before.layers) for returned in (original, run(cured, example_inputs, draws)))
     costs = _costs(old, new_output, example_inputs)
-    return cured, CureReport(method, tuple(done), fitted, left, before, after, *costs)
+    examples = 0 if old is None else len(old)
+    return cured, CureReport(method, tuple(done), fitted, left, before, after, *costs, examples)
 
 
 def _to_change(diagnosis: Diagnosis, layers: Sequence[str] | None) -> set[str]:

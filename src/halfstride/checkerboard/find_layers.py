@@ -144,10 +144,7 @@ class _Watcher(TorchFunctionMode):
     def leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
         name, _ = self._inside[-1]
         if isinstance(module, _OURS) and isinstance(output, Tensor):
-            call = _call_of_ours(name, module, inputs[0])
-            self._enlarged(call, inputs[0], output)
-            if max(call.stride) > 1:
-                self._upsampled(call, output)
+            self._enlarged(_call_of_ours(name, module, inputs[0]), inputs[0], output)
         elif not any(hasattr(each, "_grids") for each in tree_leaves(output)):  # made by what no mode of torch sees
             grids.carry(None, (inputs, self._last if len(self._inside) == 2 else None), {}, output)
         self._inside.pop()  # not before: what is computed here is no part of the model
@@ -168,10 +165,7 @@ class _Watcher(TorchFunctionMode):
         output = func(*args, **kwargs)
         if func in _TRANSPOSED:
             given = _given("input weight bias stride padding output_padding groups dilation", args, kwargs)
-            call = _transposed_call(name, self._inside[-1][1], **given)
-            self._enlarged(call, given["input"], output)
-            if max(call.stride) > 1:
-                self._upsampled(call, output)
+            self._enlarged(_transposed_call(name, self._inside[-1][1], **given), given["input"], output)
         elif func in _CONVOLUTIONS:
             given = _given("input weight bias stride padding dilation groups", args, kwargs)
             self._convolved(name, output, given)
@@ -184,6 +178,8 @@ class _Watcher(TorchFunctionMode):
 
     def _enlarged(self, call: UpsamplingCall, input: Tensor, output: Tensor) -> None:
         grids.mark(output, input, len(call.stride), by=call.stride, layer=call.name)
+        if max(call.stride) > 1:
+            self._upsampled(call, output)
 
     def _name(self, function: str) -> str:
         """The innermost module's name, and the function's unless calling it is all that this module does."""
@@ -212,7 +208,6 @@ class _Watcher(TorchFunctionMode):
         else:
             call = replace(_subpixel_call(name, owner, scale, **given), source=convolution)
         self._enlarged(call, input, output)
-        self._upsampled(call, output)
 
     def _interpolated(self, name: str, output: Tensor, input: Tensor) -> None:
         scales = [Fraction(n, m) for n, m in zip(output.shape[2:], input.shape[2:], strict=True)]

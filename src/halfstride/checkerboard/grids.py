@@ -53,7 +53,7 @@ def grids_of(tensor: Tensor, axes: int) -> tuple[Grid, ...] | None:
             up[axis] = round(after / before)
         elif before >= _RESIZED * after:
             down[axis] = round(before / after)
-    return _moved([*_moved([_along(grid, axes) for grid in known.grids], up), *_new(None, up)], [1] * axes, down)
+    return _moved([_along(grid, axes) for grid in known.grids], up, down, None, up)
 
 
 def mark(
@@ -74,8 +74,7 @@ def mark(
     """
     ones = [1] * axes
     earlier = (grids_of(input, axes) or ()) if isinstance(input, Tensor) else ()
-    own = _new(layer, by or ones) if layer is not None else ()
-    grids = _moved([*_moved(earlier, by or ones), *own], ones, stride or ones)
+    grids = _moved(earlier, by or ones, stride or ones, layer, ones if layer is None else by)
     output._grids = Grids(tuple(output.shape[-axes:]), grids)  # type: ignore[attr-defined]
 
 
@@ -110,24 +109,24 @@ def _skips(index: Any) -> bool:
     return not all((isinstance(part, slice) and part.step in (None, 1)) or part is Ellipsis for part in parts)
 
 
-def _new(layer: str | None, by: Sequence[int]) -> tuple[Grid, ...]:
-    return (Grid(layer, tuple(by), (1,) * len(by)),) if max(by, default=1) > 1 else ()
-
-
 def _along(grid: Grid, axes: int) -> Grid:
     """The grid along the last so many axes; along others than its own nothing repeats."""
     more = (1,) * (axes - len(grid.period))
     return Grid(grid.layer, (*more, *grid.period)[-axes:], (*more, *grid.without)[-axes:])
 
 
-def _moved(grids: Iterable[Grid], up: Sequence[int], down: Sequence[int] = ()) -> tuple[Grid, ...]:
-    """The grids after upsampling by `up`, and then sampling at every `down`-th position."""
+def _moved(
+    grids: Iterable[Grid], up: Sequence[int], down: Sequence[int], layer: str | None, own: Sequence[int]
+) -> tuple[Grid, ...]:
+    """The grids after upsampling by `up`, which gives one of period `own` to `layer`, and then sampling at every
+    `down`-th position."""
+    ones = (1,) * len(up)
+    grown = [
+        Grid(name, *(tuple(map(math.prod, zip(each, up, strict=True))) for each in periods)) for name, *periods in grids
+    ]
     moved = []
-    for layer, *periods in grids:
-        period, without = (
-            tuple(p * u // math.gcd(p * u, d) for p, u, d in zip(each, up, down or (1,) * len(up), strict=True))
-            for each in periods
-        )
-        if max(period) > 1:
-            moved.append(Grid(layer, period, without if without != period else (1,) * len(period)))
+    for name, *periods in (*grown, Grid(layer, tuple(own), ones)):
+        period, without = (tuple(p // math.gcd(p, d) for p, d in zip(each, down, strict=True)) for each in periods)
+        if max(period, default=1) > 1:
+            moved.append(Grid(name, period, without if without != period else ones))
     return tuple(dict.fromkeys(moved))

@@ -26,9 +26,22 @@ class ImageDiagnosis(Printed):
     """The images, (n, channels, height, width)."""
 
     @property
-    def found(self) -> bool:
-        """Whether a pattern was found at any period."""
-        return any(pattern.found for pattern in self.patterns)
+    def found(self) -> bool | None:
+        """Whether a pattern was found at any period; None where that could not be judged (see `reason`)."""
+        if any(pattern.found for pattern in self.patterns):
+            return True
+        return None if self.reason else False
+
+    @property
+    def reason(self) -> str:
+        """Why some periods could not be judged; empty where all were."""
+        explained = {pattern.period[0]: pattern.content_period for pattern in self.patterns if pattern.content_period}
+        if not explained:
+            return ""
+        periods, repeats = (", ".join(map(str, sorted(set(each)))) for each in (explained, explained.values()))
+        return (
+            f"the content repeats by itself every {repeats} pixels, which can be all that there is at period {periods}"
+        )
 
     @property
     def period(self) -> int | None:
@@ -45,6 +58,7 @@ class ImageDiagnosis(Printed):
         """Everything but the samples, as plain numbers and lists."""
         return {
             "found": self.found,
+            "reason": self.reason,
             "period": self.period,
             "strength": self.strength,
             "measured": [pattern.to_dict() for pattern in self.patterns],
@@ -55,17 +69,24 @@ class ImageDiagnosis(Printed):
         rows = [("period", "strength", "evidence", "")]
         for pattern in self.patterns:
             found = f"found, {pattern.shares}; brightest at row, column {pattern.brightest}" if pattern.found else ""
+            if pattern.content_period:
+                found = f"not judged, the content repeats every {pattern.content_period}"
             rows.append((joined(pattern.period), f"{pattern.strength:.2%}", f"{pattern.evidence:.1f}", found))
         kinds = [name for pattern in self.patterns if pattern.found for name in pattern.parts]
         kind = " and ".join(dict.fromkeys(kinds))
         last = f"Pattern found: period {self.period}, {self.strength:.1%} of the standard deviation, {kind}."
         if self.found and self.period == 8:
             last += " (JPEG's blocks have this period as well.)"
-        return "\n".join([*table(rows), "", last if self.found else "No periodic pattern found."])
+        if not self.found:
+            last = f"Could not judge: {self.reason}." if self.reason else "No periodic pattern found."
+        return "\n".join([*table(rows), "", last])
 
 
 def diagnose_image(image: Tensor | np.ndarray) -> ImageDiagnosis:
     """Look for a periodic pattern, of a period from 2 to 8 pixels, in one image or in a batch of them.
+
+    Tiles, bricks, fences and woven cloth repeat by themselves. Where they do, at more than eight pixels, what is found
+    at a period that divides theirs must stand out against them. If it does not, that period is not judged.
 
     Args:
         image: (height, width), (channels, height, width), (height, width, 1 to 4 channels) or (batch, channels, height,
@@ -85,7 +106,7 @@ def diagnose_image(image: Tensor | np.ndarray) -> ImageDiagnosis:
         4
     """
     batch = _image_batch(torch.as_tensor(image))
-    patterns = [measure(batch, period, without=without) for period, without in searched(batch)]
+    patterns = [measure(batch, period, without=without, beside_content=True) for period, without in searched(batch)]
     if not patterns:
         raise ValueError(
             f"`image` (of {joined(tuple(batch.shape[2:]))}) is too small: four periods of 2 take 8 pixels along each "

@@ -36,6 +36,7 @@ from torch import Tensor
 
 from halfstride.checkerboard.harmonic_test import Lines, harmonics, lines_in, probabilities, view_of
 from halfstride.checkerboard.local_content import averages, extended, local_mean
+from halfstride.checkerboard.periodic_content import content_period
 from halfstride.checkerboard.thresholds import EVIDENCE, STRENGTH
 
 _SEARCHED = range(2, 9)
@@ -64,11 +65,14 @@ class Part:
     """The value of each phase, (channels, *period), counted from the signal's first position, whether `found` or not.
     Additive: the phase's deviation, in the signal's units. Multiplicative: the phase's gain less 1; its
     deviation is that times the local mean less the overall mean."""
+    content_period: int | None = None
+    """A longer period of the content that explains this part, so that it does not count as found; None where there is
+    none or where that was not asked."""
 
     @property
     def found(self) -> bool:
-        """Whether evidence and strength both reach their thresholds."""
-        return self.evidence >= EVIDENCE and self.strength >= STRENGTH
+        """Whether evidence and strength both reach their thresholds, and no periodic content explains it."""
+        return self.evidence >= EVIDENCE and self.strength >= STRENGTH and self.content_period is None
 
     @property
     def brightest(self) -> tuple[int, ...]:
@@ -78,7 +82,8 @@ class Part:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the phases, as plain numbers and lists."""
-        numbers = {name: getattr(self, name) for name in ("strength", "evidence", "found", "channel")}
+        names = ("strength", "evidence", "found", "channel", "content_period")
+        numbers = {name: getattr(self, name) for name in names}
         return numbers | {"brightest_phase": self.brightest}
 
 
@@ -106,6 +111,12 @@ class Pattern:
     def found(self) -> bool:
         """Whether one of the parts counts as found."""
         return self.additive.found or self.multiplicative.found
+
+    @property
+    def content_period(self) -> int | None:
+        """The period of the content that explains what is not counted as found; None where it was judged."""
+        explained = (self.additive.content_period, self.multiplicative.content_period)
+        return None if self.found else next((period for period in explained if period), None)
 
     @property
     def strength(self) -> float:
@@ -155,13 +166,21 @@ class Pattern:
         return f"period {period}, {self.shares} of the standard deviation, evidence {self.evidence:.1f}"
 
 
-def measure(signals: Tensor, period: Sequence[int], *, without: Sequence[Sequence[int]] = ()) -> Pattern:
+def measure(
+    signals: Tensor,
+    period: Sequence[int],
+    *,
+    without: Sequence[Sequence[int]] = (),
+    beside_content: bool = False,
+) -> Pattern:
     """Measure the pattern of one period in a batch of signals.
 
     Args:
         signals: (batch, channels, *size), real and finite, with as many spatial axes as `period` has.
         period: positions after which a pattern repeats, along each axis, 1 or more; usually a layer's stride.
         without: periods whose harmonics are left out, so that a pattern of period 2 does not count as one of period 4.
+        beside_content: whether the content may repeat by itself, at a multiple of `period` above eight positions, as a
+            mosaic of tiles does: then what is found must stand out against it (`Part.content_period`).
 
     Raises:
         TooSmallError: (a `ValueError`) where an axis has fewer than four periods.
@@ -215,6 +234,11 @@ def measure(signals: Tensor, period: Sequence[int], *, without: Sequence[Sequenc
     multiplicative = _part(lines, wanted, content.variance / variance)
     if len(signals) < FEW:
         multiplicative = replace(multiplicative, evidence=multiplicative.evidence / 2)
+    if beside_content:
+        additive, multiplicative = (
+            replace(part, content_period=content_period(field, period, wanted)) if part.found else part
+            for part, field in ((additive, content.detail), (multiplicative, product))
+        )
     return Pattern(period, additive, multiplicative, content.mean.cpu())
 
 

@@ -71,7 +71,9 @@ class RunDetails(BaseModel):
     corruption: str = Field(description="The corruption of its inputs; empty for none.")
     paired: bool = Field(description="Whether its inputs and targets are pairs of images.")
     encoder: str | None = Field(description="The user's own encoder; null where it has none.")
-    fit: str | None = Field(default=None, description="How pictures of other sizes are brought to the size of its images.")
+    fit: str | None = Field(
+        default=None, description="How pictures of other sizes are brought to the size of its images."
+    )
     not_run: str | None = Field(description="Why its model is not run here; null where it is.")
     pictures: list[str] = Field(description="The PNG files in its folder.")
 
