@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["library"]
+__all__ = ["INTERFACE", "library"]
+
+INTERFACE = 1
+"""Counts the changes of the operators' arguments and programs: halfstride uses kernels of its own number only."""
 
 
 def library(capability: str) -> Path | None:

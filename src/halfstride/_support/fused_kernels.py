@@ -15,6 +15,10 @@ from torch import Tensor, nn
 from halfstride._support.torch_private import is_traced, is_transformed
 
 
+_INTERFACE = 1
+"""What `halfstride_kernels.INTERFACE` must be."""
+
+
 def _load() -> Any:
     """The package's operators; None where they cannot be used."""
     if os.environ.get("HALFSTRIDE_KERNELS") == "0":
@@ -23,17 +27,19 @@ def _load() -> Any:
         import halfstride_kernels
     except ImportError:
         return None
-    library = halfstride_kernels.library(torch.backends.cpu.get_cpu_capability())
-    if library is None:  # an older processor
-        return None
     try:
+        if getattr(halfstride_kernels, "INTERFACE", None) != _INTERFACE:
+            raise ImportError("it belongs to another version of halfstride")
+        library = halfstride_kernels.library(torch.backends.cpu.get_cpu_capability())
+        if library is None:  # an older processor
+            return None
         torch.ops.load_library(library)  # type: ignore[no-untyped-call]
         return torch.ops.halfstride_kernels
     except Exception as error:  # whatever is wrong with an optional library, everything works without it
         reason = str(error).partition("\n")[0]
         warnings.warn(
-            f"halfstride-kernels is installed but does not load, so layers are slower: {reason}. Build it again for "
-            f"torch {torch.__version__}, or uninstall it.",
+            f"halfstride-kernels is installed but cannot be used, so layers are slower: {reason}. Build it again "
+            f"(`make kernels`) for torch {torch.__version__}, or uninstall it.",
             stacklevel=2,
         )
         return None
