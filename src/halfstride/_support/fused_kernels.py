@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from halfstride._support.torch_private import is_traced, is_transformed
 
-
 _INTERFACE = 1
 """What `halfstride_kernels.INTERFACE` must be."""
 
