@@ -73,3 +73,12 @@ def test_a_run_without_images_says_so(visit, address):
     page = visit("/network?run=imageless", at=address, ready=STRIP)
     assert "passed as arrays" in page.locator("#error").inner_text()
     assert not page.locator("#strip-title").is_visible()
+
+
+def test_what_fails_hides_nothing_else_and_is_told_until_it_succeeds(visit, folder_address, window):
+    refuse = {"status": 500, "json": {"error": "No images today."}}
+    window.route("**/images?*", lambda route: route.fulfill(**refuse))
+    page = visit("/network?run=grey", at=folder_address, ready="#strip[data-frames]")
+    page.wait_for_selector("#error:not([hidden])")
+    assert page.locator("#error").inner_text() == "No images today."
+    assert page.locator(".step").first.is_visible()

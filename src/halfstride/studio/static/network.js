@@ -15,19 +15,27 @@ let total = 0;
 
 const of = (rest) => `/api/runs/${encodeURIComponent(run)}${rest}`;
 
-function fail(error) {
-  find("#error").textContent = error.message;
-  find("#error").hidden = false;
-  find("#lab").classList.toggle("without-network", !find("#strip").childElementCount);
+const failures = new Map(); // messages, by what has failed
+
+function fail(what, error) {
+  failures.set(what, error.message);
+  showFailures();
 }
 
-/** Do something that may fail; a success hides the last failure. */
+function showFailures() {
+  find("#error").textContent = [...new Set(failures.values())].join(" ");
+  find("#error").hidden = failures.size === 0;
+  find("#lab").classList.toggle("without-network", failures.size > 0 && !find("#strip").childElementCount);
+}
+
+/** Do something that may fail; its next success takes its message back, and no other. */
 const attempt = (work) => newestOnly(async () => {
   try {
     await work();
-    find("#error").hidden = true;
+    failures.delete(work);
+    showFailures();
   } catch (error) {
-    fail(error);
+    fail(work, error);
   }
 });
 
@@ -166,5 +174,5 @@ async function begin() {
 
 begin().catch((error) => {
   find("#lab").hidden = false;
-  fail(error);
+  fail(begin, error);
 });
