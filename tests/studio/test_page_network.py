@@ -64,6 +64,8 @@ def test_a_layer_opens_with_its_numbers_and_leads_back(visit, folder_address, fo
     page.locator("#kernel_size").press("ArrowLeft")  # other numbers: no more those of the layer
     until(page, "document.querySelector('#origin').hidden")
     until(page, "!location.search.includes('from=')")
+    page.go_back()  # to the layer's own numbers, and from there to the page that led here
+    page.wait_for_selector("#origin:not([hidden])")
     page.go_back()
     page.wait_for_selector(STRIP)
     assert page.url.endswith("/network?run=photographs&image=2")
