@@ -50,6 +50,27 @@ def compiled(predicate):
     return torch.compile(lambda x: x + predicate(), backend="eager")(torch.zeros(())).item() == 1 and not predicate()
 
 
+def is_fixed():
+    torch._dynamo.reset()
+    changing = torch.compile(lambda x: x + private.is_fixed(x.shape[0]), backend="eager", dynamic=True)
+    return changing(torch.zeros(5))[0] == 0 and private.is_fixed(5)
+
+
+def uncompiled():
+    torch._dynamo.reset()
+    compiled = []
+    add = torch.compile(lambda x: x + 1, backend=lambda graph, inputs: compiled.append(graph) or graph.forward)
+    with private.uncompiled():
+        assert add(torch.zeros(())) == 1
+    return not compiled and add(torch.zeros(())) == 1 and len(compiled) == 1
+
+
+def load_operators():
+    with pytest.raises(OSError, match="missing"):
+        private.load_operators("missing.so", "mkldnn")
+    return True
+
+
 def is_exporting():
     class Model(torch.nn.Module):
         def forward(self, x):

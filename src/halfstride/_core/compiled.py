@@ -144,10 +144,14 @@ def _gradients_by_parts(
     dilation: _Sizes,
     padding: _Sizes,
 ) -> tuple[Tensor, Tensor]:
-    """To the input and to the weight, in the order in memory in which they come about; empty if not asked for."""
+    """To the input, in the gradient's memory format, and to the weight, with the taps first; empty if not asked for."""
     case = _case(input, weight.shape[0], output_size, kernel_size, scale_factor, dilation, padding)
     of_both = by_parts.gradients(case, gradient, input if to_weight else None, weight if to_input else None)
     of_input, of_weight = (input.new_empty(0) if of_one is None else of_one for of_one in of_both)
+    if to_input:
+        of_input = as_channels_last(of_input, like=gradient)
+    if to_weight:
+        of_weight = of_weight.movedim((0, 1), (-2, -1)).contiguous().movedim((-2, -1), (0, 1))
     return of_input, of_weight
 
 
@@ -155,7 +159,9 @@ def _gradients_by_parts(
 def _(gradient, input, weight, to_input, to_weight, *_):  # type: ignore[no-untyped-def]
     batch, in_channels, *size = input.shape
     out_channels, _, *taps = weight.shape
-    of_input = input.new_empty(batch, *size, in_channels).movedim(-1, 1) if to_input else input.new_empty(0)
+    of_input = input.new_empty(0)
+    if to_input:
+        of_input = as_channels_last(input.new_empty(batch, in_channels, *size), like=gradient)
     of_weight = input.new_empty(0)
     if to_weight:
         of_weight = input.new_empty(*taps, out_channels, in_channels).movedim((-2, -1), (0, 1))

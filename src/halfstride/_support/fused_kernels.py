@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from halfstride._support.torch_private import is_traced, is_transformed
+from halfstride._support.torch_private import is_traced, is_transformed, load_operators
 
 _INTERFACE = 1
 """What `halfstride_kernels.INTERFACE` must be."""
@@ -32,8 +32,7 @@ def _load() -> Any:
         library = halfstride_kernels.library(torch.backends.cpu.get_cpu_capability())
         if library is None:  # an older processor
             return None
-        torch.ops.load_library(library)  # type: ignore[no-untyped-call]
-        return torch.ops.halfstride_kernels
+        return load_operators(library, "halfstride_kernels")
     except Exception as error:  # whatever is wrong with an optional library, everything works without it
         reason = str(error).partition("\n")[0]
         warnings.warn(
@@ -45,7 +44,7 @@ def _load() -> Any:
 
 
 OPERATORS = _load()
-"""`torch.ops.halfstride_kernels`, or None."""
+"""The package's operators, or None."""
 
 
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)

@@ -47,6 +47,7 @@ __all__ = [
     "is_onednn_enabled",
     "is_traced",
     "is_transformed",
+    "load_operators",
     "make_wrapper",
     "module_call_code",
     "onednn_add_conv",
@@ -205,6 +206,15 @@ def onednn_conv_transpose(input: Tensor, weight: Tensor, bias: Tensor | None, ge
     """A transposed convolution with a packed weight; if this breaks, transposed convolutions in inference fail."""
     output: Tensor = torch.ops.mkldnn._convolution_transpose_pointwise(input, weight, bias, *geometry, "none", [], "")
     return output
+
+
+# Libraries of operators ----------------------------------------------------------------------------------------------
+
+
+def load_operators(library: Any, name: str) -> Any:
+    """The operators that a library registers by a name; if this breaks, halfstride-kernels are not used."""
+    torch.ops.load_library(library)  # type: ignore[no-untyped-call]
+    return getattr(torch.ops, name)
 
 
 # Modes and subclasses, for `optimize` and the compile backend ---------------------------------------------------------

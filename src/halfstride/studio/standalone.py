@@ -15,7 +15,7 @@ from halfstride.studio.layer import Layer
 from halfstride.studio.pages import STATIC
 from halfstride.studio.text import NAMES
 
-_MODULES = ("dom", "cells", "views", "upsampling")
+_MODULES = ("dom", "cells", "tables", "views", "upsampling")
 _DIGITS = 6
 """Significant digits of the numbers in the file."""
 
