@@ -153,7 +153,7 @@ def test_the_losses_follow_a_training(visit, runs):
     path = runs / "plane" / "metrics.jsonl"
     with restored(path) as before:
         errors = dict.fromkeys(("train_mse", "validation_mse", "validation_loss"), 0.02)
-        line = {"step": 500, **errors, "test_mse": 0.0123, "test_psnr": 20.0, "test_ssim": 0.9}
+        line = {"step": 500, "seconds": 9.0, **errors, "test_mse": 0.0123, "test_psnr": 20.0, "test_ssim": 0.9}
         path.write_bytes(before + json.dumps(line).encode() + b"\n")
         until(page, "document.querySelector('#live').textContent === '500 steps'")
         assert page.locator("#loss dl").inner_text().startswith("kept\nstep 500\n")
