@@ -1,22 +1,19 @@
 // Transposed convolutions to few output channels, with neighbouring positions in a vector in place of channels.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include <optional>
 #include <vector>
 
-#include "program.h"
+#include "common.h"
 #include "vectors.h"
 
 namespace halfstride {
 
 namespace {
 
-constexpr int MOST = 4;                 // output channels
-constexpr int64_t CACHE = 1 << 16;      // floats of a tile: a quarter of a MiB
-constexpr int64_t LEAST = 1 << 16;      // fewer products are made by one thread
-constexpr int SUMS = REGISTERS - 6;     // registers for sums
+constexpr int MOST = 4;              // output channels
+constexpr int64_t CACHE = 1 << 16;   // floats of a tile: a quarter of a MiB
+constexpr int SUMS = REGISTERS - 6;  // registers for sums
 
 // A phase of the outputs: the taps that reach it, by where their values are from the position on.
 struct Phase {
@@ -45,7 +42,7 @@ __attribute__((noinline)) void sum_taps(const float* values, int64_t channel_ste
   unrolled<OUT>(EACH(o) { unrolled<N>(EACH(n) { store(to + o * to_step + n * LANES, sums[o * N + n]); }); });
 }
 
-// All positions of a tile: in blocks of as many vectors as the registers hold, the rest by one.
+// All positions of a tile: in blocks of as many vectors as the registers hold, the rest by two or one.
 template <int OUT>
 void sum_phase(const float* values, int64_t channel_step, int64_t channels, const Phase& phase, const float* bias,
                int64_t vectors, float* to, int64_t to_step) {
@@ -95,24 +92,20 @@ Tensor few_outputs(const Tensor& input, const Tensor& weight, std::optional<Tens
   }
   shape.insert(last ? shape.end() : shape.begin() + 1, out);
   const auto [z, y, x] = lines;
-  STD_TORCH_CHECK(input.size(last ? axes + 1 : 1) == in && out >= 1 && out <= MOST, "there must be as many input channels as the weight has, and 1 to ", MOST, " output channels");
-  const auto floats = [](const Tensor& tensor) {
-    STD_TORCH_CHECK(tensor.scalar_type() == torch::headeronly::ScalarType::Float && tensor.is_contiguous(),
-                    "tensors must be contiguous float32");
-    return static_cast<const float*>(tensor.const_data_ptr());
-  };
-  const float *px = floats(input), *pw = floats(weight), zeros[MOST] = {};
-  const float* pb = bias ? floats(*bias) : zeros;
+  STD_TORCH_CHECK(input.size(last ? axes + 1 : 1) == in && out >= 1 && out <= MOST,
+                  "there must be as many input channels as the weight has, and 1 to ", MOST, " output channels");
+  const float *px = floats(input, "input"), *pw = floats(weight, "weight"), zeros[MOST] = {};
+  const float* pb = bias ? floats(*bias, "bias") : zeros;
   Tensor output = torch::stable::new_empty(input, shape);
   float* py = static_cast<float*>(output.mutable_data_ptr());
 
   // A tile: rows of one depth, with what reaches it from before, each row padded.
   const int64_t wide = x.count() - x.lo(), deep = 1 - z.lo();
   int64_t rows = std::max<int64_t>(CACHE / (in * wide * deep) + y.lo(), 1);
-  const int64_t wanted = 4 * torch::stable::get_num_threads(), depths = z.count();
+  const int64_t wanted = TILES_PER_THREAD * torch::stable::get_num_threads(), depths = z.count();
   rows = std::min(rows, std::max<int64_t>(y.count() * depths * images / wanted, 1));
-  const int64_t row_tiles = (y.count() + rows - 1) / rows;
-  rows = (y.count() + row_tiles - 1) / row_tiles;
+  const int64_t row_tiles = divided_up(y.count(), rows);
+  rows = divided_up(y.count(), row_tiles);
   const int64_t high = rows - y.lo();
   const int64_t plane = high * wide, channel = deep * plane + 8 * LANES;  // what the last vector reads beyond
 
@@ -145,7 +138,7 @@ Tensor few_outputs(const Tensor& input, const Tensor& weight, std::optional<Tens
     for (int64_t t = begin; t < end; t++) {
       const int64_t row = t % row_tiles * rows, q = t / row_tiles % depths, image = t / row_tiles / depths;
       const int64_t some = std::min(rows, y.count() - row);
-      const int64_t vectors = (some * wide + LANES - 1) / LANES, step = vectors * LANES;
+      const int64_t vectors = divided_up(some * wide, LANES), step = vectors * LANES;
       sums.resize(phases.size() * out * step);
 
       // Read: rows of channels, zero where the input has none.
@@ -199,11 +192,8 @@ Tensor few_outputs(const Tensor& input, const Tensor& weight, std::optional<Tens
       }
     }
   };
-  const int64_t tiles = images * depths * row_tiles;
-  if (images * depths * y.count() * x.count() * weight.numel() < LEAST)
-    body(0, tiles);
-  else
-    torch::stable::parallel_for(0, tiles, 1, body);
+  const int64_t products = images * depths * y.count() * x.count() * weight.numel();
+  in_parallel(images * depths * row_tiles, products, body);
   return output;
 }
 

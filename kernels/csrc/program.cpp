@@ -1,8 +1,5 @@
 #include "program.h"
 
-#include <torch/csrc/stable/ops.h>
-#include <torch/headeronly/util/Exception.h>
-
 #include <cstring>
 
 #include "vectors.h"
@@ -13,9 +10,6 @@ namespace {
 
 constexpr int64_t CACHE = 1 << 17;  // floats of a tile's rows: half a MiB
 constexpr int64_t FEWEST = 64;      // positions of a tile, so that reading all kernels for it pays
-constexpr int64_t TILES_PER_THREAD = 4;
-
-int64_t divided_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 class Numbers {
  public:

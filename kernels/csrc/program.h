@@ -4,15 +4,12 @@
 // value itself, the jump from the value before it, or all phases of a gradient. A step multiplies the channels of one
 // kind, at an offset, by one kernel, and adds the products to what other steps have left in a slot.
 #pragma once
-#include <torch/csrc/stable/tensor.h>
-
 #include <algorithm>
-#include <cstdint>
 #include <vector>
 
-namespace halfstride {
+#include "common.h"
 
-using torch::stable::Tensor;
+namespace halfstride {
 
 struct Tap {
   int64_t offset;

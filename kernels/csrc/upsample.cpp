@@ -1,11 +1,10 @@
 // Programs on images: `run`, the operator or its gradient to the input, and `cross`, that to the weight.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include <cstring>
 #include <optional>
 
+#include "common.h"
 #include "program.h"
 #include "vectors.h"
 
@@ -18,9 +17,7 @@ constexpr int WIDE = 2, BLOCK = WIDE * LANES, POSITIONS = (REGISTERS - 4) / WIDE
 constexpr int PRODUCTS = POSITIONS * WIDE;
 constexpr int GROUP = 4;  // blocks that take a step one after another, while its kernel is in the nearest cache
 
-constexpr int64_t LEAST = 1 << 16;  // fewer products are made by one thread
-
-int64_t rounded_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+int64_t rounded_up(int64_t n, int64_t to) { return divided_up(n, to) * to; }
 
 // to[m] = begin[m] + add[m] + sum over channels c of from[m * step + c] * kernel[c], for M positions and N vectors.
 // The result goes to a slot, or to outputs that lie `out_step` apart.
@@ -85,25 +82,11 @@ BY_SIZE(cross_rows)
 // Evenly sized parts of a range, of at most POSITIONS each.
 template <class Body>
 INLINE void in_blocks(int64_t count, Body&& body) {
-  const int64_t blocks = (count + POSITIONS - 1) / POSITIONS;
+  const int64_t blocks = divided_up(count, POSITIONS);
   for (int64_t b = 0; b < blocks; b++) {
     const int64_t start = count * b / blocks;
     body(start, count * (b + 1) / blocks - start);
   }
-}
-
-template <class Body>
-void in_parallel(int64_t count, int64_t products, Body&& body) {
-  if (products < LEAST)
-    body(0, count);
-  else
-    torch::stable::parallel_for(0, count, 1, body);
-}
-
-const float* floats(const Tensor& tensor, const char* name) {
-  STD_TORCH_CHECK(tensor.scalar_type() == torch::headeronly::ScalarType::Float && tensor.is_contiguous(), name,
-                  " must be contiguous float32");
-  return static_cast<const float*>(tensor.const_data_ptr());
 }
 
 int64_t positions_of(const Program& program) {
@@ -185,7 +168,7 @@ Tensor run(const Tensor& input, const Tensor& kernels, std::optional<Tensor> bia
     Tile tile;
     // One step at one block of positions, for one block of output channels.
     const auto take = [&](const Step& step, const Block& at, int64_t place, int64_t block, int64_t channels) {
-      const int64_t vectors = (channels + LANES - 1) / LANES;
+      const int64_t vectors = divided_up(channels, LANES);
       Vector* slot = slots.data() + place * program.slots * PRODUCTS;
       Vector* to = step.to >= 0 ? slot + step.to * PRODUCTS : nullptr;
       float *direct = nullptr, *later = nullptr;
@@ -236,7 +219,7 @@ Tensor run(const Tensor& input, const Tensor& kernels, std::optional<Tensor> bia
         in_blocks(tile.columns, [&](int64_t column, int64_t count) { blocks_of_tile.push_back({row, column, count}); });
       for (int64_t block = 0; block < blocks; block++) {
         const int64_t channels = std::min<int64_t>(BLOCK, out - block * BLOCK);
-        const int64_t vectors = (channels + LANES - 1) / LANES;
+        const int64_t vectors = divided_up(channels, LANES);
         float biases[BLOCK] = {};
         if (pb) std::copy(pb + block * BLOCK, pb + block * BLOCK + channels, biases);
         for (int64_t place = 0; place < GROUP; place++)

@@ -10,7 +10,7 @@ from torch import Tensor
 from halfstride._core.algorithms.by_parts import program
 from halfstride._core.algorithms.by_parts.steps import sums_of_taps
 from halfstride._core.case import Case
-from halfstride._core.common import is_channels_last
+from halfstride._core.common import is_channels_last, typed
 from halfstride._support import fused_kernels
 from halfstride._support.weight_cache import cache_on_weight, cached
 from halfstride.kernels import widened
@@ -31,19 +31,23 @@ def takes(case: Case, *tensors: Tensor | None) -> bool:
     return fits(case) and fused_kernels.takes(*tensors)
 
 
-def output(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """(images, out, *output_size) in the input's memory format, from input (images, in, *input_size)."""
-    spacing = _spacing(case)
-    numbers, signs = program.output_program(case, spacing)
-    key = ("by_parts", "fused", case.stride, case.padding, spacing)
+def packed_kernels(case: Case, weight: Tensor) -> Tensor:
+    """The kernels of all products of the output, as the loops read them."""
+    wide, signs = widened(weight), program.output_program(case, _spacing(case)).signs
+    return _packed(sums_of_taps(wide, signs.to(wide.dtype)))
 
-    def packed() -> Tensor:
-        wide = widened(weight)
-        return _packed(sums_of_taps(wide, signs.to(wide.dtype)))
 
-    kernels = cache_on_weight(weight, key, packed)
-    bias = None if bias is None else bias.contiguous()
-    return _run(input, kernels, bias, numbers, case.out_channels, case.output_size)
+def cached_kernels(case: Case, weight: Tensor) -> Tensor:
+    """The same, kept with a weight that may be cached."""
+    key = ("by_parts", "loops", case.stride, case.padding, _spacing(case))
+    return cache_on_weight(weight, key, lambda: packed_kernels(case, weight))
+
+
+def output(case: Case, input: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
+    """(images, out, *output_size) in the input's type and memory format, from input (images, in, *input_size)."""
+    wide, numbers = widened(input), program.output_program(case, _spacing(case)).numbers
+    bias = None if bias is None else typed(bias, wide.dtype).contiguous()
+    return typed(_run(wide, kernels, bias, numbers, case.out_channels, case.output_size), input.dtype)
 
 
 def gradients(
