@@ -90,7 +90,10 @@ def compute(case: Case, input: Tensor, weight: Tensor, bias: Tensor | None) -> T
         groups = zip(x.chunk(case.groups, 1), weight.chunk(case.groups), biases, strict=True)
         return as_channels_last(torch.cat([_output(*group, of_group) for group in groups], 1), like=input)
     kernels: Kernels | None = None
-    if is_cacheable(weight) and not is_transformed() and not fused.takes(of_group, x, weight):
+    if is_cacheable(weight) and not is_transformed():
+        if fused.takes(of_group, x, weight, bias):
+            output = fused.output(of_group, x, fused.cached_kernels(of_group, weight), bias)
+            return as_channels_last(output, like=input)
         of_case = plan(of_group, kernels_last=True)
         key = ("by_parts", *((axis.components, axis.before) for axis in of_case.axes))
         kernels = cache_on_weight(
@@ -134,11 +137,11 @@ class _Output(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None, case: Case, cached_kernels: Kernels | None) -> Tensor:
-        wide = widened(x)
-        bias = None if bias is None else typed(bias, wide.dtype)
-        if fused.takes(case, x, weight, bias):
-            return typed(fused.output(case, wide, weight, bias), x.dtype)
-        values = _channels_at_the_end(wide)
+        # Gradients are off here, so that the kernels of a weight that is trained would be cached as well.
+        if cached_kernels is None and fused.takes(case, x, weight, bias):
+            return fused.output(case, x, fused.packed_kernels(case, weight), bias)
+        values = _channels_at_the_end(x)
+        bias = None if bias is None else typed(bias, values.dtype)
         of_case = plan(case, kernels_last=cached_kernels is not None)
         output = values.new_empty(len(x), *case.output_size, weight.shape[0])
         kernels = cached_kernels or _kernels(weight, of_case)
