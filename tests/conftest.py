@@ -7,7 +7,7 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 
-# What somebody has tuned on this machine is not the rule that is tested. No file can be in a file.
+# Choices of `tune` on this machine would replace the rule that is tested. No file can be in a file.
 os.environ["HALFSTRIDE_TUNED"] = f"{os.devnull}/tuned.json"
 
 import pytest

@@ -77,7 +77,7 @@ function readAddress(address = given()) {
   return found;
 }
 
-/** Where the network page took input and kernel from; null where they are somebody's own. */
+/** Where the network page took input and kernel from; null where they are not from there. */
 function readOrigin() {
   const address = given();
   const found = Object.fromEntries(["run", "image", "from", "channels", "corner"].map((name) => [name, address.get(name) ?? ""]));
