@@ -83,3 +83,14 @@ def test_heavy_kernels_scatter_rows_of_channels_and_keep_the_order_of_the_images
         light = transposed_case(2, (3, 96, 20, 30), (96, 128, 4, 4), 2, 1)
         scatter.compute(light, torch.randn(3, 96, 20, 30), w, bias)
     assert taken == [case, case]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_dilated_kernels_as_large_as_the_stride_do_not_lie_side_by_side(training):
+    case = transposed_case(2, (1, 2, 1, 1), (2, 2, 1, 2), (1, 2), "same", dilation=(1, 2))
+    assert case.output_size == (1, 2)
+    x = torch.randn(1, 2, 1, 1, dtype=torch.float64).to(memory_format=torch.channels_last)
+    x = x.as_strided(x.shape, (2, 1, 2, 2)).requires_grad_(training)  # channels last also by its strides
+    weight, bias = torch.randn(2, 2, 1, 2, dtype=torch.float64), torch.randn(2, dtype=torch.float64)
+    with torch.set_grad_enabled(training):
+        assert_close(scatter.compute(case, x, weight, bias).contiguous(), by_definition(case, x.detach(), weight, bias))

@@ -122,9 +122,11 @@ def _is_heavy(case: Case) -> bool:
 
 
 def _are_tiles(case: Case) -> bool:
-    """Whether kernels do not overlap (kernel_size == stride, no padding), and one copy of the products is faster."""
+    """Whether kernels lie side by side (kernel_size == stride, no padding, no dilation), and one copy of the products
+    is faster."""
     full = tuple(n * s for n, s in zip(case.input_size, case.stride, strict=True))
-    side_by_side = case.kernel_size == case.stride and not any(case.padding) and case.output_size == full
+    touching = case.kernel_size == case.stride and max(case.dilation) == 1
+    side_by_side = touching and not any(case.padding) and case.output_size == full
     # A compiler fuses everything after the products in any case.
     faster = (case.axes == 2 or not torch.is_grad_enabled()) and not is_compiling()
     return case.form == "transposed" and case.padding_mode == "zeros" and side_by_side and faster
