@@ -111,7 +111,8 @@ def test_nothing_sticks_out_at_any_width_and_axe_finds_nothing_serious(visit, fo
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         if scheme is not None:
             page.emulate_media(color_scheme=scheme)
-            page.wait_for_timeout(50)  # a figure may be drawn anew
+            # A frame begins with the page's answer to the new scheme, which may draw a figure anew.
+            page.evaluate("new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
             until(page, "!document.querySelector('[aria-busy=true]')")
             found = Axe().run(page).response["violations"]
             serious = [one for one in found if one["impact"] in ("serious", "critical")]

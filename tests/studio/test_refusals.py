@@ -18,7 +18,8 @@ from studio_helpers import png
 from halfstride.studio import dependencies, server
 from halfstride.studio.app import create_app
 from halfstride.studio.errors import StudioError
-from halfstride.studio.pages import STATIC, autoencoder, doctor
+from halfstride.studio.page import STATIC
+from halfstride.studio.pages import autoencoder, doctor
 from halfstride.studio.pictures import read_picture
 
 LINKS = ["linked", "leaking-metrics", "leaking-evaluation"]

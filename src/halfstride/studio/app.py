@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import mimetypes
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
@@ -21,7 +21,8 @@ import halfstride
 from halfstride.studio.dependencies import Queues
 from halfstride.studio.errors import ForeignSourceError, StudioError, describe
 from halfstride.studio.guard import Guard
-from halfstride.studio.pages import STATIC, autoencoder, doctor, network, upsampling
+from halfstride.studio.page import PAGES, STATIC, Page
+from halfstride.studio.pages import autoencoder, doctor, network, upsampling
 from halfstride.studio.runs_folder import RunsFolder
 
 
@@ -54,13 +55,22 @@ def create_app(runs: Path | None = None, host: str = "127.0.0.1") -> FastAPI:
     app.state.runs = RunsFolder(runs)
     app.state.queues = Queues()
     app.state.uploads = anyio.Semaphore(4)
-    for page in (upsampling, autoencoder, network, doctor):
-        app.include_router(page.router)
+    for page in PAGES:
+        app.add_api_route(page.path, _answer(page), response_class=HTMLResponse, include_in_schema=False)
+    for addresses in (upsampling, autoencoder, network, doctor):
+        app.include_router(addresses.router)
     app.mount("/static", StaticFiles(directory=STATIC))
     for error in (HTTPException, StudioError, RequestValidationError, ValueError, TimeoutError, ClientDisconnect):
         app.add_exception_handler(error, _refuse)
     app.add_middleware(Guard, host=host)
     return app
+
+
+def _answer(page: Page) -> Callable[[], Awaitable[str]]:
+    async def answer() -> str:
+        return page.html()
+
+    return answer
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 from halfstride.studio.explanation import explain
 from halfstride.studio.layer import Layer
-from halfstride.studio.pages import STATIC
+from halfstride.studio.page import STATIC, UPSAMPLING
 from halfstride.studio.text import NAMES
 
 _MODULES = ("dom", "cells", "tables", "views", "upsampling")
@@ -33,7 +33,7 @@ def standalone(wanted: Standalone) -> str:
     Raises:
         ValueError: where the layer's arguments do not go together, or it is too large to be shown.
     """
-    page = (STATIC / "upsampling.html").read_text(encoding="utf-8")
+    page = UPSAMPLING.html()
     query = urlencode(_address(wanted), safe=",")
     # The page's own modules, each under a name, since a module in a `data:` address has no neighbours.
     modules = {name: _module((STATIC / f"{name}.js").read_text(encoding="utf-8")) for name in _MODULES}

@@ -1,13 +1,5 @@
-"""The pages of the studio, a file for each: its addresses, and what they answer.
+"""The addresses of the studio's pages, a file for each page.
 
-A new page is a file here with a `router`, an HTML and a JavaScript file of the same name in `../static`, and a line in
-`create_app` of `../app.py`.
+A new page is a file here with a `router`, an HTML and a JavaScript file of the same name in `../static`, a line in
+`PAGES` of `../page.py` and one in `create_app` of `../app.py`.
 """
-
-from __future__ import annotations
-
-from pathlib import Path
-
-__all__ = ["STATIC"]
-
-STATIC = Path(__file__).parents[1] / "static"

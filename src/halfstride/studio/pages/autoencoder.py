@@ -6,11 +6,9 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Body, Query, Request, Response
-from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from halfstride.studio.dependencies import UPLOAD, Runs, Upload, run_slow
-from halfstride.studio.pages import STATIC
 from halfstride.studio.pictures import read_picture
 from halfstride.studio.responses import Decoded, LatentSpace, Progress, Reconstruction, RunDetails, RunSummary, Work
 
@@ -51,11 +49,6 @@ class AllowRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     sources: list[str] = Field(min_length=1, max_length=2)
-
-
-@router.get("/autoencoder", include_in_schema=False)
-async def page() -> FileResponse:
-    return FileResponse(STATIC / "autoencoder.html")
 
 
 @router.get("/api/runs")

@@ -6,13 +6,11 @@ import io
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import FileResponse
 
 from halfstride import diagnose_image, figures
 from halfstride.checkerboard import Diagnosis, ImageDiagnosis
 from halfstride.figures.upsampling import Theme
 from halfstride.studio.dependencies import UPLOAD, Runs, Upload, run_slow
-from halfstride.studio.pages import STATIC
 from halfstride.studio.pictures import read_middle
 
 router = APIRouter()
@@ -22,11 +20,6 @@ _LARGEST = 512
 
 _INK = {"light": "#1d1f23", "dark": "#e9e7e2"}
 """The text colours of studio.css."""
-
-
-@router.get("/doctor", include_in_schema=False)
-async def page() -> FileResponse:
-    return FileResponse(STATIC / "doctor.html")
 
 
 @router.get("/api/runs/{name}/checkup")

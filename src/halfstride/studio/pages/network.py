@@ -5,18 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from fastapi.responses import FileResponse
 
 from halfstride.studio.dependencies import Runs
 from halfstride.studio.network import Network
-from halfstride.studio.pages import STATIC
 
 router = APIRouter()
-
-
-@router.get("/network", include_in_schema=False)
-async def page() -> FileResponse:
-    return FileResponse(STATIC / "network.html")
 
 
 @router.get("/api/runs/{name}/network")

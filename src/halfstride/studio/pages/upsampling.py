@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import FileResponse
 
 from halfstride.figures.upsampling import Theme, View
 from halfstride.studio.animation import Format, animate, encode
 from halfstride.studio.dependencies import run_slow
 from halfstride.studio.explanation import Explanation, explain
 from halfstride.studio.layer import Layer
-from halfstride.studio.pages import STATIC
 from halfstride.studio.standalone import Standalone, standalone
 
 router = APIRouter()
@@ -26,11 +24,6 @@ class Animation(Layer):
     format: Format = "gif"
     view: View = "scatter"
     theme: Theme = "light"
-
-
-@router.get("/", include_in_schema=False)
-async def page() -> FileResponse:
-    return FileResponse(STATIC / "upsampling.html")
 
 
 @router.get("/api/layer")
