@@ -22,6 +22,7 @@ from halfstride.autoencoder.draws import Draw
 from halfstride.autoencoder.images import Images, to_float
 from halfstride.autoencoder.images.splits import inputs_and_targets
 from halfstride.autoencoder.memory import require_training_memory
+from halfstride.autoencoder.minutes import Minutes
 from halfstride.autoencoder.objective import Objective, latent_noise
 from halfstride.autoencoder.own_encoder import Autoencoder, EncoderAutoencoder
 from halfstride.autoencoder.progress import Interrupted, Progress, StopSignal
@@ -35,9 +36,6 @@ _SECONDS_BETWEEN_CHECKPOINTS = 60.0
 _STEPS_BETWEEN_REPORTS = 20
 _SCORINGS = 20  # per training
 _WARM_UP = 0.1  # share of the steps over which the learning rate rises, and the weight of a variational model's KL
-_TIMED_SECONDS = 5.0  # for which steps are timed where the length is in minutes
-_SCORED = 0.25  # share of such a length that scorings may take
-_OFF = 0.1  # share of its steps by which such a length may be wrong without being changed
 
 
 @dataclass
@@ -154,10 +152,8 @@ class _Training:
         self.model, self.images, self.run, self.options = model, images, run, options
         self.processes, self.stop = processes, stop
         self.stages: list[int] = []
-        self.minutes: float | None = None
-        """Length of the last stage, where it is in minutes and begins in this process."""
-        self.begun = 0.0
-        """When the loop began, by `time.monotonic`."""
+        self.minutes: Minutes | None = None
+        """Of the last stage, where its length is in minutes and it begins in this process."""
         self.position = Position()
         self.metrics: list[dict[str, Any]] = []
         self.save_due = False
@@ -181,7 +177,8 @@ class _Training:
         self.replica.train()
         errors = torch.zeros((), dtype=torch.float64, device=self.processes.device)  # not yet in the position
         started = saved = time.monotonic()
-        self.begun = started
+        if self.minutes:
+            self.minutes.begin()
         images_before, step_before = position.images, position.step
         batches = self._batches()
         while position.step < (total := sum(self.stages)):
@@ -206,10 +203,10 @@ class _Training:
             done = position.step - sum(self.stages[:-1])
             # 20 times in each training, the last time at its end.
             due = done * _SCORINGS // stage > (done - 1) * _SCORINGS // stage
-            if due and (done == stage or not self._scores_enough()):
+            if due and (done == stage or not (self.minutes and self.minutes.scores_enough(self._stage_metrics()))):
                 self._add(errors)
                 self._score(bar, position.images - images_before, time.monotonic() - started)
-                self._plan_again(position.step - step_before, bar)
+                self._change_length(position.step - step_before, bar)
                 self.save()
                 started = saved = time.monotonic()
                 images_before, step_before = position.images, position.step
@@ -315,8 +312,8 @@ class _Training:
             if best:
                 self.run.save_model(self.model)
 
-    def _steps_in(self, minutes: float) -> int:
-        """How many steps fit into so many minutes: some are taken, timed and undone."""
+    def _steps_in(self, minutes: Minutes) -> int:
+        """How many steps fit into a length in minutes: some are taken, timed and undone."""
         import torchmetrics.functional.image  # noqa: F401  # the first scoring would load it, which takes a second
 
         state = {name: value.clone() for name, value in self.model.state_dict().items()}
@@ -331,55 +328,28 @@ class _Training:
                 self._step(batch, count, 1e-9)
                 self.position.step_in_epoch += 1
                 times.append(time.monotonic())
-                # The clock of the first process decides for all.
-                over = self.processes.is_main and times[-1] - times[0] > min(_TIMED_SECONDS, 3 * minutes)
-                if self.processes.sum(over)[0] and len(times) > 6:
+                if minutes.is_timed(times):
                     break
             self.validation.score()
         finally:
             self.model.load_state_dict(state)
             self.optimizer, self.position, self.stages = kept
-        scoring = time.monotonic() - times[-1]
-        per_step = (times[-1] - times[2]) / (len(times) - 3)  # the first two warm up
-        scoring = min(_SCORINGS * scoring, _SCORED * 60 * minutes)
-        steps = max(1, int((60 * minutes - scoring) / per_step))
-        return int(self.processes.sum(steps if self.processes.is_main else 0)[0])
+        return minutes.steps(times, scoring=time.monotonic() - times[-1])
 
-    def _scores_enough(self) -> bool:
-        """Whether scorings have taken a quarter of a length in minutes so far; then some are left out."""
-        if self.minutes is None:
-            return False
-        enough = self._spent("scoring_seconds") > _SCORED * (time.monotonic() - self.begun)
-        return bool(self.processes.sum(self.processes.is_main and enough)[0])
-
-    def _spent(self, name: str) -> float:
-        """The seconds that the last stage has spent on training (`seconds`) or scoring (`scoring_seconds`)."""
+    def _stage_metrics(self) -> list[dict[str, Any]]:
         before = sum(self.stages[:-1])
-        return float(sum(entry[name] for entry in self.metrics if entry["step"] > before))
+        return [entry for entry in self.metrics if entry["step"] > before]
 
-    def _plan_again(self, steps: int, bar: Progress) -> None:
-        """Change the length of a stage in minutes where its steps are not as fast as those that were timed for it.
-
-        On a busy machine those few say little: of two minutes they have once made seven steps.
-
-        Args:
-            steps: those since the scoring before.
-            bar: is told the new length.
-        """
+    def _change_length(self, steps: int, bar: Progress) -> None:
+        """Change a length in minutes where the `steps` since the scoring before were not as fast as expected."""
         if self.minutes is None:
             return
-        left, entry = self.begun + 60 * self.minutes - time.monotonic(), self.metrics[-1]
         done, planned = self.position.step - sum(self.stages[:-1]), self.stages[-1]
-        scoring = min(entry["scoring_seconds"] * _SCORINGS * max(planned - done, 1) / planned, _SCORED * max(left, 0))
-        per_step = max(entry["seconds"], 1e-3) / steps
-        fitting = max(left - scoring, 30 * self.minutes - self._spent("seconds")) / per_step
-        length = done + max(round(fitting), min(planned - done, 1))
-        if not self.processes.sum(abs(length - planned) > _OFF * planned)[0]:
-            return
-        self.stages[-1] = int(self.processes.sum(length if self.processes.is_main else 0)[0])
-        bar.set_steps(sum(self.stages))
-        if self.processes.is_main:
-            self.run.write_record(self.run.record | {"stages": self.stages})
+        self.stages[-1] = self.minutes.changed(self._stage_metrics(), steps, done, planned)
+        if self.stages[-1] != planned:
+            bar.set_steps(sum(self.stages))
+            if self.processes.is_main:
+                self.run.write_record(self.run.record | {"stages": self.stages})
 
     # The run's folder ---------------------------------------------------------------------------------------------
 
@@ -388,7 +358,8 @@ class _Training:
         unfinished = resume and self._load(length)
         self.processes.accelerator.wait_for_everyone()  # all have read the record before it changes
         if not resume or (length and not unfinished):
-            self.minutes = self.options.minutes
+            if self.options.minutes:
+                self.minutes = Minutes(self.options.minutes, _SCORINGS, self.processes)
             steps = self._steps_in(self.minutes) if self.minutes else self.options.steps
             assert steps is not None
             self.stages = [*self.stages, steps]
