@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from halfstride._core.algorithms import fused
+from halfstride._core.algorithms import expressions
 from halfstride._core.algorithms.products import Kernel, multiplied, times
 from halfstride._core.case import Case, Cost
 from halfstride._core.common import (
@@ -294,7 +294,7 @@ class _Added(torch.autograd.Function):
     @staticmethod
     def forward(products: Tensor, bias: Tensor | None, case: Case) -> Tensor:
         if is_compiling():
-            return fused.added(products, bias, case)
+            return expressions.added(products, bias, case)
         plan = _plan(case)
         if products.stride(1) == 1:
             output = products.new_empty(products.shape[0], *plan.output_size, products.shape[1]).movedim(-1, 1)
@@ -331,7 +331,7 @@ class _Gathered(torch.autograd.Function):
     @staticmethod
     def forward(output: Tensor, case: Case, last: bool) -> Tensor:
         if is_compiling():
-            return fused.gathered(output, case, last)
+            return expressions.gathered(output, case, last)
         plan = _plan(case)
         axes, (batch, channels) = case.axes, output.shape[:2]
         if last:
@@ -356,13 +356,13 @@ class _Gathered(torch.autograd.Function):
 
 def _added(products: Tensor, bias: Tensor | None, case: Case) -> Tensor:
     if is_transformed():  # transforms know torch's own operators, out of place
-        return fused.added(products, bias, case)
+        return expressions.added(products, bias, case)
     output: Tensor = apply_function(_Added, products, bias, case)
     return output
 
 
 def _gathered(output: Tensor, case: Case, last: bool) -> Tensor:
     if is_transformed():
-        return fused.gathered(output, case, last)
+        return expressions.gathered(output, case, last)
     products: Tensor = apply_function(_Gathered, output, case, last)
     return products
