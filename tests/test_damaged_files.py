@@ -34,13 +34,16 @@ def of_run(name):
         ("metrics.jsonl", lambda content: b"7\n" + content),
         ("images.txt", lambda content: content.replace(b"\t", b" ", 1)),
         ("config.json", lambda content: content.replace(b'"width": 8', b'"width": 100000000')),
-        ("checkpoint.safetensors", lambda content: content.replace(b'\\"step\\":7', b'\\"step\\":[]')),
+        ("checkpoint.safetensors", lambda content: content.replace(b'\\"step\\": 7', b'\\"step\\":[]')),
+        ("detector.json", lambda content: content.replace(b"[12, 12]", b"[12]")),
+        ("detector.json", lambda content: content.replace(b"[12, 12]", b"[12, Infinity]")),
         ("codes.npz", lambda content: b"no zip"),
         ("codes.npz", lambda content: content.replace(b"PK\x03\x04", b"PK\x03\x05")),
         ("codes.parquet", lambda content: content[:4] + b"\x0f" * 40 + content[44:]),
     ],
 )
 def test_damaged_runs_are_used_or_one_line(name, damage, tmp_path):
+    assert damage(of_run(name)) != of_run(name)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for arguments in fuzz.commands(name):

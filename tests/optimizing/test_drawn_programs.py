@@ -65,6 +65,8 @@ def weights_for(tensor):
 
 def mismatch(actual, expected, tolerance):
     """How the outcomes differ; empty where they do not."""
+    if not actual.raised and objects_to_a_change(expected.raised):
+        return ""
     if actual.raised or expected.raised:
         kinds = [type(each.raised).__name__ for each in (actual, expected)]
         return "" if kinds[0] == kinds[1] else f"raised {actual.raised!r}, not {expected.raised!r}"
@@ -86,6 +88,15 @@ def mismatch(actual, expected, tolerance):
         if not close.all():
             return f"tensor {at} differs by {(ours.double() - theirs.double()).abs().max():.1e} of {largest:.1e}"
     return ""
+
+
+def objects_to_a_change(error):
+    """Whether autograd, which keeps some tensors for the gradients, refuses a program that changes one in place.
+
+    What is rewritten may compute it: it keeps other tensors, and `optimize` tries copies of the example's.
+    """
+    text = str(error)
+    return "modified by an inplace operation" in text or "being used in an in-place operation" in text
 
 
 def strides(tensor):
@@ -110,11 +121,13 @@ def test_optimize(everything_pays, program, mode, wanted):
     example = drawn_inputs(program, wanted, 0)
     expected = outcome(model, drawn_inputs(program, wanted, 0), mode)
     optimized = program.model()
-    raised = expected.raised and pytest.raises(ValueError, match=type(expected.raised).__name__)
-    with MODES[mode](), raised or contextlib.nullcontext():
-        _, report = optimize(optimized, tuple(each for each, _ in example))
-    if raised:
-        return
+    with MODES[mode]():
+        try:
+            _, report = optimize(optimized, tuple(each for each, _ in example))
+        except ValueError as error:
+            assert type(expected.raised).__name__ in str(error)  # noqa: PT017
+            return
+    assert not expected.raised or objects_to_a_change(expected.raised)
     event("optimized" if report.optimized else f"left: {report.note}")
     for seed, longer in ((0, False), (1, False), (2, True)):
         for each in MODES if mode == "gradients" else [mode]:

@@ -265,7 +265,7 @@ class Run:
                 values = [entry[name] for name in _METRICS]
                 if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
                     raise ValueError(f"values {values}")
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, LookupError) as error:
                 if isinstance(error, json.JSONDecodeError) and number == lines[-1][0]:
                     break
                 where = f"`{self.path / 'metrics.jsonl'}` is damaged at line {number}"
@@ -317,7 +317,7 @@ class Run:
                         raise ValueError("other parameters were trained")
                     if value.ndim:
                         moments[key] = torch.empty_like(parameter).copy_(value)
-        except (SafetensorError, RuntimeError, KeyError, ValueError) as error:
+        except (SafetensorError, RuntimeError, LookupError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"`{path}` cannot be read ({reason}): start a new run.") from error
         assert isinstance(position, dict)

@@ -29,7 +29,7 @@ _LARGEST_FEATURES = 2**28
 _DEEPEST = 1_000
 """The most layers in residual blocks."""
 
-_ERRORS = (ValueError, TypeError, KeyError, AttributeError, OSError, RuntimeError, OverflowError, ImportError)
+_ERRORS = (ValueError, TypeError, LookupError, AttributeError, OSError, RuntimeError, OverflowError, ImportError)
 
 Stamp = tuple[tuple[int, ...], ...]
 
@@ -176,7 +176,7 @@ def _image_size(record: dict[str, Any], model: ConvAutoencoder) -> tuple[int, in
     """Return the size of the training images; a model with a latent map may have been created for another."""
     try:
         options = ImageOptions.from_record(record["data"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, LookupError):
         return model.image_size
     return model.image_size if model.latent == "vector" or options.size is None else options.size
 

@@ -285,7 +285,7 @@ def load_detector(model: Autoencoder, folder: Path, false_alarms: float | None =
         detector, tensors = Detector(model), load_file(folder / "detector.safetensors")
         detector.references = torch.empty_like(tensors["references"])
         detector.load_state_dict(tensors)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, OverflowError, TypeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise ValueError(
             f"`{path}` cannot be used ({reason}): fit it again by halfstride fit-detector {folder}"
