@@ -66,9 +66,12 @@ async function unpack(text) {
 /** The query in the page's address, or that with which an exported page begins. */
 export const query = () => new URLSearchParams(standalone ? packed.dataset.query : location.search);
 
-/** The server's answer; throws an Error with the server's message where it refuses. */
-export async function ask(address, { body } = {}) {
-  if (standalone) return answers[address.split("?")[0]];
+/**
+ * The server's answer; throws an Error with the server's message where it refuses. An exported page has it under its
+ * address without the query, or under the name `packed`.
+ */
+export async function ask(address, { body, packed: name } = {}) {
+  if (standalone) return answers[name ?? address.split("?")[0]];
   const options = {};
   if (body !== undefined) {
     options.method = "POST";
