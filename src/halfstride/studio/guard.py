@@ -71,7 +71,7 @@ class Guard:
                     answered.setdefault(name, value)
             await send(message)
 
-        limit = LARGEST_PICTURE if path.endswith(("/reconstruct", "/checkup")) else LARGEST_REQUEST
+        limit = LARGEST_PICTURE if path.endswith(("/reconstruct", "/checkup", "/checkerboard")) else LARGEST_REQUEST
         if refusal := self._foreign(headers, path) or _too_large(headers, limit):
             status, error = refusal
             await JSONResponse({"error": error}, status)(scope, receive, send_with_headers)

@@ -46,6 +46,7 @@ PAGES = (
     UPSAMPLING,
     Page("autoencoder", "/autoencoder", "lab", "run"),
     Page("network", "/network", "strip", "layers"),
+    Page("checkerboard", "/checkerboard", "enlargements", "pictures"),
     Page("doctor", "/doctor", "lab", "findings"),
 )
 """All pages, in the order of their links."""
