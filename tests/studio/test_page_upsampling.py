@@ -163,8 +163,8 @@ def test_drawings_are_as_sharp_as_the_screen_at_any_width(visit):
         page.set_viewport_size({"width": width, "height": 900})
         until(
             page,
-            "[...document.querySelectorAll('.sheet canvas')].filter(one => one.clientWidth > 0).every(one => one.width === one.clientWidth"
-            " && Math.abs(one.height - one.clientHeight) <= 1)",
+            "[...document.querySelectorAll('.sheet canvas')].filter(one => one.clientWidth > 0)"
+            ".every(one => one.width === one.clientWidth && Math.abs(one.height - one.clientHeight) <= 1)",
         )
 
 

@@ -83,7 +83,9 @@ def pdf(frame: Frame) -> bytes:
             left, right, top, bottom = x + inset, x + width - inset, y + inset, y + height - inset
             corners.append([(left, top), (right, top), (right, bottom), (left, bottom)])
         axes.add_collection(
-            PolyCollection(corners, facecolor=fill or "none", edgecolor=edge or "none", linewidth=thickness if edge else 0)
+            PolyCollection(
+                corners, facecolor=fill or "none", edgecolor=edge or "none", linewidth=thickness if edge else 0
+            )
         )
     for words in frame.words:
         font = FontProperties(family="DejaVu Sans", weight="bold" if words.bold else "normal", size=words.size)

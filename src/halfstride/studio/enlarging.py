@@ -163,7 +163,7 @@ def _weights(stack: Stack, place: int) -> Tensor:
 
 
 def _falling(taps: int, stride: int) -> Tensor:
-    """A kernel that falls linearly from its middle, to 0 at the distance of a stride: that of bilinear interpolation."""
+    """A kernel that falls linearly from its middle, to 0 at the distance of a stride, as in bilinear interpolation."""
     axis = (1 - (torch.arange(taps) - (taps - 1) / 2).abs() / stride).clamp_min(0)
     return torch.outer(axis, axis)[None, None]
 

@@ -112,7 +112,7 @@ def check_hosts(names: Sequence[str]) -> None:
     for name in names:
         if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?", name.lower()):
             raise ValueError(
-                f"`--allow-host` (={name[:100]!r}) is no name of a host: give it as it stands in the browser's address, "
+                f"`--allow-host` (={name[:100]!r}) is no name of a host: give it as it is in the browser's address, "
                 "such as hub.example.org or hub.example.org:8000, without https:// and without a path."
             )
 

@@ -15,7 +15,7 @@ class Page:
 
     name: str
     path: str
-    """One level deep, so that `static/` and `api/`, relative to the page, are right behind a proxy with a prefix too."""
+    """One level deep, so that `static/` and `api/`, relative to the page, are right behind a proxy too."""
     main: str
     """The `id` of the element that the keyboard can skip to."""
     content: str

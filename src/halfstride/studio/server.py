@@ -48,7 +48,9 @@ def serve(
     port = listener.getsockname()[1]
     shown = "localhost" if host in ("127.0.0.1", "0.0.0.0", "::", "::1") else host
     address = f"http://{shown}:{port}/" + ("autoencoder" if runs is not None else "")
-    server = uvicorn.Server(uvicorn.Config(create_app(runs, host, allowed_hosts), log_level="warning", timeout_keep_alive=30))
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(runs, host, allowed_hosts), log_level="warning", timeout_keep_alive=30)
+    )
     print(f"halfstride studio: {address}   (Ctrl-C ends it)", flush=True)
     if open_browser:
         opener = threading.Timer(0.3, webbrowser.open, [address])

@@ -34,9 +34,7 @@ async def enlarge_upload(request: Request, content: Upload, stack: Annotated[Sta
 
 
 @router.get("/api/runs/{name}/checkerboard")
-async def enlarge_image(
-    request: Request, runs: Runs, name: str, wanted: Annotated[OfImage, Query()]
-) -> Enlargement:
+async def enlarge_image(request: Request, runs: Runs, name: str, wanted: Annotated[OfImage, Query()]) -> Enlargement:
     """Enlarge one of a run's test images."""
     image = await run_slow(request, lambda: runs.open(name).image(wanted.index), "images")
     return await run_slow(request, lambda: enlarge(image, wanted), "enlarging")

@@ -16,7 +16,12 @@ from halfstride.studio.standalone import Standalone, standalone
 
 router = APIRouter()
 
-_MEDIA: dict[Format | Vector, str] = {"pdf": "application/pdf", "gif": "image/gif", "svg": "image/svg+xml", "png": "application/zip"}
+_MEDIA: dict[Format | Vector, str] = {
+    "pdf": "application/pdf",
+    "gif": "image/gif",
+    "svg": "image/svg+xml",
+    "png": "application/zip",
+}
 
 
 class Animation(Layer):
@@ -67,7 +72,10 @@ def read_standalone(wanted: Annotated[Standalone, Query()]) -> Response:
     responses={
         200: {
             "description": "A GIF, an SVG, or a zip archive of PNG files.",
-            "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in (_MEDIA["gif"], _MEDIA["svg"], _MEDIA["png"])},
+            "content": {
+                kind: {"schema": {"type": "string", "format": "binary"}}
+                for kind in (_MEDIA["gif"], _MEDIA["svg"], _MEDIA["png"])
+            },
         }
     },
 )
