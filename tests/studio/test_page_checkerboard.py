@@ -19,7 +19,7 @@ def test_the_pattern_is_seen_and_gone_with_another_layer(visit):
     page = visit("/checkerboard?kernel=ones&kernel_size=3")
     found = enlarge(landscape(), Stack(kernel="ones"))
     strength = f"{100 * found.stages[1].judged.strength:.2g} %"
-    assert verdicts(page) == [f"⚠ Pattern of {strength}, period 4", "✓ No pattern found", "✓ No pattern found"]
+    assert verdicts(page) == [f"⚠ Checkerboard of {strength}, period 4", "✓ No checkerboard", "✓ No checkerboard"]
     assert [text.split(", ")[1] for text in verdicts(page, "stages")] == ["period 2", "period 4"]
     assert "0.44 to 1.75 times" in page.locator("#stages figure").nth(0).inner_text()
     for place, one in enumerate((found.stages[1], found.bilinear, found.nearest)):
@@ -27,8 +27,8 @@ def test_the_pattern_is_seen_and_gone_with_another_layer(visit):
         assert (shown == pixels(dict(one.picture))).all()
     page.locator("#form input[value='resize']").check(force=True)
     answered(page)
-    assert verdicts(page) == ["✓ No pattern found"] * 3
-    assert verdicts(page, "stages") == ["✓ No pattern found"] * 2
+    assert verdicts(page) == ["✓ No checkerboard"] * 3
+    assert verdicts(page, "stages") == ["✓ No checkerboard"] * 2
     assert page.evaluate("location.search") == "?form=resize&kernel=ones"
     page.locator("#layers input[value='1']").check(force=True)
     page.locator("#padding").fill("0")

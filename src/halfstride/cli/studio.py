@@ -30,7 +30,7 @@ def studio(
     """Open the studio, a local web page for upsampling layers, your autoencoders, and checkerboards.
 
     Only this machine can connect to it, and it uses no network. Behind the proxy of a JupyterHub it is at
-    https://hub.example.org/user/NAME/proxy/8765/ once its host is allowed; all who may use the proxy may use the studio.
+    https://hub.example.org/user/NAME/proxy/8765/ once its host is allowed: all who may use the proxy may use it.
 
     Examples:
       halfstride studio

@@ -201,6 +201,7 @@ def _moment(steps: UpsamplingSteps, by: By, step: int | None) -> _Moment:
     for (i, t, j), product in zip(steps.terms.tolist(), steps.products.tolist(), strict=True):
         tap, landed = entries.get((j, i), (0.0, 0.0))
         entries[j, i] = tap + float(kernel[t]), landed + product
+    entries = dict(sorted(entries.items()))
     values = steps.output.ravel().tolist()
     if step is None:
         return _Moment(by, None, values, set(), set(), None, {}, entries)

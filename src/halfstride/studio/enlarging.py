@@ -13,6 +13,7 @@ from torch import Tensor
 
 from halfstride import diagnose_image, kernels
 from halfstride.autoencoder import to_float
+from halfstride.checkerboard.thresholds import EQUAL_GAINS
 from halfstride.studio.layer import Layer
 from halfstride.studio.pictures import Picture, picture
 
@@ -55,7 +56,7 @@ class Stack(BaseModel):
 class Judged(BaseModel):
     """What the checkerboard doctor says of a picture."""
 
-    found: bool | None = Field(description="Null where it cannot be judged.")
+    found: bool | None = Field(description="Whether there is a checkerboard; null where it cannot be judged.")
     strength: float = Field(description="Of all patterns found, in units of the picture's standard deviation.")
     period: int | None
     conclusion: str
@@ -101,10 +102,11 @@ def enlarge(image: Tensor, stack: Stack) -> Enlargement:
     _check(stack)
     small = _reduced(image, stack.input_size)
     values, constant = small, torch.ones(1, 1, 4 * _LEAST_INPUT, 4 * _LEAST_INPUT)
-    stages = []
+    stages, border = [], 0
     for place in range(stack.layers):
         layer, weights = _layer(stack), _weights(stack, place)
         values, constant = layer(values, weights), layer(constant, weights)
+        border = border * stack.stride + stack.kernel_size  # as far as padding is seen
         margin = constant.shape[-1] // 4
         inner = constant[..., margin:-margin, margin:-margin]
         gains = inner / inner.mean()
@@ -113,7 +115,7 @@ def enlarge(image: Tensor, stack: Stack) -> Enlargement:
         stages.append(
             Stage(
                 picture=_shown(values * brightness),
-                judged=_judge(values),
+                judged=_judge(values, border, even=bool(gains.max() - gains.min() < EQUAL_GAINS)),
                 brightness=brightness,
                 constant=_shown(_square(gains, _TARGET // 4) / 2),
                 lowest=float(gains.min()),
@@ -125,7 +127,9 @@ def enlarge(image: Tensor, stack: Stack) -> Enlargement:
         "nearest": F.interpolate(small, size=size, mode="nearest-exact"),
         "bilinear": F.interpolate(small, size=size, mode="bilinear"),
     }
-    enlarged = {name: Enlarged(picture=_shown(one), judged=_judge(one)) for name, one in plain.items()}
+    enlarged = {
+        name: Enlarged(picture=_shown(one), judged=_judge(one, border, even=True)) for name, one in plain.items()
+    }
     return Enlargement(input=_shown(small), stages=stages, **enlarged)
 
 
@@ -190,15 +194,25 @@ def _shown(values: Tensor) -> Picture:
     return picture(values[:, 0].clamp(0, 1).mul(255).round().to(torch.uint8))
 
 
-def _judge(values: Tensor) -> Judged:
-    """Examine the mean of the channels, which all have the same layers."""
-    middle = _square(values.mean((0, 1)), _TARGET)
+def _judge(values: Tensor, border: int, *, even: bool) -> Judged:
+    """Examine the mean of the channels, which all have the same layers, inside a border.
+
+    Where a constant picture stays constant (`even`), what is found is made by the content and is no checkerboard: a
+    slope that was enlarged by repetition is a staircase.
+    """
+    size = values.shape[-1]
+    middle = _square(values.mean((0, 1)), min(_TARGET, size - 2 * min(border, size // 4)))
     try:
-        found = diagnose_image(middle)
+        found = diagnose_image((middle * 65535).round() / 65535)  # a constant picture's rounding errors have a pattern
     except ValueError as error:  # too small
         return Judged(found=None, strength=0, period=None, conclusion=f"Could not judge: {error}")
     conclusion = str(found).splitlines()[-1]
-    return Judged(found=found.found, strength=found.strength, period=found.period, conclusion=conclusion)
+    if found.found and even:
+        conclusion = (
+            f"The {found.strength:.1%} at period {found.period} are made by content that changes from one position to "
+            "the next: a constant picture stays constant."
+        )
+    return Judged(found=found.found and not even, strength=found.strength, period=found.period, conclusion=conclusion)
 
 
 @cache

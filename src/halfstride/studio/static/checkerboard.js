@@ -61,9 +61,10 @@ const percent = (share) => `${(100 * share).toPrecision(2)} %`;
 
 /** The doctor's answer: found, not found, or could not judge. */
 function answer({ found, strength, period, conclusion }) {
-  const text = found ? `Pattern of ${percent(strength)}, period ${period}` : found === null ? "Could not judge" : "No pattern found";
-  return html("p", { class: "verdict", title: conclusion }, html("strong", { text: `${found ? "⚠" : found === null ? "–" : "✓"} ${text}` }),
-    found === null ? html("span", { class: "small quiet", text: conclusion.replace("Could not judge", "") }) : null);
+  const text = found ? `Checkerboard of ${percent(strength)}, period ${period}` : found === null ? "Could not judge" : "No checkerboard";
+  const why = found === null ? conclusion.replace("Could not judge", "") : !found && period ? `. ${conclusion}` : "";
+  return html("p", { class: "verdict" }, html("strong", { text: `${found ? "⚠" : found === null ? "–" : "✓"} ${text}` }),
+    why ? html("span", { class: "small quiet", text: why }) : null);
 }
 
 /** A picture with a frame around the detail, which can be moved by pointing, above the detail itself. */
