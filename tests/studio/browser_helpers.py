@@ -13,16 +13,31 @@ from halfstride.studio import server
 from halfstride.studio.app import create_app
 
 
+def behind(prefix, app):
+    """An app behind a proxy that takes a prefix off, and knows no other address."""
+
+    async def proxy(scope, receive, send):
+        if scope["type"] == "http":
+            if not scope["path"].startswith(f"{prefix}/"):
+                await send({"type": "http.response.start", "status": 404, "headers": []})
+                await send({"type": "http.response.body"})
+                return
+            scope = {**scope, "path": scope["path"].removeprefix(prefix), "raw_path": None}
+        await app(scope, receive, send)
+
+    return proxy
+
+
 @contextlib.contextmanager
-def served(runs):
-    """The studio's address, while it is served to this machine."""
+def served(runs, prefix=""):
+    """The studio's address, while it is served to this machine, by a proxy where there is a prefix."""
     import uvicorn
 
     listener = server._listen("127.0.0.1", 8770)
-    running = uvicorn.Server(uvicorn.Config(create_app(runs), log_level="error"))
+    running = uvicorn.Server(uvicorn.Config(behind(prefix, create_app(runs)), log_level="error"))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}{prefix}"
     running.should_exit = True
     thread.join()
     listener.close()

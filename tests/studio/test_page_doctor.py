@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from browser_helpers import drop, until
+from browser_helpers import drop, served, until
 from studio_helpers import png
 
 from halfstride import ConvAutoencoder, diagnose, diagnose_image, to_float
+from halfstride.studio.page import PAGES
 
 
 def table(page, selector):
@@ -99,6 +100,8 @@ def test_a_damaged_run_cannot_be_examined_and_a_picture_can(visit):
         "/?dims=1&input_size=12",
         "/autoencoder?run=classes",
         "/network?run=classes",
+        "/?beside=resize&dims=1&step=1",
+        "/checkerboard",
         "/doctor?run=deep",
     ],
 )
@@ -126,3 +129,16 @@ def test_the_theme_is_chosen_and_kept(visit):
     assert page.evaluate("getComputedStyle(document.body).colorScheme") == "dark"
     page.reload()
     assert page.locator(".theme").inner_text() == "Theme: dark"
+
+
+def test_every_page_works_behind_a_proxy_with_a_prefix(visit, folder_runs):
+    with served(folder_runs, prefix="/user/me/proxy/8765") as address:
+        for page in PAGES:  # `visit` fails where a page asks beside its prefix
+            shown = visit(f"{page.path}?run=photographs" if page.of_run else page.path, at=address)
+            assert not shown.locator(".alarm:visible").count(), page.name
+            for other in PAGES:
+                link = shown.locator(".head nav a", has_text=other.name.capitalize())
+                assert link.evaluate("link => link.href").split("?")[0] == address + other.path
+        link = shown.locator(".head nav a", has_text="Upsampling")
+        link.click()
+        until(shown, "!!document.querySelector('#views[aria-busy=false]')")

@@ -174,6 +174,35 @@ def test_served_on_all_addresses_it_answers_to_addresses_and_still_not_to_names(
         assert client.get("/api/runs", headers={"host": "evil.example"}).status_code == 403
 
 
+PROXIES = ("Hub.example.org", "lab.example.org:8000")
+THROUGH_A_PROXY = [
+    ({"host": "hub.example.org"}, 200),
+    ({"host": "hub.example.org", "origin": "https://hub.example.org"}, 200),
+    ({"host": "localhost:8765", "origin": "https://hub.example.org"}, 200),
+    ({"host": "lab.example.org:8000", "origin": "http://lab.example.org:8000"}, 200),
+    ({"host": "hub.example.org", "origin": "https://evil.example"}, 403),
+    ({"host": "hub.example.org", "origin": "https://hub.example.org.evil.example"}, 403),
+    ({"host": "hub.example.org", "origin": "https://hub.example.org:444"}, 403),
+    ({"host": "hub.example.org", "origin": "null"}, 403),
+    ({"host": "hub.example.org", "origin": "https://hub.example.org", "sec-fetch-site": "cross-site"}, 403),
+    ({"host": "evil.example", "origin": "https://hub.example.org"}, 403),
+    ({"host": "localhost:8765", "origin": "https://lab.example.org"}, 403),
+]
+
+
+def test_a_proxy_is_answered_once_it_was_allowed(runs, client):
+    with TestClient(create_app(runs, allowed_hosts=PROXIES), base_url="http://localhost") as allowing:
+        for headers, status in THROUGH_A_PROXY:
+            assert allowing.get("/api/layer", headers=headers).status_code == status, headers
+            if "hub.example.org" in headers["host"] + headers.get("origin", ""):
+                assert client.get("/api/layer", headers=headers).status_code == 403
+
+
+@pytest.mark.parametrize("name", ["https://hub.example.org", "hub.example.org/user/me", "*", "", ".example.org", "a b"])
+def test_only_names_of_hosts_are_allowed(halfstride, name):
+    assert f"`--allow-host` (={name!r}) is no name of a host" in halfstride.error("studio", "--allow-host", name)
+
+
 def test_every_answer_forbids_what_the_page_does_not_need(client):
     pages = ["/", "/autoencoder", "/doctor", "/static/upsampling.js"]
     for path in [*pages, "/api/runs", "/nowhere", "/api/layer?stride=x"]:

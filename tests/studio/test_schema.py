@@ -9,10 +9,11 @@ schemathesis = pytest.importorskip("schemathesis", reason="schemathesis needs Py
 RUN = "/api/runs/{name}"
 GET = ["/api/layer", "/api/layer/animation", "/api/layer/page", "/api/layer/schema", "/api/runs", RUN]
 GET += [f"{RUN}/{rest}" for rest in ("progress", "evaluation", "work", "pictures/{file}", "images", "latent")]
-GET += [f"{RUN}/network", f"{RUN}/checkup"]
-POST = ["/api/pictures/checkup", *(f"{RUN}/{rest}" for rest in ("decode", "walk", "reconstruct", "allow"))]
+GET += [f"{RUN}/network", f"{RUN}/checkup", "/api/layer/picture", "/api/checkerboard", f"{RUN}/checkerboard"]
+POST = ["/api/checkerboard", "/api/pictures/checkup"]
+POST += [f"{RUN}/{rest}" for rest in ("decode", "walk", "reconstruct", "allow")]
 OPERATIONS = [*(("GET", path) for path in GET), *(("POST", path) for path in POST)]
-SLOW = ("animation", "checkup")
+SLOW = ("animation", "checkup", "layer/picture", "checkerboard")
 
 
 @pytest.fixture(scope="module")

@@ -20,21 +20,29 @@ def studio(
         int, typer.Option(min=1, max=65535, help="The port to listen on; if it is in use, the next free one.")
     ] = 8765,
     no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Also answer by this name: that of a proxy, such as a JupyterHub. May be repeated."
+        ),
+    ] = None,
 ) -> None:
     """Open the studio, a local web page for upsampling layers, your autoencoders, and checkerboards.
 
-    Only this machine can connect to it, and it uses no network.
+    Only this machine can connect to it, and it uses no network. Behind the proxy of a JupyterHub it is at
+    https://hub.example.org/user/NAME/proxy/8765/ once its host is allowed: all who may use the proxy may use it.
 
     Examples:
       halfstride studio
       halfstride studio runs/
       halfstride studio runs/photos --no-open --port 9000
+      halfstride studio --no-open --allow-host hub.example.org
     """
     from halfstride.studio.server import serve
 
     if runs is None and Path("runs").is_dir():
         runs = Path("runs")
-    serve(runs, host, port, open_browser=not no_open)
+    serve(runs, host, port, open_browser=not no_open, allowed_hosts=allow_host or ())
 
 
 @app.command()

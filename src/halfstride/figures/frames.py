@@ -1,4 +1,4 @@
-"""Frames of an animation, drawn from rectangles and words alone: as SVG, as pixels, as a GIF.
+"""Frames of an animation, drawn from rectangles and words alone: as SVG, PDF, pixels, a GIF.
 
 The same frames give the same bytes on every machine: coordinates are whole pixels, and the letters are those of the
 font that comes with matplotlib.
@@ -7,9 +7,10 @@ font that comes with matplotlib.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from xml.sax.saxutils import escape, quoteattr
@@ -57,6 +58,42 @@ def png(frame: Frame) -> bytes:
     """A frame as a PNG file."""
     stream = io.BytesIO()
     _painted(frame).save(stream, format="png", optimize=False)
+    return stream.getvalue()
+
+
+def svg(frame: Frame) -> bytes:
+    """A frame as an SVG file."""
+    return animated_svg([frame], 1)
+
+
+def pdf(frame: Frame) -> bytes:
+    """A frame as a PDF file of one page, drawn as vectors; a pixel is a point."""
+    from matplotlib.collections import PolyCollection
+    from matplotlib.figure import Figure
+    from matplotlib.font_manager import FontProperties
+
+    figure = Figure(figsize=(frame.width / 72, frame.height / 72), dpi=72, facecolor=frame.ground)
+    axes = figure.add_axes((0, 0, 1, 1), frame_on=False, xlim=(0, frame.width), ylim=(frame.height, 0))
+    axes.set_axis_off()
+    # Thousands of patches take seconds; a collection for each run of equal ones does not.
+    for (fill, edge, thickness), alike in groupby(frame.rectangles, key=lambda one: one[4:]):
+        inset = thickness / 2 if edge else 0
+        corners = []
+        for x, y, width, height, *_ in alike:
+            left, right, top, bottom = x + inset, x + width - inset, y + inset, y + height - inset
+            corners.append([(left, top), (right, top), (right, bottom), (left, bottom)])
+        axes.add_collection(
+            PolyCollection(
+                corners, facecolor=fill or "none", edgecolor=edge or "none", linewidth=thickness if edge else 0
+            )
+        )
+    for words in frame.words:
+        font = FontProperties(family="DejaVu Sans", weight="bold" if words.bold else "normal", size=words.size)
+        for left, text, color in _placed(words):
+            baseline = words.y + round(words.size * 0.36)
+            axes.text(left, baseline, text, color=color, fontproperties=font, parse_math=False)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="pdf", facecolor=frame.ground, metadata={"CreationDate": None})
     return stream.getvalue()
 
 
@@ -146,13 +183,20 @@ def _painted(frame: Frame) -> Image.Image:
         draw.rectangle((x, y, x + width - 1, y + height - 1), fill, edge, thickness if edge else 0)
     for words in frame.words:
         font = _font(words.size, words.bold)
-        left: float = words.x
-        if words.centred:
-            left -= font.getlength("".join(text for text, _ in words.pieces)) / 2
-        for text, color in words.pieces:
+        for left, text, color in _placed(words):
             draw.text((round(left), words.y + round(words.size * 0.36)), text, fill=color, font=font, anchor="ls")
-            left += font.getlength(text)
     return image
+
+
+def _placed(words: Words) -> Iterator[tuple[float, str, str]]:
+    """Each piece with where it begins and its colour."""
+    font = _font(words.size, words.bold)
+    left: float = words.x
+    if words.centred:
+        left -= font.getlength("".join(text for text, _ in words.pieces)) / 2
+    for text, color in words.pieces:
+        yield left, text, color
+        left += font.getlength(text)
 
 
 @cache

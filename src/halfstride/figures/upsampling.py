@@ -1,4 +1,6 @@
-"""A small layer at work, frame by frame: inputs scattered through the kernel, or a kernel that slides and gathers."""
+"""A small layer at work, frame by frame: inputs scattered through the kernel, a kernel that slides and gathers, and the
+layer's phases, matrix and coverage at any step.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,14 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 View = Literal["scatter", "sliding"]
+Picture = Literal["scatter", "emulated", "phases", "matrix", "coverage"]
+By = Literal["inputs", "outputs"]
 Theme = Literal["light", "dark"]
 
 _WIDTH, _HEIGHT = 1280, 720
 _LEFT, _TOP, _BOTTOM = 60, 150, 625
 _WORDS_SHOWN = 88  # letters in the line below the picture
+_HEAT = 0.6  # of the whole colour, where the most products are; numbers on it keep their contrast
 
 
 class _Colours(NamedTuple):
@@ -49,6 +54,17 @@ THEMES: dict[str, _Colours] = {
 
 
 @dataclass(frozen=True)
+class Phase:
+    """One phase of a layer: a small kernel, and the outputs (or inputs) that have it."""
+
+    remainder: tuple[int, ...]
+    kernel: Float[np.ndarray, "rows columns"]
+    taps: Int[np.ndarray, "rows columns"]
+    """How many of the layer's taps are summed in each of its own."""
+    positions: Sequence[int]
+
+
+@dataclass(frozen=True)
 class UpsamplingSteps:
     """A layer and what it computes, as arrays of one axis or two.
 
@@ -63,6 +79,8 @@ class UpsamplingSteps:
         partial: the output after the first input, after two, and so on.
         source: which input each cell of the padded input shows; -1 a zero put between, -2 padding.
         windows: for each output, rows of a flat position in `source` and one in the kernels.
+        phases: all phases.
+        phased: the side that has the phases, "input" or "output".
     """
 
     title: str
@@ -75,6 +93,8 @@ class UpsamplingSteps:
     partial: Float[np.ndarray, "steps *o"]
     source: Int[np.ndarray, "*padded"]
     windows: Sequence[Int[np.ndarray, "taps 2"]]
+    phases: Sequence[Phase]
+    phased: Literal["input", "output"]
 
 
 def upsampling_frames(steps: UpsamplingSteps, view: View = "scatter", theme: Theme = "light") -> list[Frame]:
@@ -87,9 +107,42 @@ def upsampling_frames(steps: UpsamplingSteps, view: View = "scatter", theme: The
         theme: light or dark.
     """
     painter = _Painter(steps, THEMES[theme])
-    if view == "scatter":
-        return [painter.scatter(step) for step in range(steps.input.size)] + [painter.scatter(None)]
-    return [painter.sliding(step) for step in range(steps.output.size)] + [painter.sliding(None)]
+    by: By = "inputs" if view == "scatter" else "outputs"
+    draw = painter.scatter if view == "scatter" else painter.sliding
+    count = steps.input.size if view == "scatter" else steps.output.size
+    return [draw(_moment(steps, by, step)) for step in (*range(count), None)]
+
+
+def upsampling_picture(
+    steps: UpsamplingSteps,
+    view: Picture,
+    by: By = "inputs",
+    step: int | None = None,
+    theme: Theme = "light",
+    turned: bool = False,
+) -> Frame:
+    """One view of a layer at a step; 1280 × 720, larger where its cells need it.
+
+    Args:
+        steps: the layer.
+        view: which view.
+        by: whether `step` counts inputs or outputs.
+        step: the step; None, or one after the last, for everything done.
+        theme: light or dark.
+        turned: draw the transposed matrix.
+    """
+    painter = _Painter(steps, THEMES[theme])
+    moment = _moment(steps, by, step)
+    match view:
+        case "scatter":
+            return painter.scatter(moment)
+        case "emulated":
+            return painter.sliding(moment)
+        case "phases":
+            return painter.phases(moment)
+        case "matrix":
+            return painter.matrix(moment, turned)
+    return painter.coverage()
 
 
 def number(value: float) -> str:
@@ -116,23 +169,65 @@ class _Grid(NamedTuple):
         return self.x + column * self.side, self.y + row * self.side
 
 
+@dataclass(frozen=True)
+class _Moment:
+    """What is seen at a step: values, None where not reached yet, and what is highlighted."""
+
+    by: By
+    step: int | None
+    outputs: Sequence[float | None]
+    inputs_lit: set[int]
+    taps_lit: set[int]
+    output_lit: int | None
+    landing: dict[int, float]
+    """What is added to outputs at this step."""
+    entries: dict[tuple[int, int], tuple[float, float]]
+    """Of each output and input: the sum of the taps between them, and that times the input."""
+
+    def reaches(self, entry: tuple[int, int]) -> bool:
+        """Whether the product of an output and an input is there at this step."""
+        return self.step is None or entry[0 if self.by == "outputs" else 1] <= self.step
+
+    def lights(self, entry: tuple[int, int]) -> bool:
+        """Whether it belongs to this step."""
+        return self.step is not None and entry[0 if self.by == "outputs" else 1] == self.step
+
+
+def _moment(steps: UpsamplingSteps, by: By, step: int | None) -> _Moment:
+    if step is not None and step >= (steps.input.size if by == "inputs" else steps.output.size):
+        step = None
+    kernel = steps.kernels.ravel()
+    entries: dict[tuple[int, int], tuple[float, float]] = {}
+    for (i, t, j), product in zip(steps.terms.tolist(), steps.products.tolist(), strict=True):
+        tap, landed = entries.get((j, i), (0.0, 0.0))
+        entries[j, i] = tap + float(kernel[t]), landed + product
+    entries = dict(sorted(entries.items()))
+    values = steps.output.ravel().tolist()
+    if step is None:
+        return _Moment(by, None, values, set(), set(), None, {}, entries)
+    if by == "outputs":
+        now = steps.terms[steps.terms[:, 2] == step]
+        shown = [value if j <= step else None for j, value in enumerate(values)]
+        return _Moment(by, step, shown, set(now[:, 0].tolist()), set(now[:, 1].tolist()), step, {}, entries)
+    now = steps.terms[steps.terms[:, 0] == step]
+    reached = set(steps.terms[steps.terms[:, 0] <= step, 2].tolist())
+    sums = steps.partial[step].ravel().tolist()
+    shown = [value if j in reached else None for j, value in enumerate(sums)]
+    landing = {j: landed for (j, i), (_, landed) in entries.items() if i == step}
+    return _Moment(by, step, shown, {step}, set(now[:, 1].tolist()), None, landing, entries)
+
+
 class _Painter:
     def __init__(self, steps: UpsamplingSteps, colours: _Colours) -> None:
         self.steps = steps
         self.colours = colours
         self.two = steps.input.ndim == 2
 
-    # Scatter ----------------------------------------------------------------------------------------------------------
+    # The views --------------------------------------------------------------------------------------------------------
 
-    def scatter(self, step: int | None) -> Frame:
+    def scatter(self, moment: _Moment) -> Frame:
         """The input, the kernel, and the sum of all that has landed up to this step."""
         steps, frame = self.steps, self._frame()
-        now = [] if step is None else [row for row in range(len(steps.terms)) if steps.terms[row, 0] == step]
-        landing = {int(steps.terms[row, 2]): float(steps.products[row]) for row in now}
-        done = len(steps.partial) - 1 if step is None else step
-        reached = set(steps.terms[steps.terms[:, 0] <= done, 2].tolist())
-        lit_kernel = {int(steps.terms[row, 1]) for row in now}
-        values = steps.partial[done].ravel()
         if self.two:
             n, o, left = steps.input.shape[1], steps.output.shape[1], self._kernels_size()
             below = steps.input.shape[0] + 1 + left[0]
@@ -147,29 +242,23 @@ class _Painter:
             inputs = _Grid(_LEFT, _TOP + round(1.5 * side), side, 1)
             kernel_place = (_LEFT + 2 * side, _TOP)
             outputs = _Grid(_LEFT + 2 * side, _TOP + round((n + 1.8) * side), side, o)
-            for (i, _, j), product in zip(steps.terms.tolist(), steps.products.tolist(), strict=True):
+            for (j, i), (_, landed) in moment.entries.items():
                 row = _Grid(outputs.x, inputs.y + i * side, side, o)
-                self._cell(frame, row, j, product if i <= done else None, "kernel" if i == step else "plain")
+                shown = landed if moment.reaches((j, i)) else None
+                self._cell(frame, row, j, shown, "kernel" if moment.lights((j, i)) else "plain")
         for index, value in enumerate(steps.input.ravel()):
-            self._cell(frame, inputs, index, value, "input", lit=index == step)
-        self._kernels(frame, kernel_place, side, lit_kernel)
-        for index, value in enumerate(values):
-            shown, corner = value if index in reached else None, landing.get(index) if self.two else None
-            self._cell(frame, outputs, index, shown, "output", ring=index in landing, corner=corner)
+            self._cell(frame, inputs, index, value, "input", lit=index in moment.inputs_lit)
+        self._kernels(frame, kernel_place, side, moment.taps_lit)
+        for index, shown in enumerate(moment.outputs):
+            corner, lit = moment.landing.get(index) if self.two else None, index == moment.output_lit
+            self._cell(frame, outputs, index, shown, "output", lit=lit, ring=index in moment.landing, corner=corner)
         self._name(frame, inputs, "input")
         self._name(frame, _Grid(*kernel_place, side, 1), "kernel")
         self._name(frame, outputs, "output")
-        if step is None:
-            self._say(frame, [(f"{len(steps.terms)} products, added up", "ink")])
-        else:
-            value = number(steps.input.ravel()[step])
-            sums = ", ".join(number(product) for product in landing.values())
-            self._say(frame, [(value, "input"), (" times ", "ink"), ("the kernel", "kernel"), (f":  {sums}", "ink")])
+        self._explain(frame, moment)
         return frame
 
-    # Sliding ----------------------------------------------------------------------------------------------------------
-
-    def sliding(self, step: int | None) -> Frame:
+    def sliding(self, moment: _Moment) -> Frame:
         """The padded input under the kernel, and the outputs that are done up to this step."""
         steps, frame = self.steps, self._frame()
         padded, o = steps.source.shape[-1], steps.output.shape[-1]
@@ -179,33 +268,111 @@ class _Painter:
         grid = _Grid(_LEFT, _TOP, side, padded)
         x, y = (_LEFT + (padded + 2) * side, _TOP) if self.two else (_LEFT, _TOP + 3 * side)
         outputs = _Grid(x, y, side, o)
-        window = {} if step is None else {int(cell): int(tap) for cell, tap in steps.windows[step]}
+        slides = moment.output_lit is not None
+        window = {int(cell): int(tap) for cell, tap in steps.windows[moment.output_lit]} if slides else {}
         kernel = steps.kernels.ravel()
         for cell, source in enumerate(steps.source.ravel()):
             kind = "input" if source >= 0 else "between" if source == -1 else "padding"
             value = steps.input.ravel()[source] if source >= 0 else 0.0 if source == -1 else None
             weight = float(kernel[window[cell]]) if cell in window else None
             under = cell in window
-            self._cell(frame, grid, cell, value, kind, lit=source >= 0 and under, ring=under, corner=weight)
-        for index, value in enumerate(steps.output.ravel()):
-            shown = value if step is None or index <= step else None
-            self._cell(frame, outputs, index, shown, "output", lit=index == step)
+            lit = source >= 0 and (under if slides else int(source) in moment.inputs_lit)
+            self._cell(frame, grid, cell, value, kind, lit=lit, ring=under, corner=weight)
+        for index, shown in enumerate(moment.outputs):
+            lit, ring = index == moment.output_lit, index in moment.landing
+            self._cell(frame, outputs, index, shown, "output", lit=lit, ring=ring)
         self._name(frame, grid, "input", "input, padded" if (steps.source != -1).all() else "input, with zeros between")
         self._name(frame, outputs, "output")
-        if step is None:
-            self._say(frame, [(f"{len(steps.terms)} products, added up", "ink")])
-            return frame
-        pieces: list[tuple[str, str]] = []
-        for i, t in steps.terms[steps.terms[:, 2] == step, :2].tolist():
-            pieces += [(" + " if pieces else "", "ink"), (number(steps.input.ravel()[i]), "input"), ("·", "ink")]
-            pieces.append((number(kernel[t]), "kernel"))
-        self._say(frame, [*pieces, (" = " if pieces else "", "ink"), (number(steps.output.ravel()[step]), "output")])
+        self._explain(frame, moment)
+        return frame
+
+    def phases(self, moment: _Moment) -> Frame:
+        """Outputs with the same index modulo the stride (of a convolution inputs), with their small kernel."""
+        steps = self.steps
+        of_input = steps.phased == "input"
+        shape = steps.input.shape if of_input else steps.output.shape
+        per_row = round(len(steps.phases) ** 0.5) if self.two else len(steps.phases)
+        s = per_row if self.two else len(steps.phases)
+        columns, rows = -(-shape[-1] // s), -(-shape[0] // s) if self.two else 1
+        small = max((phase.kernel.shape[1] for phase in steps.phases), default=0)
+        tall = max((phase.kernel.shape[0] for phase in steps.phases), default=0)
+        wide, high = max(small + 1 + columns, 4) + 1, max(tall, rows) + 2  # cells of a block, with what is between
+        down = -(-len(steps.phases) // per_row)
+        frame, side = self._frame_for(per_row * wide, down * high, least=24)
+        values = steps.input.ravel().tolist() if of_input else moment.outputs
+        lit = moment.inputs_lit if of_input else {moment.output_lit}
+        for place, phase in enumerate(steps.phases):
+            x, y = _LEFT + place % per_row * wide * side, _TOP + place // per_row * high * side
+            kernel = _Grid(x, y, side, max(phase.kernel.shape[1], 1))
+            for tap, (value, taps) in enumerate(zip(phase.kernel.flat, phase.taps.flat, strict=True)):
+                self._cell(frame, kernel, tap, value if taps else None, "kernel" if taps else "padding")
+            grid = _Grid(x + (small + 1) * side, y, side, columns)
+            first = [min((p // shape[-1] for p in phase.positions), default=0)]
+            first.append(min((p % shape[-1] for p in phase.positions), default=0))
+            for position in phase.positions:
+                row, column = ((p - begin) // s for p, begin in zip(divmod(position, shape[-1]), first, strict=True))
+                now, ring = position in lit, not of_input and position in moment.landing
+                index = row * columns + column
+                self._cell(frame, grid, index, values[position], steps.phased, lit=now, ring=ring)
+            total, remainder = int(phase.taps.sum()), ", ".join(map(str, phase.remainder))
+            what = f"phase {remainder}: {total} {'tap' if total == 1 else 'taps'}, sum {number(phase.kernel.sum())}"
+            frame.words.append(Words(x, y - 15, ((what, self.colours.muted),), 17))
+        self._explain(frame, moment)
+        return frame
+
+    def matrix(self, moment: _Moment, turned: bool) -> Frame:
+        """The layer as a matrix with a row for every output, or transposed."""
+        steps, c = self.steps, self.colours
+        across, down = (steps.output.size, steps.input.size)[:: 1 if turned else -1]
+        frame, side = self._frame_for(across + 5, down + 2, least=20 if max(across, down) <= 80 else 8)
+        left = _LEFT + max(2 * side, 80)  # beside the word above the outputs
+        beside, above = _Grid(left - 2 * side, _TOP + 2 * side, side, 1), _Grid(left, _TOP, side, across)
+        entries = _Grid(above.x, beside.y, side, across)
+        tiny = side < 16  # too small for numbers
+        edge = Rectangle(entries.x - 4, entries.y - 4, across * side + 6, down * side + 6, None, c.line)
+        frame.rectangles.append(edge)
+        inputs, outputs = (beside, above) if turned else (above, beside)
+        for index, value in enumerate(steps.input.ravel()):
+            self._cell(frame, inputs, index, None if tiny else value, "input", lit=index in moment.inputs_lit)
+        for index, shown in enumerate(moment.outputs):
+            lit, ring = index == moment.output_lit, index in moment.landing
+            self._cell(frame, outputs, index, None if tiny else shown, "output", lit=lit, ring=ring)
+        for (j, i), (tap, _) in moment.entries.items():
+            index = i * across + j if turned else j * across + i
+            lit = moment.lights((j, i)) or (tiny and moment.step is None)
+            self._cell(frame, entries, index, None if tiny else tap, "kernel", lit=lit)
+        for kind, grid in (("input", inputs), ("output", outputs)):
+            self._name(frame, above if grid is above else beside._replace(x=_LEFT, y=_TOP), kind)
+        self._explain(frame, moment)
+        return frame
+
+    def coverage(self) -> Frame:
+        """The number of products at each position of the side that has the phases."""
+        steps, c = self.steps, self.colours
+        array = steps.input if steps.phased == "input" else steps.output
+        counts = np.bincount(steps.terms[:, 0 if steps.phased == "input" else 2], minlength=array.size)
+        frame, side = self._frame_for(array.shape[-1], array.shape[0] if self.two else 1, least=24)
+        grid, accent = _Grid(_LEFT, _TOP, side, array.shape[-1]), getattr(c, steps.phased)
+        for index, count in enumerate(counts.tolist()):
+            x, y = grid.cell(index)
+            share = _HEAT * count / max(1, counts.max())
+            frame.rectangles.append(Rectangle(x, y, side - 2, side - 2, _mixed(c.ground, accent, share)))
+            middle = x + side // 2 - 1, y + side // 2 - 1
+            frame.words.append(Words(*middle, ((str(count), c.ink),), round(side * 0.42), centred=True))
+        self._name(frame, grid, steps.phased, f"products at each {steps.phased}")
+        self._say(frame, [(f"{len(steps.terms)} products", "ink")])
         return frame
 
     # Parts ------------------------------------------------------------------------------------------------------------
 
-    def _frame(self) -> Frame:
-        frame = Frame(_WIDTH, _HEIGHT, self.colours.ground)
+    def _frame_for(self, across: int, down: int, least: int) -> tuple[Frame, int]:
+        """A frame for so many cells, which grows where they would be smaller than `least`, and the size of a cell."""
+        side = max(least, min((_BOTTOM - _TOP) // down, (_WIDTH - 2 * _LEFT) // across, 64))
+        below = _HEIGHT - _BOTTOM
+        return self._frame(max(_WIDTH, across * side + 2 * _LEFT), max(_HEIGHT, _TOP + down * side + below)), side
+
+    def _frame(self, width: int = _WIDTH, height: int = _HEIGHT) -> Frame:
+        frame = Frame(width, height, self.colours.ground)
         frame.words.append(Words(_LEFT, 50, ((self.steps.title, self.colours.ink),), 34, bold=True))
         frame.words.append(Words(_LEFT, 92, ((self.steps.caption, self.colours.muted),), 22))
         return frame
@@ -270,6 +437,24 @@ class _Painter:
     def _name(self, frame: Frame, grid: _Grid, kind: str, text: str | None = None) -> None:
         frame.words.append(Words(grid.x, grid.y - 17, ((text or kind, getattr(self.colours, kind)),), 19))
 
+    def _explain(self, frame: Frame, moment: _Moment) -> None:
+        """The line below: what is computed at this step."""
+        steps, step = self.steps, moment.step
+        if step is None:
+            self._say(frame, [(f"{len(steps.terms)} products, added up", "ink")])
+        elif moment.by == "inputs":
+            value = number(steps.input.ravel()[step])
+            sums = ", ".join(number(product) for product in moment.landing.values())
+            self._say(frame, [(value, "input"), (" times ", "ink"), ("the kernel", "kernel"), (f":  {sums}", "ink")])
+        else:
+            kernel = steps.kernels.ravel()
+            pieces: list[tuple[str, str]] = []
+            for i, t in steps.terms[steps.terms[:, 2] == step, :2].tolist():
+                pieces += [(" + " if pieces else "", "ink"), (number(steps.input.ravel()[i]), "input"), ("·", "ink")]
+                pieces.append((number(kernel[t]), "kernel"))
+            total = number(steps.output.ravel()[step])
+            self._say(frame, [*pieces, (" = " if pieces else "", "ink"), (total, "output")])
+
     def _say(self, frame: Frame, pieces: Sequence[tuple[str, str]]) -> None:
         """The line below; one that is too long is cut at its end."""
         shown: list[tuple[str, str]] = []
@@ -280,4 +465,10 @@ class _Painter:
                 break
             shown.append((text, getattr(self.colours, colour)))
             room -= len(text)
-        frame.words.append(Words(_LEFT, 675, tuple(shown), 24))
+        frame.words.append(Words(_LEFT, frame.height - 45, tuple(shown), 24))
+
+
+def _mixed(ground: str, colour: str, share: float) -> str:
+    """A colour on a ground, as "#rrggbb"."""
+    pairs = ((int(ground[at : at + 2], 16), int(colour[at : at + 2], 16)) for at in (1, 3, 5))
+    return "#" + "".join(f"{round(low + share * (high - low)):02x}" for low, high in pairs)

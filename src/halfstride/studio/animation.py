@@ -1,4 +1,4 @@
-"""The computation of a layer as an animation: GIF, SVG, or a PNG for every frame."""
+"""The computation of a layer as an animation (GIF, SVG, or a PNG for every frame) and its views as vector drawings."""
 
 from __future__ import annotations
 
@@ -9,12 +9,22 @@ from typing import Literal
 
 import numpy as np
 
-from halfstride.figures.frames import Frame, animated_svg, gif, png
-from halfstride.figures.upsampling import Theme, UpsamplingSteps, View, upsampling_frames
+from halfstride.figures.frames import Frame, animated_svg, gif, pdf, png, svg
+from halfstride.figures.upsampling import (
+    By,
+    Phase,
+    Picture,
+    Theme,
+    UpsamplingSteps,
+    View,
+    upsampling_frames,
+    upsampling_picture,
+)
 from halfstride.studio.explanation import explain
 from halfstride.studio.layer import Layer
 
 Format = Literal["gif", "svg", "png"]
+Vector = Literal["svg", "pdf"]
 
 SECONDS = 0.8
 """Seconds per frame, unless there are many frames."""
@@ -29,10 +39,45 @@ def animate(layer: Layer, view: View = "scatter", theme: Theme = "light") -> lis
     Raises:
         ValueError: where its arguments do not go together, or it is too large to be shown.
     """
+    return upsampling_frames(_steps(layer), view, theme)
+
+
+def draw(
+    layer: Layer,
+    view: Picture,
+    by: By = "inputs",
+    step: int | None = None,
+    theme: Theme = "light",
+    turned: bool = False,
+    format: Vector = "svg",
+) -> bytes:
+    """Draw one view of a layer at a step, as a file.
+
+    Args:
+        layer: the layer.
+        view: "scatter", "emulated", "phases", "matrix" or "coverage".
+        by: whether the step counts "inputs" or "outputs".
+        step: the step; None for everything done.
+        theme: "light" or "dark".
+        turned: draw the transposed matrix.
+        format: "svg" or "pdf".
+
+    Raises:
+        ValueError: where the layer's arguments do not go together, or it is too large to be shown.
+    """
+    frame = upsampling_picture(_steps(layer), view, by, step, theme, turned)
+    return pdf(frame) if format == "pdf" else svg(frame)
+
+
+def _steps(layer: Layer) -> UpsamplingSteps:
     explained = explain(layer)
     sizes = layer.input_size, layer.kernel_size, layer.output_size, explained.emulated.size
     n, k, o, padded = ((size,) * layer.dims for size in sizes)
-    steps = UpsamplingSteps(
+    phases = [
+        Phase(tuple(one.remainder), np.reshape(one.kernel, one.size), np.reshape(one.taps, one.size), one.positions)
+        for one in explained.phases.kernels
+    ]
+    return UpsamplingSteps(
         title=explained.formula.name,
         caption=_caption(layer, explained.output_size),
         input=np.reshape(explained.input, n),
@@ -43,8 +88,9 @@ def animate(layer: Layer, view: View = "scatter", theme: Theme = "light") -> lis
         partial=np.reshape(explained.partial, (-1, *o)),
         source=np.reshape(explained.emulated.source, padded),
         windows=list(np.stack([explained.emulated.cells, explained.emulated.taps], axis=-1)),
+        phases=phases,
+        phased=explained.phases.side,
     )
-    return upsampling_frames(steps, view, theme)
 
 
 def encode(frames: Sequence[Frame], format: Format, seconds: float | None = None) -> bytes:

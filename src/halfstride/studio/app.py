@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mimetypes
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -20,9 +20,9 @@ from starlette.requests import ClientDisconnect
 import halfstride
 from halfstride.studio.dependencies import Queues
 from halfstride.studio.errors import ForeignSourceError, StudioError, describe
-from halfstride.studio.guard import Guard
+from halfstride.studio.guard import Guard, check_hosts
 from halfstride.studio.page import PAGES, STATIC, Page
-from halfstride.studio.pages import autoencoder, doctor, network, upsampling
+from halfstride.studio.pages import autoencoder, checkerboard, doctor, network, upsampling
 from halfstride.studio.runs_folder import RunsFolder
 
 
@@ -36,13 +36,18 @@ class Failure(BaseModel):
 mimetypes.add_type("text/javascript", ".js")  # Windows may have another one, with which browsers refuse modules
 
 
-def create_app(runs: Path | None = None, host: str = "127.0.0.1") -> FastAPI:
+def create_app(runs: Path | None = None, host: str = "127.0.0.1", allowed_hosts: Sequence[str] = ()) -> FastAPI:
     """Return the studio as an ASGI application.
 
     Args:
         runs: a folder of runs, or a run; None for none.
         host: the address that it will be served on; requests that name another are refused.
+        allowed_hosts: further hosts that they may name: those of proxies, `NAME` or `NAME:PORT`.
+
+    Raises:
+        ValueError: where one of them is no name of a host.
     """
+    check_hosts(allowed_hosts)
     app = FastAPI(
         title="halfstride studio",
         version=halfstride.__version__,
@@ -57,12 +62,12 @@ def create_app(runs: Path | None = None, host: str = "127.0.0.1") -> FastAPI:
     app.state.uploads = anyio.Semaphore(4)
     for page in PAGES:
         app.add_api_route(page.path, _answer(page), response_class=HTMLResponse, include_in_schema=False)
-    for addresses in (upsampling, autoencoder, network, doctor):
+    for addresses in (upsampling, autoencoder, network, checkerboard, doctor):
         app.include_router(addresses.router)
     app.mount("/static", StaticFiles(directory=STATIC))
     for error in (HTTPException, StudioError, RequestValidationError, ValueError, TimeoutError, ClientDisconnect):
         app.add_exception_handler(error, _refuse)
-    app.add_middleware(Guard, host=host)
+    app.add_middleware(Guard, host=host, allowed=allowed_hosts)
     return app
 
 

@@ -7,7 +7,9 @@ A browser lets any website send requests to 127.0.0.1 and, with DNS rebinding, r
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -42,12 +44,16 @@ class Guard:
     Args:
         app: the application behind it.
         host: the address that the server listens on.
+        allowed: other hosts by which a proxy is reached that leads here, each `NAME` or `NAME:PORT` as in the address
+            of the browser.
     """
 
-    def __init__(self, app: ASGIApp, host: str) -> None:
+    def __init__(self, app: ASGIApp, host: str, allowed: Sequence[str] = ()) -> None:
         self.app = app
         self.everywhere = host in ("0.0.0.0", "::")
         self.names = {"localhost", "127.0.0.1", "::1", host.lower()}
+        self.proxies = {name.lower() for name in allowed}
+        self.names |= {name.partition(":")[0] for name in self.proxies}
         if self.everywhere:
             self.names.add(socket.gethostname().lower())
 
@@ -65,7 +71,7 @@ class Guard:
                     answered.setdefault(name, value)
             await send(message)
 
-        limit = LARGEST_PICTURE if path.endswith(("/reconstruct", "/checkup")) else LARGEST_REQUEST
+        limit = LARGEST_PICTURE if path.endswith(("/reconstruct", "/checkup", "/checkerboard")) else LARGEST_REQUEST
         if refusal := self._foreign(headers, path) or _too_large(headers, limit):
             status, error = refusal
             await JSONResponse({"error": error}, status)(scope, receive, send_with_headers)
@@ -88,11 +94,27 @@ class Guard:
         if name not in self.names and not (self.everywhere and _is_address(name)):
             return 403, f"`Host` (={host[:100]!r}) is not this server: open it by the address that it printed."
         origin = headers.get("origin")
-        if origin is not None and origin.lower() != f"http://{host}":
+        # A proxy may speak HTTPS to the browser, and put the server's own name into `Host`.
+        own = {f"http://{host}"} | {f"{scheme}://{proxy}" for proxy in self.proxies for scheme in ("http", "https")}
+        if origin is not None and origin.lower() not in own:
             return 403, f"`Origin` (={origin[:100]!r}) is another page: only the studio's own may ask."
         if path.startswith("/api/") and headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             return 403, "`Sec-Fetch-Site` names another page: only the studio's own may ask."
         return None
+
+
+def check_hosts(names: Sequence[str]) -> None:
+    """Check the hosts of proxies.
+
+    Raises:
+        ValueError: where one of them is not `NAME` or `NAME:PORT`.
+    """
+    for name in names:
+        if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?", name.lower()):
+            raise ValueError(
+                f"`--allow-host` (={name[:100]!r}) is no name of a host: give it as it is in the browser's address, "
+                "such as hub.example.org or hub.example.org:8000, without https:// and without a path."
+            )
 
 
 def _too_large(headers: Headers, limit: int) -> tuple[int, str] | None:

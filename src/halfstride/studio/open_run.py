@@ -201,6 +201,12 @@ class OpenRun:
         with reading("The model cannot be diagnosed"):
             return diagnose(copy.deepcopy(self.model.network), inputs)
 
+    def image(self, index: int) -> Tensor:
+        """Return a test image, uint8 C×H×W."""
+        shown = self.shown
+        self._check_index("index", index)
+        return shown.targets[index]
+
     def network(self, index: int) -> Network:
         """Describe every step from a test image to its reconstruction."""
         shown = self.shown

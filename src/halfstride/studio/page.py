@@ -15,6 +15,7 @@ class Page:
 
     name: str
     path: str
+    """One level deep, so that `static/` and `api/`, relative to the page, are right behind a proxy too."""
     main: str
     """The `id` of the element that the keyboard can skip to."""
     content: str
@@ -37,7 +38,7 @@ class Page:
 def _link(page: Page, *, current: bool) -> str:
     run = " data-run" if page.of_run else ""
     here = ' aria-current="page"' if current else ""
-    return f'<a href="{page.path}"{run}{here}>{page.name.capitalize()}</a>'
+    return f'<a href=".{page.path}"{run}{here}>{page.name.capitalize()}</a>'
 
 
 UPSAMPLING = Page("upsampling", "/", "views", "views", of_run=False)
@@ -45,6 +46,7 @@ PAGES = (
     UPSAMPLING,
     Page("autoencoder", "/autoencoder", "lab", "run"),
     Page("network", "/network", "strip", "layers"),
+    Page("checkerboard", "/checkerboard", "enlargements", "pictures"),
     Page("doctor", "/doctor", "lab", "findings"),
 )
 """All pages, in the order of their links."""

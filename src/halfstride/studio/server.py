@@ -6,12 +6,19 @@ import os
 import socket
 import threading
 import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
 
 _PORTS_TRIED = 50
 
 
-def serve(runs: Path | None, host: str = "127.0.0.1", port: int = 8765, open_browser: bool = True) -> None:
+def serve(
+    runs: Path | None,
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    open_browser: bool = True,
+    allowed_hosts: Sequence[str] = (),
+) -> None:
     """Serve the studio until Ctrl-C.
 
     Args:
@@ -19,9 +26,10 @@ def serve(runs: Path | None, host: str = "127.0.0.1", port: int = 8765, open_bro
         host: the address to listen on; with 127.0.0.1 only this machine can connect.
         port: the port to listen on; if it is in use, the next free one.
         open_browser: open the page in a browser.
+        allowed_hosts: hosts of proxies that lead here, `NAME` or `NAME:PORT`; requests that name others are refused.
 
     Raises:
-        ValueError: where the runs folder does not exist, or no port is free.
+        ValueError: where the runs folder does not exist, no port is free, or an allowed host is no name of one.
     """
     if runs is not None and not runs.is_dir():
         raise ValueError(f"`runs` (={runs}) is not a folder: name one that holds what `halfstride train` wrote.")
@@ -40,7 +48,9 @@ def serve(runs: Path | None, host: str = "127.0.0.1", port: int = 8765, open_bro
     port = listener.getsockname()[1]
     shown = "localhost" if host in ("127.0.0.1", "0.0.0.0", "::", "::1") else host
     address = f"http://{shown}:{port}/" + ("autoencoder" if runs is not None else "")
-    server = uvicorn.Server(uvicorn.Config(create_app(runs, host), log_level="warning", timeout_keep_alive=30))
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(runs, host, allowed_hosts), log_level="warning", timeout_keep_alive=30)
+    )
     print(f"halfstride studio: {address}   (Ctrl-C ends it)", flush=True)
     if open_browser:
         opener = threading.Timer(0.3, webbrowser.open, [address])

@@ -10,12 +10,17 @@ import re
 from typing import Any, Literal
 from urllib.parse import urlencode
 
+from pydantic import Field
+
 from halfstride.studio.explanation import explain
-from halfstride.studio.layer import Layer
+from halfstride.studio.layer import Form, Layer
 from halfstride.studio.page import STATIC, UPSAMPLING
 from halfstride.studio.text import NAMES
 
-_MODULES = ("dom", "cells", "tables", "views", "upsampling")
+_MODULES = (
+    *("dom", "cells", "tables", "views", "address", "presets", "saying", "shown", "transport", "editing", "exports"),
+    *("fullscreen", "upsampling"),
+)
 _DIGITS = 6
 """Significant digits of the numbers in the file."""
 
@@ -25,6 +30,30 @@ class Standalone(Layer):
 
     by: Literal["inputs", "outputs"] = "inputs"
     theme: Literal["auto", "light", "dark"] = "auto"
+    speed: Literal["0.25", "0.5", "1", "2", "4"] = "1"
+    loop: Literal["no", "yes"] = "no"
+    beside: Form | None = Field(None, description="Another operator beside it, with the same input.")
+    beside_kernel: int = Field(3, ge=1, le=9)
+    beside_padding: int = Field(0, ge=0, le=20)
+
+    @property
+    def layer(self) -> Layer:
+        """The layer alone."""
+        return Layer(**self.model_dump(include=set(Layer.model_fields)))
+
+    @property
+    def other(self) -> Layer | None:
+        """The layer beside it, with the same kernel where that has as many numbers."""
+        if self.beside is None:
+            return None
+        changes: dict[str, Any] = {"form": self.beside, "kernel_size": self.beside_kernel}
+        changes["padding"] = self.beside_padding
+        if self.beside != "transposed":
+            changes["output_padding"] = 0
+        other = self.layer.model_copy(update=changes)
+        if self.kernel and len(self.kernel) != other.kernels * other.kernel_size**other.dims:
+            other = other.model_copy(update={"kernel": None})
+        return other
 
 
 def standalone(wanted: Standalone) -> str:
@@ -67,10 +96,15 @@ def _module(source: str) -> str:
 
 def _packed(wanted: Standalone) -> str:
     """Return the server's answers by their addresses: JSON, compressed, in Base64."""
-    layer = Layer(**wanted.model_dump(include=set(Layer.model_fields)))
-    answers = {"/api/layer": _rounded(explain(layer).model_dump()), "/api/layer/schema": Layer.model_json_schema()}
+    answers = {"/api/layer": _answer(wanted.layer), "/api/layer/schema": Layer.model_json_schema()}
+    if wanted.other is not None:
+        answers["beside"] = _answer(wanted.other)
     text = json.dumps(answers, separators=(",", ":"))
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+
+
+def _answer(layer: Layer) -> Any:
+    return _rounded(explain(layer).model_dump())
 
 
 def _rounded(value: Any) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field
 
-from halfstride.figures.upsampling import Theme, View
-from halfstride.studio.animation import Format, animate, encode
+from halfstride.figures.upsampling import By, Picture, Theme, View
+from halfstride.studio.animation import Format, Vector, animate, draw, encode
 from halfstride.studio.dependencies import run_slow
 from halfstride.studio.explanation import Explanation, explain
 from halfstride.studio.layer import Layer
@@ -15,7 +16,12 @@ from halfstride.studio.standalone import Standalone, standalone
 
 router = APIRouter()
 
-_MEDIA: dict[Format, str] = {"gif": "image/gif", "svg": "image/svg+xml", "png": "application/zip"}
+_MEDIA: dict[Format | Vector, str] = {
+    "pdf": "application/pdf",
+    "gif": "image/gif",
+    "svg": "image/svg+xml",
+    "png": "application/zip",
+}
 
 
 class Animation(Layer):
@@ -23,6 +29,17 @@ class Animation(Layer):
 
     format: Format = "gif"
     view: View = "scatter"
+    theme: Theme = "light"
+
+
+class Drawing(Layer):
+    """A layer, and which of its views to draw at which step."""
+
+    format: Vector = "svg"
+    view: Picture = "scatter"
+    by: By = "inputs"
+    step: int | None = Field(None, ge=0, le=9999, description="Without it everything is done.")
+    turned: Literal["no", "yes"] = Field("no", description="Whether the matrix is transposed.")
     theme: Theme = "light"
 
 
@@ -55,7 +72,10 @@ def read_standalone(wanted: Annotated[Standalone, Query()]) -> Response:
     responses={
         200: {
             "description": "A GIF, an SVG, or a zip archive of PNG files.",
-            "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in _MEDIA.values()},
+            "content": {
+                kind: {"schema": {"type": "string", "format": "binary"}}
+                for kind in (_MEDIA["gif"], _MEDIA["svg"], _MEDIA["png"])
+            },
         }
     },
 )
@@ -68,3 +88,18 @@ async def read_animation(request: Request, wanted: Annotated[Animation, Query()]
     return Response(
         content, media_type=_MEDIA[wanted.format], headers={"content-disposition": f'attachment; filename="{name}"'}
     )
+
+
+@router.get(
+    "/api/layer/picture",
+    response_class=Response,
+    responses={
+        200: {"content": {_MEDIA[kind]: {"schema": {"type": "string", "format": "binary"}} for kind in ("svg", "pdf")}}
+    },
+)
+async def read_picture(request: Request, wanted: Annotated[Drawing, Query()]) -> Response:
+    """Draw one view of the layer at a step as vectors, for a slide or a page."""
+    options = wanted.view, wanted.by, wanted.step, wanted.theme, wanted.turned == "yes", wanted.format
+    content = await run_slow(request, lambda: draw(wanted, *options), "exports")
+    headers = {"content-disposition": f'attachment; filename="{wanted.form}-{wanted.view}.{wanted.format}"'}
+    return Response(content, media_type=_MEDIA[wanted.format], headers=headers)

@@ -82,6 +82,7 @@ export class Sheet {
     this.canvas.cells = drawing.cells; // for tests
     this.canvas.setAttribute("aria-label", drawing.name);
     this.canvas.style.aspectRatio = `${drawing.width} / ${drawing.height}`;
+    this.node.style.setProperty("--aspect", drawing.width / drawing.height);
     this.node.style.maxWidth = `${(drawing.width * drawing.largest) / 16}rem`;
     this.fit();
   }

@@ -2,9 +2,16 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
+/** An address of the studio, such as "/api/runs", relative to the page: a proxy may have a prefix before all of them. */
+export const local = (address) => address.replace(/^\//, "./");
+
 function fill(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes ?? {})) {
     if (value === null || value === undefined || value === false) continue;
+    if (name === "href" || name === "src") {
+      node.setAttribute(name, local(value));
+      continue;
+    }
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else if (name === "text") node.textContent = value;
     else node.setAttribute(name, value === true ? "" : value);
@@ -59,9 +66,12 @@ async function unpack(text) {
 /** The query in the page's address, or that with which an exported page begins. */
 export const query = () => new URLSearchParams(standalone ? packed.dataset.query : location.search);
 
-/** The server's answer; throws an Error with the server's message where it refuses. */
-export async function ask(address, { body } = {}) {
-  if (standalone) return answers[address.split("?")[0]];
+/**
+ * The server's answer; throws an Error with the server's message where it refuses. An exported page has it under its
+ * address without the query, or under the name `packed`.
+ */
+export async function ask(address, { body, packed: name } = {}) {
+  if (standalone) return answers[name ?? address.split("?")[0]];
   const options = {};
   if (body !== undefined) {
     options.method = "POST";
@@ -70,7 +80,7 @@ export async function ask(address, { body } = {}) {
   }
   let response;
   try {
-    response = await fetch(address, options);
+    response = await fetch(local(address), options);
   } catch {
     throw new Error("The server does not answer: is halfstride studio still running?");
   }

@@ -71,6 +71,7 @@ function showRuns() {
   if (now === drawn) return; // so that nothing is taken from under a pointer
   drawn = now;
   const panel = find(".runs");
+  if (!panel) return; // a page without the table
   if (!find("table", panel)) make(panel);
   find(".filter", panel).hidden = all.length < MANY && !view.filter;
   fill(panel);
