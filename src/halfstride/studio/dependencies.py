@@ -22,7 +22,7 @@ async def _runs(request: Request) -> RunsFolder:
     return runs
 
 
-Queue = Literal["images", "uploads", "diagnoses", "drawings", "exports", "other"]
+Queue = Literal["images", "uploads", "diagnoses", "drawings", "exports", "detections", "results", "thumbnails", "other"]
 
 
 class Queues(dict[Queue, anyio.CapacityLimiter]):
