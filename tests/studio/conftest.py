@@ -9,7 +9,7 @@ from dataclasses import asdict
 import pytest
 from browser_helpers import served, until
 from fastapi.testclient import TestClient
-from making_runs import CLASSES, change, digits, draw_pictures, make_run, train_on
+from making_runs import CLASSES, change, digits, draw_pictures, make_judged_runs, make_run, train_on
 from PIL import Image
 
 from halfstride import TrainingOptions, UnevenKernelWarning
@@ -103,6 +103,12 @@ def folder_runs(tmp_path_factory):
 def folder_client(folder_runs):
     with TestClient(create_app(folder_runs), base_url="http://127.0.0.1:8765") as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def judged_runs(tmp_path_factory):
+    """Runs with detectors, and what was judged by them."""
+    return make_judged_runs(tmp_path_factory.mktemp("studio-judged"))
 
 
 READY = (
