@@ -112,7 +112,8 @@ def judged_runs(tmp_path_factory):
 
 
 READY = (
-    "#views[aria-busy='false'], .walk canvas, [id$=findings][data-frames], #strip[data-frames], .alarm:not([hidden])"
+    "#views[aria-busy='false'], .walk canvas, [id$=findings][data-frames], #strip[data-frames], #picture[data-frames], "
+    ".alarm:not([hidden])"
 )
 
 
@@ -125,6 +126,12 @@ def address(runs):
 @pytest.fixture(scope="session")
 def folder_address(folder_runs):
     with served(folder_runs) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def judged_address(judged_runs):
+    with served(judged_runs) as address:
         yield address
 
 

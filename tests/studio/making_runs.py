@@ -110,7 +110,8 @@ def painted(folder, pictures, colour=200):
     for path in pictures:
         with Image.open(path) as picture:
             side = picture.width // 4
-            picture.paste(Image.new(picture.mode, (side, side), colour if picture.mode == "L" else (colour,) * 3), (side, side))
+            square = Image.new("L", (side, side), colour).convert(picture.mode)
+            picture.paste(square, (side, side))
             picture.save(folder / path.name)
     return folder
 

@@ -94,9 +94,7 @@ class AnomalyMap(BaseModel):
     width: int
     low: float
     high: float
-    values: str = Field(
-        description="Base64 of height × width 16-bit integers, little-endian, from low to high."
-    )
+    values: str = Field(description="Base64 of height × width 16-bit integers, little-endian, from low to high.")
 
 
 class Found(BaseModel):

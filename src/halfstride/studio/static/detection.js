@@ -63,7 +63,7 @@ function setThreshold(value) {
   find("#counts").replaceChildren(facts([
     ["above", `${grouped(more)} of ${grouped(sorted.length)} pictures`],
     ["below", `${grouped(less)}`],
-    ["false alarms", `${percent(share)} of good pictures to expect: ${grouped(over)} of ${grouped(judged.good_scores.length)} validation images lie above`],
+    ["false alarms", `${percent(share)} of good pictures to expect (${grouped(over)} of ${grouped(judged.good_scores.length)} validation images lie above)`],
     ...(unjudged ? [["not judged", grouped(unjudged)]] : []),
   ]));
   find("#reset").disabled = threshold === judged.threshold;
@@ -193,7 +193,7 @@ const side = (one) => (one.score === null ? "no score" : one.judged ? (one.score
 function mark(one) {
   if (!one.node) return;
   const score = one.score === null ? "–" : one.score.toFixed(2);
-  one.node.className = [side(one), one.label ?? "open"].join(" ");
+  one.node.className = [side(one).replace(" ", "-"), one.label ?? "open"].join(" ");
   find(".score", one.node).replaceChildren(score, html("b", { "aria-hidden": "true", text: one.label === "bad" ? " ✗" : one.label === "good" ? " ✓" : "" }));
   one.node.title = one.path;
   one.node.setAttribute("aria-label", `${name(one.path)}, score ${score}, ${side(one)}${one.label ? `, labelled ${one.label}` : ""}`);
@@ -253,8 +253,8 @@ const load = newestOnly(async (one) => {
   const canvas = find("#picture");
   find("#lost").hidden = true;
   canvas.hidden = !one;
+  canvas.ariaBusy = String(Boolean(one));
   if (!one) return;
-  canvas.ariaBusy = "true";
   try {
     const answer = unpacked(await ask(at(one.place)));
     if (one !== picked) return;
@@ -307,8 +307,8 @@ function showResults(results) {
 }
 
 async function showResult() {
-  find("#lab").classList.remove("without-results");
   judged = await working(find("#working"), result === "test" ? "Judging the test images" : "Reading the results", ask(of(`/results/${result}`)), () => ask(of("/work")));
+  find("#lab").classList.remove("without-results");
   own = labels(judged.key);
   colours = coloursOf(judged);
   pictures = judged.paths.map((path, place) => {
