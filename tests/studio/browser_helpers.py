@@ -108,7 +108,8 @@ def drop(page, content, name="mine.png"):
 def canvas(page, selector):
     """What a canvas shows, as an array H×W×3."""
     script = """node => [node.width, node.height,
-        btoa(String.fromCharCode(...node.getContext('2d').getImageData(0, 0, node.width, node.height).data))]"""
+        btoa(Array.from(node.getContext('2d').getImageData(0, 0, node.width, node.height).data,
+            byte => String.fromCharCode(byte)).join(''))]"""
     width, height, data = page.locator(selector).evaluate(script)
     return np.frombuffer(base64.b64decode(data), dtype=np.uint8).reshape(height, width, 4)[..., :3]
 

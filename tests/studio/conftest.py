@@ -9,7 +9,7 @@ from dataclasses import asdict
 import pytest
 from browser_helpers import served, until
 from fastapi.testclient import TestClient
-from making_runs import CLASSES, change, digits, draw_pictures, make_run, train_on
+from making_runs import CLASSES, change, digits, draw_pictures, make_judged_runs, make_run, train_on
 from PIL import Image
 
 from halfstride import TrainingOptions, UnevenKernelWarning
@@ -105,9 +105,15 @@ def folder_client(folder_runs):
         yield client
 
 
+@pytest.fixture(scope="session")
+def judged_runs(tmp_path_factory):
+    """Runs with detectors, and what was judged by them."""
+    return make_judged_runs(tmp_path_factory.mktemp("studio-judged"))
+
+
 READY = (
     "#views[aria-busy='false'], .walk canvas, [id$=findings][data-frames], #strip[data-frames], "
-    "#enlargements[data-frames], .alarm:not([hidden])"
+    "#enlargements[data-frames], #picture[data-frames], .alarm:not([hidden])"
 )
 
 
@@ -120,6 +126,12 @@ def address(runs):
 @pytest.fixture(scope="session")
 def folder_address(folder_runs):
     with served(folder_runs) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def judged_address(judged_runs):
+    with served(judged_runs) as address:
         yield address
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from halfstride import ConvAutoencoder, TrainingOptions, evaluate, load_images, train
+from halfstride import ConvAutoencoder, TrainingOptions, evaluate, fit_detector, load_images, load_run, train
 from halfstride.autoencoder import Run, card_text
 from halfstride.autoencoder.training import corruption_of
+from halfstride.tasks.detection.files import detect_files
 
 
 def metrics(count):
@@ -94,3 +96,42 @@ def train_on(path, data, latent_dim=3, options=None, evaluated=False, **of_model
         evaluation = evaluate(model, images, metrics=run.metrics, corrupt=corruption_of(options))
         run.save_evaluation(evaluation, card_text(model, evaluation))
     return run
+
+
+def judge(run, sources, out):
+    """What the command `detect` writes of pictures with a run's detector."""
+    detect_files(load_run(run, device="cpu"), sources, out)
+    return out
+
+
+def painted(folder, pictures, colour=200):
+    """Copies of pictures with a square in the middle that has no place in them."""
+    folder.mkdir(parents=True)
+    for path in pictures:
+        with Image.open(path) as picture:
+            side = picture.width // 4
+            square = Image.new("L", (side, side), colour).convert(picture.mode)
+            picture.paste(square, (side, side))
+            picture.save(folder / path.name)
+    return folder
+
+
+def make_judged_runs(root):
+    """Runs with detectors, of grey vectors and of colour maps, and what was judged: in the runs folder and outside."""
+    runs = root / "runs"
+    good = draw_pictures(runs / "pictures" / "good", count=40)
+    train_on(runs / "parts", good)
+    fit_detector(runs / "parts", false_alarms=0.3)
+    new = runs / "pictures" / "new" / "test"
+    shutil.copytree(draw_pictures(root / "other", count=6, seed=3), new / "good")
+    painted(new / "square", sorted(good.iterdir())[:8])
+    (new / "square" / "broken.png").write_bytes(b"no picture at all")
+    judge(runs / "parts", [new.parent], runs / "parts" / "found")
+    colour = draw_pictures(root / "elsewhere" / "фото", count=24, size=64, colour=True)
+    train_on(runs / "cloth", colour, 2, latent="map")
+    fit_detector(runs / "cloth", draw_pictures(root / "larger", count=12, size=72, colour=True), own_size=True)
+    painted(root / "elsewhere" / "new", sorted((root / "larger").iterdir())[:5])
+    (root / "elsewhere" / "new" / "small.png").write_bytes((colour / "000.png").read_bytes())
+    judge(runs / "cloth", [root / "elsewhere" / "new"], root / "elsewhere" / "found")
+    train_on(runs / "plain", good)
+    return runs

@@ -102,13 +102,15 @@ def test_a_damaged_run_cannot_be_examined_and_a_picture_can(visit):
         "/network?run=classes",
         "/?beside=resize&dims=1&step=1",
         "/checkerboard",
+        "/detection?run=parts",
         "/doctor?run=deep",
     ],
 )
-def test_nothing_sticks_out_at_any_width_and_axe_finds_nothing_serious(visit, folder_address, path):
+def test_nothing_sticks_out_at_any_width_and_axe_finds_nothing_serious(visit, folder_address, judged_address, path):
     from axe_playwright_python.sync_playwright import Axe
 
-    page = visit(path, color_scheme="light", **({"at": folder_address} if path.endswith("=classes") else {}))
+    at = {"classes": folder_address, "parts": judged_address}.get(path.partition("run=")[2])
+    page = visit(path, color_scheme="light", **({"at": at} if at else {}))
     for width, scheme in ((320, None), (800, None), (2560, None), (3840, None), (1600, "light"), (360, "dark")):
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth") <= width

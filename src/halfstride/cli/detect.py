@@ -139,14 +139,14 @@ def detect(
     if json:
         typer.echo(as_json(_summary(found)))
     else:
-        _show(console, found, out)
+        _show(console, found, run, out)
     if check and found.unjudged:
         raise typer.Exit(3)
     if check and found.anomalous:
         raise typer.Exit(1)
 
 
-def _show(console: Console, found: DetectedFiles, out: Path) -> None:
+def _show(console: Console, found: DetectedFiles, run: Path, out: Path) -> None:
     judged = found.anomalous + found.normal
     unjudged = f"; {found.unjudged:,} without a label, see results.csv" if found.unjudged else ""
     tell(
@@ -169,6 +169,7 @@ def _show(console: Console, found: DetectedFiles, out: Path) -> None:
             f"{metrics.missed:,} of {metrics.anomalous:,} anomalous ones below.",
         )
     tell(console, f"Look at {out / 'overview.png'}; all results are in {out / 'results.csv'}.")
+    tell(console, f"To label them: halfstride studio {run}, page Detection.")
 
 
 def _summary(found: DetectedFiles) -> dict[str, object]:

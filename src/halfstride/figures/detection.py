@@ -44,7 +44,7 @@ def anomaly_overlay(image: np.ndarray, anomaly_map: np.ndarray, threshold: float
     bar = np.linspace(1, 0, canvas.height - 24)[:, None].repeat(_BAR, 1)
     canvas.paste(Image.fromarray(_coloured(bar)), (size[0] + 8, 12))
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(11)
-    top = _top(threshold)
+    top = scale_top(threshold)
     for share, text in ((1.0, f"{top:.1f}"), (threshold / top, f"{threshold:.1f} limit"), (0.0, "0")):
         y = 12 + (canvas.height - 24) * (1 - share)
         draw.line((size[0] + 8, y, size[0] + 8 + _BAR, y), fill="black")
@@ -87,7 +87,7 @@ def detections(shown: Sequence[tuple[str, np.ndarray, np.ndarray | None, float |
     if shown:
         from matplotlib.cm import ScalarMappable
 
-        scale = ScalarMappable(Normalize(0, _top(threshold)), _COLOURS)
+        scale = ScalarMappable(Normalize(0, scale_top(threshold)), _COLOURS)
         bar = figure.colorbar(scale, ax=axes, shrink=0.6, aspect=30, pad=0.01)
         bar.ax.axhline(threshold, color="white", linewidth=1.5)
         bar.set_label(f"anomaly map; threshold {threshold:.2f}", fontsize=7)
@@ -125,7 +125,7 @@ def map_at_size(anomaly_map: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 def overlaid(picture: np.ndarray, anomaly_map: np.ndarray, threshold: float) -> np.ndarray:
     """An RGB picture H×W×3 of uint8 with a map over it, drawn the more clearly the larger its values are."""
     smooth = map_at_size(anomaly_map, picture.shape[:2])
-    strength = np.clip(smooth / _top(threshold), 0, 1)
+    strength = np.clip(smooth / scale_top(threshold), 0, 1)
     alpha = np.clip(1.5 * strength, 0, 0.75)[..., None]
     mixed = picture * (1 - alpha) + _coloured(strength) * alpha
     above = smooth > threshold
@@ -138,7 +138,7 @@ def overlaid(picture: np.ndarray, anomaly_map: np.ndarray, threshold: float) -> 
     return np.rint(mixed).astype(np.uint8)
 
 
-def _top(threshold: float) -> float:
+def scale_top(threshold: float) -> float:
     """The end of the scale; thresholds of a high rate of false alarms may be small or negative."""
     return 2 * max(threshold, 1.0)
 

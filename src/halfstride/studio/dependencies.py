@@ -22,7 +22,9 @@ async def _runs(request: Request) -> RunsFolder:
     return runs
 
 
-Queue = Literal["images", "uploads", "diagnoses", "drawings", "exports", "enlarging", "other"]
+Queue = Literal[
+    "images", "uploads", "diagnoses", "drawings", "exports", "enlarging", "detections", "results", "thumbnails", "other"
+]
 
 
 class Queues(dict[Queue, anyio.CapacityLimiter]):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -61,6 +61,7 @@ class Shown(NamedTuple):
     classes: list[str] | None
     total: int | None
     """How many test images there are; None for a stream."""
+    names: Sequence[str] | None = None
 
 
 class Plane(NamedTuple):
@@ -139,7 +140,7 @@ class OpenRun:
             inputs, targets = self._corrupted(*inputs_and_targets(sample.images))
         labels = None if sample.labels is None else sample.labels.tolist()
         classes = None if loaded.classes is None else list(loaded.classes)
-        return Shown(inputs, targets, labels, classes, loaded.test.size)
+        return Shown(inputs, targets, labels, classes, loaded.test.size, sample.names)
 
     def _corrupted(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return both, the inputs with the run's corruption, rounded to uint8."""

@@ -37,7 +37,7 @@ def picture(image: Tensor) -> Picture:
 def error_map(original: Tensor, reconstruction: Tensor) -> Picture:
     """Return the absolute difference of two uint8 images C×H×W, the mean over the channels: dark is 0, light is 255."""
     difference = (original.int() - reconstruction.int()).abs().float().mean(0).round().byte().numpy()
-    return _from_pixels(_shades()[difference])
+    return _from_pixels(shades()[difference])
 
 
 def _from_pixels(pixels: np.ndarray) -> Picture:
@@ -46,7 +46,7 @@ def _from_pixels(pixels: np.ndarray) -> Picture:
 
 
 @cache
-def _shades() -> np.ndarray:
+def shades() -> np.ndarray:
     """Return 256 colours from black to light yellow, evenly spaced in lightness."""
     from matplotlib import colormaps
 

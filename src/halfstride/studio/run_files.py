@@ -21,7 +21,7 @@ from halfstride.studio.responses import Scoring
 
 _LARGEST = {
     "run.json": 2**24, "config.json": 2**16, "metrics.jsonl": 2**24, "evaluation.json": 2**20,
-    "model.safetensors": 2**31,
+    "model.safetensors": 2**31, "detector.json": 2**24, "detector.safetensors": 2**31,
 }  # fmt: skip
 """The largest size in bytes at which a file is read."""
 _LARGEST_FEATURES = 2**28

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from halfstride.autoencoder import Run
+from halfstride.studio.detection_notes import read_notes
 from halfstride.studio.errors import StudioError
 from halfstride.studio.open_run import OpenRun
 from halfstride.studio.responses import Progress, RunDetails, RunSummary, Scoring, Work
@@ -29,8 +30,10 @@ from halfstride.studio.run_files import (
 from halfstride.studio.sources import Sources
 
 _MODELS_KEPT = 2
-_MODEL = ("config.json", "model.safetensors", "run.json")
-_READ = (*_MODEL, "metrics.jsonl", "evaluation.json")
+MODEL_FILES = ("config.json", "model.safetensors", "run.json")
+_READ = (
+    *MODEL_FILES, "metrics.jsonl", "evaluation.json", "detector.json", "detector.safetensors", "detections.jsonl",
+)  # fmt: skip
 _LARGEST_PICTURE = 2**25
 
 
@@ -119,7 +122,7 @@ class RunsFolder:
     def progress(self, name: str) -> Progress:
         run = self.run(name)
         # The model first: if a new one is written meanwhile, the next answer has its version.
-        files = _MODEL if not why_not_run(read_record(run)) else ("run.json", *sorted(self._pictures(run)))
+        files = MODEL_FILES if not why_not_run(read_record(run)) else ("run.json", *sorted(self._pictures(run)))
         model, evaluation = stamp(run.path, *files), stamp(run.path, "evaluation.json")
         metrics = read_metrics(run)
         kept = _kept(metrics)
@@ -137,8 +140,10 @@ class RunsFolder:
         return None if kept is None else kept.work
 
     def allow(self, name: str, sources: list[str]) -> None:
-        """Allow to read the images of a run, which lie where it says now."""
-        self.sources.allow(sources, image_options(read_record(self.run(name))))
+        """Allow to read the images of a run, or what its detector wrote, where the run says now that they lie."""
+        run = self.run(name)
+        noted = [folder for found in read_notes(run) for folder in found.folders]
+        self.sources.allow(sources, image_options(read_record(run)), noted)
 
     def evaluation(self, name: str) -> dict[str, Any] | None:
         """Return the evaluation of a run's model; None where there is none yet."""
@@ -172,13 +177,13 @@ class RunsFolder:
         """
         with self._lock:
             kept = self._open.get(name)
-            if kept is not None and kept.stamp == stamp(kept.path, *_MODEL):  # a drag searches no folder
+            if kept is not None and kept.stamp == stamp(kept.path, *MODEL_FILES):  # a drag searches no folder
                 self._open.move_to_end(name)
                 return kept
         run = self.run(name)
         if why := why_not_run(read_record(run)):
             raise StudioError(409, why)
-        found = stamp(run.path, *_MODEL)
+        found = stamp(run.path, *MODEL_FILES)
         if found is None:
             raise StudioError(409, f"{name} has no model yet.")
         with self._lock:
@@ -208,7 +213,7 @@ def _summary(name: str, path: Path) -> RunSummary:
         found.steps_asked = sum(read_stages(run))
         if (kept := _kept(metrics) or (metrics[-1] if metrics else None)) is not None:
             found.validation_mse, found.test_mse = kept.validation_mse, kept.test_mse
-        if why_not_run(record) is None and stamp(path, *_MODEL) is not None:
+        if why_not_run(record) is None and stamp(path, *MODEL_FILES) is not None:
             network, size, latent, _ = sketch_model(run, record)
             found.latent = list(latent)
             found.compression = network.channels * math.prod(size) / math.prod(latent)

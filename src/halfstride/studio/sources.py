@@ -7,6 +7,7 @@ until the server ends.
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from halfstride.autoencoder import ImageOptions
@@ -24,19 +25,23 @@ class Sources:
         self.root = root
         self._allowed: set[str] = set()
 
-    def allow(self, sources: list[str], options: ImageOptions | None) -> None:
-        """Allow sources, which must be those that the run names now.
+    def allow(self, sources: list[str], options: ImageOptions | None, noted: Collection[str] = ()) -> None:
+        """Allow sources, which must be those that the run names now, as its images' or in its notes.
 
         Raises:
             StudioError: where it names others, such as since the person was asked.
         """
-        if options is None or not set(sources) <= {options.source, options.clean}:
+        images = () if options is None else (options.source, options.clean)
+        if not set(sources) <= {*images, *noted}:
             raise StudioError(409, "This run names other images by now: reload the page.")
         self._allowed.update(sources)
 
     def check(self, options: ImageOptions) -> None:
         """Raise ForeignSourceError where a run's images lie elsewhere and are not allowed; nothing is read for it."""
-        named = [source for source in (options.source, options.clean) if source is not None]
+        self.check_folders([source for source in (options.source, options.clean) if source is not None])
+
+    def check_folders(self, named: Sequence[str]) -> None:
+        """Raise ForeignSourceError where one of these lies elsewhere and is not allowed; nothing is read for it."""
         if foreign := [one for one in named if one not in self._allowed and not self._is_own(one)]:
             raise ForeignSourceError(foreign)
 

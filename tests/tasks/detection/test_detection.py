@@ -12,7 +12,7 @@ from PIL import Image
 import halfstride
 from halfstride import cli
 from halfstride.tasks import load_run
-from halfstride.tasks.detection import detector, fitting
+from halfstride.tasks.detection import detector, files, fitting
 from halfstride.tasks.detection.detector import load_detector
 from small_training import pictures, small_model, small_training
 
@@ -118,8 +118,36 @@ def test_the_command_writes_tables_maps_and_measures(fitted, run, tmp_path, caps
         if row["map_path"]:
             with Image.open(tmp_path / "found" / row["map_path"]) as over:
                 assert over.width > over.height
+            values = np.load((tmp_path / "found" / row["map_path"]).with_suffix(".npy"))
+            assert values.max() == pytest.approx(float(row["map_max"]), rel=2e-3, abs=1e-3)
+    assert [row["gt_label"] for row in rows] == ["anomalous" if "square" in row["path"] else "normal" for row in rows]
+    basis = json.loads((tmp_path / "found" / "detection.json").read_text())
+    stored = json.loads((run / "detector.json").read_text())
+    assert basis["good_scores"] == [round(score, 4) for score in stored["scores"]]
+    assert basis["threshold"] == float(rows[0]["threshold"])
+    assert (basis["channels"], basis["size"], basis["fit"]) == (1, [16, 16], "crop")
+    (note,) = (json.loads(line) for line in (run / "detections.jsonl").read_text().splitlines())
+    assert [(run / note[name]).resolve() for name in ("out", "working_folder")] == [tmp_path / "found", tmp_path]
+    assert [(run / source).resolve() for source in note["sources"]] == [tmp_path / "test"]
+    assert note["pictures"] == 13
     assert {path.name for path in (tmp_path / "found").iterdir()} >= {"overview.png", "scores.png", "maps", "masks"}
     assert not (tmp_path / "found.unfinished").exists()
+
+
+def test_a_run_that_may_only_be_read_judges_as_well(fitted, run, tmp_path):
+    (run / "detections.jsonl").mkdir()  # nothing can be added to it
+    files.detect_files(
+        load_run(run), [save(pictures(2, seed=4, shape=(16, 16)), tmp_path / "images")], tmp_path / "out"
+    )
+    assert (tmp_path / "out" / "results.csv").is_file()
+
+
+def test_of_many_folders_the_one_around_them_is_noted(fitted, run, tmp_path):
+    image = pictures(1, seed=4, shape=(16, 16))
+    folders = [save(image, tmp_path / "images" / str(place)) for place in range(25)]
+    files.detect_files(load_run(run), [each / "000.png" for each in folders], tmp_path / "out")
+    note = json.loads((run / "detections.jsonl").read_text())
+    assert [(run / source).resolve() for source in note["sources"]] == [tmp_path / "images"]
 
 
 @pytest.mark.parametrize(("images", "code"), [("good", 0), ("odd", 1)])
@@ -134,8 +162,6 @@ def test_check_says_by_its_exit_code_whether_anything_was_found(fitted, run, tmp
 
 
 def test_an_interrupted_job_goes_on_where_it_stopped(fitted, run, tmp_path, monkeypatch):
-    from halfstride.tasks.detection import files
-
     source = save(pictures(8, seed=4, shape=(16, 16)), tmp_path / "images")
     opened, out = load_run(run), tmp_path / "found"
     judge, judged = files.judge, []

@@ -44,11 +44,11 @@ class WalkRequest(BaseModel):
 
 
 class AllowRequest(BaseModel):
-    """Where images lie that may be read."""
+    """Where images lie that may be read, or what a detector wrote."""
 
     model_config = ConfigDict(extra="forbid")
 
-    sources: list[str] = Field(min_length=1, max_length=2)
+    sources: list[str] = Field(min_length=1, max_length=100)
 
 
 @router.get("/api/runs")

@@ -228,6 +228,8 @@ class FittedDetector(NamedTuple):
     warnings: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     """Of the images that it was to be fitted on: what could not be read, and why."""
+    scores: tuple[float, ...] = ()
+    """Those of the good images that the threshold was set on, in ascending order."""
 
 
 def save_detector(detector: Detector, scores: Sequence[float], rate: float, fitted: FittedOn, folder: Path) -> None:
@@ -292,7 +294,8 @@ def load_detector(model: Autoencoder, folder: Path, false_alarms: float | None =
         ) from None
     if false_alarms is not None:
         threshold = set_threshold(scores, false_alarms)
-    return FittedDetector(detector.to(next(model.parameters()).device).eval(), threshold, fitted)
+    detector = detector.to(next(model.parameters()).device).eval()
+    return FittedDetector(detector, threshold, fitted, scores=tuple(sorted(scores)))
 
 
 def _fitted_on(value: Mapping[str, Any]) -> FittedOn:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,7 +26,9 @@ from halfstride.tasks.run import TrainedRun
 
 __all__ = ["DetectedFiles", "detect_files"]
 
-_COLUMNS = ("path", "pred_score", "threshold", "pred_label", "map_max", "map_path", "reason")
+_COLUMNS = ("path", "pred_score", "threshold", "pred_label", "gt_label", "map_max", "map_path", "reason")
+_MOST_FOLDERS = 20  # that are noted one by one
+_LABELS = {None: None, False: "normal", True: "anomalous"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,8 @@ def detect_files(
     progress: Callable[[str, int, int], None] | None = None,
 ) -> DetectedFiles | None:
     """Judge pictures and write results.csv, results.jsonl, maps, masks and overview.png into a new folder.
+
+    The run's folder notes in `detections.jsonl` where that folder and the pictures are, for the studio.
 
     Args:
         run: with a detector.
@@ -93,9 +100,11 @@ def detect_files(
         metrics = _metrics(records, truth, fitted, values, reader)
         _write_tables(folder, records, metrics)
         _write_figures(folder, records, truth, run, fitted, pictures, reader)
+        _write_basis(folder, fitted, reader)
         found.append(_told(records, fitted, metrics, pictures))
 
-    job.finish(write)
+    if job.finish(write):
+        _note(run, out, [*sources, *(each for each in (normal, abnormal) if each is not None)], len(pictures))
     return found[0] if found else None
 
 
@@ -127,16 +136,17 @@ def _record(folder: Path, values: Path, judged: Judged, name: str, truth: Truth)
         image = judged.image.movedim(0, -1).numpy()
         path = f"maps/{name}"
         figures.anomaly_overlay(image, result.anomaly_map, result.threshold).save(folder / path)
+        np.save((folder / path).with_suffix(".npy"), result.anomaly_map.astype(np.float16))
         found = figures.map_at_size(result.anomaly_map, image.shape[:2])
         Image.fromarray((found > result.threshold).astype(np.uint8) * 255).save(folder / "masks" / name)
         if truth.has_masks:
             np.save(values / f"{judged.place}.npy", found.astype(np.float16))
-    label = None if result.pred_label is None else "anomalous" if result.pred_label else "normal"
     return {
         "path": result.path,
         "pred_score": _rounded(result.pred_score),
         "threshold": _rounded(result.threshold),
-        "pred_label": label,
+        "pred_label": _LABELS[result.pred_label],
+        "gt_label": _LABELS[truth.anomalous[judged.place]],
         "map_max": _rounded(result.map_max),
         "map_path": path,
         "reason": result.reason,
@@ -179,6 +189,41 @@ def _write_tables(folder: Path, records: Sequence[dict[str, Any]], metrics: Metr
     (folder / "results.jsonl").write_text(lines, encoding="utf-8")
     if metrics is not None:
         (folder / "metrics.json").write_text(json.dumps(asdict(metrics), indent=2) + "\n", encoding="utf-8")
+
+
+def _write_basis(folder: Path, fitted: FittedDetector, reader: Reader) -> None:
+    """Write what the results stand on: the threshold and the scores that it was set on, and how pictures were read."""
+    content = {
+        "version": 1,
+        "threshold": _rounded(fitted.threshold.value),
+        "false_alarms": fitted.threshold.asked,
+        "good_scores": [_rounded(score) for score in fitted.scores],
+        **reader._asdict(),
+    }
+    (folder / "detection.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+def _note(run: TrainedRun, out: Path, sources: Sequence[Path], pictures: int) -> None:
+    """Note in the run's folder where results and pictures are, as seen from there: both may be moved together."""
+
+    def seen(path: Path) -> str:
+        try:
+            return os.path.relpath(path, run.path)
+        except ValueError:  # another drive
+            return os.path.abspath(path)  # noqa: PTH100  # `resolve` would follow links
+
+    folders = {os.path.abspath(source if source.is_dir() else source.parent): None for source in sources}  # noqa: PTH100
+    if len(folders) > _MOST_FOLDERS:
+        folders = {os.path.commonpath(folders): None}
+    entry = {
+        "out": seen(out),
+        "working_folder": seen(Path()),
+        "sources": [seen(Path(folder)) for folder in folders],
+        "pictures": pictures,
+        "time": round(time.time()),
+    }
+    with contextlib.suppress(OSError), (run.path / "detections.jsonl").open("a", encoding="utf-8") as log:
+        log.write(json.dumps(entry) + "\n")  # of a run that may only be read, the results are as good without it
 
 
 def _write_figures(

@@ -109,7 +109,7 @@ def fit_detector(
     warnings = tuple(_warnings(threshold, fitted, good.names, _scores(detector, good)))
     save_detector(detector, scores, false_alarms, fitted, run.path)
     skipped = images.skipped if isinstance(images, Images) else images.skipped_with(failures)
-    return FittedDetector(detector, threshold, fitted, warnings, tuple(skipped))
+    return FittedDetector(detector, threshold, fitted, warnings, tuple(skipped), tuple(sorted(scores)))
 
 
 # The good images -----------------------------------------------------------------------------------------------------
