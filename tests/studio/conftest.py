@@ -106,7 +106,8 @@ def folder_client(folder_runs):
 
 
 READY = (
-    "#views[aria-busy='false'], .walk canvas, [id$=findings][data-frames], #strip[data-frames], .alarm:not([hidden])"
+    "#views[aria-busy='false'], .walk canvas, [id$=findings][data-frames], #strip[data-frames], "
+    "#compared[data-frames], .alarm:not([hidden])"
 )
 
 

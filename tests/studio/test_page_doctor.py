@@ -99,6 +99,7 @@ def test_a_damaged_run_cannot_be_examined_and_a_picture_can(visit):
         "/?dims=1&input_size=12",
         "/autoencoder?run=classes",
         "/network?run=classes",
+        "/compare?run=photographs&run=classes",
         "/doctor?run=deep",
     ],
 )

@@ -10,6 +10,7 @@ RUN = "/api/runs/{name}"
 GET = ["/api/layer", "/api/layer/animation", "/api/layer/page", "/api/layer/schema", "/api/runs", RUN]
 GET += [f"{RUN}/{rest}" for rest in ("progress", "evaluation", "work", "pictures/{file}", "images", "latent")]
 GET += [f"{RUN}/network", f"{RUN}/checkup"]
+GET += [f"{RUN}/reconstruction"]
 POST = ["/api/pictures/checkup", *(f"{RUN}/{rest}" for rest in ("decode", "walk", "reconstruct", "allow"))]
 OPERATIONS = [*(("GET", path) for path in GET), *(("POST", path) for path in POST)]
 SLOW = ("animation", "checkup")

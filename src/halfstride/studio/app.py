@@ -22,7 +22,7 @@ from halfstride.studio.dependencies import Queues
 from halfstride.studio.errors import ForeignSourceError, StudioError, describe
 from halfstride.studio.guard import Guard
 from halfstride.studio.page import PAGES, STATIC, Page
-from halfstride.studio.pages import autoencoder, doctor, network, upsampling
+from halfstride.studio.pages import autoencoder, compare, doctor, network, upsampling
 from halfstride.studio.runs_folder import RunsFolder
 
 
@@ -57,7 +57,7 @@ def create_app(runs: Path | None = None, host: str = "127.0.0.1") -> FastAPI:
     app.state.uploads = anyio.Semaphore(4)
     for page in PAGES:
         app.add_api_route(page.path, _answer(page), response_class=HTMLResponse, include_in_schema=False)
-    for addresses in (upsampling, autoencoder, network, doctor):
+    for addresses in (upsampling, autoencoder, network, compare, doctor):
         app.include_router(addresses.router)
     app.mount("/static", StaticFiles(directory=STATIC))
     for error in (HTTPException, StudioError, RequestValidationError, ValueError, TimeoutError, ClientDisconnect):

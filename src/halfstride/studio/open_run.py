@@ -158,21 +158,36 @@ class OpenRun:
 
     def reconstructions(self, start: int, count: int) -> list[Reconstruction]:
         """Return test images with their reconstructions."""
-        shown = self.shown
         self._check_index("start", start)
-        inputs, targets = shown.inputs[start : start + count], shown.targets[start : start + count]
-        found = []
-        for place, output in enumerate(self._reconstructed(inputs)):
-            label = None if shown.labels is None else shown.labels[start + place]
-            found.append(
-                Reconstruction(
-                    index=start + place,
-                    label=None if label is None else shown.classes[label] if shown.classes else str(label),
-                    input=None if shown.inputs is shown.targets else picture(inputs[place]),
-                    **_compared(targets[place], output),
-                )
+        outputs = self._reconstructed(self.shown.inputs[start : start + count])
+        return [self._beside(index, output) for index, output in enumerate(outputs, start)]
+
+    def reconstructed_by(self, other: OpenRun, index: int) -> Reconstruction:
+        """Return a test image of this run with its reconstruction by the model of another one.
+
+        Raises:
+            StudioError: where that takes images of another shape.
+        """
+        self._check_index("index", index)
+        image = self.shown.inputs[index : index + 1]
+        wanted = other.model.network.channels, *other.model.image_size
+        if image.shape[1:] != wanted:
+            has, takes = (" × ".join(map(str, shape)) for shape in (image.shape[1:], wanted))
+            raise StudioError(
+                409, f"{other.path.name} takes images of {takes}, and this one has {has}: upload a picture for both."
             )
-        return found
+        return self._beside(index, other._reconstructed(image)[0])
+
+    def _beside(self, index: int, output: Tensor) -> Reconstruction:
+        """Return a test image beside an output for it."""
+        shown = self.shown
+        label = None if shown.labels is None else shown.labels[index]
+        return Reconstruction(
+            index=index,
+            label=None if label is None else shown.classes[label] if shown.classes else str(label),
+            input=None if shown.inputs is shown.targets else picture(shown.inputs[index]),
+            **_compared(shown.targets[index], output),
+        )
 
     @property
     def preparation(self) -> Preparation:

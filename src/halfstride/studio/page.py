@@ -45,6 +45,7 @@ PAGES = (
     UPSAMPLING,
     Page("autoencoder", "/autoencoder", "lab", "run"),
     Page("network", "/network", "strip", "layers"),
+    Page("compare", "/compare", "lab", "runs compared"),
     Page("doctor", "/doctor", "lab", "findings"),
 )
 """All pages, in the order of their links."""

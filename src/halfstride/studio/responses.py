@@ -46,6 +46,10 @@ class RunSummary(BaseModel):
     """A run in the list of all; null is what its files do not tell."""
 
     name: str
+    data: str | None = Field(
+        default=None,
+        description="Its images and how they are prepared, in words; the same of runs that can be compared.",
+    )
     latent: list[int] | None = Field(default=None, description="One number, or channels, height and width.")
     compression: float | None = Field(default=None, description="Numbers of an image for each number of its code.")
     loss: str | None = None

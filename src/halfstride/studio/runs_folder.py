@@ -16,6 +16,7 @@ from halfstride.studio.run_files import (
     Stamp,
     check_sizes,
     check_weights,
+    data_of,
     encoder_of,
     image_options,
     read_evaluation,
@@ -164,8 +165,12 @@ class RunsFolder:
             if path.stat().st_size <= _LARGEST_PICTURE
         }
 
-    def open(self, name: str) -> OpenRun:
+    def open(self, name: str, *, keep: bool = True) -> OpenRun:
         """Return a run with its model loaded; the last two stay in memory, until they are trained further.
+
+        Args:
+            name: of the run.
+            keep: whether it takes the place of another one that is in memory.
 
         Raises:
             StudioError: where the run has an encoder of the user's own.
@@ -181,6 +186,8 @@ class RunsFolder:
         found = stamp(run.path, *_MODEL)
         if found is None:
             raise StudioError(409, f"{name} has no model yet.")
+        if not keep:
+            return OpenRun(run, found, self.sources)
         with self._lock:
             kept = self._open.pop(name, None)
             if kept is None or kept.stamp != found:
@@ -198,6 +205,7 @@ def _summary(name: str, path: Path) -> RunSummary:
     try:
         check_sizes(path)
         record = read_record(run)
+        found.data = data_of(run, record)
         training = record.get("training")
         if isinstance(training, dict):
             loss, rate = training.get("loss"), training.get("learning_rate")
