@@ -90,6 +90,27 @@ class Reconstruction(BaseModel):
     reconstruction: Picture
     difference: Picture = Field(description="Absolute difference of target and reconstruction: black for 0.")
     mse: float = Field(description="Mean squared error of values in [0, 1].")
+    point: tuple[float, float] | None = Field(
+        None, description="The code of an uploaded picture in the plane of the test images, once that was asked for."
+    )
+
+
+class ImageRow(BaseModel):
+    """A test image in a table."""
+
+    index: int
+    name: str | None = Field(description="Its path from the folder of images; null where it has none.")
+    label: str | None
+    mse: float = Field(description="Mean squared error of values in [0, 1].")
+
+
+class Neighbour(BaseModel):
+    """A test image near another one."""
+
+    index: int
+    label: str | None
+    distance: float = Field(description="Euclidean distance of the codes.")
+    image: Picture
 
 
 class Slider(BaseModel):
