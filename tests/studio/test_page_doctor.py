@@ -103,6 +103,7 @@ def test_a_damaged_run_cannot_be_examined_and_a_picture_can(visit):
         "/?beside=resize&dims=1&step=1",
         "/checkerboard",
         "/detection?run=parts",
+        "/compare?run=photographs&run=classes",
         "/doctor?run=deep",
     ],
 )

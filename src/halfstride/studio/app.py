@@ -23,7 +23,7 @@ from halfstride.studio.detection import Judgements
 from halfstride.studio.errors import ForeignSourceError, StudioError, describe
 from halfstride.studio.guard import Guard, check_hosts
 from halfstride.studio.page import PAGES, STATIC, Page
-from halfstride.studio.pages import autoencoder, checkerboard, detection, doctor, network, upsampling
+from halfstride.studio.pages import autoencoder, checkerboard, compare, detection, doctor, network, upsampling
 from halfstride.studio.runs_folder import RunsFolder
 
 
@@ -64,7 +64,7 @@ def create_app(runs: Path | None = None, host: str = "127.0.0.1", allowed_hosts:
     app.state.uploads = anyio.Semaphore(4)
     for page in PAGES:
         app.add_api_route(page.path, _answer(page), response_class=HTMLResponse, include_in_schema=False)
-    for addresses in (upsampling, autoencoder, network, detection, checkerboard, doctor):
+    for addresses in (upsampling, autoencoder, network, compare, detection, checkerboard, doctor):
         app.include_router(addresses.router)
     app.mount("/static", StaticFiles(directory=STATIC))
     for error in (HTTPException, StudioError, RequestValidationError, ValueError, TimeoutError, ClientDisconnect):

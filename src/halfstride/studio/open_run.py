@@ -9,27 +9,30 @@ from __future__ import annotations
 import copy
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from halfstride import diagnose, figures
 from halfstride.autoencoder import Run, TrainingOptions, reconstruct, to_float
 from halfstride.autoencoder.images.decoding import WHITE, Preparation
+from halfstride.autoencoder.images.formats import printable
 from halfstride.autoencoder.images.options import MEMORY_LIMIT
 from halfstride.autoencoder.images.splits import inputs_and_targets
 from halfstride.autoencoder.training import corruption_of
 from halfstride.checkerboard import Diagnosis
 from halfstride.studio.errors import StudioError
 from halfstride.studio.network import Network, trace
-from halfstride.studio.pictures import error_map, picture
-from halfstride.studio.responses import Decoded, LatentSpace, Reconstruction, Slider, Work
+from halfstride.studio.pictures import Picture, error_map, picture
+from halfstride.studio.responses import Decoded, ImageRow, LatentSpace, Neighbour, Reconstruction, Slider, Work
 from halfstride.studio.run_files import Stamp, image_options, load_model, read_record, reading
 from halfstride.studio.sources import Sources
+from halfstride.tasks.search import nearest
 
 _IMAGES_SHOWN = 1_000
 _SHOWN_BYTES = 2**28
@@ -41,6 +44,8 @@ _SHOWN_NUMBERS = 2**22
 _CODE_NUMBERS = 2**12
 """Numbers in the longest code that is sent to the page and back."""
 _SLIDERS = 32
+_THUMBNAIL = 32
+"""Pixels of the longer side of a thumbnail, at most."""
 _EXAMINED = 256
 """Images of a diagnosis: enough to find a pattern of half a percent."""
 _EXAMINED_CELLS = 2**22
@@ -59,9 +64,10 @@ class Shown(NamedTuple):
     """The same tensor, unless the run restores images."""
     labels: list[int] | None
     classes: list[str] | None
+    names: list[str] | None
+    """Of the files, in printable characters."""
     total: int | None
     """How many test images there are; None for a stream."""
-    names: Sequence[str] | None = None
 
 
 class Plane(NamedTuple):
@@ -140,7 +146,8 @@ class OpenRun:
             inputs, targets = self._corrupted(*inputs_and_targets(sample.images))
         labels = None if sample.labels is None else sample.labels.tolist()
         classes = None if loaded.classes is None else list(loaded.classes)
-        return Shown(inputs, targets, labels, classes, loaded.test.size, sample.names)
+        names = None if sample.names is None else [printable(name) for name in sample.names]
+        return Shown(inputs, targets, labels, classes, names, loaded.test.size)
 
     def _corrupted(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return both, the inputs with the run's corruption, rounded to uint8."""
@@ -159,21 +166,71 @@ class OpenRun:
 
     def reconstructions(self, start: int, count: int) -> list[Reconstruction]:
         """Return test images with their reconstructions."""
-        shown = self.shown
         self._check_index("start", start)
-        inputs, targets = shown.inputs[start : start + count], shown.targets[start : start + count]
-        found = []
-        for place, output in enumerate(self._reconstructed(inputs)):
-            label = None if shown.labels is None else shown.labels[start + place]
-            found.append(
-                Reconstruction(
-                    index=start + place,
-                    label=None if label is None else shown.classes[label] if shown.classes else str(label),
-                    input=None if shown.inputs is shown.targets else picture(inputs[place]),
-                    **_compared(targets[place], output),
-                )
+        outputs = self._reconstructed(self.shown.inputs[start : start + count])
+        return [self._beside(index, output) for index, output in enumerate(outputs, start)]
+
+    def reconstructed_by(self, other: OpenRun, index: int) -> Reconstruction:
+        """Return a test image of this run with its reconstruction by the model of another one.
+
+        Raises:
+            StudioError: where that takes images of another shape.
+        """
+        self._check_index("index", index)
+        image = self.shown.inputs[index : index + 1]
+        wanted = other.model.network.channels, *other.model.image_size
+        if image.shape[1:] != wanted:
+            has, takes = (" × ".join(map(str, shape)) for shape in (image.shape[1:], wanted))
+            raise StudioError(
+                409, f"{other.path.name} takes images of {takes}, and this one has {has}: upload a picture for both."
             )
-        return found
+        return self._beside(index, other._reconstructed(image)[0])
+
+    def _beside(self, index: int, output: Tensor) -> Reconstruction:
+        """Return a test image beside an output for it."""
+        shown = self.shown
+        return Reconstruction(
+            index=index,
+            label=self._label(index),
+            input=None if shown.inputs is shown.targets else picture(shown.inputs[index]),
+            **_compared(shown.targets[index], output),
+        )
+
+    def _label(self, index: int) -> str | None:
+        """Return the class of a test image; None where there are no classes."""
+        _, _, labels, classes, *_ = self.shown
+        label = None if labels is None else labels[index]
+        return None if label is None else classes[label] if classes else str(label)
+
+    def thumbnails(self, indices: list[int]) -> Picture:
+        """Return small test images, one below the other."""
+        for index in indices:
+            self._check_index("index", index)
+        images = self.shown.targets[indices]
+        factor = _THUMBNAIL / max(images.shape[2:])
+        if factor < 1:
+            size = [max(1, round(side * factor)) for side in images.shape[2:]]
+            images = F.interpolate(to_float(images), size, mode="area").mul(255).round().to(torch.uint8)
+        return picture(images.movedim(1, 0).flatten(1, 2))
+
+    def rows(self) -> list[ImageRow]:
+        """Return name, class and error of every test image that is shown."""
+        with self._lock:
+            errors = self._all_errors
+        names = self.shown.names
+        return [
+            ImageRow(index=index, name=names and names[index], label=self._label(index), mse=error)
+            for index, error in enumerate(errors)
+        ]
+
+    @cached_property
+    def _all_errors(self) -> list[float]:
+        inputs, targets, *_ = self.shown
+        return [
+            error
+            for places in self._batches(len(inputs))
+            for error in _errors(targets[places], reconstruct(self.model.network, inputs[places]))
+        ]
 
     @property
     def preparation(self) -> Preparation:
@@ -189,7 +246,10 @@ class OpenRun:
 
     def reconstruct(self, image: Tensor) -> Reconstruction:
         """Reconstruct an uploaded picture, uint8 C×H×W of the run's size."""
-        return Reconstruction(**_compared(image, self._reconstructed(image[None])[0]))
+        found = Reconstruction(**_compared(image, self._reconstructed(image[None])[0]))
+        if "_plane" in vars(self):  # which takes the run's images, and is there once a page has shown it
+            found.point = self._points(self._encoded(image[None]))[0]
+        return found
 
     def _reconstructed(self, images: Tensor) -> Tensor:
         return torch.cat([reconstruct(self.model.network, images[places]) for places in self._batches(len(images))])
@@ -287,14 +347,31 @@ class OpenRun:
             raise ValueError(f"`code` (of {codes.shape[1]} numbers) must have the {math.prod(shape)} of this model.")
         latents = torch.from_numpy(codes).float().reshape(-1, *shape)
         images = torch.cat([network.decode(latents[places], size) for places in self._batches(len(latents))])
+        sent = codes.shape[1] <= _CODE_NUMBERS
+        return [
+            Decoded(code=code.tolist() if sent else [], point=point, image=picture(image))
+            for code, point, image in zip(
+                codes, self._points(codes), images.mul(255).round().to(torch.uint8), strict=True
+            )
+        ]
+
+    def _points(self, codes: np.ndarray) -> list[tuple[float, float]]:
+        """Return the places of codes, one per row, in the plane."""
         if codes.shape[1] <= 2:
             points = np.column_stack([codes, np.zeros((len(codes), 2 - codes.shape[1]))])
         else:
             points = (codes - self.plane.middle) @ self.plane.directions.T  # directions are orthonormal
-        sent = codes.shape[1] <= _CODE_NUMBERS
+        return [(across, up) for across, up in points.tolist()]
+
+    def neighbours(self, index: int, count: int) -> list[Neighbour]:
+        """Return the test images whose codes, of all their numbers, are nearest to that of one of them."""
+        self._check_index("index", index)
+        codes = torch.from_numpy(self.plane.codes)
+        distances, places = nearest(codes[index : index + 1], [codes], count + 1)
+        found = [(place, far) for place, far in zip(places[0].tolist(), distances[0].tolist(), strict=True)]
         return [
-            Decoded(code=code.tolist() if sent else [], point=(point[0], point[1]), image=picture(image))
-            for code, point, image in zip(codes, points, images.mul(255).round().to(torch.uint8), strict=True)
+            Neighbour(index=place, label=self._label(place), distance=far, image=picture(self.shown.targets[place]))
+            for place, far in [one for one in found if one[0] != index][:count]
         ]
 
     def _check_index(self, name: str, index: int) -> None:
@@ -307,5 +384,10 @@ def _compared(original: Tensor, output: Tensor) -> dict[str, Any]:
         "original": picture(original),
         "reconstruction": picture(output),
         "difference": error_map(original, output),
-        "mse": (to_float(original[None]) - to_float(output[None])).square().mean().item(),
+        "mse": _errors(original[None], output[None])[0],
     }
+
+
+def _errors(originals: Tensor, outputs: Tensor) -> list[float]:
+    """Return the mean squared error of each image, of values in [0, 1]."""
+    return (to_float(originals) - to_float(outputs)).square().mean((1, 2, 3)).tolist()  # type: ignore[no-any-return]

@@ -46,6 +46,7 @@ PAGES = (
     UPSAMPLING,
     Page("autoencoder", "/autoencoder", "lab", "run"),
     Page("network", "/network", "strip", "layers"),
+    Page("compare", "/compare", "lab", "runs compared"),
     Page("detection", "/detection", "judged", "judged pictures"),
     Page("checkerboard", "/checkerboard", "enlargements", "pictures"),
     Page("doctor", "/doctor", "lab", "findings"),

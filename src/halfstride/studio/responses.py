@@ -46,6 +46,10 @@ class RunSummary(BaseModel):
     """A run in the list of all; null is what its files do not tell."""
 
     name: str
+    data: str | None = Field(
+        default=None,
+        description="Its images and how they are prepared, in words; the same of runs that can be compared.",
+    )
     latent: list[int] | None = Field(default=None, description="One number, or channels, height and width.")
     compression: float | None = Field(default=None, description="Numbers of an image for each number of its code.")
     loss: str | None = None
@@ -86,6 +90,27 @@ class Reconstruction(BaseModel):
     reconstruction: Picture
     difference: Picture = Field(description="Absolute difference of target and reconstruction: black for 0.")
     mse: float = Field(description="Mean squared error of values in [0, 1].")
+    point: tuple[float, float] | None = Field(
+        None, description="The code of an uploaded picture in the plane of the test images, once that was asked for."
+    )
+
+
+class ImageRow(BaseModel):
+    """A test image in a table."""
+
+    index: int
+    name: str | None = Field(description="Its path from the folder of images; null where it has none.")
+    label: str | None
+    mse: float = Field(description="Mean squared error of values in [0, 1].")
+
+
+class Neighbour(BaseModel):
+    """A test image near another one."""
+
+    index: int
+    label: str | None
+    distance: float = Field(description="Euclidean distance of the codes.")
+    image: Picture
 
 
 class Slider(BaseModel):

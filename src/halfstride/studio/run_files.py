@@ -16,6 +16,8 @@ from safetensors import SafetensorError, safe_open
 
 from halfstride import UnevenKernelWarning
 from halfstride.autoencoder import ConvAutoencoder, ImageOptions, Run
+from halfstride.autoencoder.images.decoding import WHITE
+from halfstride.autoencoder.images.formats import printable
 from halfstride.studio.errors import StudioError, describe
 from halfstride.studio.responses import Scoring
 
@@ -124,6 +126,32 @@ def image_options(record: dict[str, Any]) -> ImageOptions | None:
         return None
     with reading("`data` in run.json"):
         return ImageOptions.from_record(data)
+
+
+def data_of(run: Run, record: dict[str, Any]) -> str | None:
+    """Return a run's images and how they are prepared in words, which are the same for runs on the same images alone.
+
+    None where the record does not tell.
+    """
+    try:
+        options = image_options(record)
+    except StudioError:  # a damaged record costs the images, not the rest
+        return None
+    if options is None:
+        return None
+    training = record.get("training")
+    corruption = training.get("corruption") if isinstance(training, dict) else None
+    told = [
+        f"arrays handed over to {run.path.name}" if options.source is None else options.source,
+        options.size and options.channels and " × ".join(map(str, (options.channels, *options.size))),
+        options.clean and f"clean twins in {options.clean}",
+        options.fit != ImageOptions.fit and f"fit {options.fit}",
+        options.white not in (None, WHITE) and f"white {options.white}",
+        options.test_fraction != ImageOptions.test_fraction and f"test share {options.test_fraction}",
+        options.seed != ImageOptions.seed and f"seed {options.seed}",
+        corruption and f"corrupted by {corruption}",
+    ]
+    return ", ".join(printable(one, 1000) for one in told if one and isinstance(one, str))
 
 
 def sketch_model(run: Run, record: dict[str, Any]) -> Model:

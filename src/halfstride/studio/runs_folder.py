@@ -17,6 +17,7 @@ from halfstride.studio.run_files import (
     Stamp,
     check_sizes,
     check_weights,
+    data_of,
     encoder_of,
     image_options,
     read_evaluation,
@@ -169,8 +170,12 @@ class RunsFolder:
             if path.stat().st_size <= _LARGEST_PICTURE
         }
 
-    def open(self, name: str) -> OpenRun:
+    def open(self, name: str, *, keep: bool = True) -> OpenRun:
         """Return a run with its model loaded; the last two stay in memory, until they are trained further.
+
+        Args:
+            name: of the run.
+            keep: whether it takes the place of another one that is in memory.
 
         Raises:
             StudioError: where the run has an encoder of the user's own.
@@ -186,6 +191,8 @@ class RunsFolder:
         found = stamp(run.path, *MODEL_FILES)
         if found is None:
             raise StudioError(409, f"{name} has no model yet.")
+        if not keep:
+            return OpenRun(run, found, self.sources)
         with self._lock:
             kept = self._open.pop(name, None)
             if kept is None or kept.stamp != found:
@@ -203,6 +210,7 @@ def _summary(name: str, path: Path) -> RunSummary:
     try:
         check_sizes(path)
         record = read_record(run)
+        found.data = data_of(run, record)
         training = record.get("training")
         if isinstance(training, dict):
             loss, rate = training.get("loss"), training.get("learning_rate")

@@ -9,12 +9,25 @@ from fastapi import APIRouter, Body, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from halfstride.studio.dependencies import UPLOAD, Runs, Upload, run_slow
-from halfstride.studio.pictures import read_picture
-from halfstride.studio.responses import Decoded, LatentSpace, Progress, Reconstruction, RunDetails, RunSummary, Work
+from halfstride.studio.pictures import Picture, read_picture
+from halfstride.studio.responses import (
+    Decoded,
+    ImageRow,
+    LatentSpace,
+    Neighbour,
+    Progress,
+    Reconstruction,
+    RunDetails,
+    RunSummary,
+    Work,
+)
 
 router = APIRouter()
 
 Number = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
+
+
+Indices = Annotated[list[Annotated[int, Field(ge=0)]], Query(min_length=1, max_length=256)]
 
 
 class DecodeRequest(BaseModel):
@@ -103,6 +116,30 @@ async def read_latent(request: Request, runs: Runs, name: str) -> LatentSpace:
     return await run_slow(request, lambda: runs.open(name).latent(), "images")
 
 
+@router.get("/api/runs/{name}/thumbnails")
+async def read_thumbnails(request: Request, runs: Runs, name: str, index: Indices) -> Picture:
+    """Small test images, one below the other in one picture."""
+    return await run_slow(request, lambda: runs.open(name).thumbnails(index), "images")
+
+
+@router.get("/api/runs/{name}/rows")
+async def read_rows(request: Request, runs: Runs, name: str) -> list[ImageRow]:
+    """Name, class and error of every test image that is shown."""
+    return await run_slow(request, lambda: runs.open(name).rows(), "images")
+
+
+@router.get("/api/runs/{name}/neighbours")
+async def read_neighbours(
+    request: Request,
+    runs: Runs,
+    name: str,
+    index: Annotated[int, Query(ge=0)],
+    count: Annotated[int, Query(ge=1, le=24)] = 8,
+) -> list[Neighbour]:
+    """The test images whose codes are nearest to that of one of them, nearest first."""
+    return await run_slow(request, lambda: runs.open(name).neighbours(index, count), "images")
+
+
 @router.get("/api/runs/{name}/work")
 async def read_work(runs: Runs, name: str) -> Work | None:
     """What is being done with the run's images, which may take minutes; null for nothing."""
@@ -133,12 +170,15 @@ def walk(runs: Runs, name: str, wanted: Annotated[WalkRequest, Body()]) -> list[
 
 
 @router.post("/api/runs/{name}/reconstruct", openapi_extra=UPLOAD)
-async def reconstruct(request: Request, runs: Runs, name: str, content: Upload) -> Reconstruction:
-    """Reconstruct an uploaded picture, the bytes of an image file, with the run's model."""
+async def reconstruct(
+    request: Request, runs: Runs, name: str, content: Upload, *, invert: bool = False
+) -> Reconstruction:
+    """Reconstruct an uploaded picture, the bytes of an image file, by the model; `invert` swaps light and dark."""
 
     def compute() -> Reconstruction:
         run = runs.open(name)
         shape, fit, white, _ = run.preparation
-        return run.reconstruct(read_picture(content, shape, fit, white))
+        image = read_picture(content, shape, fit, white)
+        return run.reconstruct(255 - image if invert else image)
 
     return await run_slow(request, compute, "uploads")

@@ -1,21 +1,22 @@
 // The autoencoder page: one run, its evaluation, its losses, its latent space and its reconstructions.
 
-import { ask, count, find, html, newestOnly, svg, working, written } from "./dom.js";
+import { ask, count, find, html, newestOnly, working, written } from "./dom.js";
 import { showFacts, showFiles } from "./facts.js";
 import { showJudgement } from "./judgement.js";
 import { showLoss } from "./loss.js";
+import { drawable, makePad } from "./pad.js";
 import { paint, picture } from "./paint.js";
+import { makePlane } from "./plane.js";
 import { chosen, followRuns, listRuns, onPicture, steps } from "./runs.js";
+import { makePicked, makeSelection } from "./selection.js";
 
 const PAGE = 12;
-const NAMED = 20; // classes in the legend
 const POLL = 2000;
 const FITS = {
   crop: "It is scaled to cover the model's image size, cropped at the centre",
   pad: "It is scaled to lie inside the model's image size, padded with its edges",
   stretch: "It is stretched to the model's image size",
 };
-const SIZE = { width: 640, height: 480, margin: 26 };
 
 let run = null; // its name
 let latent = null;
@@ -68,6 +69,7 @@ async function look() {
   if (newest !== null && newest !== model) {
     const details = await ask(of());
     showFacts(details);
+    showPad(details);
     find("#fit").textContent = FITS[details.fit] ?? FITS.crop;
     if (details.not_run === null) await showModel(details);
     else showFiles(details, of("/pictures"));
@@ -80,79 +82,37 @@ async function look() {
 
 // The latent space -------------------------------------------------------------------------------------------------
 
-const scale = () => {
-  const [left, right, bottom, top] = latent.extent;
-  const pad = (low, high) => (high > low ? (high - low) * 0.04 : 1);
-  const [x0, x1] = [left - pad(left, right), right + pad(left, right)];
-  const [y0, y1] = [bottom - pad(bottom, top), top + pad(bottom, top)];
-  const { width, height, margin } = SIZE;
-  return {
-    x: (value) => margin + ((value - x0) / (x1 - x0)) * (width - margin - 8),
-    y: (value) => 8 + ((y1 - value) / (y1 - y0)) * (height - margin - 8),
-    back: (px, py) => [
-      x0 + ((px - margin) / (width - margin - 8)) * (x1 - x0),
-      y1 - ((py - 8) / (height - margin - 8)) * (y1 - y0),
-    ],
-    step: [(x1 - x0) / 50, (y1 - y0) / 50],
-  };
-};
+const plane = makePlane(find("#plane"), {
+  decode: (where) => {
+    point = where;
+    decode({ point, turn: choose("point") });
+  },
+  pick: choosePicked,
+  select: (indices, toggle = false) => {
+    if (toggle) for (const index of indices) selected[selected.has(index) ? "delete" : "add"](index);
+    else selected = new Set(indices);
+    showSelected();
+  },
+  pictures: (indices) => ask(of(`/thumbnails?${indices.map((index) => `index=${index}`).join("&")}`)),
+});
 
-/** The plane is created once, so that a training that continues does not interrupt a drag. */
-function makePlane() {
-  const plane = svg("svg", { class: "plane", viewBox: `0 0 ${SIZE.width} ${SIZE.height}`, tabindex: 0, role: "application",
-    "aria-label": "The latent plane. Arrow keys move the point that is decoded." },
-    svg("g", { id: "points" }), svg("g", { id: "path" }));
-  const at = (event) => {
-    const box = plane.getBoundingClientRect();
-    return scale().back(((event.clientX - box.left) / box.width) * SIZE.width, ((event.clientY - box.top) / box.height) * SIZE.height);
-  };
-  plane.addEventListener("pointerdown", (event) => {
-    plane.setPointerCapture(event.pointerId);
-    moveTo(at(event));
-  });
-  plane.addEventListener("pointermove", (event) => {
-    if (plane.hasPointerCapture(event.pointerId)) moveTo(at(event));
-  });
-  plane.addEventListener("keydown", (event) => {
-    const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
-    if (!(event.key in moves)) return;
-    event.preventDefault();
-    moveTo(moves[event.key].map((move, axis) => point[axis] + move * scale().step[axis]));
-  });
-  // The handle is not part of the drawing: moving it would paint a thousand points again.
-  find("#plane").replaceChildren(plane, html("div", { class: "handle", id: "handle" }));
+let selected = new Set(); // indices of test images
+let rows = null; // of all test images, once they were asked for
+
+const showPicked = makePicked(of, triple, choosePicked, fail);
+const showTable = makeSelection(() => run, () => (rows ??= ask(of("/rows")).catch((error) => ((rows = null), Promise.reject(error)))), choosePicked, () => {
+  selected = new Set();
+  showSelected();
+}, fail);
+
+function choosePicked(index) {
+  plane.mark({ picked: index });
+  showPicked(index);
 }
 
-function showPoints() {
-  if (!find(".plane")) makePlane();
-  const { x, y } = scale();
-  const names = latent.classes ?? [];
-  const letters = names.length > 0 && names.every((name) => [...name].length <= 2);
-  const points = latent.points.map(([a, b], index) => {
-    const label = latent.labels?.[index];
-    const color = label === undefined ? "p0" : `p${label % 10}`;
-    return letters && label !== undefined
-      ? svg("text", { class: color, x: x(a), y: y(b), text: names[label] })
-      : svg("circle", { class: color, cx: x(a), cy: y(b), r: 3 });
-  });
-  find("#points").replaceChildren(
-    ...points,
-    svg("text", { class: "axis", x: SIZE.width / 2, y: SIZE.height - 13, text: latent.axes[0] }),
-    svg("text", { class: "axis", x: 11, y: SIZE.height / 2, transform: `rotate(-90 11 ${SIZE.height / 2})`, text: latent.axes[1] }),
-  );
-  find("#legend").replaceChildren(
-    ...(letters ? [] : names.slice(0, NAMED).map((name, index) =>
-      html("span", {}, svg("svg", { viewBox: "0 0 8 8", "aria-hidden": "true" }, svg("circle", { class: `p${index % 10}`, cx: 4, cy: 4, r: 4 })), ` ${name}`),
-    )),
-    ...(letters || names.length <= NAMED ? [] : [html("span", { class: "quiet", text: `and ${names.length - NAMED} more` })]),
-  );
-}
-
-function showHandle() {
-  const { x, y } = scale();
-  const { style } = find("#handle");
-  style.left = `${(100 * x(point[0])) / SIZE.width}%`;
-  style.top = `${(100 * y(point[1])) / SIZE.height}%`;
+function showSelected() {
+  plane.mark({ selected });
+  showTable(selected);
 }
 
 // Answers arrive after further choices. An answer shows its picture, but changes neither the sliders nor the point in the
@@ -178,12 +138,6 @@ function choose(...what) {
   return asked;
 }
 
-function moveTo(where) {
-  point = where;
-  showHandle();
-  decode({ point, turn: choose("point") });
-}
-
 /** Show a decoded code in the picture, the plane and the sliders. */
 function take(decoded, turn) {
   if (turn < taken) return;
@@ -195,7 +149,7 @@ function take(decoded, turn) {
   find("#where").textContent = `decoded at ${decoded.point.map((value) => written(Number(value.toFixed(2)))).join(", ")}`;
   if (turn >= chosenAt.point) {
     point = decoded.point;
-    showHandle();
+    plane.point(point);
   }
   if (turn >= chosenAt.code) {
     code = decoded.code;
@@ -250,13 +204,7 @@ const walk = newestOnly(async () => {
     paint(place.children[at].firstElementChild, step.image);
     place.children[at].removeAttribute("aria-current");
   });
-  const { x, y } = scale();
-  const path = between.map(({ point: [a, b] }) => `${x(a)} ${y(b)}`).join("L");
-  const ended = Object.entries({ A: between[0], B: between.at(-1) }).flatMap(([name, { point: [a, b] }]) => [
-    svg("circle", { class: "end", cx: x(a), cy: y(b), r: 8 }),
-    svg("text", { class: "end-name", x: x(a), y: y(b) + 0.5, text: name }),
-  ]);
-  find("#path").replaceChildren(svg("path", { class: "path", d: `M${path}` }), ...ended);
+  plane.mark({ walk: between.map((step) => step.point) });
 });
 
 function makeStep(at) {
@@ -322,16 +270,37 @@ for (const [id, by] of [["#before", -PAGE], ["#after", PAGE]]) {
 
 const refuse = (error) => find("#own").replaceChildren(html("p", { class: "alarm", text: error.message }));
 
+let own = null; // the picture that is shown: a file, or what was drawn
+let pad = null;
+
 const send = newestOnly(async (file) => {
+  own = file;
   try {
-    const answer = await working(find("#own"), "Reconstructing", ask(of("/reconstruct"), { body: file }));
+    const asked = ask(of(`/reconstruct?invert=${find("#invert").checked}`), { body: file });
+    const answer = await working(find("#own"), "Reconstructing", asked);
     find("#own").replaceChildren(triple({ ...answer, label: file.name ?? "yours" }));
+    plane.mark({ own: answer.point });
+    find("#own-point").textContent = answer.point ? `A cross marks its place in the latent plane: ${answer.point.map((value) => written(Number(value.toFixed(2)))).join(", ")}.` : "";
+    count(find("#own"));
   } catch (error) {
     refuse(error);
   }
 });
 
 onPicture(send, refuse);
+
+find("#invert").addEventListener("change", (event) => {
+  pad?.invert(event.target.checked);
+  if (own) send(own);
+});
+
+/** A pad where the run's images can be drawn; an existing one is kept with what was drawn. */
+function showPad({ image_shape: shape }) {
+  find("#pad").hidden = !drawable(shape);
+  if (pad || !drawable(shape)) return;
+  pad = makePad(shape[1], shape[2], send);
+  find("#pad").append(pad.node);
+}
 
 // Beginning --------------------------------------------------------------------------------------------------------
 
@@ -344,11 +313,12 @@ async function showModel({ paired, corruption }) {
     ? `Input (${paired ? "of the pairs" : corruption}), output, target, and the error (black: none).`
     : "Test images, their reconstructions, and the error (black: none).";
   ends.B = Math.min(ends.B, total - 1);
-  showPoints();
+  plane.show(latent);
+  rows = null;
+  if (selected.size) showSelected();
   showSliders();
   if (code?.length !== latent.code.length) code = latent.code;
   point ??= [0, 0];
-  showHandle();
   showCode();
   await Promise.all([decode({ ...(code.length ? { code } : { point }), turn: choose() }), showPictures(), walk()]);
 }

@@ -1,5 +1,6 @@
 // The errors of a run over its steps, as a chart and in numbers.
 
+import { frame, range } from "./chart.js";
 import { facts, find, grouped, svg, written } from "./dom.js";
 
 const CURVES = ["train", "validation", "test"];
@@ -24,20 +25,11 @@ export function showLoss(metrics, kept) {
 }
 
 function chart(metrics, best, values) {
-  const low = Math.log10(Math.min(...values)) - 0.04;
-  const high = Math.log10(Math.max(...values)) + 0.04;
+  const [low, high] = range(values);
   const last = Math.max(1, metrics.at(-1).step);
-  const x = (step) => LEFT + (step / last) * (WIDTH - LEFT - RIGHT);
-  const y = (value) => TOP + ((high - Math.log10(value)) / (high - low)) * (HEIGHT - TOP - BOTTOM);
-  const drawing = svg("svg", { class: "chart", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img",
-    "aria-label": `Mean squared error over ${grouped(last)} steps: ${written(best.test_mse ?? NaN)} on test images at the kept step ${grouped(best.step)}` });
-  for (let tick = 0; tick < 4; tick++) {
-    const value = 10 ** (low + ((high - low) * (tick + 0.5)) / 4);
-    drawing.append(
-      svg("line", { class: "gridline", x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value) }),
-      svg("text", { x: LEFT - 5, y: y(value) + 4, "text-anchor": "end", text: Number(value.toPrecision(high - low < 0.2 ? 3 : 2)) }),
-    );
-  }
+  const { drawing, y, across } = frame({ width: WIDTH, height: HEIGHT, edges: [TOP, RIGHT, BOTTOM, LEFT], low, high,
+    name: `Mean squared error over ${grouped(last)} steps: ${written(best.test_mse ?? NaN)} on test images at the kept step ${grouped(best.step)}` });
+  const x = (step) => across(step / last);
   drawing.append(
     svg("text", { x: LEFT, y: HEIGHT - 6, text: "step 0" }),
     svg("text", { x: WIDTH - RIGHT, y: HEIGHT - 6, "text-anchor": "end", text: grouped(last) }),

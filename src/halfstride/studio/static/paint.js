@@ -36,3 +36,8 @@ export function greyMap({ width, height }, bytes, start, name) {
   canvas.getContext("2d").putImageData(image, 0, 0);
   return canvas;
 }
+
+/** Several pictures of one size, sent one below the other: a canvas with all, and the size of one. */
+export function sheet(image, pictures) {
+  return { canvas: picture(image), width: image.width, height: image.height / pictures };
+}

@@ -10,13 +10,13 @@ const LARGEST = 25 * 2 ** 20; // bytes of a picture, as in guard.py
 export const steps = (done, asked) => (done === asked ? `${grouped(done)} steps` : `step ${grouped(done)} of ${grouped(asked)}`);
 
 const rate = (value) => (value === null ? "–" : String(Number(value.toPrecision(2))));
-const small = (value) => (value === null ? "–" : value.toPrecision(3).replace(/e-0?/, "e−"));
+export const small = (value) => (value === null ? "–" : value.toPrecision(3).replace(/e-0?/, "e−"));
 const day = (seconds) => {
   const date = new Date(seconds * 1000);
   const two = (number) => String(number).padStart(2, "0");
   return `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())} ${two(date.getHours())}:${two(date.getMinutes())}`;
 };
-const latent = (shape) => (shape === null ? "–" : shape.length === 1 ? `vector ${shape[0]}` : `map ${shape.join("×")}`);
+export const latent = (shape) => (shape === null ? "–" : shape.length === 1 ? `vector ${shape[0]}` : `map ${shape.join("×")}`);
 const product = (shape) => shape?.reduce((all, one) => all * one, 1) ?? null;
 
 /** The columns: name, text, and the value by which rows are sorted, where that is not the text. */
@@ -40,6 +40,12 @@ const keep = () => sessionStorage.setItem("runs", JSON.stringify(view));
 let all = [];
 let current = null;
 let drawn = null;
+let choosing = null; // the names that are chosen, and what is called when these change
+
+/** Let several runs be chosen in the table, which otherwise opens one; calls `changed` after `names`, a set, has. */
+export function chooseRuns(names, changed) {
+  choosing = { names, changed };
+}
 
 /** Show the runs, with `open` as the current one, also in the links to other pages; returns the runs. */
 export async function listRuns(open) {
@@ -95,11 +101,23 @@ function make(panel) {
     return html("th", { scope: "col", role: "columnheader", "data-column": column.name }, button);
   });
   panel.replaceChildren(
-    html("header", {}, html("h2", { id: "runs-title", text: "Runs" }),
+    html("header", {}, html("h2", { id: "runs-title", text: "Runs" }), ...(choosing ? choosers(panel) : []),
       html("span", { class: "filter" }, filter), html("span", { class: "quiet small", id: "runs-count", role: "status" })),
     html("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Table of runs" },
       // the roles stay where a narrow screen shows no columns
       html("table", { class: "figures", role: "table" }, html("thead", { role: "rowgroup" }, html("tr", { role: "row" }, ...heads)), html("tbody", { id: "runs", role: "rowgroup" }))));
+}
+
+/** Buttons that choose all runs that the filter leaves, and none. */
+function choosers(panel) {
+  const make = (text, change) => html("button", { type: "button", text, onclick: () => {
+    change(choosing.names);
+    fill(panel);
+    choosing.changed();
+  } });
+  const shown = () => all.filter((run) => matches(run) && !run.error);
+  return [html("span", { class: "row" },
+    make("Choose all below", (names) => shown().forEach((run) => names.add(run.name))), make("None", (names) => names.clear()))];
 }
 
 /** Whether each word of the filter is in a row. */
@@ -127,22 +145,33 @@ function fill(panel) {
     if (own) head.setAttribute("aria-sort", view.down ? "descending" : "ascending");
     else head.removeAttribute("aria-sort");
   }
-  const focused = document.activeElement.closest("#runs a")?.href;
+  const key = (node) => node?.href ?? node?.value;
+  const focused = key(document.activeElement.closest("#runs :is(a, input)"));
   const first = !find("#runs").childElementCount;
   find("#runs").replaceChildren(...shown.flatMap(rows));
   find("#runs-count").textContent = shown.length === all.length ? grouped(all.length) : `${grouped(shown.length)} of ${grouped(all.length)}`;
-  if (focused) [...document.querySelectorAll("#runs a")].find((link) => link.href === focused)?.focus();
-  const row = find("#runs [aria-current]")?.closest("tr");
+  if (focused) [...document.querySelectorAll("#runs :is(a, input)")].find((one) => key(one) === focused)?.focus();
+  const row = find("#runs :is([aria-current], :checked)")?.closest("tr");
   if (first && row) find(".scroll", panel).scrollTop = row.offsetTop - find("thead", panel).offsetHeight;
 }
 
 /** A run's row; one that cannot be opened has a second one that says why. */
 function rows(run) {
-  const link = html("a", { href: `?run=${encodeURIComponent(run.name)}`, "aria-current": run.name === current ? "page" : null, text: run.name });
+  const link = choosing ? box(run) : html("a", { href: `?run=${encodeURIComponent(run.name)}`, "aria-current": run.name === current ? "page" : null, text: run.name });
   const cells = COLUMNS.slice(1).map((column) => html("td", { role: "cell", "data-label": column.name, text: column.text(run) }));
   const row = html("tr", { role: "row" }, html("th", { scope: "row", role: "rowheader", class: "name" }, link), ...cells);
   if (!run.error) return [row];
   return [row, html("tr", { class: "why", role: "row" }, html("td", { role: "cell", colspan: COLUMNS.length }, html("span", { "aria-hidden": "true", text: "⚠ " }), `Cannot be opened. ${run.error}`))];
+}
+
+function box(run) {
+  const input = html("input", { type: "checkbox", value: run.name });
+  input.checked = choosing.names.has(run.name);
+  input.addEventListener("change", () => {
+    choosing.names[input.checked ? "add" : "delete"](run.name);
+    choosing.changed();
+  });
+  return html("label", {}, input, html("span", { text: run.name }));
 }
 
 /** The run that the address names, or else the first that can be opened. */
