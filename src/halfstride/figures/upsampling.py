@@ -190,7 +190,7 @@ class _Painter:
         for index, value in enumerate(steps.output.ravel()):
             shown = value if step is None or index <= step else None
             self._cell(frame, outputs, index, shown, "output", lit=index == step)
-        self._name(frame, grid, "input", "input, padded" if (steps.source != -1).all() else "input, with zeros between")
+        self._name(frame, grid, "input", self._source_name())
         self._name(frame, outputs, "output")
         if step is None:
             self._say(frame, [(f"{len(steps.terms)} products, added up", "ink")])
@@ -201,6 +201,17 @@ class _Painter:
             pieces.append((number(kernel[t]), "kernel"))
         self._say(frame, [*pieces, (" = " if pieces else "", "ink"), (number(steps.output.ravel()[step]), "output")])
         return frame
+
+    def _source_name(self) -> str:
+        """What was done to the input before the kernel slides over it, such as "input, repeated and padded"."""
+        source = self.steps.source
+        changes = {
+            "repeated": np.count_nonzero(source >= 0) > self.steps.input.size,
+            "with zeros between": (source == -1).any(),
+            "padded": (source == -2).any(),
+        }
+        done = " and ".join(change for change, is_done in changes.items() if is_done)
+        return f"input, {done}" if done else "input"
 
     # Parts ------------------------------------------------------------------------------------------------------------
 
