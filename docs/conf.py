@@ -29,6 +29,7 @@ autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 88
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"  # furo's own underlines the names of modules, as if they were links
 html_title = "halfstride"
 html_static_path = ["_static"]
 html_css_files, html_js_files = ["site.css"], ["site.js"]
