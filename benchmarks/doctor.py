@@ -2,8 +2,8 @@
 
     python -m benchmarks.doctor
 
-The four corners of the pictures that come with scikit-image and scikit-learn, as they are and with a pattern of period 2
-of two percent of their standard deviation. Two minutes on one core; docs/notes/doctor.md has the counts.
+The four corners of the pictures that come with scikit-image and scikit-learn, as they are and with a pattern of period
+2 of two percent of their standard deviation. Two minutes on one core; docs/notes/doctor.md has the counts.
 """
 
 from __future__ import annotations
