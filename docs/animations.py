@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from halfstride.figures.frames import Frame, Words
 from halfstride.figures.upsampling import THEMES, View
 from halfstride.studio.animation import SECONDS, animate, encode
 from halfstride.studio.layer import read_layer
@@ -24,10 +27,13 @@ LAYERS: dict[str, tuple[View, dict[str, Any]]] = {
         {"form": "transposed", "input_size": 2, "kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1},
     ),
     "overlap": ("scatter", {"form": "transposed", "input_size": 3, "kernel_size": 3, "stride": 2, **ONES}),
-    "resize": ("scatter", {"form": "resize", "input_size": 3, "kernel_size": 3, "stride": 2, "padding": 1, **ONES}),
+    "resize": ("sliding", {"form": "resize", "input_size": 3, "kernel_size": 3, "stride": 2, "padding": 1, **ONES}),
     "subpixel": ("scatter", {"form": "subpixel", "input_size": 2, "kernel_size": 3, "stride": 2, "padding": 1}),
 }
 """The view of each, and the layer's arguments."""
+
+WIDTH_OF_LETTER = 0.6
+"""In widths of the font's size, the mean of the letters that are drawn."""
 
 STEPS = (0, 5, 10, 20, 40, 80, 160, 320, 640)
 """After which the reconstructions are shown."""
@@ -36,7 +42,28 @@ STEPS = (0, 5, 10, 20, 40, 80, 160, 320, 640)
 def draw(name: str) -> bytes:
     """A layer at work, as an SVG that plays by itself."""
     view, arguments = LAYERS[name]
-    return encode(animate(read_layer(**arguments), view), "svg", SECONDS)
+    return encode(cropped(animate(read_layer(**arguments), view)), "svg", SECONDS)
+
+
+def cropped(frames: Sequence[Frame]) -> list[Frame]:
+    """Frames without the room that the drawing leaves; the line at the foot moves up to it."""
+    rectangles = [rectangle for frame in frames for rectangle in frame.rectangles]
+    bottom = max(rectangle.y + rectangle.height for rectangle in rectangles)
+    written = [words.x + WIDTH_OF_LETTER * words.size * _letters(words) for frame in frames for words in frame.words]
+    right = max(*(rectangle.x + rectangle.width for rectangle in rectangles), *map(round, written))
+    margin = min(rectangle.x for rectangle in rectangles)
+
+    def moved(words: Words) -> Words:
+        return words._replace(y=bottom + margin // 2 + 10) if words.y > bottom else words
+
+    return [
+        replace(frame, width=right + margin // 2, height=bottom + margin + 20, words=[*map(moved, frame.words)])
+        for frame in frames
+    ]
+
+
+def _letters(words: Words) -> int:
+    return sum(len(text) for text, _ in words.pieces)
 
 
 def draw_training() -> bytes:

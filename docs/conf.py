@@ -29,6 +29,7 @@ autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 88
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"  # furo's own underlines the names of modules, as if they were links
 html_title = "halfstride"
 html_static_path = ["_static"]
 html_css_files, html_js_files = ["site.css"], ["site.js"]
@@ -116,7 +117,9 @@ class Animations(SphinxTransform):
                 for name, colour in THEMES["light"]._asdict().items():
                     drawing = drawing.replace(f'"{colour}"', f'"var(--animation-{name.replace("_", "-")})"')
                 label = html.escape(image.get("alt", ""), quote=True)
-                drawing = drawing.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+                width = int(re.search(r'width="(\d+)"', drawing)[1])
+                sizes = f"min-width: {0.42 * width:.0f}px; max-width: {0.7 * width:.0f}px"
+                drawing = drawing.replace("<svg ", f'<svg role="img" aria-label="{label}" style="{sizes}" ', 1)
                 player = f'<div class="animation" data-seconds="{SECONDS}"><div tabindex="0">{drawing}</div></div>'
                 image.replace_self(nodes.raw("", player, format="html"))
 

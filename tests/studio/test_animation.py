@@ -51,6 +51,19 @@ def test_a_step_says_its_sum():
         assert texts(frame)[-1] == f"{sums} = {number(told.output[j])}"
 
 
+@pytest.mark.parametrize(
+    ("layer", "name"),
+    [
+        (Layer(form="conv"), "input"),
+        (Layer(form="conv", padding=1), "input, padded"),
+        (Layer(form="resize", padding=1), "input, repeated and padded"),
+        (Layer(form="transposed", stride=2), "input, with zeros between and padded"),
+    ],
+)
+def test_the_input_under_a_sliding_kernel_is_called_by_what_was_done_to_it(layer, name):
+    assert name in texts(animate(layer, "sliding")[0])
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_same_layer_gives_the_same_bytes(theme):
     layer = Layer(dims=1)

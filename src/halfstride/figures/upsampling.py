@@ -281,7 +281,7 @@ class _Painter:
         for index, shown in enumerate(moment.outputs):
             lit, ring = index == moment.output_lit, index in moment.landing
             self._cell(frame, outputs, index, shown, "output", lit=lit, ring=ring)
-        self._name(frame, grid, "input", "input, padded" if (steps.source != -1).all() else "input, with zeros between")
+        self._name(frame, grid, "input", self._source_name())
         self._name(frame, outputs, "output")
         self._explain(frame, moment)
         return frame
@@ -362,6 +362,17 @@ class _Painter:
         self._name(frame, grid, steps.phased, f"products at each {steps.phased}")
         self._say(frame, [(f"{len(steps.terms)} products", "ink")])
         return frame
+
+    def _source_name(self) -> str:
+        """What was done to the input before the kernel slides over it, such as "input, repeated and padded"."""
+        source = self.steps.source
+        changes = {
+            "repeated": np.count_nonzero(source >= 0) > self.steps.input.size,
+            "with zeros between": (source == -1).any(),
+            "padded": (source == -2).any(),
+        }
+        done = " and ".join(change for change, is_done in changes.items() if is_done)
+        return f"input, {done}" if done else "input"
 
     # Parts ------------------------------------------------------------------------------------------------------------
 

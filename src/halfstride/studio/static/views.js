@@ -85,19 +85,20 @@ export function emulated(told, narrow) {
   const across = two && (!narrow || size + o < 17);
   const [x, y] = across ? [size + GAP, 0] : [0, rows + 0.6 + 0.8];
   const outputs = grid(x, y + 0.6, o, told.output, "output");
-  const names = {
-    conv: "padded input",
-    transposed: "input, with zeros between and padding",
-    resize: "input, repeated and padded",
-    subpixel: "padded input",
+  const changes = {
+    repeated: source.filter((from) => from >= 0).length > told.input.length,
+    "with zeros between": source.includes(-1),
+    padded: source.includes(-2),
   };
+  const done = Object.keys(changes).filter((change) => changes[change]);
+  const name = done.length ? `input, ${done.join(" and ")}` : "input";
   return drawing(
     across ? size + GAP + o : Math.max(size, o),
     across ? Math.max(size, o) + 0.6 : y + 0.6 + (two ? o : 1),
     "The kernel sliding over the padded input",
     {
       cells: [...cells, ...outputs],
-      labels: [label(0, 0.25, names[told.layer.form], "input"), label(x, y + 0.25, "output", "output")],
+      labels: [label(0, 0.25, name, "input"), label(x, y + 0.25, "output", "output")],
       follow(now) {
         fillOutputs(told, outputs, now);
         const input = now.focus?.kind === "input" ? now.focus.index : null;
