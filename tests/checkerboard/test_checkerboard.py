@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.datasets import load_sample_image
 from torch import nn
 
 import halfstride
@@ -816,6 +817,21 @@ def test_content_that_repeats_by_itself_is_no_checkerboard_and_beside_it_one_is_
         found = diagnose_image(image + 0.2 * pattern(kind, 120))
         assert found.found
         assert found.patterns[0].found
+
+
+def test_content_of_no_period_is_not_taken_for_a_pattern_that_is_multiplied_with_it():
+    picture = torch.from_numpy(load_sample_image("flower.jpg").mean(-1))
+    crop = picture[:256, :256]
+    found = diagnose_image(crop)
+    assert [measured.period[0] for measured in found.patterns if measured.is_broad] == [7, 8]
+    assert found.found is None
+    assert found.reason.startswith("the content has as much at the periods beside period 7, 8")
+    assert "not judged, the content has as much beside it" in str(found)
+    assert diagnose_image(crop.expand(4, 1, -1, -1)).found  # what four images share is no content
+    gain = 1 + 0.05 * pattern("overlap", 256)
+    marked = {each.period[0]: each for each in diagnose_image(crop * gain).patterns}
+    assert marked[2].multiplicative.found
+    assert not marked[2].is_broad
 
 
 def test_a_page_of_pictures_is_judged_as_each_of_them():

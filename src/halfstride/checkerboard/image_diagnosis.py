@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,11 @@ from torch import Tensor
 
 from halfstride._support.printed import Printed
 from halfstride.checkerboard.diagnosis_report import joined, table
-from halfstride.checkerboard.pattern import Pattern, measure, searched
+from halfstride.checkerboard.pattern import FEW, Pattern, measure, searched
 from halfstride.checkerboard.thresholds import EVIDENCE, STRENGTH
+
+_RESOLVED = 2.0  # waves along an image by which the patterns of two periods must differ to be told apart
+_CLEAR = 1.5  # times the strength of the periods beside it
 
 
 @dataclass(frozen=True)
@@ -35,13 +39,16 @@ class ImageDiagnosis(Printed):
     @property
     def reason(self) -> str:
         """Why some periods could not be judged; empty where all were."""
-        explained = {pattern.period[0]: pattern.content_period for pattern in self.patterns if pattern.content_period}
-        if not explained:
-            return ""
-        periods, repeats = (", ".join(map(str, sorted(set(each)))) for each in (explained, explained.values()))
-        return (
-            f"the content repeats by itself every {repeats} pixels, which can be all that there is at period {periods}"
-        )
+        reasons = []
+        if explained := {each.period[0]: each.content_period for each in self.patterns if each.content_period}:
+            periods, repeats = (", ".join(map(str, sorted(set(each)))) for each in (explained, explained.values()))
+            reasons.append(
+                f"the content repeats by itself every {repeats} pixels, which can be all that there is at period "
+                f"{periods}"
+            )
+        if broad := ", ".join(str(pattern.period[0]) for pattern in self.patterns if pattern.is_broad):
+            reasons.append(f"the content has as much at the periods beside period {broad}; look at more images")
+        return "; ".join(reasons)
 
     @property
     def period(self) -> int | None:
@@ -69,6 +76,8 @@ class ImageDiagnosis(Printed):
         rows = [("period", "strength", "evidence", "")]
         for pattern in self.patterns:
             found = f"found, {pattern.shares}; brightest at row, column {pattern.brightest}" if pattern.found else ""
+            if pattern.is_broad:
+                found = "not judged, the content has as much beside it"
             if pattern.content_period:
                 found = f"not judged, the content repeats every {pattern.content_period}"
             rows.append((joined(pattern.period), f"{pattern.strength:.2%}", f"{pattern.evidence:.1f}", found))
@@ -86,7 +95,9 @@ def diagnose_image(image: Tensor | np.ndarray) -> ImageDiagnosis:
     """Look for a periodic pattern, of a period from 2 to 8 pixels, in one image or in a batch of them.
 
     Tiles, bricks, fences and woven cloth repeat by themselves. Where they do, at more than eight pixels, what is found
-    at a period that divides theirs must stand out against them. If it does not, that period is not judged.
+    at a period that divides theirs must stand out against them. If it does not, that period is not judged. In fewer
+    than four images a multiplicative pattern must also be clearly stronger than at the periods beside it: a pattern
+    has one period, whereas coarse content has some of all.
 
     Args:
         image: (height, width), (channels, height, width), (height, width, 1 to 4 channels) or (batch, channels, height,
@@ -112,7 +123,26 @@ def diagnose_image(image: Tensor | np.ndarray) -> ImageDiagnosis:
             f"`image` (of {joined(tuple(batch.shape[2:]))}) is too small: four periods of 2 take 8 pixels along each "
             f"axis."
         )
+    if len(batch) < FEW:
+        patterns = _beside_neighbours(patterns, min(batch.shape[2:]))
     return ImageDiagnosis(tuple(patterns), batch)
+
+
+def _beside_neighbours(patterns: Sequence[Pattern], side: int) -> list[Pattern]:
+    """Patterns whose multiplicative part counts only where it is clearly stronger than that of the periods beside."""
+    judged = []
+    for pattern in patterns:
+        period, part = pattern.period[0], pattern.multiplicative
+        beside = [
+            each.multiplicative.strength
+            for each in patterns
+            if abs(each.period[0] - period) == 1 and side >= _RESOLVED * period * each.period[0]
+        ]
+        usual = math.prod(beside) ** (1 / max(len(beside), 1)) if beside else 0.0
+        judged.append(
+            replace(pattern, multiplicative=replace(part, is_broad=part.found and part.strength < _CLEAR * usual))
+        )
+    return judged
 
 
 def _image_batch(image: Tensor) -> Tensor:

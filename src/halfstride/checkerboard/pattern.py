@@ -68,11 +68,15 @@ class Part:
     content_period: int | None = None
     """A longer period of the content that explains this part, so that it does not count as found; None where there is
     none or where that was not asked."""
+    is_broad: bool = False
+    """Whether the periods beside this one have nearly as much, as content has that is of no period; then it does not
+    count as found."""
 
     @property
     def found(self) -> bool:
-        """Whether evidence and strength both reach their thresholds, and no periodic content explains it."""
-        return self.evidence >= EVIDENCE and self.strength >= STRENGTH and self.content_period is None
+        """Whether evidence and strength both reach their thresholds, and content does not explain it."""
+        explained = self.is_broad or self.content_period is not None
+        return self.evidence >= EVIDENCE and self.strength >= STRENGTH and not explained
 
     @property
     def brightest(self) -> tuple[int, ...]:
@@ -82,7 +86,7 @@ class Part:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the phases, as plain numbers and lists."""
-        names = ("strength", "evidence", "found", "channel", "content_period")
+        names = ("strength", "evidence", "found", "channel", "content_period", "is_broad")
         numbers = {name: getattr(self, name) for name in names}
         return numbers | {"brightest_phase": self.brightest}
 
@@ -117,6 +121,11 @@ class Pattern:
         """The period of the content that explains what is not counted as found; None where it was judged."""
         explained = (self.additive.content_period, self.multiplicative.content_period)
         return None if self.found else next((period for period in explained if period), None)
+
+    @property
+    def is_broad(self) -> bool:
+        """Whether it is not counted as found because the periods beside it have nearly as much."""
+        return self.multiplicative.is_broad and not self.found
 
     @property
     def strength(self) -> float:
