@@ -107,8 +107,12 @@ def drop(page, content, name="mine.png"):
 
 def canvas(page, selector):
     """What a canvas shows, as an array H×W×3."""
-    script = """node => [node.width, node.height,
-        btoa(String.fromCharCode(...node.getContext('2d').getImageData(0, 0, node.width, node.height).data))]"""
+    script = """node => {
+        let text = '';
+        for (const value of node.getContext('2d').getImageData(0, 0, node.width, node.height).data)
+            text += String.fromCharCode(value);
+        return [node.width, node.height, btoa(text)];
+    }"""
     width, height, data = page.locator(selector).evaluate(script)
     return np.frombuffer(base64.b64decode(data), dtype=np.uint8).reshape(height, width, 4)[..., :3]
 

@@ -279,8 +279,9 @@ function showPictureViews() {
 
 /** Which preset the layer is, and what is to be seen there. */
 function showPreset() {
-  const now = layerQuery(state).toString();
-  const place = PRESETS.findIndex(({ address }) => layerQuery(readAddress(new URLSearchParams(address))).toString() === now);
+  const layers = PRESETS.map(({ address }) => readAddress(new URLSearchParams(address)));
+  const alike = layers.filter((one) => String(layerQuery(one)) === String(layerQuery(state)));
+  const place = layers.indexOf(alike.find((one) => one.by === state.by) ?? alike[0]);
   find("#preset").value = place < 0 ? "" : place;
   find("#preset-note").hidden = place < 0;
   find("#preset-note").textContent = PRESETS[place]?.look ?? "";
@@ -323,6 +324,7 @@ const setBy = choice(find("#by"), (by) => {
   state.by = by;
   state.step = null;
   showExports(state);
+  showPreset();
   if (!main.told) return;
   find("#step").max = steps();
   paint();
