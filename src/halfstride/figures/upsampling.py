@@ -173,7 +173,8 @@ class _Painter:
         x, y = (_LEFT + (padded + 2) * side, _TOP) if self.two else (_LEFT, _TOP + 3 * side)
         outputs = _Grid(x, y, side, o)
         slides = moment.output_lit is not None
-        window = {int(cell): int(tap) for cell, tap in steps.windows[moment.output_lit]} if slides else {}
+        under_kernel = () if moment.output_lit is None else steps.windows[moment.output_lit]
+        window = {int(cell): int(tap) for cell, tap in under_kernel}
         kernel = steps.kernels.ravel()
         for cell, source in enumerate(steps.source.ravel()):
             kind = "input" if source >= 0 else "between" if source == -1 else "padding"
