@@ -44,6 +44,7 @@ def test_a_detail_shows_the_pixels_that_the_frame_is_around(visit):
     page.locator("#down").fill("100")
     page.locator("#detail").select_option("16")
     assert (canvas(page, "#compared figure:first-child .detail") == whole[-16:, :16]).all()
+    page.locator("#beside-title").scroll_into_view_if_needed()
     box = page.locator("#compared .whole").nth(1).bounding_box()
     page.mouse.click(box["x"] + box["width"] - 1, box["y"] + 1)
     assert (canvas(page, "#compared figure:first-child .detail") == whole[:16, -16:]).all()

@@ -133,6 +133,7 @@ def test_two_layers_with_the_same_input_step_together(visit):
     assert lit(page, "scatter", "input") == [1]  # of the step
     page.mouse.click(*middle(page, "second-scatter", "input", 0))
     assert page.locator(".editor").count() == 0
+    page.locator("#step").fill("3")
     page.mouse.click(*middle(page, "scatter", "input", 0))
     page.locator(".editor").fill("4")
     page.locator(".editor").press("Enter")

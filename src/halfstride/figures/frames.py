@@ -89,9 +89,9 @@ def pdf(frame: Frame) -> bytes:
         )
     for words in frame.words:
         font = FontProperties(family="DejaVu Sans", weight="bold" if words.bold else "normal", size=words.size)
-        for left, text, color in _placed(words):
+        for start, text, color in _placed(words):
             baseline = words.y + round(words.size * 0.36)
-            axes.text(left, baseline, text, color=color, fontproperties=font, parse_math=False)
+            axes.text(start, baseline, text, color=color, fontproperties=font, parse_math=False)
     stream = io.BytesIO()
     figure.savefig(stream, format="pdf", facecolor=frame.ground, metadata={"CreationDate": None})
     return stream.getvalue()

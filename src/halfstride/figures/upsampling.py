@@ -5,19 +5,15 @@ layer's phases, matrix and coverage at any step.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from halfstride.figures.frames import Frame, Rectangle, Words
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+from halfstride.figures.upsampling_steps import By, Moment, UpsamplingSteps, moment_of
 
 View = Literal["scatter", "sliding"]
 Picture = Literal["scatter", "emulated", "phases", "matrix", "coverage"]
-By = Literal["inputs", "outputs"]
 Theme = Literal["light", "dark"]
 
 _WIDTH, _HEIGHT = 1280, 720
@@ -53,50 +49,6 @@ THEMES: dict[str, _Colours] = {
 }
 
 
-@dataclass(frozen=True)
-class Phase:
-    """One phase of a layer: a small kernel, and the outputs (or inputs) that have it."""
-
-    remainder: tuple[int, ...]
-    kernel: Float[np.ndarray, "rows columns"]
-    taps: Int[np.ndarray, "rows columns"]
-    """How many of the layer's taps are summed in each of its own."""
-    positions: Sequence[int]
-
-
-@dataclass(frozen=True)
-class UpsamplingSteps:
-    """A layer and what it computes, as arrays of one axis or two.
-
-    Args:
-        title: what layer it is.
-        caption: its arguments, in a line.
-        input: the input.
-        kernels: one kernel, or one for each phase.
-        output: the output.
-        terms: a row `(i, t, j)` for each product, of flat positions in input, kernels and output.
-        products: the product of each row of `terms`.
-        partial: the output after the first input, after two, and so on.
-        source: which input each cell of the padded input shows; -1 a zero put between, -2 padding.
-        windows: for each output, rows of a flat position in `source` and one in the kernels.
-        phases: all phases.
-        phased: the side that has the phases, "input" or "output".
-    """
-
-    title: str
-    caption: str
-    input: Float[np.ndarray, "*n"]
-    kernels: Float[np.ndarray, "kernels *k"]
-    output: Float[np.ndarray, "*o"]
-    terms: Int[np.ndarray, "products 3"]
-    products: Float[np.ndarray, " products"]
-    partial: Float[np.ndarray, "steps *o"]
-    source: Int[np.ndarray, "*padded"]
-    windows: Sequence[Int[np.ndarray, "taps 2"]]
-    phases: Sequence[Phase]
-    phased: Literal["input", "output"]
-
-
 def upsampling_frames(steps: UpsamplingSteps, view: View = "scatter", theme: Theme = "light") -> list[Frame]:
     """The layer at work, one frame a step and one more with everything done; 1280 × 720, to be read from afar.
 
@@ -110,7 +62,7 @@ def upsampling_frames(steps: UpsamplingSteps, view: View = "scatter", theme: The
     by: By = "inputs" if view == "scatter" else "outputs"
     draw = painter.scatter if view == "scatter" else painter.sliding
     count = steps.input.size if view == "scatter" else steps.output.size
-    return [draw(_moment(steps, by, step)) for step in (*range(count), None)]
+    return [draw(moment_of(steps, by, step)) for step in (*range(count), None)]
 
 
 def upsampling_picture(
@@ -132,7 +84,7 @@ def upsampling_picture(
         turned: draw the transposed matrix.
     """
     painter = _Painter(steps, THEMES[theme])
-    moment = _moment(steps, by, step)
+    moment = moment_of(steps, by, step)
     match view:
         case "scatter":
             return painter.scatter(moment)
@@ -169,54 +121,6 @@ class _Grid(NamedTuple):
         return self.x + column * self.side, self.y + row * self.side
 
 
-@dataclass(frozen=True)
-class _Moment:
-    """What is seen at a step: values, None where not reached yet, and what is highlighted."""
-
-    by: By
-    step: int | None
-    outputs: Sequence[float | None]
-    inputs_lit: set[int]
-    taps_lit: set[int]
-    output_lit: int | None
-    landing: dict[int, float]
-    """What is added to outputs at this step."""
-    entries: dict[tuple[int, int], tuple[float, float]]
-    """Of each output and input: the sum of the taps between them, and that times the input."""
-
-    def reaches(self, entry: tuple[int, int]) -> bool:
-        """Whether the product of an output and an input is there at this step."""
-        return self.step is None or entry[0 if self.by == "outputs" else 1] <= self.step
-
-    def lights(self, entry: tuple[int, int]) -> bool:
-        """Whether it belongs to this step."""
-        return self.step is not None and entry[0 if self.by == "outputs" else 1] == self.step
-
-
-def _moment(steps: UpsamplingSteps, by: By, step: int | None) -> _Moment:
-    if step is not None and step >= (steps.input.size if by == "inputs" else steps.output.size):
-        step = None
-    kernel = steps.kernels.ravel()
-    entries: dict[tuple[int, int], tuple[float, float]] = {}
-    for (i, t, j), product in zip(steps.terms.tolist(), steps.products.tolist(), strict=True):
-        tap, landed = entries.get((j, i), (0.0, 0.0))
-        entries[j, i] = tap + float(kernel[t]), landed + product
-    entries = dict(sorted(entries.items()))
-    values = steps.output.ravel().tolist()
-    if step is None:
-        return _Moment(by, None, values, set(), set(), None, {}, entries)
-    if by == "outputs":
-        now = steps.terms[steps.terms[:, 2] == step]
-        shown = [value if j <= step else None for j, value in enumerate(values)]
-        return _Moment(by, step, shown, set(now[:, 0].tolist()), set(now[:, 1].tolist()), step, {}, entries)
-    now = steps.terms[steps.terms[:, 0] == step]
-    reached = set(steps.terms[steps.terms[:, 0] <= step, 2].tolist())
-    sums = steps.partial[step].ravel().tolist()
-    shown = [value if j in reached else None for j, value in enumerate(sums)]
-    landing = {j: landed for (j, i), (_, landed) in entries.items() if i == step}
-    return _Moment(by, step, shown, {step}, set(now[:, 1].tolist()), None, landing, entries)
-
-
 class _Painter:
     def __init__(self, steps: UpsamplingSteps, colours: _Colours) -> None:
         self.steps = steps
@@ -225,7 +129,7 @@ class _Painter:
 
     # The views --------------------------------------------------------------------------------------------------------
 
-    def scatter(self, moment: _Moment) -> Frame:
+    def scatter(self, moment: Moment) -> Frame:
         """The input, the kernel, and the sum of all that has landed up to this step."""
         steps, frame = self.steps, self._frame()
         if self.two:
@@ -258,7 +162,7 @@ class _Painter:
         self._explain(frame, moment)
         return frame
 
-    def sliding(self, moment: _Moment) -> Frame:
+    def sliding(self, moment: Moment) -> Frame:
         """The padded input under the kernel, and the outputs that are done up to this step."""
         steps, frame = self.steps, self._frame()
         padded, o = steps.source.shape[-1], steps.output.shape[-1]
@@ -269,7 +173,8 @@ class _Painter:
         x, y = (_LEFT + (padded + 2) * side, _TOP) if self.two else (_LEFT, _TOP + 3 * side)
         outputs = _Grid(x, y, side, o)
         slides = moment.output_lit is not None
-        window = {int(cell): int(tap) for cell, tap in steps.windows[moment.output_lit]} if slides else {}
+        under_kernel = () if moment.output_lit is None else steps.windows[moment.output_lit]
+        window = {int(cell): int(tap) for cell, tap in under_kernel}
         kernel = steps.kernels.ravel()
         for cell, source in enumerate(steps.source.ravel()):
             kind = "input" if source >= 0 else "between" if source == -1 else "padding"
@@ -286,7 +191,7 @@ class _Painter:
         self._explain(frame, moment)
         return frame
 
-    def phases(self, moment: _Moment) -> Frame:
+    def phases(self, moment: Moment) -> Frame:
         """Outputs with the same index modulo the stride (of a convolution inputs), with their small kernel."""
         steps = self.steps
         of_input = steps.phased == "input"
@@ -320,7 +225,7 @@ class _Painter:
         self._explain(frame, moment)
         return frame
 
-    def matrix(self, moment: _Moment, turned: bool) -> Frame:
+    def matrix(self, moment: Moment, turned: bool) -> Frame:
         """The layer as a matrix with a row for every output, or transposed."""
         steps, c = self.steps, self.colours
         across, down = (steps.output.size, steps.input.size)[:: 1 if turned else -1]
@@ -448,7 +353,7 @@ class _Painter:
     def _name(self, frame: Frame, grid: _Grid, kind: str, text: str | None = None) -> None:
         frame.words.append(Words(grid.x, grid.y - 17, ((text or kind, getattr(self.colours, kind)),), 19))
 
-    def _explain(self, frame: Frame, moment: _Moment) -> None:
+    def _explain(self, frame: Frame, moment: Moment) -> None:
         """The line below: what is computed at this step."""
         steps, step = self.steps, moment.step
         if step is None:

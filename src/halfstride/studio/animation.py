@@ -10,16 +10,8 @@ from typing import Literal
 import numpy as np
 
 from halfstride.figures.frames import Frame, animated_svg, gif, pdf, png, svg
-from halfstride.figures.upsampling import (
-    By,
-    Phase,
-    Picture,
-    Theme,
-    UpsamplingSteps,
-    View,
-    upsampling_frames,
-    upsampling_picture,
-)
+from halfstride.figures.upsampling import Picture, Theme, View, upsampling_frames, upsampling_picture
+from halfstride.figures.upsampling_steps import By, Phase, UpsamplingSteps
 from halfstride.studio.explanation import explain
 from halfstride.studio.layer import Layer
 

@@ -19,7 +19,7 @@ from halfstride.studio.text import NAMES
 
 _MODULES = (
     *("dom", "cells", "tables", "views", "address", "presets", "saying", "shown", "transport", "editing", "exports"),
-    *("fullscreen", "upsampling"),
+    *("fullscreen", "controls", "upsampling"),
 )
 _DIGITS = 6
 """Significant digits of the numbers in the file."""

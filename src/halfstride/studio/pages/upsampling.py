@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from halfstride.figures.upsampling import By, Picture, Theme, View
+from halfstride.figures.upsampling import Picture, Theme, View
+from halfstride.figures.upsampling_steps import By
 from halfstride.studio.animation import Format, Vector, animate, draw, encode
 from halfstride.studio.dependencies import run_slow
 from halfstride.studio.explanation import Explanation, explain

@@ -1,11 +1,11 @@
 // The upsampling page: a layer, perhaps another beside it, their views, and the step that all of them show.
 
-import { besideDefaults, besideQuery, counts, layerQuery, readAddress, readOrigin, SLIDERS, wholeQuery, written } from "./address.js";
+import { besideQuery, counts, readAddress, readOrigin, wholeQuery, written } from "./address.js";
+import { controls } from "./controls.js";
 import { ask, choice, count, find, html, newestOnly, standalone } from "./dom.js";
 import { allowEditing } from "./editing.js";
 import { allowExports, hideExports, showExports } from "./exports.js";
-import { allowFullScreen, prefer } from "./fullscreen.js";
-import { PRESETS } from "./presets.js";
+import { allowFullScreen } from "./fullscreen.js";
 import { KINDS, matrixWords, originWords, say, verdict, WORDS } from "./saying.js";
 import { Shown, VIEWS } from "./shown.js";
 import { transport } from "./transport.js";
@@ -222,49 +222,16 @@ function changed() {
 
 // Changing things --------------------------------------------------------------------------------------------------
 
-/** A slider for an argument, in a place; returns its parts. */
-function slider(place, name, text, range, of) {
-  const input = html("input", { type: "range", min: range.minimum, name, id: name, "aria-label": text });
-  const output = html("output", { for: name });
-  const title = html("b", { class: of ? `${of}-ink` : "", text });
-  const row = html("label", { class: `slider ${of ? `of-${of}` : ""}` }, html("span", {}, title, output), input);
-  input.addEventListener("input", () => change({ [name]: Number(input.value) }));
-  find(place).append(row);
-  const set = () => {
-    input.max = Math.max(range.sliders[state.dims - 1], state[name]);
-    input.value = state[name];
-    output.textContent = state[name];
-  };
-  return { row, input, title, set };
-}
-
-const sliders = new Map(SLIDERS.map(({ name, text, of }) => [name, slider("#sliders", name, text, ranges[name], of)]));
-const besideSliders = [
-  slider("#beside-sliders", "beside_kernel", "its kernel size", ranges.kernel_size, "kernel"),
-  slider("#beside-sliders", "beside_padding", "its padding", ranges.padding),
-];
-for (const [place, { name }] of PRESETS.entries()) find("#preset").append(html("option", { value: place, text: name }));
+const { showArguments, showPreset } = controls(state, ranges, { change, begin });
 
 function showControls() {
   showPictureViews();
   showExports(state);
-  setForm(state.form);
-  setDims(state.dims);
+  showArguments();
   setBy(state.by);
   setTurned(state.turned);
   setLanguage(state.language);
   showSettings();
-  for (const { name, text, scale, only } of SLIDERS) {
-    const { row, input, title, set } = sliders.get(name);
-    set();
-    title.textContent = scale && ["resize", "subpixel"].includes(state.form) ? scale : text;
-    input.ariaLabel = title.textContent;
-    row.classList.toggle("off", Boolean(only) && only !== state.form);
-  }
-  for (const { set } of besideSliders) set();
-  find("#beside").value = state.beside;
-  find("#beside-sliders").hidden = state.beside === "none";
-  showPreset();
 }
 
 /** The views that can be saved as pictures: those of the layer beside too. */
@@ -276,21 +243,6 @@ function showPictureViews() {
   select.replaceChildren(...VIEWS.map(option("", beside && state.form)), ...(beside ? VIEWS.map(option("second-", state.beside)) : []));
   if ([...select.options].some((one) => one.value === before)) select.value = before;
 }
-
-/** Which preset the layer is, and what is to be seen there. */
-function showPreset() {
-  const now = layerQuery(state).toString();
-  const place = PRESETS.findIndex(({ address }) => layerQuery(readAddress(new URLSearchParams(address))).toString() === now);
-  find("#preset").value = place < 0 ? "" : place;
-  find("#preset-note").hidden = place < 0;
-  find("#preset-note").textContent = PRESETS[place]?.look ?? "";
-}
-
-find("#preset").addEventListener("change", (event) => {
-  const preset = PRESETS[event.target.value];
-  if (preset) begin(new URLSearchParams(preset.address));
-  if (preset) prefer(preset.view);
-});
 
 /** Show what an address says, in a new entry of the history; speed, loop and language stay. */
 function begin(address) {
@@ -316,13 +268,12 @@ function change(changes) {
   refresh();
 }
 
-const setForm = choice(find("#form"), (form) => change({ form }));
-const setDims = choice(find("#dims"), (dims) => change({ dims }));
 const setBy = choice(find("#by"), (by) => {
   stop();
   state.by = by;
   state.step = null;
   showExports(state);
+  showPreset();
   if (!main.told) return;
   find("#step").max = steps();
   paint();
@@ -344,7 +295,6 @@ const setLanguage = choice(find("#language"), (language) => {
 });
 
 for (const id of ["#shade", "#html-theme", "#picture-view"]) find(id).addEventListener("change", () => main.told && showExports(state));
-find("#beside").addEventListener("change", (event) => change(besideDefaults(event.target.value)));
 find("#reset").addEventListener("click", () => {
   Object.assign(state, { speed: "1", loop: false, language: "pytorch" });
   begin(new URLSearchParams());
