@@ -120,6 +120,7 @@ def drag(browser: Browser, address: str, seconds: float) -> tuple[float, float]:
     """Decoded pictures, and moves of the pointer, a second."""
     page = opened(browser, f"{address}/autoencoder")
     page.wait_for_timeout(1500)  # until reconstructions and walk are there too
+    page.locator(".plane").scroll_into_view_if_needed()
     box = page.locator(".plane").bounding_box()
     assert box is not None
     frames = "Number(document.querySelector('#decoded').dataset.frames)"

@@ -125,3 +125,11 @@ def shows(page, selector, image, within=0):
     while np.abs(canvas(page, selector).astype(int) - as_shown(image).astype(int)).max() > within:
         assert time.monotonic() < deadline, f"{selector} never shows it"
         page.wait_for_timeout(20)
+
+
+def violations(page):
+    """What axe finds serious on the page, with the first element of each."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    return [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from browser_helpers import canvas, drop, settle, until
+from browser_helpers import canvas, drop, settle, until, violations
 from studio_helpers import as_shown, png
 
 from halfstride.autoencoder import ImageOptions, Run, decode, reconstruct
@@ -192,9 +192,11 @@ def test_a_drag_moves_the_plane_or_the_point_as_chosen(visit, folder_address):
 
     handle = "document.querySelector('#handle').style.left"
     before = page.evaluate(handle)
+    drawn = frames(page, ".plane")
     with page.expect_response("**/decode") as answering:
         drag()
     settle(page)
+    assert frames(page, ".plane") == drawn  # a thousand points are not drawn again for every move
     assert page.evaluate(handle) != before
     assert "point" in json.loads(answering.value.request.post_data)
     page.locator(".plane-tools input[value='move']").check(force=True)
@@ -272,3 +274,19 @@ def test_two_fingers_zoom(visit, folder_address):
     until(page, "Math.abs(document.querySelector('.plane').dataset.zoom - 3) < 0.01")
     page.evaluate(pinch, [0.3, 0.1])
     until(page, "document.querySelector('.plane').dataset.zoom === '1'")
+
+
+def test_what_is_chosen_is_accessible_and_sticks_out_nowhere(visit, folder_address):
+    page = opened(visit, folder_address)
+    page.locator(".plane").focus()
+    for key in ("+", "Enter"):
+        page.keyboard.press(key)
+    page.wait_for_selector("#picked:not([hidden])")
+    page.locator(".plane-tools button", has_text="Select all in view").click()
+    page.wait_for_selector("#selection tbody tr")
+    for width, scheme in ((320, "dark"), (1600, "light")):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme=scheme)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.evaluate("new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
+        assert violations(page) == []

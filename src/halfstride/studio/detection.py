@@ -156,7 +156,7 @@ class Judgements:
             )
         missing = why_not_run(read_record(run))
         if missing is None:
-            found.append(Result(id=TEST_IMAGES, name="test images"))
+            found.append(Result(id=TEST_IMAGES, name="test images", time=None))
         return Results(results=found, missing=missing, command=f"halfstride detect {path} PICTURES/ --out found/")
 
     def open(self, name: str, which: str) -> Judgement:
@@ -296,7 +296,8 @@ class _ResultFolder(Judgement):
         if not any(path.is_relative_to(folder) for folder in self.note.sources):
             raise ImageError("is not in the folders that were judged")
         basis = self.basis
-        size, fit = (inspect(path)[:2], "stretch") if basis.size is None else (basis.size, basis.fit)
+        size = inspect(path)[:2] if basis.size is None else basis.size
+        fit: Fit = "stretch" if basis.size is None else basis.fit
         return decode(path, (basis.channels, *_within(size, most)), fit, basis.white).movedim(0, -1).numpy()
 
     def _map(self, place: int) -> np.ndarray | None:
@@ -310,7 +311,8 @@ class _ResultFolder(Judgement):
             values = np.load(io.BytesIO(_content(path)), allow_pickle=False)
             if values.ndim != 2 or values.dtype.kind != "f" or not values.size:
                 raise ValueError(f"{path.name} is not a map.")
-            return np.nan_to_num(values.astype(np.float32))
+            finite: np.ndarray = np.nan_to_num(values.astype(np.float32))
+            return finite
 
 
 class _TestImages(Judgement):

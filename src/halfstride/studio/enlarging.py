@@ -137,7 +137,7 @@ def enlarge(image: Tensor, stack: Stack) -> Enlargement:
 
 
 def _layer(stack: Stack) -> Layer:
-    return Layer(form=stack.form, kernel_size=stack.kernel_size, stride=stack.stride, padding=stack.padding)
+    return Layer(**stack.model_dump(include={"form", "kernel_size", "stride", "padding"}))
 
 
 def _check(stack: Stack) -> None:

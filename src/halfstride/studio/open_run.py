@@ -219,7 +219,7 @@ class OpenRun:
             errors = self._all_errors
         names = self.shown.names
         return [
-            ImageRow(index=index, name=names and names[index], label=self._label(index), mse=error)
+            ImageRow(index=index, name=None if names is None else names[index], label=self._label(index), mse=error)
             for index, error in enumerate(errors)
         ]
 
@@ -390,4 +390,4 @@ def _compared(original: Tensor, output: Tensor) -> dict[str, Any]:
 
 def _errors(originals: Tensor, outputs: Tensor) -> list[float]:
     """Return the mean squared error of each image, of values in [0, 1]."""
-    return (to_float(originals) - to_float(outputs)).square().mean((1, 2, 3)).tolist()  # type: ignore[no-any-return]
+    return (to_float(originals) - to_float(outputs)).square().mean((1, 2, 3)).tolist()

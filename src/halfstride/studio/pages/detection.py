@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi import Path as Place
 
-from halfstride.studio.dependencies import run_slow
+from halfstride.studio.dependencies import Queue, run_slow
 from halfstride.studio.detection import TEST_IMAGES, Found, Judged, Judgements, Results
 
 router = APIRouter()
@@ -31,7 +31,7 @@ def list_results(judgements: Opened, name: str) -> Results:
 @router.get("/api/runs/{name}/results/{result}")
 async def read_result(request: Request, judgements: Opened, name: str, result: str) -> Judged:
     """Scores of judged pictures; test images are judged for it, which may take a minute."""
-    queue = "detections" if result == TEST_IMAGES else "results"
+    queue: Queue = "detections" if result == TEST_IMAGES else "results"
     return await run_slow(request, lambda: judgements.open(name, result).answer, queue)
 
 
