@@ -94,10 +94,7 @@ def test_a_damaged_run_cannot_be_examined_and_a_picture_can(visit):
     "path",
     [
         "/",
-        "/?dims=1&step=1",
         "/?padding=9",
-        "/?form=subpixel&stride=3",
-        "/?dims=1&input_size=12",
         "/autoencoder?run=classes",
         "/network?run=classes",
         "/?beside=resize&dims=1&step=1",

@@ -44,13 +44,12 @@ def serve(
     # The browser needs the cores too, and threads that wait for each other on a busy machine are slower than one: on
     # two cores, decoding a digit took 72 ms with two threads and 1 ms with one.
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 4))
+    app = create_app(runs, host, allowed_hosts)  # refuses bad arguments, so before a port is taken
     listener = _listen(host, port)
     port = listener.getsockname()[1]
     shown = "localhost" if host in ("127.0.0.1", "0.0.0.0", "::", "::1") else host
     address = f"http://{shown}:{port}/" + ("autoencoder" if runs is not None else "")
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(runs, host, allowed_hosts), log_level="warning", timeout_keep_alive=30)
-    )
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_keep_alive=30))
     print(f"halfstride studio: {address}   (Ctrl-C ends it)", flush=True)
     if open_browser:
         opener = threading.Timer(0.3, webbrowser.open, [address])

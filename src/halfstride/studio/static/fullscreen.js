@@ -8,6 +8,7 @@ const ICON = "M2 2h5v2H4v3H2zM9 2h5v5h-2V4H9zM2 9h2v3h3v2H2zM12 9h2v5H9v-2h3z";
 let chosen = null; // the view that is alone
 let latest = "scatter"; // the view that the key f shows
 let before = null; // the element that had the focus
+let leaving = false; // whether the page itself has asked the browser to leave the full screen
 
 /** The view that the key f shows from now on, unless the pointer or the focus is in another. */
 export const prefer = (name) => (latest = name);
@@ -22,13 +23,21 @@ function show(name) {
   find(".head").inert = alone;
   for (const panel of document.querySelectorAll("[data-view]")) panel.classList.toggle("chosen", panel.dataset.view === name);
   for (const button of document.querySelectorAll(".screen")) label(button);
-  // Not every browser allows it, such as in a frame: then the view fills the window.
-  if (alone && !document.fullscreenElement) document.documentElement.requestFullscreen?.().catch(() => {});
-  if (!alone && document.fullscreenElement) document.exitFullscreen().catch(() => {});
+  fillScreen();
   if (alone) {
     before = document.activeElement;
     find("#play").focus(); // so that Space plays
   } else before.focus({ preventScroll: true });
+}
+
+/** Ask the browser for the full screen, or to leave it, as it should be now; it answers later, by `fullscreenchange`. */
+function fillScreen() {
+  // Not every browser allows it, such as in a frame: then the view fills the window.
+  if (chosen !== null && !document.fullscreenElement) document.documentElement.requestFullscreen?.().catch(() => {});
+  if (chosen === null && document.fullscreenElement) {
+    leaving = true;
+    document.exitFullscreen().catch(() => (leaving = false));
+  }
 }
 
 function label(button) {
@@ -53,6 +62,10 @@ export function allowFullScreen() {
     if (event.key === "f") show(chosen === null ? latest : null);
     else if (event.key === "Escape" && chosen !== null) show(null);
   });
-  // The browser itself answers to Escape as well.
-  document.addEventListener("fullscreenchange", () => document.fullscreenElement || show(null));
+  document.addEventListener("fullscreenchange", () => {
+    // The browser itself answers to Escape as well; by its answer to the page another view may have been chosen.
+    if (!document.fullscreenElement && !leaving) show(null);
+    leaving = false;
+    fillScreen();
+  });
 }

@@ -96,7 +96,7 @@ export function makePad(height, width, drawn) {
 
   paint();
   return {
-    node: html("div", { class: "drawing" }, html("div", { class: "paper" }, canvas, cursor), html("button", { type: "button", text: "Clear", onclick: clear })),
+    node: html("div", { class: "pad-tools" }, html("div", { class: "paper" }, canvas, cursor), html("button", { type: "button", text: "Clear", onclick: clear })),
     /** Show it dark on light; what is sent stays light on dark. */
     invert(value) {
       inverted = value;
