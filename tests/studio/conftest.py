@@ -113,7 +113,8 @@ def judged_runs(tmp_path_factory):
 
 READY = (
     "#views[aria-busy='false'], .walk canvas, [id$=findings][data-frames], #strip[data-frames], "
-    "#enlargements[data-frames], #picture[data-frames], #compared[data-frames], .alarm:not([hidden])"
+    "#enlargements[data-frames], #picture[data-frames], #missing:not([hidden]), #compared[data-frames], "
+    ".alarm:not([hidden])"
 )
 
 

@@ -105,7 +105,7 @@ def test_a_damaged_run_cannot_be_examined_and_a_picture_can(visit):
     ],
 )
 def test_nothing_sticks_out_at_any_width_and_axe_finds_nothing_serious(visit, folder_address, judged_address, path):
-    at = {"classes": folder_address, "parts": judged_address}.get(path.partition("run=")[2])
+    at = {"classes": folder_address, "parts": judged_address}.get(path.rpartition("run=")[2])
     page = visit(path, color_scheme="light", **({"at": at} if at else {}))
     for width, scheme in ((320, None), (800, None), (2560, None), (3840, None), (1600, "light"), (360, "dark")):
         page.set_viewport_size({"width": width, "height": 900})

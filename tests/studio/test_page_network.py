@@ -48,7 +48,7 @@ def test_a_layer_opens_with_its_numbers_and_leads_back(visit, folder_address, fo
     first = page.locator(f'.step:has-text("{layer["name"]}") .maps a').first
     first.focus()
     page.keyboard.press("ArrowRight")  # from one map to the next
-    assert page.evaluate("document.activeElement.getAttribute('href')") == f"/?{layer['links'][1]}"
+    assert page.evaluate("document.activeElement.getAttribute('href')") == f"./?{layer['links'][1]}"
     page.keyboard.press("Enter")
     page.wait_for_selector("#origin:not([hidden])")
     until(page, "document.querySelector('#views').ariaBusy === 'false'")

@@ -239,7 +239,7 @@ def test_a_drawing_is_reconstructed_and_has_its_place(visit, folder_address, fol
     page.locator("#invert").check()
     assert (255 - check() == stroke).all()
     page.locator("#invert").uncheck()
-    page.locator(".drawing button", has_text="Clear").click()
+    page.locator(".pad-tools button", has_text="Clear").click()
     assert check().max() == 0
     pad.focus()
     for key in ("Space", "ArrowLeft", "ArrowLeft", "ArrowDown"):
