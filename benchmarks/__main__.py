@@ -52,7 +52,7 @@ def main() -> None:
     if arguments.suite == "report":
         for path in sorted(RESULTS.rglob("*.json")):
             earlier = json.loads(path.read_text())
-            if "rows" in earlier:  # other scripts of this folder keep their results here too
+            if "title" in earlier:  # other scripts of this folder keep their results here too
                 path.with_suffix(".md").write_text(markdown(earlier))
         print(overview(*(json.loads((RESULTS / f"{suite}.json").read_text()) for suite in ("layers", "training"))))
         return

@@ -3,12 +3,14 @@
 import json
 import math
 import shutil
+import sys
 from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks import __main__ as command
 from benchmarks import accuracy, report, runner, zoo
 from benchmarks.models import MODELS
 from benchmarks.peers import Peer, Task, network, network_inputs, peers_for, reference
@@ -274,6 +276,19 @@ def test_a_models_table_says_what_share_upsampling_has():
 def test_committed_tables_are_those_of_the_committed_results(path):
     markdown = {"quality": quality_report.markdown, "zoo": zoo.markdown}.get(path.stem, report.markdown)
     assert path.read_text() == markdown(json.loads(path.with_suffix(".json").read_text()))
+
+
+def test_the_tables_are_made_again_beside_the_results_of_other_scripts(tmp_path, monkeypatch, capsys):
+    folder = shutil.copytree(RESULTS, tmp_path / "results")
+    (folder / "layers.md").unlink()
+    monkeypatch.setattr(command, "RESULTS", folder)
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "report"])
+    command.main()
+    assert (folder / "layers.md").read_text() == (RESULTS / "layers.md").read_text()
+    assert {path.name: path.read_bytes() for path in folder.glob("*.md")} == {
+        path.name: path.read_bytes() for path in RESULTS.glob("*.md")
+    }
+    assert "resize 1x512x32x32" in capsys.readouterr().out
 
 
 def test_accuracy_compares_output_and_gradients_in_either_memory_format_with_float64():
