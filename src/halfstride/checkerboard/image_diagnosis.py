@@ -138,7 +138,7 @@ def _beside_neighbours(patterns: Sequence[Pattern], side: int) -> list[Pattern]:
             for each in patterns
             if abs(each.period[0] - period) == 1 and side >= _RESOLVED * period * each.period[0]
         ]
-        usual = math.prod(beside) ** (1 / max(len(beside), 1)) if beside else 0.0
+        usual = math.prod(beside) ** (1 / len(beside)) if beside else 0.0
         judged.append(
             replace(pattern, multiplicative=replace(part, is_broad=part.found and part.strength < _CLEAR * usual))
         )

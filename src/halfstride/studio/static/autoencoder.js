@@ -7,7 +7,7 @@ import { showLoss } from "./loss.js";
 import { drawable, makePad } from "./pad.js";
 import { paint, picture } from "./paint.js";
 import { makePlane } from "./plane.js";
-import { chosen, followRuns, listRuns, onPicture, steps } from "./runs.js";
+import { beginWithRun, listRuns, onPicture, steps } from "./runs.js";
 import { makePicked, makeSelection } from "./selection.js";
 
 const PAGE = 12;
@@ -331,14 +331,8 @@ function told(shown, all) {
 }
 
 async function begin() {
-  const runs = await listRuns();
-  if (!runs.length) {
-    find("#empty").hidden = false;
-    return followRuns(() => location.reload());
-  }
-  followRuns();
-  run = chosen(runs);
-  find("#lab").hidden = false;
+  run = await beginWithRun();
+  if (run === null) return;
   document.title = `${run} · halfstride studio`;
   await follow();
 }

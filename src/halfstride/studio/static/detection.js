@@ -4,7 +4,7 @@ import { coloursOf, paintFound, showScale, unpacked } from "./anomaly.js";
 import { ask, count, facts, find, grouped, html, newestOnly, table, working } from "./dom.js";
 import { extent, histogram, legend } from "./histogram.js";
 import { agreement, asTable, labels } from "./labels.js";
-import { chosen, followRuns, listRuns } from "./runs.js";
+import { beginWithRun, listRuns } from "./runs.js";
 
 const PAGE = 48;
 
@@ -326,14 +326,8 @@ async function showResult() {
 }
 
 async function begin() {
-  const runs = await listRuns();
-  if (!runs.length) {
-    find("#empty").hidden = false;
-    return followRuns(() => location.reload());
-  }
-  followRuns();
-  run = chosen(runs);
-  find("#lab").hidden = false;
+  run = await beginWithRun();
+  if (run === null) return;
   find("#lab").classList.add("without-results");
   document.title = `Detection of ${run} · halfstride studio`;
   await listRuns(run);

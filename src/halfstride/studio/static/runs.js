@@ -56,6 +56,16 @@ export async function listRuns(open) {
   return all;
 }
 
+/** Begin a page about one run: its name, or null where there is none, which the page then says until one comes. */
+export async function beginWithRun() {
+  const runs = await listRuns();
+  find("#empty").hidden = runs.length > 0;
+  followRuns(runs.length ? undefined : () => location.reload());
+  if (!runs.length) return null;
+  find("#lab").hidden = false;
+  return chosen(runs);
+}
+
 /** Look for new, changed and deleted runs while the page is open; calls `changed` with all of them. */
 export function followRuns(changed = () => {}) {
   setTimeout(async function look() {
