@@ -100,7 +100,26 @@ def test_every_change_of_one_value_and_every_exchange_of_two_is_seen(dtype):
     assert changes_seen(weight, *changes) == len(changes)
 
 
-@pytest.mark.parametrize("shape", [(128, 128, 3, 3), (256, 256, 1, 1), (200, 200, 2)])
+@pytest.mark.parametrize("numel", [2**10, 2**14, 2**18])
+def test_no_size_of_a_weight_hides_a_change_of_one_bit(numel):
+    weight = torch.nn.Parameter(torch.zeros(numel // 64, 64))
+    weight.data[1, 1] = math.inf
+
+    def nudge(i):
+        weight.data.view(torch.int32).view(-1)[i] ^= 1
+
+    changes = [lambda i=i: nudge(i) for i in torch.randint(numel, (20,)).tolist()]
+    assert changes_seen(weight, *changes, lambda: None) == len(changes)
+
+
+@pytest.mark.parametrize("numel", [2**10, 2**14, 2**18])
+def test_the_same_memory_in_another_order_is_another_weight(numel):
+    weight = torch.nn.Parameter(torch.randn(numel // 64, 4, 4, 4))
+    other = weight.data.view(-1, 4, 4, 4).permute(0, 3, 1, 2)  # channels last
+    assert changes_seen(weight, lambda: setattr(weight, "data", other)) == 1
+
+
+@pytest.mark.parametrize("shape", [(128, 128, 3, 3), (256, 256, 1, 1), (200, 200, 3), (200, 200, 4)])
 def test_permuted_channels_of_one_hot_kernels_are_seen(shape):
     weight = torch.nn.Parameter(torch.zeros(shape))
     torch.nn.init.dirac_(weight)

@@ -111,7 +111,7 @@ def frozen(model: nn.Module) -> list[Tensor]:
     return [parameter for parameter in model.parameters() if parameter in _FROZEN]
 
 
-_FEW = 2**15
+_FEW = 2**17
 """Weights of at most this many elements are compared with a copy, which is faster there than a fingerprint."""
 
 _WIDTHS, _CHUNK = (4093, 4091), 2**23
@@ -128,13 +128,13 @@ class _WeightCache:
 
     def __init__(self, weight: Tensor) -> None:
         self.derived: dict[Hashable, Any] = {}
-        self.shape, self.dtype = weight.shape, weight.dtype
+        self.shape, self.stride, self.dtype = weight.shape, weight.stride(), weight.dtype
         self.version, self.place = version_of(weight), weight.data_ptr()
         self.fingerprint = _fingerprint(weight.detach()).clone()
 
     def matches(self, weight: Tensor) -> bool:
-        """Whether the weight has the shape, type and values that the results were computed from."""
-        if weight.shape != self.shape or weight.dtype != self.dtype:
+        """Whether the weight has the shape, type, strides and values that the results were computed from."""
+        if weight.shape != self.shape or weight.stride() != self.stride or weight.dtype != self.dtype:
             return False
         if weight in _FROZEN and self.version is not None:
             return version_of(weight) == self.version and weight.data_ptr() == self.place
@@ -152,8 +152,7 @@ def _fingerprint(weight: Tensor) -> Tensor:
     """Numbers that change with every value of a weight; the weight itself where it is small."""
     if weight.numel() <= _FEW:
         return weight
-    integers = {1: torch.int8, 2: torch.int16}.get(weight.dtype.itemsize, torch.int32)
-    bits = _in_memory_format(weight).view(integers)
+    bits = _bits(weight)
     sums = []
     for chunk in torch.split(bits, _CHUNK):
         for width in _WIDTHS:
@@ -164,7 +163,9 @@ def _fingerprint(weight: Tensor) -> Tensor:
     return torch.cat(sums)
 
 
-def _in_memory_format(weight: Tensor) -> Tensor:
-    """A weight as a vector, in its memory format."""
-    last = weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last)
-    return (weight.movedim(1, -1) if last else weight).reshape(-1)
+def _bits(tensor: Tensor) -> Tensor:
+    """A tensor's bits as a vector of integers, in its memory format."""
+    tensor = tensor.resolve_conj().resolve_neg()
+    last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    vector = (tensor.movedim(1, -1) if last else tensor).reshape(-1)
+    return vector.view({1: torch.int8, 2: torch.int16}.get(tensor.dtype.itemsize, torch.int32))
