@@ -106,9 +106,14 @@ def thaw(weights: Iterable[Tensor]) -> None:
         _FROZEN.pop(weight, None)
 
 
+def is_frozen(weight: Tensor) -> bool:
+    """Whether `freeze` was told of a weight."""
+    return weight in _FROZEN
+
+
 def frozen(model: nn.Module) -> list[Tensor]:
     """The parameters of a model that `freeze` was told of."""
-    return [parameter for parameter in model.parameters() if parameter in _FROZEN]
+    return [parameter for parameter in model.parameters() if is_frozen(parameter)]
 
 
 _FEW = 2**17
@@ -136,7 +141,7 @@ class _WeightCache:
         """Whether the weight has the shape, type, strides and values that the results were computed from."""
         if weight.shape != self.shape or weight.stride() != self.stride or weight.dtype != self.dtype:
             return False
-        if weight in _FROZEN and self.version is not None:
+        if is_frozen(weight) and self.version is not None:
             return version_of(weight) == self.version and weight.data_ptr() == self.place
         return torch.equal(_fingerprint(weight.detach()), self.fingerprint)
 

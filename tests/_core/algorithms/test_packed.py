@@ -6,6 +6,7 @@ from torch.autograd import forward_ad
 
 from halfstride._core.algorithms import folded, native, packed
 from halfstride._core.case import resize_case, transposed_case
+from halfstride._support.weight_cache import freeze
 from tolerance import assert_close
 
 PACKED = {
@@ -73,3 +74,26 @@ def test_one_weight_can_be_packed_in_several_ways(monkeypatch):
         with torch.no_grad():
             output = algorithm.compute(case, x, weight, None)
             assert_close(output, native.compute(case, x.double(), weight.double(), None).float())
+
+
+@pytest.mark.parametrize(
+    ("shape", "weight_shape", "compared", "frozen"),
+    [
+        ((1, 256, 8, 8), (256, 128, 4, 4), False, True),  # to see that the weight is the same takes as long as to pack
+        ((1, 2048, 2, 2), (2048, 512, 4, 4), True, True),
+        ((1, 256, 64, 64), (256, 128, 4, 4), False, False),  # the products take much longer than packing
+    ],
+)
+def test_a_weight_that_has_to_be_compared_is_packed_where_it_is_huge_only(
+    shape, weight_shape, compared, frozen, monkeypatch
+):
+    monkeypatch.setattr(packed, "is_wide", lambda: True)
+    monkeypatch.setattr(packed, "onednn_takes", lambda *_: True)
+    packed._gains.forget()
+    case = transposed_case(2, shape, weight_shape, stride=2, padding=1)
+    x, weight = torch.empty(shape), torch.nn.Parameter(torch.empty(weight_shape))
+    with torch.no_grad():
+        assert packed.pays(case, x, weight, "transposed", (0, 0)) == compared
+        freeze(torch.nn.ParameterList([weight]))
+        assert packed.pays(case, x, weight, "transposed", (0, 0)) == frozen
+    packed._gains.forget()

@@ -21,7 +21,7 @@ def test_products_by_onednn_give_what_the_definition_gives(call, last):
     able_to = [algorithm for algorithm in (scatter, by_parts) if algorithm.unsupported_reason(case) is None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(products, "_LEAST", 0)
-        patch.setattr(products, "_is_wide", lambda: True)
+        patch.setattr(products, "is_wide", lambda: True)
         patch.setattr(scatter, "_MANY", 0)
         patch.setattr(fused, "fits", lambda case: False)
         for algorithm in able_to:
@@ -48,7 +48,7 @@ def test_products_by_onednn_give_what_the_definition_gives(call, last):
 def test_where_avx512_is_two_halves_products_are_made_as_with_avx2(capability, knows, wide, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: knows, raising=False)
-    assert products._is_wide.__wrapped__() == wide
+    assert products.is_wide.__wrapped__() == wide
 
 
 @pytest.mark.filterwarnings("ignore:TF32 acceleration:UserWarning")  # by torch.backends.mkldnn.flags, which sets all

@@ -53,7 +53,7 @@ def capability() -> str:
 
 
 @lru_cache(maxsize=1)
-def _is_wide() -> bool:
+def is_wide() -> bool:
     """Whether AVX-512 is faster than AVX2: on AMD (known by SSE4a) only where AVX-VNNI exists too."""
     knows = cpu_features()
     return capability() == "avx512" and (not knows.get("sse4a") or bool(knows.get("avx_vnni")))
@@ -139,7 +139,7 @@ def multiplied(rows: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tens
     """(rows, out): rows (rows, in) times a kernel (out, in) plus a bias (out,), by torch's public operators."""
     count = rows.shape[0]
     few = isinstance(count, int) and count * kernel.numel() < _LEAST  # comparing a symbol would fix its value
-    slower = not is_compiling() and not _is_wide()
+    slower = not is_compiling() and not is_wide()
     if few or slower or not _convolved_by_onednn(rows, kernel):
         return F.linear(rows, kernel, bias)
     return _as_rows(F.conv2d(_as_image(rows), kernel[:, :, None, None], bias))
@@ -149,7 +149,7 @@ def _pays(macs: int, *tensors: Tensor, packed: bool = False) -> bool:
     """Whether oneDNN is faster than MKL; `packed`: the kernel is in oneDNN's order."""
     if macs < _LEAST or not onednn_takes(*tensors):
         return False
-    return _is_wide() or (packed and macs >= _LEAST_OF_HALVES)
+    return is_wide() or (packed and macs >= _LEAST_OF_HALVES)
 
 
 def _as_image(rows: Tensor) -> Tensor:
