@@ -3,7 +3,10 @@
 import re
 import shlex
 
+import numpy as np
+
 from halfstride.autoencoder import Run
+from small_training import pictures
 
 
 def test_a_sweep_trains_each_size_and_its_last_line_can_be_pasted(halfstride, photos, tmp_path, monkeypatch):
@@ -35,6 +38,7 @@ def test_a_sweep_refuses_several_processes(halfstride, monkeypatch):
 
 
 def test_a_sweep_that_is_behind_pca_names_no_size(halfstride):
-    out = halfstride.out("sweep", "--latents", "2,4", "--steps", "2", "--out", "sweep", "--seed", "3")
+    np.save("blobs.npy", pictures(100, shape=(28, 28)))
+    out = halfstride.out("sweep", "blobs.npy", "--latents", "2,4", "--steps", "2", "--out", "sweep", "--seed", "3")
     assert "Which size pays cannot be told yet: after 1 steps the model is behind PCA with 2 and 4 numbers." in out
-    assert out.splitlines()[-1] == "  halfstride sweep digits --latents 2,4 --steps 8 --seed 3"
+    assert out.splitlines()[-1] == "  halfstride sweep blobs.npy --latents 2,4 --steps 8 --seed 3"

@@ -53,9 +53,8 @@ def test_a_file_with_two_layers_loops(browser, tmp_path):
     page.context.close()
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("embedded", [False, True])
-def test_the_file_plays_without_a_server(browser, tmp_path, theme, embedded):
+@pytest.mark.parametrize(("embedded", "theme"), [(False, "dark"), (True, "light")])
+def test_the_file_plays_without_a_server(browser, tmp_path, embedded, theme):
     wanted = Standalone(input_size=2, kernel=tuple(range(9)), by="outputs", theme=theme)
     file = tmp_path / "layer.html"
     file.write_text(standalone(wanted), encoding="utf-8")

@@ -256,8 +256,10 @@ class Diagnosis(Printed):
             of = f" ({', '.join(part.layers)})" if part.layers else ""
             which = f" {part.place + 1}" if len({each.place for each in self.output}) > 1 else ""
             lines.append(f"in the model's output{which}, period {joined(part.period)}{of}: {measured}")
-        for advice in dict.fromkeys(layer.advice for layer in self.layers if layer.advice):
-            names = ", ".join(layer.name for layer in self.layers if layer.advice == advice)
+        removed = [layer.name for layer in self.layers if layer.makes and self.found is False]
+        advised = [layer for layer in self.layers if layer.advice and layer.name not in removed]
+        for advice in dict.fromkeys(layer.advice for layer in advised):
+            names = ", ".join(layer.name for layer in advised if layer.advice == advice)
             lines.append(f"{names}: {advice}")
         if self.unreached:
             lines.append(f"not run by these inputs: {', '.join(self.unreached)}")
@@ -283,6 +285,9 @@ class Diagnosis(Printed):
             lines.append(f"Checkerboard found in {names}; whether it stays in the model's output was not measured.")
         elif self.found is None:
             lines.append(f"Could not judge: {self.reason}.")
+        elif removed:
+            made = ", ".join(removed)
+            lines.append(f"No checkerboard found in the output: what {made} makes does not come through to it.")
         else:
             lines.append("No checkerboard found in the output.")
         return "\n".join(lines)
