@@ -172,6 +172,7 @@ class Scripted:
 @pytest.mark.parametrize(("budget", "rounds"), [(60.0, 40), (0.0, 5)])
 def test_rounds_end_with_the_budget_and_go_on_without_slow_peers(budget, rounds, monkeypatch):
     monkeypatch.setattr(runner, "condensed", lambda peers: peers)
+    monkeypatch.setattr(runner, "_PAUSE", 0)
     seconds = dict.fromkeys(names(Task(SMALL[0])), 0.001) | {"openvino": 0.1, "gemm": 0.2}
     result = runner.measure(Scripted(seconds), Task(SMALL[0]), seconds=budget)
     found = {name: len(peer["seconds"]) for name, peer in result["peers"].items()}

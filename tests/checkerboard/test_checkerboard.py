@@ -344,7 +344,7 @@ def test_a_pattern_that_is_removed_before_the_output_is_not_found(after):
     diagnosis = diagnose(removed, examples)
     assert diagnosis.layers[0].verdict == "checkerboard"
     assert (diagnosis.found, diagnosis.visible, diagnosis.blamed, diagnosis.strength) == (False, False, (), 0)
-    assert str(diagnosis).endswith("No checkerboard found in the output.")
+    assert str(diagnosis).endswith("No checkerboard found in the output: what 1 makes does not come through to it.")
 
 
 @pytest.mark.parametrize(("upsampling", "clean"), [("transposed", False), ("resize", True), ("subpixel", True)])
@@ -619,7 +619,7 @@ PAIRS = {  # a model without a checkerboard, one that differs in that it has one
 def test_noise_through_even_models_is_no_checkerboard_and_through_uneven_ones_it_is(kind):
     clean, uneven, channels = PAIRS[kind]
     patterns = 0
-    for seed in range(8):
+    for seed in range(4):
         examples = noise(seed, 12, channels, 20, 20)
         torch.manual_seed(seed)
         diagnosis = diagnose(clean(), examples)

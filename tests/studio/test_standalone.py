@@ -55,7 +55,7 @@ def test_a_file_with_two_layers_loops(browser, tmp_path):
 
 @pytest.mark.parametrize(("embedded", "theme"), [(False, "dark"), (True, "light")])
 def test_the_file_plays_without_a_server(browser, tmp_path, embedded, theme):
-    wanted = Standalone(input_size=2, kernel=tuple(range(9)), by="outputs", theme=theme)
+    wanted = Standalone(input_size=2, kernel=tuple(range(9)), by="outputs", theme=theme, speed="4")
     file = tmp_path / "layer.html"
     file.write_text(standalone(wanted), encoding="utf-8")
     page = browser.new_context(reduced_motion="no-preference").new_page()
