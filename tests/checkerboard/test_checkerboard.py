@@ -1,6 +1,7 @@
 """The checkerboard doctor: calibrated on what has no pattern, and on patterns put in by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -344,7 +345,20 @@ def test_a_pattern_that_is_removed_before_the_output_is_not_found(after):
     diagnosis = diagnose(removed, examples)
     assert diagnosis.layers[0].verdict == "checkerboard"
     assert (diagnosis.found, diagnosis.visible, diagnosis.blamed, diagnosis.strength) == (False, False, (), 0)
-    assert str(diagnosis).endswith("No checkerboard found in the output: what 1 makes does not come through to it.")
+    assert str(diagnosis).endswith("No checkerboard found in the output: what 1 makes does not show in it.")
+
+
+def test_a_pattern_that_content_hides_in_the_output_is_told():
+    model = nn.Sequential(nn.Identity(), nn.ConvTranspose2d(1, 1, 2, 2), nn.Conv2d(1, 1, 1))
+    with torch.no_grad():
+        model[1].weight.copy_(1 + 0.01 * torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))
+    diagnosis = diagnose(model, 1 + noise(0, 8, 1, 24, 24))
+    assert str(diagnosis).endswith("Checkerboard found in the output; made by 1.")
+    (part,) = diagnosis.output
+    hidden = replace(part.pattern, additive=replace(part.pattern.additive, evidence=1.0))
+    diagnosis = replace(diagnosis, output=(replace(part, pattern=hidden),))
+    assert (diagnosis.found, diagnosis.visible, diagnosis.blamed) == (True, False, ("1",))
+    assert str(diagnosis).endswith("found in 1; in the model's output it cannot be told from the content.")
 
 
 @pytest.mark.parametrize(("upsampling", "clean"), [("transposed", False), ("resize", True), ("subpixel", True)])
@@ -628,7 +642,7 @@ def test_noise_through_even_models_is_no_checkerboard_and_through_uneven_ones_it
         assert not diagnosis.blamed
         if kind == "shuffle, blur":  # no advice to cure what is removed already
             assert "cure it" not in str(diagnosis)
-            assert str(diagnosis).endswith("what 2 makes does not come through to it.")
+            assert str(diagnosis).endswith("what 2 makes does not show in it.")
         torch.manual_seed(seed)
         diagnosis = diagnose(uneven(), examples)
         assert diagnosis.found is True, seed
@@ -845,6 +859,17 @@ def test_a_page_of_pictures_is_judged_as_each_of_them():
         pages.append(page.transpose(1, 2).reshape(96, 96))
     assert not any(diagnose_image(page).found for page in pages)
     assert all(diagnose_image(page + 0.1 * pattern("checkers", 96)).found for page in pages)
+
+
+@pytest.mark.parametrize("side", [16, 24])
+def test_nine_framed_pictures_are_no_checkerboard_and_with_one_it_is_found(side):
+    """The page holds barely more than two of them between the margins that a period of 8 needs."""
+    for seed in range(20):
+        framed = pink(9, side, seed) / pink(9, side, seed).std()
+        framed[..., 0, :] = framed[..., :, 0] = 2
+        page = framed.reshape(3, 3, side, side).transpose(1, 2).reshape(3 * side, 3 * side)
+        assert not diagnose_image(page).found, seed
+        assert diagnose_image(page + 0.3 * pattern("checkers", 3 * side)).found, seed
 
 
 def test_images_of_every_layout_and_type():

@@ -281,13 +281,15 @@ class Diagnosis(Printed):
                 "Checkerboard found in the output; no layer makes it by its weights alone. A nonlinearity makes one of "
                 "phases that differ in variance."
             )
+        elif self.found and any(part.pattern is not None for part in self.output):
+            lines.append(f"Checkerboard found in {names}; in the model's output it cannot be told from the content.")
         elif self.found:
             lines.append(f"Checkerboard found in {names}; whether it stays in the model's output was not measured.")
         elif self.found is None:
             lines.append(f"Could not judge: {self.reason}.")
         elif removed:
             made = ", ".join(removed)
-            lines.append(f"No checkerboard found in the output: what {made} makes does not come through to it.")
+            lines.append(f"No checkerboard found in the output: what {made} makes does not show in it.")
         else:
             lines.append("No checkerboard found in the output.")
         return "\n".join(lines)

@@ -16,8 +16,10 @@ from torch import Tensor
 _LONGER = 8  # positions: what repeats after no more than these is a pattern of its own
 _TILES = 2  # the fewest of which it can be told that they repeat
 _BESIDE = 3  # lines on each side of a harmonic
-_ABOVE = 3.0  # times the power halfway between them
-_STANDS_OUT = (2.5, 2.0)  # the evidence of the harmonics against the lines beside them, and times their power
+_FEW_TILES, _FEW_PERIODS = 3, 12  # with fewer of both, the lines are hardly apart from what lies halfway between them
+_ABOVE, _ABOVE_OF_FEW = 3.0, 1.5  # times the power halfway between them
+_STANDS_OUT, _STANDS_OUT_OF_FEW = 2.0, 3.0  # times the power of the lines
+_SURE = 2.75  # the evidence of the harmonics against the lines
 
 
 def content_period(detail: Tensor, period: Sequence[int], wanted: Tensor) -> int | None:
@@ -34,7 +36,7 @@ def content_period(detail: Tensor, period: Sequence[int], wanted: Tensor) -> int
     power = own.abs().square()[:, wanted]
     channel = int(power.sum(1).argmax())
     power, waves = power[channel], waves[channel : channel + 1]
-    best: list[tuple[float, int, Tensor, int]] = []  # along each axis: ratio to the lines, period, lines, how many
+    best: list[tuple[float, int, Tensor, int, bool]] = []  # of each axis: ratio to the lines, period, lines, how many
     for axis, s in enumerate(period, start=1):
         lines = waves
         for other, p in enumerate(period, start=1):
@@ -51,15 +53,17 @@ def content_period(detail: Tensor, period: Sequence[int], wanted: Tensor) -> int
                 .mean(axis + 1)[0, wanted]
                 for by in (steps.double(), steps - steps.sign() / 2)
             )
-            if (power * beside).sum() >= _ABOVE * (power * halfway).sum():
-                tried.append((float(power.sum() / beside.sum()), k * s, beside, len(steps)))
+            few = waves.shape[axis] < min(_FEW_TILES * k, _FEW_PERIODS) * s
+            if (power * beside).sum() >= (_ABOVE_OF_FEW if few else _ABOVE) * (power * halfway).sum():
+                tried.append((float(power.sum() / beside.sum()), k * s, beside, len(steps), few))
         best += sorted(tried, key=lambda each: each[0])[:1]
     if not best:
         return None
     # Tiles have lines along both axes, and each harmonic the larger ones beside it.
-    beside = torch.stack([each for _, _, each, _ in best]).amax(0)
-    evidence = _evidence(power, beside, min(count for *_, count in best))
-    is_explained = evidence < _STANDS_OUT[0] or power.sum() < _STANDS_OUT[1] * beside.sum()
+    beside = torch.stack([each for _, _, each, _, _ in best]).amax(0)
+    evidence = _evidence(power, beside, min(count for *_, count, _ in best))
+    stands_out = _STANDS_OUT_OF_FEW if any(few for *_, few in best) else _STANDS_OUT
+    is_explained = evidence < _SURE or power.sum() < stands_out * beside.sum()
     return min(best, key=lambda each: each[0])[1] if is_explained else None
 
 
