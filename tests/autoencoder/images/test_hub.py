@@ -328,12 +328,16 @@ def test_nothing_is_read_after_an_epoch_was_left():
             read.append(i)
             yield i
 
+    before = set(threading.enumerate())
     stream = iterable.read_ahead(items(), 10)
     assert [next(stream), next(stream)] == [0, 1]
+    reading = set(threading.enumerate()) - before
+    assert reading
     stream.close()
     allowed.release(100)
-    while any(thread.name.startswith("ThreadPoolExecutor") for thread in threading.enumerate()):
-        pass
+    for thread in reading:
+        thread.join(60)
+        assert not thread.is_alive()
     assert len(read) <= 4
 
 
