@@ -73,6 +73,11 @@ class Case(NamedTuple):
         return tuple(d * (k - 1) for k, d in zip(self.kernel_size, self.dilation, strict=True))
 
     @property
+    def overlaps(self) -> bool:
+        """Whether the kernels of neighbouring inputs meet along some axis, without dilation."""
+        return any(k > s for k, s in zip(self.kernel_size, self.stride, strict=True))
+
+    @property
     def full_size(self) -> tuple[int, ...]:
         """The output of a transposed convolution before padding cuts it, `s(n-1) + d(k-1) + 1`."""
         return tuple(s * (n - 1) + span + 1 for n, s, span in zip(self.input_size, self.stride, self.span, strict=True))

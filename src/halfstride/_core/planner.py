@@ -354,9 +354,8 @@ def _fused(case: Case, training: bool) -> str | None:
     positions = math.prod(case.input_size)
     if few_outputs.unsupported_reason(case) is None:
         twin, _ = as_transposed(case)
-        overlaps = any(k > s for k, s in zip(twin.kernel_size, twin.stride, strict=True))
         enough = positions >= _ENOUGH and (not training or case.batch * positions >= _ENOUGH_IN_TRAINING)
-        return "few_outputs" if overlaps and enough and max(twin.kernel_size) <= _FEW_TAPS else None
+        return "few_outputs" if twin.overlaps and enough and max(twin.kernel_size) <= _FEW_TAPS else None
     if case.form != "resize" or not by_parts.is_fused(case):
         return None
     return "by_parts" if case.batch * positions >= _ENOUGH and _has_enough_channels(case) else None

@@ -144,7 +144,12 @@ class Diagnosis(Printed):
         """
         if self.blamed or any(part.found for part in self.output):
             return True
-        return False if any(part.pattern is not None for part in self.output) else None
+        return False if self._is_measured else None
+
+    @property
+    def _is_measured(self) -> bool:
+        """Whether anything was measured in the model's output."""
+        return any(part.pattern is not None for part in self.output)
 
     @property
     def reason(self) -> str:
@@ -256,7 +261,7 @@ class Diagnosis(Printed):
             of = f" ({', '.join(part.layers)})" if part.layers else ""
             which = f" {part.place + 1}" if len({each.place for each in self.output}) > 1 else ""
             lines.append(f"in the model's output{which}, period {joined(part.period)}{of}: {measured}")
-        removed = [layer.name for layer in self.layers if layer.makes and self.found is False]
+        removed = [layer.name for layer in self.layers if layer.makes] if self.found is False else []
         advised = [layer for layer in self.layers if layer.advice and layer.name not in removed]
         for advice in dict.fromkeys(layer.advice for layer in advised):
             names = ", ".join(layer.name for layer in advised if layer.advice == advice)
@@ -281,7 +286,7 @@ class Diagnosis(Printed):
                 "Checkerboard found in the output; no layer makes it by its weights alone. A nonlinearity makes one of "
                 "phases that differ in variance."
             )
-        elif self.found and any(part.pattern is not None for part in self.output):
+        elif self.found and self._is_measured:
             lines.append(f"Checkerboard found in {names}; in the model's output it cannot be told from the content.")
         elif self.found:
             lines.append(f"Checkerboard found in {names}; whether it stays in the model's output was not measured.")

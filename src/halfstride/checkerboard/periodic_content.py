@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +21,20 @@ _FEW_TILES, _FEW_PERIODS = 3, 12  # with fewer of both, the lines are hardly apa
 _ABOVE, _ABOVE_OF_FEW = 3.0, 1.5  # times the power halfway between them
 _STANDS_OUT, _STANDS_OUT_OF_FEW = 2.0, 3.0  # times the power of the lines
 _SURE = 2.75  # the evidence of the harmonics against the lines
+
+
+class _Tiles(NamedTuple):
+    """Lines along an axis that content of one period has, beside the harmonics."""
+
+    ratio: float
+    """The power of the harmonics, times that of the lines."""
+    period: int
+    beside: Tensor
+    """Their mean power, beside each harmonic."""
+    lines: int
+    """How many are beside a harmonic."""
+    few: bool
+    """Whether there are few tiles, and few periods."""
 
 
 def content_period(detail: Tensor, period: Sequence[int], wanted: Tensor) -> int | None:
@@ -36,7 +51,7 @@ def content_period(detail: Tensor, period: Sequence[int], wanted: Tensor) -> int
     power = own.abs().square()[:, wanted]
     channel = int(power.sum(1).argmax())
     power, waves = power[channel], waves[channel : channel + 1]
-    best: list[tuple[float, int, Tensor, int, bool]] = []  # of each axis: ratio to the lines, period, lines, how many
+    best: list[_Tiles] = []  # of each axis where there are lines
     for axis, s in enumerate(period, start=1):
         lines = waves
         for other, p in enumerate(period, start=1):
@@ -55,16 +70,16 @@ def content_period(detail: Tensor, period: Sequence[int], wanted: Tensor) -> int
             )
             few = waves.shape[axis] < min(_FEW_TILES * k, _FEW_PERIODS) * s
             if (power * beside).sum() >= (_ABOVE_OF_FEW if few else _ABOVE) * (power * halfway).sum():
-                tried.append((float(power.sum() / beside.sum()), k * s, beside, len(steps), few))
-        best += sorted(tried, key=lambda each: each[0])[:1]
+                tried.append(_Tiles(float(power.sum() / beside.sum()), k * s, beside, len(steps), few))
+        best += sorted(tried, key=lambda tiles: tiles.ratio)[:1]
     if not best:
         return None
     # Tiles have lines along both axes, and each harmonic the larger ones beside it.
-    beside = torch.stack([each for _, _, each, _, _ in best]).amax(0)
-    evidence = _evidence(power, beside, min(count for *_, count, _ in best))
-    stands_out = _STANDS_OUT_OF_FEW if any(few for *_, few in best) else _STANDS_OUT
+    beside = torch.stack([tiles.beside for tiles in best]).amax(0)
+    evidence = _evidence(power, beside, min(tiles.lines for tiles in best))
+    stands_out = _STANDS_OUT_OF_FEW if any(tiles.few for tiles in best) else _STANDS_OUT
     is_explained = evidence < _SURE or power.sum() < stands_out * beside.sum()
-    return min(best, key=lambda each: each[0])[1] if is_explained else None
+    return min(best, key=lambda tiles: tiles.ratio).period if is_explained else None
 
 
 def _evidence(power: Tensor, beside: Tensor, count: int) -> float:

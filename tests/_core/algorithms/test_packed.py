@@ -38,6 +38,7 @@ def test_packed_kernels_give_what_the_definition_gives(name, last, monkeypatch):
         x = x.movedim(1, -1).contiguous().movedim(-1, 1)
     calls, compute = [], packed.transposed
     monkeypatch.setattr(packed, "_gains", lambda *_: True)
+    monkeypatch.setattr(packed, "_gains_compared", lambda *_: True)
     monkeypatch.setattr(packed, "transposed", lambda *arguments: calls.append(1) or compute(*arguments))
     with torch.no_grad():
         for _ in range(2):
@@ -63,6 +64,7 @@ def test_packed_kernels_give_what_the_definition_gives(name, last, monkeypatch):
 
 def test_one_weight_can_be_packed_in_several_ways(monkeypatch):
     monkeypatch.setattr(packed, "_gains", lambda *_: True)
+    monkeypatch.setattr(packed, "_gains_compared", lambda *_: True)
     weight, x = torch.nn.Parameter(torch.randn(32, 32, 3, 3)), torch.randn(1, 32, 5, 5)
     ways = [
         (native, transposed_case(2, x.shape, weight.shape, stride=1, padding=1)),
@@ -89,11 +91,11 @@ def test_a_weight_that_has_to_be_compared_is_packed_where_it_is_huge_only(
 ):
     monkeypatch.setattr(packed, "is_wide", lambda: True)
     monkeypatch.setattr(packed, "onednn_takes", lambda *_: True)
-    packed._gains.forget()
+    packed._gains_compared.forget()
     case = transposed_case(2, shape, weight_shape, stride=2, padding=1)
     x, weight = torch.empty(shape), torch.nn.Parameter(torch.empty(weight_shape))
     with torch.no_grad():
         assert packed.pays(case, x, weight, "transposed", (0, 0)) == compared
         freeze(torch.nn.ParameterList([weight]))
         assert packed.pays(case, x, weight, "transposed", (0, 0)) == frozen
-    packed._gains.forget()
+    packed._gains_compared.forget()

@@ -35,17 +35,18 @@ output element on."""
 def pays(case: Case, input: Tensor, weight: Tensor, form: Form, output_padding: Sequence[int]) -> bool:
     """Whether a kernel made of this weight of a form can be packed, and should be."""
     return bool(
-        is_cacheable(weight)
-        and _gains(case, form, is_channels_last(input), is_frozen(weight))
+        _gains(case, form, is_channels_last(input))
+        and is_cacheable(weight)
+        and (_gains_compared(case, form) or is_frozen(weight))
         and all(extra < s for extra, s in zip(output_padding, case.stride, strict=True))  # oneDNN's limit
         and onednn_takes(input, weight)
     )
 
 
 @cached
-def _gains(case: Case, form: Form, channels_last: bool, frozen: bool) -> bool:
-    """Whether packing is faster; a frozen weight need not be compared."""
-    weights = case.in_channels * case.out_channels // case.groups * math.prod(case.kernel_size)
+def _gains(case: Case, form: Form, channels_last: bool) -> bool:
+    """Whether packing is faster, apart from what it costs to see that the weight is still the same."""
+    weights = _weights(case)
     if not case.channel_pairs or weights < _LEAST:
         return False
     if all(s == 1 for s in case.stride):
@@ -54,10 +55,18 @@ def _gains(case: Case, form: Form, channels_last: bool, frozen: bool) -> bool:
         return channels_last  # torch transposes convolutions of volumes without oneDNN
     if weights < _LEAST_SMALL and torch_goes_without(case):
         return False
-    if form == "transposed" and not frozen and (weights < _LEAST_COMPARED or not is_wide()):
-        return False
     in_order = channels_last or weights >= _HEAVY * case.output_numel
     return in_order and case.batch * math.prod(case.input_size) <= _FEW_POSITIONS[form]
+
+
+@cached
+def _gains_compared(case: Case, form: Form) -> bool:
+    """Whether packing is still faster where every call compares the weight; a folded kernel's is compared anyway."""
+    return form != "transposed" or case.axes == 3 or (_weights(case) >= _LEAST_COMPARED and is_wide())
+
+
+def _weights(case: Case) -> int:
+    return case.in_channels * case.out_channels // case.groups * math.prod(case.kernel_size)
 
 
 def transposed(

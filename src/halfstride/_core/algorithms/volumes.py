@@ -29,7 +29,7 @@ def pays(case: Case, input: Tensor, kernel: Tensor, output_padding: Sequence[int
     return bool(
         case.axes == 3
         and torch_goes_without(case)
-        and (is_channels_last(input) or any(k > s for k, s in zip(case.kernel_size, case.stride, strict=True)))
+        and (is_channels_last(input) or case.overlaps)
         and case.channel_pairs * math.prod(case.input_size) * math.prod(case.kernel_size) >= _LEAST
         and all(extra < s for extra, s in zip(output_padding, case.stride, strict=True))  # else no convolution fits
         and onednn_takes(input, kernel)
